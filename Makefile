@@ -1,0 +1,74 @@
+# Needs GNU make and Python 3.11 or later; everything else is installed into .venv by the first target that needs it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
+TRANSFORMERS_SOURCE := $(VENV)/transformers-source/$(TRANSFORMERS_VERSION)
+TRANSFORMERS_TESTS := $(TRANSFORMERS_SOURCE)/tests/__init__.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-zA-Z_.-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(INSTALLED) ## Make .venv with the package and its development tools (the other targets do it by themselves)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "$(PYTHON) is not Python 3.11 or later; name one that is: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.PHONY: quickstart
+quickstart: $(INSTALLED) ## Draw a catalogue, train on it, measure retrieval, show nearest products (minutes, no download)
+	$(BIN)/python training/quickstart.py
+
+.PHONY: toy-catalog
+toy-catalog: $(INSTALLED) ## Write the drawn catalogue and a picture of it to outputs/toy_catalog
+	$(BIN)/python training/toy_catalog.py --output outputs/toy_catalog
+
+# Two workers with one thread each: small models gain nothing from more threads and lose much to contention.
+# Tests need no Hub: offline mode turns an accidental request into an error instead of a wait.
+.PHONY: test
+test: export OMP_NUM_THREADS ?= 1
+test: export HF_HUB_OFFLINE ?= 1
+test: export TOKENIZERS_PARALLELISM ?= false
+test: $(INSTALLED) ## Run all tests (PYTEST_ARGS="-k name" for some of them)
+	@$(MAKE) --no-print-directory transformers-tests || echo "The source distribution of transformers" \
+		"$(TRANSFORMERS_VERSION) could not be had: tests/test_common_model.py will be skipped." >&2
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS) tests
+
+.PHONY: transformers-tests
+transformers-tests: $(TRANSFORMERS_TESTS) ## Fetch transformers' own model tests (once), which tests/test_common_model.py runs
+
+# Its wheel holds no tests; its source distribution does.
+$(TRANSFORMERS_TESTS): | $(INSTALLED)
+	mkdir -p $(TRANSFORMERS_SOURCE)
+	$(BIN)/pip download --quiet --no-deps --no-binary transformers --dest $(TRANSFORMERS_SOURCE) \
+		transformers==$(TRANSFORMERS_VERSION)
+	tar -xzf $(TRANSFORMERS_SOURCE)/transformers-$(TRANSFORMERS_VERSION).tar.gz -C $(TRANSFORMERS_SOURCE) \
+		--strip-components=1 transformers-$(TRANSFORMERS_VERSION)/tests
+	@touch $@
+
+.PHONY: quality
+quality: $(INSTALLED) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: style
+style: $(INSTALLED) ## Repair style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## Remove caches and builds (.venv and outputs stay)
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

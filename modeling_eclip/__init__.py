@@ -1,0 +1,27 @@
+"""e-CLIP: product titles and product images in one space, as a transformers model.
+
+Importing this package registers its classes with transformers' Auto classes.
+"""
+
+from .configuration_eclip import EClipConfig
+from .gather_eclip import gather_rows
+from .hub_eclip import AUTO_MAP, register_auto_classes
+from .images_eclip import ProductImageError, load_product_image
+from .losses_eclip import contrastive_loss
+from .modeling_eclip import EClipModel, EClipOutput
+from .processing_eclip import EClipProcessor
+
+
+register_auto_classes(__name__)
+
+__all__ = [
+    "AUTO_MAP",
+    "EClipConfig",
+    "EClipModel",
+    "EClipOutput",
+    "EClipProcessor",
+    "ProductImageError",
+    "contrastive_loss",
+    "gather_rows",
+    "load_product_image",
+]

@@ -1,0 +1,277 @@
+"""One function from whatever a shop calls a picture to an 8-bit RGB Pillow image, or one clear error.
+
+Contract: `load_product_image` either returns an upright, opaque RGB image with at most `max_pixels` pixels, or raises
+`ProductImageError`, whose `reason` is a short name that rows can be counted by. Transparency is laid on white (the
+background of a product page), deeper bit depths are scaled rather than clipped, the first frame stands for an
+animation, and the size in a file's header is checked before its pixels are decoded. Nothing is fetched from the
+network and no Pillow setting is changed. Pillow is imported on first use.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers.utils import is_vision_available, requires_backends
+
+if TYPE_CHECKING and is_vision_available():
+    from PIL.Image import Image as PILImage
+
+__all__ = ["MAX_IMAGE_PIXELS", "ProductImageError", "load_product_image"]
+
+MAX_IMAGE_PIXELS = 50_000_000
+
+# An allow-list: Pillow also opens formats that run an interpreter (EPS) or hold no photograph (fonts, cursors).
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+# A file that starts like one of these and cannot be opened is damaged rather than something else.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+_EXIF_ORIENTATION = 0x0112
+_CHANNELS = (1, 3, 4)
+
+
+class ProductImageError(ValueError):
+    """A picture that cannot be used.
+
+    Attributes:
+        reason: Short snake_case name to count by: `"missing"` (no picture was given, or no such file), `"empty"`
+            (no bytes or no pixels), `"not_an_image"`, `"truncated"` (an image file that ends early or is damaged),
+            `"too_many_pixels"`, `"not_finite"` (NaN or infinity in an array) or `"unsupported"`.
+    """
+
+    def __init__(self, message: str, reason: str = "unsupported"):
+        """Keep the message (what was received and how to mend it) and the reason."""
+        super().__init__(message)
+        self.reason = reason
+
+
+def load_product_image(image: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> "PILImage":
+    """Turn one picture, in any form shops and data sets have it, into an RGB Pillow image.
+
+    Args:
+        image: One picture as
+            a Pillow image (a picture that is usable as it stands is returned itself, not a copy);
+            a numpy array or torch tensor of shape `(H, W)`, `(H, W, C)` or `(C, H, W)` with `C` in 1, 3, 4: bool,
+            8-bit, 16-bit (`uint16`), wider integers that hold 0..255, or floats that hold 0..1. Where both orders of
+            axes fit, an array is read as channels last and a tensor as channels first;
+            encoded bytes (JPEG, PNG, GIF, WebP, BMP, TIFF, AVIF, JPEG 2000, PPM);
+            a path; or a mapping with `"bytes"` and/or `"path"`, as `datasets` gives for `Image(decode=False)`.
+        max_pixels: Largest accepted width times height.
+
+    Returns:
+        The picture in mode "RGB": first frame, EXIF orientation applied, transparency on white.
+
+    Raises:
+        ProductImageError: If the picture cannot be used. Its `reason` says why in one word.
+        ImportError: If Pillow is not installed.
+    """
+    Image, _ = _pillow()
+    if isinstance(image, Mapping):
+        image = _from_mapping(image)
+    if image is None:
+        raise ProductImageError("no picture: received None. Give a picture or leave the row out.", "missing")
+    if isinstance(image, Image.Image):
+        name = f"Pillow image of mode {image.mode} and size {image.width}x{image.height}"
+        return _to_rgb(_decoded(image, name, max_pixels), name)
+    if isinstance(image, torch.Tensor):
+        tensor = image.detach().cpu()
+        array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        return _from_array(array, "tensor", max_pixels, channels_first=True)
+    if isinstance(image, np.ndarray):
+        return _from_array(image, "array", max_pixels, channels_first=False)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _from_file(io.BytesIO(image), f"bytes ({len(image):,} of them)", max_pixels)
+    if isinstance(image, str | os.PathLike):
+        return _from_path(os.fspath(image), max_pixels)
+    raise ProductImageError(
+        f"a picture cannot be read from a {type(image).__name__}. Give a Pillow image, numpy array, torch tensor, "
+        "encoded bytes, a path, or a mapping with 'bytes' or 'path'.",
+        "unsupported",
+    )
+
+
+def _pillow() -> tuple[Any, Any]:
+    requires_backends(load_product_image, ["vision"])
+    if is_vision_available():  # this form marks the import as optional for transformers' check of remote code
+        from PIL import Image, ImageOps
+    return Image, ImageOps
+
+
+def _from_mapping(image: Mapping[str, Any]) -> Any:
+    if "bytes" not in image and "path" not in image:
+        raise ProductImageError(
+            f"a mapping with the keys {sorted(map(str, image))} holds no picture. Give it 'bytes' or 'path'.",
+            "unsupported",
+        )
+    content = image.get("bytes")
+    return image.get("path") if content is None else content
+
+
+def _from_path(path: Any, max_pixels: int) -> "PILImage":
+    name = repr(path)
+    if isinstance(path, str) and ("://" in path or path.startswith("data:")):
+        raise ProductImageError(
+            f"{name[:200]} is an address, not a file. Download the picture first and give its path or bytes.",
+            "unsupported",
+        )
+    # A device or a pipe would block for ever; a path with a NUL raises ValueError.
+    try:
+        is_file = os.path.isfile(path)
+    except ValueError:
+        is_file = False
+    if not is_file:
+        raise ProductImageError(f"there is no file at {name[:500]}. Check the path and the image folder.", "missing")
+    try:
+        with open(path, "rb") as file:
+            return _from_file(file, f"file {name}", max_pixels)
+    except OSError as error:
+        raise ProductImageError(f"file {name} cannot be read ({error}). Check its permissions.", "missing") from error
+
+
+def _from_file(file: Any, name: str, max_pixels: int) -> "PILImage":
+    Image, _ = _pillow()
+    start = file.read(16)
+    if not start:
+        raise ProductImageError(f"{name}: empty, there is not one byte in it. Download or export it again.", "empty")
+    file.seek(0)
+    Image.init()
+    formats = [format for format in _FORMATS if format in Image.OPEN]
+    try:
+        picture = Image.open(file, formats=formats)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels(name, str(error), max_pixels) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # on hostile headers Pillow's readers raise nearly every kind there is
+        if any(start.startswith(signature) for signature in _SIGNATURES) or start[8:12] == b"WEBP":
+            raise _damaged(name, error) from error
+        raise ProductImageError(
+            f"{name}: not a picture in a known format ({', '.join(formats)}). Convert it to JPEG or PNG.",
+            "not_an_image",
+        ) from error
+    # The copy lets go of the file.
+    return _to_rgb(_decoded(picture, name, max_pixels), name).copy()
+
+
+def _decoded(picture: "PILImage", name: str, max_pixels: int) -> "PILImage":
+    """Check the size that the header states, then decode."""
+    Image, _ = _pillow()
+    _check_size(picture.width, picture.height, name, max_pixels)
+    try:
+        picture.load()
+    except MemoryError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels(name, str(error), max_pixels) from error
+    except Exception as error:  # the decoders raise OSError, SyntaxError, EOFError, ValueError, zlib.error, ...
+        raise _damaged(name, error) from error
+    # In a few formats the size is known for certain only now.
+    _check_size(picture.width, picture.height, name, max_pixels)
+    return picture
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ProductImageError(f"{name}: no pixels ({width}x{height}). Leave the picture out.", "empty")
+    if width * height > max_pixels:
+        raise _too_many_pixels(name, f"{width}x{height} is {width * height:,} pixels", max_pixels)
+
+
+def _damaged(name: str, error: Exception) -> ProductImageError:
+    return ProductImageError(
+        f"{name}: the image file ends early or is damaged ({error}). Download or export it again.", "truncated"
+    )
+
+
+def _too_many_pixels(name: str, found: str, max_pixels: int) -> ProductImageError:
+    return ProductImageError(
+        f"{name}: {found}, more than max_pixels={max_pixels:,}. Make the picture smaller, or raise max_pixels if you "
+        "trust its source.",
+        "too_many_pixels",
+    )
+
+
+def _from_array(array: np.ndarray, kind: str, max_pixels: int, channels_first: bool) -> "PILImage":
+    Image, _ = _pillow()
+    name = f"{kind} of shape {tuple(array.shape)} and type {array.dtype}"
+    if array.size == 0:
+        raise ProductImageError(f"{name}: no pixels. Leave the picture out.", "empty")
+    first = array.ndim == 3 and array.shape[0] in _CHANNELS
+    last = array.ndim == 3 and array.shape[-1] in _CHANNELS
+    if first and (channels_first or not last):
+        array = np.moveaxis(array, 0, -1)
+    elif array.ndim != 2 and not last:
+        raise ProductImageError(
+            f"{name}: not one picture. Give (H, W), (H, W, C) or (C, H, W) with C in {_CHANNELS}, one picture at a "
+            "time.",
+            "unsupported",
+        )
+    _check_size(array.shape[1], array.shape[0], name, max_pixels)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(_to_uint8(array, name))), name)
+
+
+def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
+    """Scale values to 0..255 by their type: bool, 8-bit and 16-bit by range, floats from 0..1."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return np.rint(array.astype(np.float32) / 257).astype(np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise ProductImageError(f"{name}: not numbers for pixels. Give uint8 or floats in 0..1.", "unsupported")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ProductImageError(f"{name}: holds NaN or infinity. Mend or leave the picture out.", "not_finite")
+    low, high = array.min(), array.max()
+    limit, tolerance = (1, 1e-3) if array.dtype.kind == "f" else (255, 0)
+    if low < -tolerance or high > limit + tolerance:
+        raise ProductImageError(
+            f"{name}: values from {low:g} to {high:g}, expected 0..{limit}. Give uint8 (0..255), uint16 (0..65535) or "
+            "floats scaled to 0..1; undo mean and deviation first if it was normalised.",
+            "unsupported",
+        )
+    if array.dtype.kind == "f":
+        # In float32: half precision cannot tell neighbouring values near 255 apart after the product.
+        return np.rint(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+    return array.astype(np.uint8)
+
+
+def _to_rgb(picture: "PILImage", name: str) -> "PILImage":
+    """Turn a decoded picture upright, scale it to 8 bits, and lay it on white."""
+    Image, ImageOps = _pillow()
+    with contextlib.suppress(Exception):  # damaged metadata says nothing about the pixels, which are decoded by now
+        if picture.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+            picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = Image.fromarray(_deep_to_uint8(picture, name))
+    try:
+        if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
+            if picture.mode == "La":
+                picture = picture.convert("LA")
+            layer = picture.convert("RGBA")
+            white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, layer).convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    except (ValueError, OSError) as error:
+        raise ProductImageError(
+            f"{name}: mode {picture.mode} cannot be turned into RGB ({error}). Convert it to JPEG or PNG.",
+            "unsupported",
+        ) from error
+
+
+def _deep_to_uint8(picture: "PILImage", name: str) -> np.ndarray:
+    """Pixels of Pillow's deep greyscale modes as 8 bits.
+
+    "I;16" is 16-bit by name. "I" and "F" state no range: "I" is read as 16-bit once a value passes 255, and "F" as
+    0..1 up to 1 and as 0..255, Pillow's own convention, beyond.
+    """
+    array = np.asarray(picture)
+    if picture.mode == "I" and array.max() > 255 and array.min() >= 0 and array.max() <= 65535:
+        array = array.astype(np.uint16)
+    elif picture.mode == "F" and 1 < array.max() <= 255:
+        array = array / np.float32(255)
+    return _to_uint8(array, name)

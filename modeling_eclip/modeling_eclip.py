@@ -1,0 +1,406 @@
+"""The e-CLIP model: a title tower and an image tower, each projected to one shared space.
+
+Notable choices:
+- two encoders and no fusion encoder (e-CLIP, Shin et al. 2022), so that titles and images are embedded apart and once;
+- any transformers tower, with one rule per tower for turning its output into a vector;
+- a projection without bias, even for source models that have none (there it starts as the identity);
+- the loss is computed here only where asked for; training over a large batch takes the embeddings and does it itself.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_eclip import EClipConfig
+from .hub_eclip import auto_map_of
+from .losses_eclip import contrastive_loss
+from .towers_eclip import (
+    build_tower,
+    count_patches,
+    load_tower,
+    load_tower_config,
+    pool_tower_output,
+    tower_width,
+)
+
+
+@dataclass
+class EClipOutput(ModelOutput):
+    """What [`EClipModel`] returns; a field is `None` where its input was not given.
+
+    Args:
+        loss: The contrastive loss, a scalar; with `return_loss=True`.
+        logits_per_text: Scaled similarities of each title to each image, shape `(num_titles, num_images)`.
+        logits_per_image: The same per image, shape `(num_images, num_titles)`.
+        text_embeds: Embeddings of the titles, of unit length, shape `(num_titles, projection_dim)`.
+        image_embeds: Embeddings of the images, of unit length, shape `(num_images, projection_dim)`.
+        text_model_output: The title tower's output. Its `pooler_output` is the tower's vector per title before the
+            projection, shape `(num_titles, width)`, by the pooling that the configuration names.
+        vision_model_output: The image tower's output, likewise.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are not `None`, the towers' outputs as tuples of theirs."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+class EClipPreTrainedModel(PreTrainedModel):
+    """What e-CLIP models have in common: initialisation, and what the towers make possible."""
+
+    config: EClipConfig
+    base_model_prefix = "eclip"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules: list[str] = []
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, EClipModel):
+            # As CLIP does it: projected vectors keep the length that the towers' have.
+            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5)
+            init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5)
+            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
+        self.config.auto_map = auto_map_of(type(self))
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class EClipModel(EClipPreTrainedModel):
+    """e-CLIP: embeds product titles and product images in one space.
+
+    Args:
+        config: The configuration; the towers get new weights. To start from pretrained ones use
+            [`EClipModel.from_towers`] or [`EClipModel.from_clip`].
+    """
+
+    def __init__(self, config: EClipConfig):
+        super().__init__(config)
+        self.vision_model = build_tower(config.vision_config, config.vision_pooling)
+        self.text_model = build_tower(config.text_config, config.text_pooling)
+        vision_width = tower_width(config.vision_config, config.vision_pooling)
+        text_width = tower_width(config.text_config, config.text_pooling)
+        self.visual_projection = nn.Linear(vision_width, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(text_width, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.post_init()
+
+    @classmethod
+    def from_towers(
+        cls, vision: str, text: str, *, tower_kwargs: dict[str, Any] | None = None, **config_kwargs: Any
+    ) -> "EClipModel":
+        """Join two pretrained towers; the projections and the temperature are new.
+
+        Args:
+            vision: Hub id or folder of the image tower. Of a composite checkpoint (CLIP, SigLIP) its image half.
+            text: The same for the title tower.
+            tower_kwargs: Passed to `from_pretrained` of both towers: `token`, `cache_dir`, `dtype`, ...
+            **config_kwargs: Fields of [`EClipConfig`], such as `projection_dim` and the poolings.
+
+        Returns:
+            The model, in evaluation mode as `from_pretrained` leaves it.
+        """
+        tower_kwargs = dict(tower_kwargs or {})
+        hub_kwargs = {key: value for key, value in tower_kwargs.items() if key != "dtype"}
+        config = cls.config_class(
+            vision_config=load_tower_config(vision, "vision_config", **hub_kwargs),
+            text_config=load_tower_config(text, "text_config", **hub_kwargs),
+            **config_kwargs,
+        )
+        vision_model = load_tower(vision, config.vision_config, config.vision_pooling, **tower_kwargs)
+        text_model = load_tower(text, config.text_config, config.text_pooling, **tower_kwargs)
+        model = cls._from_config(config, dtype=tower_kwargs.get("dtype", torch.float32))
+        model.vision_model.load_state_dict(vision_model.state_dict())
+        model.text_model.load_state_dict(text_model.state_dict())
+        return model.eval()
+
+    @classmethod
+    def from_clip(cls, checkpoint: str, *, clip_kwargs: dict[str, Any] | None = None, **config_kwargs: Any) -> "EClipModel":
+        """Continue from a CLIP, SigLIP or SigLIP 2 checkpoint of transformers, with its projections and scale.
+
+        The embeddings equal the source model's. SigLIP projects inside its towers: the projections start as the
+        identity there, and its bias is dropped, since no softmax depends on it. The checkpoint's processor comes along
+        by `EClipProcessor.from_pretrained(checkpoint)`.
+
+        Args:
+            checkpoint: Hub id or folder.
+            clip_kwargs: Passed to `AutoModel.from_pretrained`: `token`, `cache_dir`, `dtype`, ...
+            **config_kwargs: Fields of [`EClipConfig`], such as `catalog_mates`.
+
+        Returns:
+            The model, in evaluation mode as `from_pretrained` leaves it.
+
+        Raises:
+            ValueError: the checkpoint is not of that kind.
+        """
+        source = AutoModel.from_pretrained(checkpoint, **{"dtype": torch.float32, **(clip_kwargs or {})})
+        parts = ("vision_model", "text_model", "logit_scale")
+        if not all(hasattr(source, part) for part in parts):
+            raise ValueError(
+                f"{checkpoint!r} holds a {type(source).__name__}, not a CLIP, SigLIP or SigLIP 2 model; to join two "
+                "towers use EClipModel.from_towers."
+            )
+        has_projections = hasattr(source, "visual_projection")
+        width = tower_width(source.config.vision_config, "pooler")
+        config = cls.config_class(
+            vision_config=source.config.vision_config,
+            text_config=source.config.text_config,
+            **{
+                "projection_dim": source.config.projection_dim if has_projections else width,
+                "vision_pooling": "pooler",
+                "text_pooling": "pooler",
+                # A trained scale may lie beyond the range that a new one is kept in.
+                "logit_scale_max_value": max(source.logit_scale.item(), EClipConfig.logit_scale_max_value),
+                "logit_scale_init_value": source.logit_scale.item(),
+                **config_kwargs,
+            },
+        )
+        model = cls._from_config(config, dtype=source.dtype)
+        model.vision_model.load_state_dict(source.vision_model.state_dict())
+        model.text_model.load_state_dict(source.text_model.state_dict())
+        with torch.no_grad():
+            if has_projections:
+                model.visual_projection.weight.copy_(source.visual_projection.weight)
+                model.text_projection.weight.copy_(source.text_projection.weight)
+            else:
+                nn.init.eye_(model.visual_projection.weight)
+                nn.init.eye_(model.text_projection.weight)
+        return model.eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the title tower's token embeddings."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the title tower's token embeddings."""
+        self.text_model.set_input_embeddings(value)
+
+    def encode_text(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Run the title tower alone, without the projection.
+
+        Args:
+            input_ids: Tokens of the titles, shape `(B, N)`.
+            attention_mask: Which of them are real, shape `(B, N)`; `None` means all.
+            position_ids: Positions of the tokens, shape `(B, N)`, for towers that take them.
+            token_type_ids: Segments of the tokens, shape `(B, N)`, for towers that take them.
+            **kwargs: `output_hidden_states`, `output_attentions`.
+
+        Returns:
+            The tower's output; its `pooler_output` is one vector per title, shape `(B, width)`.
+        """
+        optional = {
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+        }
+        given = {name: value for name, value in optional.items() if value is not None}
+        output = self.text_model(input_ids=input_ids, return_dict=True, **given, **kwargs)
+        return _with_pooled(
+            output, pool_tower_output(output, self.config.text_pooling, attention_mask=attention_mask)
+        )
+
+    def encode_image(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Run the image tower alone, without the projection.
+
+        Args:
+            pixel_values: Images, shape `(B, 3, H, W)`; for SigLIP 2's flexible towers their patches, `(B, N, C)`.
+            pixel_attention_mask: Which patches are real, shape `(B, N)`; flexible towers only.
+            spatial_shapes: Height and width of each image in patches, shape `(B, 2)`; flexible towers only.
+            interpolate_pos_encoding: Fit the position embeddings to another image size, for towers that can.
+            **kwargs: `output_hidden_states`, `output_attentions`.
+
+        Returns:
+            The tower's output; its `pooler_output` is one vector per image, shape `(B, width)`.
+        """
+        optional = {
+            "pixel_attention_mask": pixel_attention_mask,
+            "spatial_shapes": spatial_shapes,
+            "interpolate_pos_encoding": interpolate_pos_encoding or None,
+        }
+        given = {name: value for name, value in optional.items() if value is not None}
+        pixel_values = pixel_values.to(self.visual_projection.weight.dtype)
+        output = self.vision_model(pixel_values=pixel_values, return_dict=True, **given, **kwargs)
+        pooled = pool_tower_output(
+            output,
+            self.config.vision_pooling,
+            attention_mask=pixel_attention_mask,
+            num_patches=count_patches(self.config.vision_config, pixel_values),
+        )
+        return _with_pooled(output, pooled)
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Embed titles; arguments as for [`EClipModel.encode_text`].
+
+        Returns:
+            The title tower's output, with the projected embeddings, not yet of unit length, as its `pooler_output`,
+            shape `(B, projection_dim)`. A tuple with `return_dict=False`.
+        """
+        output = self.encode_text(input_ids, attention_mask, position_ids, token_type_ids, **kwargs)
+        return _with_pooled(output, self.text_projection(output.pooler_output))
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Embed images; arguments as for [`EClipModel.encode_image`].
+
+        Returns:
+            The image tower's output, with the projected embeddings, not yet of unit length, as its `pooler_output`,
+            shape `(B, projection_dim)`. A tuple with `return_dict=False`.
+        """
+        output = self.encode_image(
+            pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding, **kwargs
+        )
+        return _with_pooled(output, self.visual_projection(output.pooler_output))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        catalog_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        position_ids: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> EClipOutput:
+        """Embed titles, images or both, and compare them where both are given.
+
+        Args:
+            input_ids: Tokens of the titles, shape `(num_titles, N)`; `None` to embed images alone.
+            attention_mask: Which tokens are real, shape `(num_titles, N)`; `None` means all.
+            pixel_values: Images, shape `(num_images, 3, H, W)`; `None` to embed titles alone.
+            catalog_ids: Catalog of each offer, int64, shape `(num_titles,)`, negative for an offer that is alone; read
+                by the loss only.
+            return_loss: Whether to compute the loss; title `i` and image `i` must then be of one offer.
+            position_ids: As for [`EClipModel.encode_text`].
+            token_type_ids: As for [`EClipModel.encode_text`].
+            pixel_attention_mask: As for [`EClipModel.encode_image`].
+            spatial_shapes: As for [`EClipModel.encode_image`].
+            interpolate_pos_encoding: As for [`EClipModel.encode_image`].
+            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
+
+        Returns:
+            [`EClipOutput`], or a tuple with `return_dict=False`.
+
+        Raises:
+            ValueError: neither titles nor images are given, or a loss is asked for without both.
+        """
+        if input_ids is None and pixel_values is None:
+            raise ValueError("Neither `input_ids` nor `pixel_values` is given; give titles, images or both.")
+        if return_loss and (input_ids is None or pixel_values is None):
+            missing = "input_ids" if input_ids is None else "pixel_values"
+            raise ValueError(f"`return_loss=True` compares titles with images, but `{missing}` is None; give both.")
+
+        text_outputs = text_embeds = vision_outputs = image_embeds = logits_per_text = logits_per_image = loss = None
+        if input_ids is not None:
+            text_outputs = self.encode_text(input_ids, attention_mask, position_ids, token_type_ids, **kwargs)
+            text_embeds = normalize(self.text_projection(text_outputs.pooler_output))  # (num_titles, projection_dim)
+        if pixel_values is not None:
+            vision_outputs = self.encode_image(
+                pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding, **kwargs
+            )
+            image_embeds = normalize(self.visual_projection(vision_outputs.pooler_output))  # (num_images, ...)
+        if text_embeds is not None and image_embeds is not None:
+            image_embeds = image_embeds.to(text_embeds.device)
+            logit_scale = self.logit_scale.to(text_embeds.device)
+            logits_per_text = logit_scale.exp() * text_embeds @ image_embeds.T  # (num_titles, num_images)
+            logits_per_image = logits_per_text.T
+            if return_loss:
+                loss = contrastive_loss(
+                    text_embeds,
+                    image_embeds,
+                    logit_scale,
+                    catalog_ids,
+                    catalog_weight=self.config.catalog_weight,
+                    mates=self.config.catalog_mates,
+                )
+        return EClipOutput(
+            loss=loss,
+            logits_per_text=logits_per_text,
+            logits_per_image=logits_per_image,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text_outputs,
+            vision_model_output=vision_outputs,
+        )
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the temperature in range; call it after each optimizer step.
+
+        The parameter is clamped, not its use in the loss: a clamped use has no gradient and never comes back.
+        """
+        self.logit_scale.clamp_(max=self.config.logit_scale_max_value)
+
+
+def normalize(embeds: torch.Tensor) -> torch.Tensor:
+    """Give vectors unit length; a zero vector stays zero. Shape `(..., D)` to the same."""
+    # The default epsilon is zero in float16, where a zero vector would become not-a-number.
+    return nn.functional.normalize(embeds, dim=-1, eps=1e-6)
+
+
+def _with_pooled(output: ModelOutput, pooled: torch.Tensor) -> BaseModelOutputWithPooling:
+    """Return a tower's output in one form, whichever the tower has, with another pooled vector."""
+    return BaseModelOutputWithPooling(
+        last_hidden_state=output.last_hidden_state,
+        pooler_output=pooled,
+        hidden_states=output.hidden_states,
+        attentions=getattr(output, "attentions", None),
+    )
+
+
+__all__ = ["EClipModel", "EClipOutput", "EClipPreTrainedModel", "normalize"]

@@ -1,0 +1,300 @@
+"""Titles and pictures of offers to model inputs: any stock image processor and any tokenizer, joined.
+
+Contract: `EClipProcessor` adds three things to transformers' `ProcessorMixin`. Pictures go through
+`load_product_image`, and an error names the item; titles are padded and cut to `max_title_length`, which is saved
+with the processor; and a processor can be put together from two towers' checkpoints or taken from a CLIP, SigLIP or
+SigLIP 2 checkpoint. Every other thing (keyword arguments per call, saving, the Hub, decoding) is the mixin's.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
+
+from .images_eclip import ProductImageError, load_product_image
+
+__all__ = ["EClipProcessor"]
+
+DEFAULT_MAX_TITLE_LENGTH = 128
+_SIGLIP_TITLE_LENGTH = 64
+_TITLE_PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class EClipProcessor(ProcessorMixin):
+    """Prepare titles and pictures for `EClipModel`.
+
+    Args:
+        image_processor: Any image processor of transformers.
+        tokenizer: Any tokenizer of transformers.
+        max_title_length: Titles are cut to this many tokens, special tokens included, or to the tokenizer's
+            `model_max_length` where that is less. None means 128: titles are short (under 11 words; e-CLIP, Shin et
+            al. 2022), so this is room enough in any script.
+        title_padding: What the tokenizer takes as `padding` where a call does not say: True or `"longest"` (to the
+            longest title of the call), `"max_length"` (to the whole length, for SigLIP's text towers) or False.
+        **kwargs: `chat_template`, which the mixin accepts.
+
+    Raises:
+        ValueError: If a setting of titles is out of range, or titles are to be padded and the tokenizer has no
+            padding token.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        max_title_length: int | None = None,
+        title_padding: bool | str = True,
+        **kwargs: Any,
+    ):
+        """Join the parts and check the settings of titles."""
+        super().__init__(image_processor, tokenizer, **kwargs)
+        self.max_title_length = max_title_length
+        self.title_padding = title_padding
+        self._check_title_settings()
+
+    @property
+    def text_kwargs(self) -> dict[str, Any]:
+        """What the tokenizer is called with where a call does not say."""
+        return {
+            "padding": self.title_padding,
+            "truncation": True,
+            "max_length": min(self.tokenizer.model_max_length, self.max_title_length or DEFAULT_MAX_TITLE_LENGTH),
+            "return_token_type_ids": False,
+        }
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the inputs that the model takes; a title has one segment, so there are no token types."""
+        return [name for name in super().model_input_names if name != "token_type_ids"]
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Prepare titles, pictures, or both.
+
+        Args:
+            images: One picture, or a sequence of them (or an array or tensor with four axes), each in any form that
+                `load_product_image` accepts.
+            text: One title or a sequence of `B` titles in any script. An empty title is allowed.
+            **kwargs: `return_tensors` and any other argument of the tokenizer or the image processor, flat or in
+                `text_kwargs` / `images_kwargs`; these go before the processor's own `max_title_length` and
+                `title_padding`.
+
+        Returns:
+            What the tokenizer returns: `input_ids` and, for most, `attention_mask`, both `(B, length)`; and what the
+            image processor returns: for most `pixel_values` `(B, channels, height, width)`.
+
+        Raises:
+            ProductImageError: If a picture cannot be used; the message starts with its place, as in `images[3]`.
+            ValueError: If neither is given, a batch is empty, or a title is not text.
+        """
+        if images is None and text is None:
+            raise ValueError("EClipProcessor received neither text nor images: give text=, images= or both.")
+        if text is not None:
+            text = _checked_titles(text)
+            # Left to the mixin, arguments that happen to be stored with a tokenizer (such as a `max_length`) would go
+            # before the processor's defaults.
+            defaults = {name: value for name, value in self.text_kwargs.items() if name not in kwargs}
+            kwargs["text_kwargs"] = {**defaults, **kwargs.get("text_kwargs", {})}
+        if images is not None:
+            images = _loaded_images(images)
+        return super().__call__(images=images, text=text, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *args: Any,
+        max_title_length: int | None = None,
+        title_padding: bool | str | None = None,
+        **kwargs: Any,
+    ) -> "EClipProcessor":
+        """Load a saved `EClipProcessor`, or take the parts from a CLIP, SigLIP or SigLIP 2 checkpoint.
+
+        SigLIP's text towers read the last position and were trained on titles padded to 64 tokens, so with their
+        checkpoints `title_padding` is `"max_length"`.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            *args: As in transformers.
+            max_title_length: Takes the place of the saved value.
+            title_padding: Takes the place of the saved value.
+            **kwargs: As in transformers: `revision`, `token`, `trust_remote_code`, ...
+
+        Returns:
+            The processor.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        saved, _ = cls.get_processor_dict(pretrained_model_name_or_path, **hub)
+        if "title_padding" not in saved:
+            config = _config_or_none(pretrained_model_name_or_path, kwargs.get("trust_remote_code"), **hub)
+            siglip = "Siglip" in saved.get("processor_class", "")
+            processor.max_title_length, processor.title_padding = _title_settings(config, siglip)
+        # Not handed down: tokenizers and image processors keep whatever they are given and would save it.
+        if max_title_length is not None:
+            processor.max_title_length = max_title_length
+        if title_padding is not None:
+            processor.title_padding = title_padding
+        processor._check_title_settings()
+        return processor
+
+    @classmethod
+    def from_towers(
+        cls,
+        vision: str | os.PathLike,
+        text: str | os.PathLike,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        max_title_length: int | None = None,
+    ) -> "EClipProcessor":
+        """Put a processor together from the checkpoints of two towers.
+
+        Args:
+            vision: Folder or Hub id of the vision tower, with its image processor.
+            text: Folder or Hub id of the text tower, with its tokenizer.
+            image_size: Side, or height and width, in pixels that pictures shall come out with, in place of the image
+                processor's own.
+            max_title_length: As for the class; None takes the text tower's limit where that is less than 128.
+
+        Returns:
+            The processor. Titles are padded to the whole length where the text tower is SigLIP's.
+
+        Raises:
+            ValueError: If the image processor cannot be set to give `image_size`.
+        """
+        image_processor = AutoImageProcessor.from_pretrained(vision)
+        if image_size is not None:
+            image_processor = _with_output_size(image_processor, image_size)
+        length, padding = _title_settings(_config_or_none(text))
+        tokenizer = AutoTokenizer.from_pretrained(text)
+        return cls(image_processor, tokenizer, max_title_length=max_title_length or length, title_padding=padding)
+
+    def _check_title_settings(self) -> None:
+        if self.title_padding not in _TITLE_PADDINGS:
+            raise ValueError(f"title_padding={self.title_padding!r}: give one of {_TITLE_PADDINGS}.")
+        special = self.tokenizer.num_special_tokens_to_add()
+        length = self.max_title_length
+        if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length <= special):
+            raise ValueError(
+                f"max_title_length={length!r}: give a whole number of tokens above the tokenizer's {special} special "
+                f"tokens, or None for {DEFAULT_MAX_TITLE_LENGTH}."
+            )
+        if self.title_padding not in (False, "do_not_pad") and self.tokenizer.pad_token is None:
+            raise ValueError(
+                f"title_padding={self.title_padding!r}, but the {type(self.tokenizer).__name__} has no padding token. "
+                "Set tokenizer.pad_token (for instance to tokenizer.eos_token), or give title_padding=False and one "
+                "title at a time."
+            )
+
+
+def _checked_titles(text: Any) -> str | list[str]:
+    """One title or a list of them; anything else is refused with its place."""
+    if isinstance(text, str):
+        _check_title(text, "text")
+        return text
+    if isinstance(text, bytes) or not isinstance(text, Iterable):
+        raise ValueError(f"text: received {type(text).__name__}. Give a title or a sequence of titles.")
+    titles = list(text)
+    if not titles:
+        raise ValueError("text: received no titles. Give at least one, or leave text= out.")
+    for index, title in enumerate(titles):
+        _check_title(title, f"text[{index}]")
+    return titles
+
+
+def _check_title(title: Any, name: str) -> None:
+    if not isinstance(title, str):
+        raise ValueError(f"{name}: received {title!r:.200}, not a title. Give a string; '' for an offer without one.")
+    try:
+        title.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: holds half of a surrogate pair ({error.reason} at {error.start}). "
+            'Repair it with title.encode("utf-16", "surrogatepass").decode("utf-16", "replace").'
+        ) from error
+
+
+def _loaded_images(images: Any) -> list[Any]:
+    """One picture or a sequence of them as a list of RGB Pillow images."""
+    single = not isinstance(images, list | tuple) and not (
+        isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
+    )
+    if single:
+        images = [images]
+    if len(images) == 0:
+        raise ValueError("images: received no pictures. Give at least one, or leave images= out.")
+    loaded = []
+    for index, image in enumerate(images):
+        try:
+            loaded.append(load_product_image(image))
+        except ProductImageError as error:
+            place = "images" if single else f"images[{index}]"
+            raise ProductImageError(f"{place}: {error}", error.reason) from error
+    return loaded
+
+
+def _config_or_none(
+    checkpoint: str | os.PathLike, trust_remote_code: bool | None = None, **hub: Any
+) -> PreTrainedConfig | None:
+    """The model's config, which a folder with a processor alone does not have."""
+    try:
+        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code, **hub)
+    except (OSError, ValueError):
+        return None
+
+
+def _title_settings(config: PreTrainedConfig | None, siglip: bool = False) -> tuple[int | None, bool | str]:
+    """`max_title_length` and `title_padding` that a text tower asks for.
+
+    The tower's config is asked since not every tokenizer of a SigLIP checkpoint is of a SigLIP class, and not every
+    tokenizer states its `model_max_length`.
+    """
+    text_config = getattr(config, "text_config", config)
+    siglip = siglip or getattr(text_config, "model_type", "").startswith("siglip")
+    usual = _SIGLIP_TITLE_LENGTH if siglip else DEFAULT_MAX_TITLE_LENGTH
+    length = min(usual, getattr(text_config, "max_position_embeddings", None) or usual)
+    return (length if length < DEFAULT_MAX_TITLE_LENGTH else None), ("max_length" if siglip else True)
+
+
+def _with_output_size(image_processor: Any, image_size: int | tuple[int, int]) -> Any:
+    """The same image processor with `size` and `crop_size` set so that every picture comes out as `image_size`.
+
+    Image processors name their sizes in several ways, and some ignore one of them, so the sizes are tried out on two
+    pictures, a wide and a tall one.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size={image_size!r}: give a side, or (height, width), of at least one pixel.")
+    from_dict, settings = type(image_processor).from_dict, image_processor.to_dict()
+    probes = [np.zeros(shape, np.uint8) for shape in ((2 * height, 3 * width, 3), (3 * height, 2 * width, 3))]
+    for sizes in _size_settings(settings, height, width):
+        resized = from_dict({**settings, **sizes})
+        try:
+            shapes = [tuple(pixels.shape[-2:]) for pixels in resized(probes)["pixel_values"]]
+        except Exception:  # each image processor refuses in its own way sizes that it does not know
+            continue
+        if shapes == [(height, width)] * len(probes):
+            return resized
+    raise ValueError(
+        f"image_size={image_size!r}: the {type(image_processor).__name__} cannot be set to give this size. Leave "
+        "image_size out, or set up the image processor yourself and give it to EClipProcessor(...)."
+    )
+
+
+def _size_settings(settings: dict[str, Any], height: int, width: int) -> list[dict[str, Any]]:
+    """Settings to try, the ones nearest to the image processor's own first."""
+    exact = {"height": height, "width": width}
+    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
+    if settings.get("do_center_crop") and crop:
+        # Resized to more than the crop, then cropped: keep the proportion.
+        scale = max(height / crop.get("height", height), width / crop.get("width", width))
+        if "shortest_edge" in size:
+            resized = {"shortest_edge": max(round(size["shortest_edge"] * scale), height, width)}
+        else:
+            resized = {side: max(round(size.get(side, exact[side]) * scale), exact[side]) for side in exact}
+        return [{"size": resized, "crop_size": exact}]
+    shortest = [{"size": {"shortest_edge": height}}] if "shortest_edge" in size and height == width else []
+    return [*shortest, {"size": exact}]

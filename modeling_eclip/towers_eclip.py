@@ -1,0 +1,185 @@
+"""One view of every transformers tower: how to build it, how wide its vectors are, how its output becomes one of them.
+
+Nothing here knows a model by name, except where transformers itself makes an exception of it.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .configuration_eclip import POOLINGS
+
+
+# Where towers write the width of their vectors, most telling first: convolutional towers have one width per stage.
+_WIDTH_FIELDS = ("hidden_size", "hidden_dim", "hidden_sizes", "num_features", "d_model", "embed_dim")
+
+
+def build_tower(config: PreTrainedConfig, pooling: str) -> PreTrainedModel:
+    """Build a tower with new weights.
+
+    Args:
+        config: The tower's configuration.
+        pooling: How its output will be pooled; a tower whose own pooler is not asked for is built without it, since
+            weights that get no gradient stop distributed training.
+
+    Returns:
+        The tower.
+
+    Raises:
+        ValueError: transformers has no model that encodes for this configuration.
+    """
+    tower_class = _tower_class(config)
+    if config._attn_implementation == "sdpa" and not tower_class._supports_sdpa:
+        # A convolutional tower has no attention to switch, and must not stop the other one from switching.
+        config._attn_implementation = "eager"
+    return tower_class._from_config(config, **_pooler_arguments(tower_class, pooling))
+
+
+def load_tower(checkpoint: str, config: PreTrainedConfig, pooling: str, **kwargs: Any) -> PreTrainedModel:
+    """Load a tower with the weights of a checkpoint, or of the matching half of a composite one such as CLIP's.
+
+    Args:
+        checkpoint: Hub id or folder.
+        config: The tower's configuration; of a composite checkpoint, that of the half.
+        pooling: As for [`build_tower`].
+        **kwargs: Passed to `from_pretrained` (`revision`, `token`, `cache_dir`, ...).
+
+    Returns:
+        The tower, in float32 unless `dtype` says otherwise.
+    """
+    tower_class = _tower_class(config)
+    kwargs.setdefault("dtype", torch.float32)
+    return tower_class.from_pretrained(checkpoint, config=config, **_pooler_arguments(tower_class, pooling), **kwargs)
+
+
+def load_tower_config(checkpoint: str, half: str, **kwargs: Any) -> PreTrainedConfig:
+    """Read the configuration of a checkpoint, or of one half of a composite one.
+
+    Args:
+        checkpoint: Hub id or folder.
+        half: `"vision_config"` or `"text_config"`.
+        **kwargs: Passed to `AutoConfig.from_pretrained`.
+
+    Returns:
+        The tower's configuration.
+    """
+    config = AutoConfig.from_pretrained(checkpoint, **kwargs)
+    return getattr(config, half, config)
+
+
+def tower_width(config: PreTrainedConfig, pooling: str) -> int:
+    """Read the width of a tower's pooled output from its configuration, whatever the field is called.
+
+    Args:
+        config: The tower's configuration.
+        pooling: How its output will be pooled: the pooler of SigLIP's text tower has a width of its own.
+
+    Returns:
+        The last dimension of the pooled output.
+
+    Raises:
+        ValueError: no field of the configuration tells.
+    """
+    fields = ("projection_size", *_WIDTH_FIELDS) if pooling == "pooler" else _WIDTH_FIELDS
+    for field in fields:
+        width = getattr(config, field, None)
+        if isinstance(width, (list, tuple)) and width:
+            width = width[-1]
+        if isinstance(width, int) and width > 0:
+            return width
+    raise ValueError(
+        f"The configuration of {config.model_type!r} has none of the fields {', '.join(fields)}; add `hidden_size`, "
+        "the width of the tower's pooled output, to its sub-configuration."
+    )
+
+
+def pool_tower_output(
+    output: Any, pooling: str, *, attention_mask: torch.Tensor | None = None, num_patches: int | None = None
+) -> torch.Tensor:
+    """Turn a tower's output into one vector per row.
+
+    Args:
+        output: The tower's output, with `last_hidden_state` of shape `(B, N, C)` or, of a convolutional tower,
+            `(B, C, H, W)`, and `pooler_output` of shape `(B, C)` or `(B, C, 1, 1)` where the tower has one.
+        pooling: `"pooler"`, `"cls"`, `"mean"` or `"last"`.
+        attention_mask: Which of the `N` tokens are real, shape `(B, N)`; `None` means all.
+        num_patches: How many of the `N` tokens of an image are its patches; class and register tokens, which come
+            before them, are left out of the mean. `None` means all.
+
+    Returns:
+        One vector per row, shape `(B, C)`.
+
+    Raises:
+        ValueError: the tower has no such output.
+    """
+    hidden = output.last_hidden_state
+    if pooling == "pooler":
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is None:
+            raise ValueError(
+                f"{type(output).__name__} has no pooled output of its own; set the tower's pooling to 'cls', 'mean' or "
+                "'last' (`vision_pooling` and `text_pooling` of EClipConfig)."
+            )
+        return pooled.flatten(1)
+    if hidden.ndim == 4:
+        if pooling != "mean":
+            raise ValueError(f"A map has no tokens to take {pooling!r} of; use 'pooler' or 'mean'.")
+        return hidden.mean(dim=(2, 3))
+    if pooling == "cls":
+        return hidden[:, 0]
+    if attention_mask is None:
+        if pooling == "last":
+            return hidden[:, -1]
+        return hidden[:, hidden.shape[1] - (num_patches or hidden.shape[1]) :].mean(dim=1)
+    mask = attention_mask.to(hidden.device)
+    if pooling == "mean":
+        # A title without a single real token (an empty one, of a tokenizer without special tokens) pools to zero.
+        weights = mask.to(hidden.dtype).unsqueeze(-1)  # (B, N, 1)
+        return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    # The last real token, on whichever side the tokenizer pads.
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    last = (positions * (mask != 0)).argmax(dim=1)  # (B,)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def count_patches(config: PreTrainedConfig, pixel_values: torch.Tensor) -> int | None:
+    """Tell how many patches an image of this size is cut into.
+
+    Args:
+        config: The vision tower's configuration.
+        pixel_values: Images, shape `(B, 3, H, W)`; already cut into patches (`(B, N, C)`), all tokens are patches.
+
+    Returns:
+        The number of patches, or `None` where the tower does not cut the image into tokens of one size.
+    """
+    patch_size = getattr(config, "patch_size", None)
+    if patch_size is None or pixel_values.ndim != 4 or getattr(config, "depths", None) is not None:
+        return None
+    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    return (pixel_values.shape[-2] // height) * (pixel_values.shape[-1] // width)
+
+
+def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Find the class that encodes for a configuration."""
+    if type(config) in AutoModel._model_mapping:
+        tower_class = AutoModel._model_mapping[type(config)]
+        if isinstance(tower_class, tuple):
+            tower_class = tower_class[0]
+    else:
+        # SigLIP's text towers have a configuration and a class, but no entry in the table of AutoModel.
+        tower_class = getattr(transformers, type(config).__name__.replace("Config", "Model"), None)
+    if tower_class is None or config.is_encoder_decoder:
+        raise ValueError(f"transformers has no encoder for model type {config.model_type!r}; choose another tower.")
+    return tower_class
+
+
+def _pooler_arguments(tower_class: type[PreTrainedModel], pooling: str) -> dict[str, bool]:
+    if "add_pooling_layer" not in inspect.signature(tower_class.__init__).parameters:
+        return {}
+    return {"add_pooling_layer": pooling == "pooler"}
+
+
+__all__ = ["POOLINGS", "build_tower", "count_patches", "load_tower", "load_tower_config", "pool_tower_output", "tower_width"]

@@ -1,0 +1,90 @@
+"""Small models and the reasons for their numbers, once for all tests."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modeling_eclip import EClipConfig, EClipModel
+
+
+REAL_DATA = Path(__file__).parents[2] / "shared"
+
+# Two layers, so that "every layer" differs from "the last one"; width 32 with two heads, the smallest that every
+# family accepts; images of 32 px in patches of 8, so that there are 16 patches: more than one, and square.
+TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+IMAGE_SIZE = 32
+NUM_PATCHES = 16
+VIT = {**TRANSFORMER, "image_size": IMAGE_SIZE, "patch_size": 8}
+# 100 tokens, of which 0 to 4 are special in one family or another.
+VOCAB_SIZE = 100
+SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+
+VISION_TOWERS: dict[str, dict[str, Any]] = {
+    "vit": VIT,
+    "clip_vision_model": VIT,
+    "siglip_vision_model": VIT,
+    "dinov2": VIT,
+    "dinov2_with_registers": VIT,
+    "dinov3_vit": VIT,
+    "dinov3_convnext": {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+    "swin": {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "image_size": IMAGE_SIZE},
+    "convnext": {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2},
+    "resnet": {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]},
+    # The family's stages are fixed; only their repeats shrink. Its width is not 32 but the 1,280 of its last layer.
+    "efficientnet": {
+        "width_coefficient": 1.0,
+        "depth_coefficient": 0.1,
+        "hidden_dim": 1280,
+        "image_size": IMAGE_SIZE,
+    },
+}
+TEXT_TOWERS: dict[str, dict[str, Any]] = {
+    "bert": {**TRANSFORMER, "vocab_size": VOCAB_SIZE},
+    "roberta": {**TRANSFORMER, "vocab_size": VOCAB_SIZE},
+    "xlm-roberta": {**TRANSFORMER, "vocab_size": VOCAB_SIZE},
+    "modernbert": {**TRANSFORMER, **SPECIAL_TOKENS, "vocab_size": VOCAB_SIZE},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "vocab_size": VOCAB_SIZE},
+    "clip_text_model": {**TRANSFORMER, "vocab_size": VOCAB_SIZE, "bos_token_id": 98, "eos_token_id": 99},
+    "siglip_text_model": {**TRANSFORMER, "vocab_size": VOCAB_SIZE, "bos_token_id": 98, "eos_token_id": 99},
+}
+
+
+def make_config(vision: str = "vit", text: str = "bert", **fields: Any) -> EClipConfig:
+    """Return a small configuration; 16 dimensions, fewer than the towers' 32, so that a mix-up shows."""
+    return EClipConfig(
+        vision_config={"model_type": vision, **VISION_TOWERS[vision]},
+        text_config={"model_type": text, **TEXT_TOWERS[text]},
+        **{"projection_dim": 16, **fields},
+    )
+
+
+def make_inputs(batch_size: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return random inputs whose titles differ in length; CLIP's end token 99 closes each."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(5, 98, (batch_size, 7), generator=generator)
+    attention_mask = torch.ones_like(input_ids)
+    for row in range(batch_size):
+        length = 3 + row % 5
+        input_ids[row, length - 1] = 99
+        input_ids[row, length:] = 0
+        attention_mask[row, length:] = 0
+    pixel_values = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
+
+
+@pytest.fixture
+def model() -> EClipModel:
+    """Return a small model with the same weights in every test."""
+    torch.manual_seed(0)
+    return EClipModel(make_config()).eval()
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Return the folder of real data and pretrained towers, or skip visibly where it is absent."""
+    if not REAL_DATA.is_dir() or os.environ.get("ECLIP_SKIP_REAL_DATA"):
+        pytest.skip(f"the real data in {REAL_DATA.name}/ beside the checkout is absent")
+    return REAL_DATA

@@ -1,0 +1,206 @@
+"""Arguments of the scripts: dataclasses, filled from a YAML file and from the command line, which goes before it.
+
+The file's values are put through the same parser as the command line's, so that `3e-4` is a number in both (YAML takes
+it for text), and an unknown key is refused with the nearest known one.
+"""
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def _help(text: str, default: Any = dataclasses.MISSING) -> Any:
+    """Return a field with the help that `--help` prints."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """What is trained. Give one of `checkpoint`, `clip`, the two towers, or the two tower configurations."""
+
+    checkpoint: str | None = _help("e-CLIP checkpoint to continue from: Hub id or folder.", None)
+    clip: str | None = _help("CLIP, SigLIP or SigLIP 2 checkpoint to continue from: Hub id or folder.", None)
+    vision_tower: str | None = _help("Pretrained image tower: Hub id or folder.", None)
+    text_tower: str | None = _help("Pretrained title tower, with its tokenizer: Hub id or folder.", None)
+    vision_config: str | None = _help("Configuration of a new image tower, JSON with a model_type.", None)
+    text_config: str | None = _help("Configuration of a new title tower, JSON with a model_type.", None)
+    tokenizer: str | None = _help("Tokenizer of a new title tower; one is trained on the titles if not given.", None)
+    vocab_size: int = _help("Size of the vocabulary of a tokenizer that is trained on the titles.", 8192)
+    image_size: int | None = _help("Side in pixels that images are brought to; the tower's own if not given.", None)
+    max_title_length: int = _help("Titles are cut after this many tokens.", 32)
+    projection_dim: int | None = _help("Dimension of the shared space; 512 if not given, or as in `clip`.", None)
+    vision_pooling: str | None = _help("pooler, cls, mean or last; see EClipConfig.", None)
+    text_pooling: str | None = _help("pooler, cls, mean or last; see EClipConfig.", None)
+    catalog_mates: str | None = _help("What offers of one catalog are to each other: positive, negative, masked.", None)
+    catalog_weight: float | None = _help("Mass of a positive catalog mate, 0 to 1.", None)
+    freeze: list[str] = _help("Regular expressions of parameter names that are not trained.", [])
+
+
+@dataclass
+class DataArguments:
+    """Which products, under which column names."""
+
+    train_data: list[str] = _help("Sources of training offers: files, folders, Hub datasets, or 'toy'.", ["toy"])
+    train_split: str = _help("Split of train_data, where a source has splits.", "train")
+    validation_data: list[str] = _help("Sources of held-out offers, for retrieval during training.", ["toy"])
+    validation_split: str = _help("Split of validation_data.", "validation")
+    test_data: list[str] = _help("Sources of offers that evaluate_tasks.py reports on.", ["toy"])
+    test_split: str = _help("Split of test_data.", "test")
+    pairs_data: list[str] = _help("Sources of offers that test_pairs speaks of; test_data if not given.", [])
+    test_pairs: str | None = _help("Parquet of labelled pairs (left, right, label) of id_column.", None)
+    streaming: bool = _help("Read training offers as a stream instead of as a table.", False)
+    shuffle_buffer: int = _help("Rows in the shuffle buffer of a stream.", 1000)
+    title_column: str = _help("Column of the title.", "title")
+    image_column: str = _help("Column of the image.", "image")
+    catalog_id_column: list[str] = _help(
+        "Columns of the catalog id; per row the first that is not null is taken.", ["catalog_id"]
+    )
+    id_column: str | None = _help("Column of the offer's id; rows are numbered if not given.", None)
+    exclude_rows: list[str] = _help("Training rows to leave out, as column=value.", [])
+    max_train_rows: int | None = _help("Take at most so many training rows.", None)
+    max_skipped_share: float = _help("Stop if more than this share of the rows can't be used.", 0.05)
+    toy_offers: int = _help("Offers in the drawn catalogue.", 4000)
+    toy_seed: int = _help("Seed of the drawn catalogue.", 0)
+    min_crop_scale: float = _help("Smallest share of an image that a random crop keeps.", 0.7)
+    flip_probability: float = _help("Probability of mirroring an image.", 0.5)
+    colour_jitter: float = _help("Strength of colour changes; off, since colour is an attribute of products.", 0.0)
+    num_workers: int = _help("Processes that decode images, per rank.", 1)
+
+
+@dataclass
+class TrainArguments:
+    """How it is trained. Everything that lasts is counted in samples (offers seen), not in steps."""
+
+    output_dir: str = _help("Where checkpoints, the model and the report go.", "outputs/eclip")
+    overwrite_output_dir: bool = _help("Start anew where output_dir holds checkpoints.", False)
+    resume_from_checkpoint: str | None = _help("'latest', or the folder of a checkpoint.", None)
+    seed: int = _help("Seed of weights, order, augmentation and dropout.", 0)
+    num_epochs: float = _help("Passes over the training offers.", 1.0)
+    max_samples: int | None = _help("Samples to train on, instead of num_epochs.", None)
+    batch_size: int = _help("Offers in a batch, all ranks together: each is contrasted with all others.", 256)
+    learning_rate: float = _help("Peak learning rate of the projections, and of the towers if none is given.", 5e-4)
+    tower_learning_rate: float | None = _help("Peak learning rate of the towers.", None)
+    weight_decay: float = _help("Weight decay of matrices; biases, norms and the temperature have none.", 0.1)
+    no_weight_decay: list[str] = _help("Regular expressions of further parameter names without decay.", [])
+    adam_beta1: float = _help("AdamW's first beta.", 0.9)
+    adam_beta2: float = _help("AdamW's second beta.", 0.98)
+    adam_epsilon: float = _help("AdamW's epsilon.", 1e-6)
+    warmup_share: float = _help("Share of the samples over which the learning rate rises.", 0.1)
+    final_learning_rate_share: float = _help("Share of the peak learning rate that the cosine ends at.", 0.0)
+    max_grad_norm: float = _help("Gradients are clipped to this norm.", 1.0)
+    mixed_precision: str | None = _help("no, bf16 or fp16; what `accelerate` is set to if not given.", None)
+    gradient_checkpointing: bool = _help("Trade time for memory.", False)
+    channels_last: bool = _help("Lay images out channels last: faster for convolutional towers.", False)
+    fix_batch_norm: bool = _help("Keep batch norm's statistics as they are: do so for pretrained towers.", True)
+    eval_batch_size: int = _help("Offers embedded at a time in evaluation.", 256)
+    eval_every_samples: int | None = _help("Evaluate so often; at the start and the end in any case.", None)
+    save_every_samples: int | None = _help("Write a checkpoint so often; only the end's model if not given.", None)
+    save_total_limit: int = _help("Checkpoints that are kept.", 2)
+    report_to: list[str] = _help("Trackers: tensorboard, trackio, wandb.", [])
+    push_to_hub: bool = _help("Publish model and processor at the end.", False)
+    hub_model_id: str | None = _help("Repository to publish to; the name of output_dir if not given.", None)
+    hub_private: bool = _help("Make that repository private.", False)
+
+
+@dataclass
+class EvaluationArguments:
+    """What `evaluate_tasks.py` measures."""
+
+    checkpoints: list[str] = _help("e-CLIP checkpoints beside the untrained model of the configuration.", [])
+    report_dir: str = _help("Where the figures go.", "outputs/evaluation")
+    eval_batch_size: int = _help("Offers embedded at a time.", 256)
+    seed: int = _help("Seed of the untrained model's new weights.", 0)
+
+
+ALL_ARGUMENTS: tuple[type, ...] = (ModelArguments, DataArguments, TrainArguments, EvaluationArguments)
+
+
+def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Fill dataclasses from `--config FILE.yaml` and the command line.
+
+    Args:
+        argument_classes: The dataclasses that this script reads.
+        argv: The command line without the program's name; that of the process if not given.
+
+    Returns:
+        One instance per class. A file may also hold keys of the other scripts' classes, so that one file serves a
+        whole run; the command line may not.
+
+    Raises:
+        SystemExit: a key is unknown, or a value is not of its type (printed with what is known).
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(tuple(argument_classes), allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file of arguments; the command line goes before it.")
+    known = {name for group in argument_classes for name in _names(group)}
+    config_path = _take_config(parser, argv)
+    from_file = _read_config(parser, config_path, known) if config_path else []
+    parsed = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)
+    groups, unknown = parsed[: len(argument_classes)], parsed[-1]
+    for word in unknown:
+        if word.startswith("--"):
+            _refuse(parser, word[2:].split("=")[0], known, "the command line")
+    if unknown:
+        parser.error(f"the words {unknown} belong to no argument")
+    return tuple(groups)
+
+
+def _take_config(parser: HfArgumentParser, argv: list[str]) -> str | None:
+    """Remove `--config FILE` (or `--config=FILE`) from the words and return the file."""
+    for place, word in enumerate(argv):
+        if word == "--config":
+            if place + 1 == len(argv):
+                parser.error("--config wants a YAML file")
+            _, path = argv.pop(place), argv.pop(place)
+            return path
+        if word.startswith("--config="):
+            return argv.pop(place).split("=", 1)[1]
+    return None
+
+
+def _read_config(parser: HfArgumentParser, path: str, known: set[str]) -> list[str]:
+    """Return the file as words of a command line."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        parser.error(f"--config {path} can't be read: {error}")
+    if not isinstance(content, dict):
+        parser.error(f"--config {path} holds {type(content).__name__}; give `key: value` lines")
+    known_anywhere = {name for group in ALL_ARGUMENTS for name in _names(group)}
+    words: list[str] = []
+    for key, value in content.items():
+        if key not in known_anywhere:
+            _refuse(parser, str(key), known_anywhere, path)
+        if key in known and value is not None:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{key}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in values)]
+    return words
+
+
+def _names(group: type) -> list[str]:
+    return [entry.name for entry in dataclasses.fields(group)]
+
+
+def _refuse(parser: HfArgumentParser, key: str, known: set[str], where: str) -> None:
+    nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
+    parser.error(f"unknown argument {key!r} in {where}; did you mean {nearest[0]!r}?")
+
+
+__all__ = [
+    "ALL_ARGUMENTS",
+    "DataArguments",
+    "EvaluationArguments",
+    "ModelArguments",
+    "TrainArguments",
+    "parse_arguments",
+]

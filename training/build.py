@@ -1,0 +1,170 @@
+"""From arguments to what a run needs: products, processor, model."""
+
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, set_seed
+
+from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
+from training.arguments import DataArguments, ModelArguments
+from training.products import ProductColumns, Products, load_products
+from training.title_tokenizer import train_title_tokenizer
+
+
+logger = logging.getLogger(__name__)
+
+_SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep")
+
+
+def load_split(arguments: DataArguments, split: str, sources: list[str] | None = None) -> Products:
+    """Load the training, validation or test offers.
+
+    Args:
+        arguments: The data arguments.
+        split: `"train"`, `"validation"` or `"test"`. Only training offers are streamed, cut or filtered by rules.
+        sources: Sources to read in place of those of the split.
+
+    Returns:
+        Products with the canonical columns.
+    """
+    columns = ProductColumns(
+        title=arguments.title_column,
+        image=arguments.image_column,
+        catalog_id=tuple(arguments.catalog_id_column),
+        row_id=arguments.id_column,
+    )
+    training = split == "train"
+    return load_products(
+        sources or getattr(arguments, f"{split}_data"),
+        columns,
+        split=getattr(arguments, f"{split}_split"),
+        streaming=training and arguments.streaming,
+        exclude_rows=arguments.exclude_rows if training else (),
+        max_rows=arguments.max_train_rows if training else None,
+        toy_offers=arguments.toy_offers,
+        toy_seed=arguments.toy_seed,
+    )
+
+
+def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> EClipProcessor:
+    """Build or load the processor that goes with the model.
+
+    Args:
+        arguments: The model arguments.
+        titles: Titles of the training offers; read only where a tokenizer is trained on them.
+
+    Returns:
+        The processor.
+    """
+    source = _source_of(arguments)
+    if source == "checkpoint":
+        return EClipProcessor.from_pretrained(arguments.checkpoint)
+    if source == "clip":
+        return EClipProcessor.from_pretrained(arguments.clip)
+    if source == "towers":
+        return EClipProcessor.from_towers(
+            arguments.vision_tower,
+            arguments.text_tower,
+            image_size=arguments.image_size,
+            max_title_length=arguments.max_title_length,
+        )
+    if arguments.tokenizer is not None:
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    else:
+        logger.info("training a tokenizer of %s tokens on the titles", arguments.vocab_size)
+        tokenizer = train_title_tokenizer(
+            (title for title in titles if title),
+            vocab_size=arguments.vocab_size,
+            max_title_length=arguments.max_title_length,
+        )
+    side = arguments.image_size or _config_of(arguments.vision_config)["image_size"]
+    image_processor = _plain_image_processor(side)
+    return EClipProcessor(image_processor, tokenizer, max_title_length=arguments.max_title_length)
+
+
+def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> EClipModel:
+    """Build or load the model.
+
+    Args:
+        arguments: The model arguments.
+        tokenizer: Tokenizer of the processor, whose vocabulary a new title tower gets.
+        seed: Seed of new weights.
+
+    Returns:
+        The model, in float32.
+    """
+    set_seed(seed)
+    fields: dict[str, Any] = {
+        "vision_pooling": arguments.vision_pooling,
+        "text_pooling": arguments.text_pooling,
+        "projection_dim": arguments.projection_dim,
+        "catalog_mates": arguments.catalog_mates,
+        "catalog_weight": arguments.catalog_weight,
+    }
+    fields = {name: value for name, value in fields.items() if value is not None}
+    source = _source_of(arguments)
+    if source == "checkpoint":
+        # Poolings and dimensions belong to the weights; what the loss does with catalogs may change.
+        kept = {name: value for name, value in fields.items() if name.startswith("catalog_")}
+        return EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32, **kept)
+    if source == "clip":
+        return EClipModel.from_clip(arguments.clip, **fields)
+    if source == "towers":
+        return EClipModel.from_towers(arguments.vision_tower, arguments.text_tower, **fields)
+    vision_config, text_config = _config_of(arguments.vision_config), _config_of(arguments.text_config)
+    if arguments.image_size is not None:
+        vision_config["image_size"] = arguments.image_size
+    text_config["vocab_size"] = len(tokenizer)
+    for name in _SPECIAL_TOKENS:
+        if (token_id := getattr(tokenizer, f"{name}_token_id", None)) is not None:
+            text_config[f"{name}_token_id"] = token_id
+    return EClipModel(EClipConfig(vision_config=vision_config, text_config=text_config, **fields))
+
+
+def _source_of(arguments: ModelArguments) -> str:
+    """Tell which of the ways to start was chosen, and refuse none or several."""
+    ways = {
+        "checkpoint": arguments.checkpoint,
+        "clip": arguments.clip,
+        "towers": arguments.vision_tower or arguments.text_tower,
+        "configs": arguments.vision_config or arguments.text_config,
+    }
+    chosen = [way for way, value in ways.items() if value]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"the model is given by {chosen or 'nothing'}; give exactly one of `checkpoint`, `clip`, `vision_tower` "
+            "and `text_tower`, or `vision_config` and `text_config`."
+        )
+    if chosen == ["towers"] and not (arguments.vision_tower and arguments.text_tower):
+        raise ValueError(
+            f"`vision_tower` is {arguments.vision_tower!r} and `text_tower` is {arguments.text_tower!r}; give both."
+        )
+    if chosen == ["configs"] and not (arguments.vision_config and arguments.text_config):
+        raise ValueError(
+            f"`vision_config` is {arguments.vision_config!r} and `text_config` is {arguments.text_config!r}; give both."
+        )
+    return chosen[0]
+
+
+def _config_of(text: str | None) -> dict[str, Any]:
+    """Read a tower's configuration, with every field that its family has."""
+    try:
+        config = json.loads(text or "")
+        return AutoConfig.for_model(**config).to_dict()
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{text!r} is no tower configuration ({error}); give JSON with a `model_type`.") from error
+
+
+def _plain_image_processor(side: int) -> Any:
+    """Return an image processor for a tower without pretrained weights: resized whole, to values from -1 to 1."""
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    return ViTImageProcessorPil(
+        size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3
+    )
+
+
+__all__ = ["build_model", "build_processor", "load_split"]

@@ -1,0 +1,119 @@
+"""Which row comes when: a function of the seed alone.
+
+Training walks through an endless concatenation of epochs, each a seeded permutation of the rows. A place in it is a
+*position*: 0 is the first sample of the run. Batches are spans of positions, and ranks take contiguous shares of a
+span, so neither the number of ranks nor the number of workers nor a resumption changes which rows form a batch.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+__all__ = ["RowOrder", "batch_spans", "rank_slice"]
+
+
+class RowOrder:
+    """Maps positions to rows.
+
+    Args:
+        num_rows: Number of rows of the table.
+        seed: Seed of the permutations.
+        shuffle: If false, every epoch goes through the rows in their own order.
+
+    Raises:
+        ValueError: If there are no rows or the seed is negative.
+    """
+
+    def __init__(self, num_rows: int, seed: int, shuffle: bool = True) -> None:
+        """Checks the arguments; no permutation is drawn yet."""
+        if num_rows < 1:
+            raise ValueError(f"num_rows must be at least 1, received {num_rows}. Load some products first.")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, received {seed}.")
+        self.num_rows = num_rows
+        self.seed = seed
+        self.shuffle = shuffle
+        self._cached_epoch: tuple[int, np.ndarray] | None = None
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows at the positions `start` to `stop` (exclusive), which may lie anywhere and cross epochs.
+
+        Args:
+            start: First position.
+            stop: Position after the last.
+
+        Returns:
+            Row indices of shape `(stop - start,)`, int64.
+
+        Raises:
+            ValueError: If not `0 <= start <= stop`.
+        """
+        if not 0 <= start <= stop:
+            raise ValueError(f"start and stop must satisfy 0 <= start <= stop, received start={start}, stop={stop}.")
+        pieces = [np.empty(0, dtype=np.int64)]
+        while start < stop:
+            epoch, offset = divmod(start, self.num_rows)
+            taken = min(self.num_rows - offset, stop - start)
+            pieces.append(self._epoch(epoch)[offset : offset + taken])
+            start += taken
+        return np.concatenate(pieces)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if not self.shuffle:
+            epoch = 0
+        if self._cached_epoch is None or self._cached_epoch[0] != epoch:
+            rows = np.arange(self.num_rows, dtype=np.int64)
+            if self.shuffle:
+                np.random.default_rng((self.seed, epoch)).shuffle(rows)
+            self._cached_epoch = (epoch, rows)
+        return self._cached_epoch[1]
+
+
+def batch_spans(
+    batch_size: int | Callable[[int], int], total_samples: int, start: int = 0
+) -> Iterator[tuple[int, int]]:
+    """Cuts a run into global batches; the last one is as short as what is left.
+
+    Args:
+        batch_size: Samples in a global batch, all ranks together: a number, or a function of the samples seen.
+        total_samples: Samples of the whole run.
+        start: Samples already seen.
+
+    Yields:
+        `(start, stop)` positions of each batch.
+
+    Raises:
+        ValueError: If a batch would hold less than one sample, or `start` or `total_samples` is negative.
+    """
+    if start < 0 or total_samples < 0:
+        raise ValueError(
+            f"start and total_samples must not be negative, received start={start}, total_samples={total_samples}."
+        )
+    while start < total_samples:
+        size = batch_size(start) if callable(batch_size) else batch_size
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, received {size} at {start} samples seen.")
+        stop = min(start + size, total_samples)
+        yield start, stop
+        start = stop
+
+
+def rank_slice(start: int, stop: int, rank: int, num_ranks: int) -> tuple[int, int]:
+    """One rank's share of a span: the shares are contiguous, in rank order, and differ by at most one sample.
+
+    Args:
+        start: First position of the span.
+        stop: Position after its last.
+        rank: This rank.
+        num_ranks: Number of ranks.
+
+    Returns:
+        `(start, stop)` of the share, which is empty where the span has fewer samples than there are ranks.
+
+    Raises:
+        ValueError: If the rank is not one of the ranks.
+    """
+    if not 0 <= rank < num_ranks:
+        raise ValueError(f"rank must lie in [0, num_ranks), received rank={rank}, num_ranks={num_ranks}.")
+    length = stop - start
+    return start + length * rank // num_ranks, start + length * (rank + 1) // num_ranks

@@ -1,0 +1,66 @@
+"""Pictures of what people would rather look at than read."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def draw_history(history: Sequence[dict[str, float]], path: Path) -> None:
+    """Draw loss and recall over the samples seen.
+
+    Args:
+        history: Records of a run: those of steps have `loss`, those of evaluations `text_to_image_recall@k`.
+        path: PNG file to write.
+    """
+    steps = [record for record in history if "loss" in record]
+    evaluations = [record for record in history if "text_to_image_recall@1" in record]
+    figure, (loss_axes, recall_axes) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    loss_axes.plot([record["samples"] for record in steps], [record["loss"] for record in steps])
+    loss_axes.set(xlabel="samples seen", ylabel="contrastive loss", title="Training loss")
+    for k in (1, 5, 10):
+        values = [record[f"text_to_image_recall@{k}"] for record in evaluations]
+        recall_axes.plot([record["samples"] for record in evaluations], values, marker="o", label=f"recall@{k}")
+    if evaluations:
+        recall_axes.axhline(evaluations[0]["chance@1"], linestyle=":", color="grey", label="chance of recall@1")
+    recall_axes.set(xlabel="samples seen", title="Image found for a title, held-out offers", ylim=(0, 1))
+    recall_axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_neighbours(rows: Sequence[tuple[str, Sequence[tuple[Any, bool]]]], path: Path, title: str) -> None:
+    """Draw titles with the images that are nearest to each.
+
+    Args:
+        rows: Per query its title, and its nearest images (Pillow), the nearest first, each with whether it is right.
+        path: PNG file to write.
+        title: Heading of the picture.
+    """
+    columns = max(len(images) for _, images in rows)
+    figure, grid = plt.subplots(
+        len(rows), columns + 1, figsize=(1.5 * (columns + 2), 1.6 * len(rows)), squeeze=False, layout="constrained"
+    )
+    figure.suptitle(title)
+    for axes_row, (query, images) in zip(grid, rows, strict=True):
+        for axes in axes_row:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        # A title is text and nothing else: dollar signs in it are no formulas.
+        wrapped = textwrap.fill(query, 22).replace("$", r"\$")
+        axes_row[0].text(0.5, 0.5, wrapped, ha="center", va="center", fontsize=9)
+        axes_row[0].set(xlim=(0, 1), ylim=(0, 1))
+        for axes, (image, is_right) in zip(axes_row[1:], images, strict=False):
+            axes.imshow(image)
+            axes.spines[:].set(visible=True, color="tab:green" if is_right else "tab:red", linewidth=3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+__all__ = ["draw_history", "draw_neighbours"]

@@ -1,0 +1,60 @@
+"""Retrieval metrics, as pure functions of embeddings."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def retrieval_recall(
+    query_embeds: torch.Tensor,
+    candidate_embeds: torch.Tensor,
+    group_ids: Sequence[torch.Tensor] = (),
+    *,
+    ranks: Sequence[int] = (1, 5, 10),
+    block_size: int = 1024,
+) -> dict[str, float]:
+    """Tell how often a right candidate is among the nearest.
+
+    Candidate `i` is right for query `i`, and so is every candidate that shares a group with it: another seller's offer
+    of the same product is no mistake.
+
+    Args:
+        query_embeds: Embeddings of the queries, of unit length, shape `(N, D)`.
+        candidate_embeds: Embeddings of the candidates, of unit length, shape `(N, D)`; row `i` is the partner of query
+            `i`.
+        group_ids: Groupings of the rows, each int64 of shape `(N,)`, negative for a row that is alone in it.
+        ranks: The `k` of each recall@k.
+        block_size: Queries compared at a time; no `N x N` matrix is held.
+
+    Returns:
+        `{"recall@k": share}`, and `{"chance@k": share}`, what random embeddings would reach.
+
+    Raises:
+        ValueError: shapes that do not fit, or no rows.
+    """
+    num_rows = len(query_embeds)
+    if num_rows == 0 or query_embeds.shape != candidate_embeds.shape:
+        raise ValueError(
+            f"`query_embeds` and `candidate_embeds` have shapes {tuple(query_embeds.shape)} and "
+            f"{tuple(candidate_embeds.shape)}; give two of the same shape (N, D) with at least one row."
+        )
+    hits = torch.zeros(len(ranks), dtype=torch.float64)
+    chances = torch.zeros(len(ranks), dtype=torch.float64)
+    for start in range(0, num_rows, block_size):
+        rows = torch.arange(start, min(start + block_size, num_rows))
+        similarity = query_embeds[rows].float() @ candidate_embeds.float().T  # (block, N)
+        is_right = rows[:, None] == torch.arange(num_rows)[None, :]
+        for ids in group_ids:
+            is_right |= (ids[rows, None] == ids[None, :]) & (ids[rows, None] >= 0)
+        # The best right candidate is behind every wrong one that scores as much: ties are not won by luck.
+        best_right = similarity.masked_fill(~is_right, float("-inf")).amax(dim=1, keepdim=True)
+        num_ahead = ((similarity >= best_right) & ~is_right).sum(dim=1)
+        wrong_share = 1 - is_right.sum(dim=1).double() / num_rows
+        for place, k in enumerate(ranks):
+            hits[place] += (num_ahead < k).sum()
+            chances[place] += (1 - wrong_share ** min(k, num_rows)).sum()
+    recalls = {f"recall@{k}": (hits[place] / num_rows).item() for place, k in enumerate(ranks)}
+    return recalls | {f"chance@{k}": (chances[place] / num_rows).item() for place, k in enumerate(ranks)}
+
+
+__all__ = ["retrieval_recall"]

@@ -1,0 +1,84 @@
+"""Rows that could not be used: counted by reason, reported at the end, and too many of them stop the run."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["SkipCounter"]
+
+
+class SkipCounter:
+    """Counts the rows that were skipped, by reason, and stops a run that skips too many."""
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self.num_rows = 0
+        self.reasons: Counter[str] = Counter()
+        self.first_row_ids: dict[str, list[str]] = {}
+
+    @property
+    def num_skipped(self) -> int:
+        """Rows skipped so far."""
+        return self.reasons.total()
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Counts a batch in.
+
+        Args:
+            batch: A batch with `num_rows` and `skipped`.
+        """
+        self.num_rows += batch["num_rows"]
+        for row_id, reason in batch["skipped"]:
+            self.reasons[reason] += 1
+            self._remember(reason, row_id)
+
+    def check(self, max_share: float = 0.05, min_rows: int = 200) -> None:
+        """Stops the run once too large a share of the rows was skipped.
+
+        Args:
+            max_share: Largest share that is let pass.
+            min_rows: Rows that must have been seen before the share is judged; 1 at the end of a run.
+
+        Raises:
+            ValueError: If more than `max_share` of at least `min_rows` rows were skipped.
+        """
+        if self.num_rows >= min_rows and self.num_skipped > max_share * self.num_rows:
+            first = "; ".join(f"{reason}: {', '.join(row_ids)}" for reason, row_ids in self.first_row_ids.items())
+            raise ValueError(
+                f"{self.report()}, which is more than the {max_share:.1%} allowed. First rows of each reason: "
+                f"{first}. Mend or remove these rows, or allow a larger share."
+            )
+
+    def report(self) -> str:
+        """A line such as `"3 of 400 rows skipped (0.8%): truncated 2, empty_title 1"`."""
+        if not self.reasons:
+            return f"0 of {self.num_rows} rows skipped"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+        return (
+            f"{self.num_skipped} of {self.num_rows} rows skipped ({self.num_skipped / self.num_rows:.1%}): {reasons}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts as plain values, for a checkpoint or for another rank."""
+        return {
+            "num_rows": self.num_rows,
+            "reasons": dict(self.reasons),
+            "first_row_ids": {reason: list(row_ids) for reason, row_ids in self.first_row_ids.items()},
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Adds the counts of a checkpoint or of another rank.
+
+        Args:
+            state: What `state_dict` returned there.
+        """
+        self.num_rows += state["num_rows"]
+        self.reasons.update(state["reasons"])
+        for reason, row_ids in state["first_row_ids"].items():
+            for row_id in row_ids:
+                self._remember(reason, row_id)
+
+    def _remember(self, reason: str, row_id: str) -> None:
+        row_ids = self.first_row_ids.setdefault(reason, [])
+        if len(row_ids) < 3 and row_id not in row_ids:
+            row_ids.append(row_id)

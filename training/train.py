@@ -1,0 +1,117 @@
+"""Train e-CLIP: `accelerate launch training/train.py --config training/configs/quickstart.yaml --learning_rate 3e-4`.
+
+Writes to `output_dir`: the model and its processor (as `from_pretrained` reads them), `report.json`, `history.png`,
+and checkpoints while it runs.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from training.build import build_model, build_processor, load_split
+from training.checkpoint import choose_checkpoint, remove_checkpoints
+from training.loop import RunResult, TrainingLoop, describe
+from training.optimization import freeze_parameters
+from training.plots import draw_history
+
+
+logger = logging.getLogger("training")
+
+
+def train(model_arguments: ModelArguments, data: DataArguments, arguments: TrainArguments) -> RunResult:
+    """Run one training from arguments to saved model.
+
+    Args:
+        model_arguments: What is trained.
+        data: On which offers.
+        arguments: How.
+
+    Returns:
+        The run's result, the same on every rank.
+    """
+    output_dir = Path(arguments.output_dir)
+    resume_from = choose_checkpoint(
+        output_dir, arguments.resume_from_checkpoint, overwrite=arguments.overwrite_output_dir
+    )
+    accelerator = Accelerator(
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to or None,
+        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
+    )
+    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
+    if accelerator.is_main_process and resume_from is None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        remove_checkpoints(output_dir)
+
+    with accelerator.main_process_first():
+        train_products = load_split(data, "train")
+        validation_products = load_split(data, "validation")
+    if resume_from is not None:
+        model_arguments = ModelArguments(checkpoint=str(resume_from), freeze=model_arguments.freeze)
+    titles = (row["title"] for row in train_products.select_columns("title"))
+    processor = build_processor(model_arguments, titles)
+    model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed)
+    frozen = freeze_parameters(model, model_arguments.freeze)
+    loop = TrainingLoop(
+        model,
+        processor,
+        train_products,
+        validation_products,
+        data=data,
+        arguments=arguments,
+        accelerator=accelerator,
+    )
+    num_offers = len(train_products) if hasattr(train_products, "__len__") else "streamed"
+    logger.info(
+        "%s training offers, %s held-out ones; %.1f million weights, %.1f million of them frozen; %s ranks",
+        num_offers,
+        len(validation_products),
+        model.num_parameters() / 1e6,
+        frozen / 1e6,
+        accelerator.num_processes,
+    )
+    if arguments.report_to:
+        accelerator.init_trackers("e-clip", config={k: str(v) for k, v in vars(arguments).items()})
+    result = loop.run(resume_from)
+    if accelerator.is_main_process:
+        save_results(loop, result, output_dir)
+        if arguments.push_to_hub:
+            repository = arguments.hub_model_id or output_dir.resolve().name
+            loop.bare_model.push_to_hub(repository, private=arguments.hub_private)
+            processor.push_to_hub(repository, private=arguments.hub_private)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return result
+
+
+def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> None:
+    """Write the model, its processor, the report and the picture, and print what came out."""
+    loop.bare_model.save_pretrained(output_dir)
+    loop.processor.save_pretrained(output_dir)
+    (output_dir / "report.json").write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
+    draw_history(result.history, output_dir / "history.png")
+    logger.info(result.skips)
+    logger.info("%-26s %10s %10s", "held-out offers", "untrained", "trained")
+    for name, value in result.trained.items():
+        if name != "samples":
+            logger.info("%-26s %10.3f %10.3f", name, result.untrained[name], value)
+    logger.info(
+        "%s samples in %.0f s (%.1f samples/s); model, report.json and history.png are in %s",
+        result.samples,
+        result.seconds,
+        result.samples / max(result.seconds, 1e-9),
+        output_dir,
+    )
+
+
+def main() -> None:
+    """Parse the arguments and train."""
+    train(*parse_arguments((ModelArguments, DataArguments, TrainArguments)))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,6 @@ from .losses_eclip import contrastive_loss
 from .modeling_eclip import EClipModel, EClipOutput
 from .processing_eclip import EClipProcessor
 
-
 register_auto_classes(__name__)
 
 __all__ = [

@@ -7,7 +7,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-
 POOLINGS = ("pooler", "cls", "mean", "last")
 
 # Text towers that were themselves trained by contrast: their own pooled output is the sentence embedding.
@@ -31,12 +30,14 @@ class EClipConfig(PreTrainedConfig):
             Initial value of the log of the inverse temperature.
         logit_scale_max_value (`float`, defaults to `log(100)`):
             The value that [`EClipModel.clamp_logit_scale`] keeps it under while it is trained.
-        vision_pooling (`str`, *optional*):
-            How the vision tower's output becomes one vector per image: `"pooler"` (the tower's own pooled output, the
-            default), `"cls"` (the first token), `"mean"` (mean over the patches, or over a map's places) or `"last"`.
-        text_pooling (`str`, *optional*):
-            The same for titles: `"pooler"` (the default of CLIP's and SigLIP's text towers), `"cls"`, `"mean"` over
-            the tokens that the attention mask keeps (the default of all others) or `"last"`, the last of those.
+        vision_pooling (`str`, defaults to `"auto"`):
+            How the vision tower's output becomes one vector per image: `"pooler"` (the tower's own pooled output;
+            what `"auto"` becomes), `"cls"` (the first token), `"mean"` (mean over the patches, or over a map's places)
+            or `"last"`.
+        text_pooling (`str`, defaults to `"auto"`):
+            The same for titles: `"pooler"` (what `"auto"` becomes for CLIP's and SigLIP's text towers), `"cls"`,
+            `"mean"` over the tokens that the attention mask keeps (what it becomes for all others) or `"last"`, the
+            last of those.
         catalog_mates (`str`, defaults to `"positive"`):
             What the other offers of a row's catalog are to it in the loss: `"positive"`, `"negative"` or `"masked"`;
             see [`contrastive_loss`].
@@ -58,27 +59,28 @@ class EClipConfig(PreTrainedConfig):
     projection_dim: int = 512
     logit_scale_init_value: float | int = math.log(1 / 0.07)
     logit_scale_max_value: float | int = math.log(100)
-    vision_pooling: str | None = None
-    text_pooling: str | None = None
+    vision_pooling: str = "auto"
+    text_pooling: str = "auto"
     catalog_mates: Literal["positive", "negative", "masked"] = "positive"
     catalog_weight: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        """Build the towers' configurations and settle what is left to them."""
         super().__post_init__(**kwargs)
         # CLIP and its kin name one configuration for both towers; each of ours wants its own half.
         self.vision_config = getattr(self.vision_config, "vision_config", self.vision_config)
         self.text_config = getattr(self.text_config, "text_config", self.text_config)
-        if self.vision_pooling is None:
+        text_model_type = getattr(self.text_config, "model_type", None)
+        if self.vision_pooling == "auto":
             self.vision_pooling = "pooler"
-        if self.text_pooling is None:
-            is_contrastive = self.text_config.model_type in _CONTRASTIVE_TEXT_TOWERS
-            self.text_pooling = "pooler" if is_contrastive else "mean"
+        if self.text_pooling == "auto":
+            self.text_pooling = "pooler" if text_model_type in _CONTRASTIVE_TEXT_TOWERS else "mean"
 
     def validate_pooling(self) -> None:
         """Part of `@strict` validation: both poolings are known."""
         for field in ("vision_pooling", "text_pooling"):
             value = getattr(self, field)
-            if value is not None and value not in POOLINGS:
+            if value != "auto" and value not in POOLINGS:
                 raise ValueError(f"`{field}` is {value!r}; choose one of {', '.join(map(repr, POOLINGS))}.")
 
     def validate_projection(self) -> None:

@@ -9,7 +9,6 @@ import importlib
 
 import transformers
 
-
 AUTO_MAP = {
     "AutoConfig": "configuration_eclip.EClipConfig",
     "AutoModel": "modeling_eclip.EClipModel",

@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import torch
 
-
 CatalogMates = Literal["positive", "negative", "masked"]
 
 

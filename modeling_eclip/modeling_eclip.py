@@ -97,6 +97,7 @@ class EClipModel(EClipPreTrainedModel):
     """
 
     def __init__(self, config: EClipConfig):
+        """Build both towers, the projections and the temperature."""
         super().__init__(config)
         self.vision_model = build_tower(config.vision_config, config.vision_pooling)
         self.text_model = build_tower(config.text_config, config.text_pooling)
@@ -137,7 +138,9 @@ class EClipModel(EClipPreTrainedModel):
         return model.eval()
 
     @classmethod
-    def from_clip(cls, checkpoint: str, *, clip_kwargs: dict[str, Any] | None = None, **config_kwargs: Any) -> "EClipModel":
+    def from_clip(
+        cls, checkpoint: str, *, clip_kwargs: dict[str, Any] | None = None, **config_kwargs: Any
+    ) -> "EClipModel":
         """Continue from a CLIP, SigLIP or SigLIP 2 checkpoint of transformers, with its projections and scale.
 
         The embeddings equal the source model's. SigLIP projects inside its towers: the projections start as the
@@ -224,9 +227,7 @@ class EClipModel(EClipPreTrainedModel):
         }
         given = {name: value for name, value in optional.items() if value is not None}
         output = self.text_model(input_ids=input_ids, return_dict=True, **given, **kwargs)
-        return _with_pooled(
-            output, pool_tower_output(output, self.config.text_pooling, attention_mask=attention_mask)
-        )
+        return _with_pooled(output, pool_tower_output(output, self.config.text_pooling, attention_mask=attention_mask))
 
     def encode_image(
         self,

@@ -10,9 +10,6 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .configuration_eclip import POOLINGS
-
-
 # Where towers write the width of their vectors, most telling first: convolutional towers have one width per stage.
 _WIDTH_FIELDS = ("hidden_size", "hidden_dim", "hidden_sizes", "num_features", "d_model", "embed_dim")
 
@@ -120,8 +117,8 @@ def pool_tower_output(
         pooled = getattr(output, "pooler_output", None)
         if pooled is None:
             raise ValueError(
-                f"{type(output).__name__} has no pooled output of its own; set the tower's pooling to 'cls', 'mean' or "
-                "'last' (`vision_pooling` and `text_pooling` of EClipConfig)."
+                f"{type(output).__name__} has no pooled output of its own; set the tower's pooling to 'cls', 'mean' "
+                "or 'last' (`vision_pooling` and `text_pooling` of EClipConfig)."
             )
         return pooled.flatten(1)
     if hidden.ndim == 4:
@@ -182,4 +179,4 @@ def _pooler_arguments(tower_class: type[PreTrainedModel], pooling: str) -> dict[
     return {"add_pooling_layer": pooling == "pooler"}
 
 
-__all__ = ["POOLINGS", "build_tower", "count_patches", "load_tower", "load_tower_config", "pool_tower_output", "tower_width"]
+__all__ = ["build_tower", "count_patches", "load_tower", "load_tower_config", "pool_tower_output", "tower_width"]

@@ -9,7 +9,6 @@ import torch
 
 from modeling_eclip import EClipConfig, EClipModel
 
-
 REAL_DATA = Path(__file__).parents[2] / "shared"
 
 # Two layers, so that "every layer" differs from "the last one"; width 32 with two heads, the smallest that every

@@ -7,7 +7,6 @@ import torch
 
 from modeling_eclip import contrastive_loss
 
-
 TREATMENTS = ("positive", "negative", "masked")
 
 
@@ -21,7 +20,9 @@ def naive_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates):
         return i != j and catalog_ids is not None and catalog_ids[i] >= 0 and catalog_ids[i] == catalog_ids[j]
 
     def cross_entropy(i, scores):
-        masses = [1.0 if i == j else (catalog_weight if mates == "positive" and is_mate(i, j) else 0.0) for j in range(size)]
+        masses = [
+            1.0 if i == j else (catalog_weight if mates == "positive" and is_mate(i, j) else 0.0) for j in range(size)
+        ]
         kept = [j for j in range(size) if not (mates == "masked" and is_mate(i, j))]
         log_sum = math.log(sum(math.exp(scores[j]) for j in kept))
         return -sum(masses[j] / sum(masses) * (scores[j] - log_sum) for j in kept)
@@ -33,7 +34,9 @@ def naive_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates):
 
 def unit_rows(size, dim=8, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(size, dim, generator=generator, dtype=torch.float64), dim=-1).to(dtype)
+    return torch.nn.functional.normalize(torch.randn(size, dim, generator=generator, dtype=torch.float64), dim=-1).to(
+        dtype
+    )
 
 
 @pytest.mark.parametrize("mates", TREATMENTS)

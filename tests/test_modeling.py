@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import TEXT_TOWERS, TRANSFORMER, VIT, VISION_TOWERS, VOCAB_SIZE, make_config, make_inputs
+from conftest import TEXT_TOWERS, TRANSFORMER, VISION_TOWERS, VIT, VOCAB_SIZE, make_config, make_inputs
 from transformers import (
     AutoModel,
     BertModel,

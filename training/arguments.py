@@ -28,20 +28,20 @@ def _help(text: str, default: Any = dataclasses.MISSING) -> Any:
 class ModelArguments:
     """What is trained. Give one of `checkpoint`, `clip`, the two towers, or the two tower configurations."""
 
-    checkpoint: str | None = _help("e-CLIP checkpoint to continue from: Hub id or folder.", None)
-    clip: str | None = _help("CLIP, SigLIP or SigLIP 2 checkpoint to continue from: Hub id or folder.", None)
-    vision_tower: str | None = _help("Pretrained image tower: Hub id or folder.", None)
-    text_tower: str | None = _help("Pretrained title tower, with its tokenizer: Hub id or folder.", None)
-    vision_config: str | None = _help("Configuration of a new image tower, JSON with a model_type.", None)
-    text_config: str | None = _help("Configuration of a new title tower, JSON with a model_type.", None)
-    tokenizer: str | None = _help("Tokenizer of a new title tower; one is trained on the titles if not given.", None)
+    checkpoint: str = _help("e-CLIP checkpoint to continue from: Hub id or folder.", "")
+    clip: str = _help("CLIP, SigLIP or SigLIP 2 checkpoint to continue from: Hub id or folder.", "")
+    vision_tower: str = _help("Pretrained image tower: Hub id or folder.", "")
+    text_tower: str = _help("Pretrained title tower, with its tokenizer: Hub id or folder.", "")
+    vision_config: str = _help("Configuration of a new image tower, JSON with a model_type.", "")
+    text_config: str = _help("Configuration of a new title tower, JSON with a model_type.", "")
+    tokenizer: str = _help("Tokenizer of a new title tower; one is trained on the titles if not given.", "")
     vocab_size: int = _help("Size of the vocabulary of a tokenizer that is trained on the titles.", 8192)
     image_size: int | None = _help("Side in pixels that images are brought to; the tower's own if not given.", None)
     max_title_length: int = _help("Titles are cut after this many tokens.", 32)
     projection_dim: int | None = _help("Dimension of the shared space; 512 if not given, or as in `clip`.", None)
     vision_pooling: str | None = _help("pooler, cls, mean or last; see EClipConfig.", None)
     text_pooling: str | None = _help("pooler, cls, mean or last; see EClipConfig.", None)
-    catalog_mates: str | None = _help("What offers of one catalog are to each other: positive, negative, masked.", None)
+    catalog_mates: str | None = _help("What offers of one catalog are to each other; see EClipConfig.", None)
     catalog_weight: float | None = _help("Mass of a positive catalog mate, 0 to 1.", None)
     freeze: list[str] = _help("Regular expressions of parameter names that are not trained.", [])
 
@@ -56,8 +56,9 @@ class DataArguments:
     validation_split: str = _help("Split of validation_data.", "validation")
     test_data: list[str] = _help("Sources of offers that evaluate_tasks.py reports on.", ["toy"])
     test_split: str = _help("Split of test_data.", "test")
-    pairs_data: list[str] = _help("Sources of offers that test_pairs speaks of; test_data if not given.", [])
-    test_pairs: str | None = _help("Parquet of labelled pairs (left, right, label) of id_column.", None)
+    pairs_data: list[str] = _help("Sources of offers that test_pairs speaks of.", [])
+    test_pairs: str | None = _help("Parquet of labelled pairs of offers: left, right, label.", None)
+    pair_id_column: str | None = _help("Column of pairs_data that left and right speak of.", None)
     streaming: bool = _help("Read training offers as a stream instead of as a table.", False)
     shuffle_buffer: int = _help("Rows in the shuffle buffer of a stream.", 1000)
     title_column: str = _help("Column of the title.", "title")
@@ -98,7 +99,9 @@ class TrainArguments:
     warmup_share: float = _help("Share of the samples over which the learning rate rises.", 0.1)
     final_learning_rate_share: float = _help("Share of the peak learning rate that the cosine ends at.", 0.0)
     max_grad_norm: float = _help("Gradients are clipped to this norm.", 1.0)
-    mixed_precision: str | None = _help("no, bf16 or fp16; what `accelerate` is set to if not given.", None)
+    mixed_precision: str | None = _help(
+        "no, bf16, fp16, or auto for what the machine is fast in; as `accelerate` is set to if not given.", None
+    )
     gradient_checkpointing: bool = _help("Trade time for memory.", False)
     channels_last: bool = _help("Lay images out channels last: faster for convolutional towers.", False)
     fix_batch_norm: bool = _help("Keep batch norm's statistics as they are: do so for pretrained towers.", True)
@@ -116,7 +119,7 @@ class TrainArguments:
 class EvaluationArguments:
     """What `evaluate_tasks.py` measures."""
 
-    checkpoints: list[str] = _help("e-CLIP checkpoints beside the untrained model of the configuration.", [])
+    checkpoints: list[str] = _help("e-CLIP checkpoints, beside the configuration's untrained model.", [])
     report_dir: str = _help("Where the figures go.", "outputs/evaluation")
     eval_batch_size: int = _help("Offers embedded at a time.", 256)
     seed: int = _help("Seed of the untrained model's new weights.", 0)
@@ -140,8 +143,12 @@ def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None
         SystemExit: a key is unknown, or a value is not of its type (printed with what is known).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(tuple(argument_classes), allow_abbrev=False)
+    usage = "%(prog)s [--config FILE.yaml] [--argument value ...] (--help lists the arguments)"
+    parser = HfArgumentParser(tuple(argument_classes), allow_abbrev=False, usage=usage)
     parser.add_argument("--config", help="YAML file of arguments; the command line goes before it.")
+    for action in parser._actions:
+        if action.nargs == "+":
+            action.nargs = "*"  # an empty list is a list
     known = {name for group in argument_classes for name in _names(group)}
     config_path = _take_config(parser, argv)
     from_file = _read_config(parser, config_path, known) if config_path else []

@@ -13,19 +13,18 @@ from training.arguments import DataArguments, ModelArguments
 from training.products import ProductColumns, Products, load_products
 from training.title_tokenizer import train_title_tokenizer
 
-
 logger = logging.getLogger(__name__)
 
 _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep")
 
 
-def load_split(arguments: DataArguments, split: str, sources: list[str] | None = None) -> Products:
-    """Load the training, validation or test offers.
+def load_split(arguments: DataArguments, split: str) -> Products:
+    """Load the offers of a split.
 
     Args:
         arguments: The data arguments.
-        split: `"train"`, `"validation"` or `"test"`. Only training offers are streamed, cut or filtered by rules.
-        sources: Sources to read in place of those of the split.
+        split: `"train"`, `"validation"`, `"test"`, or `"pairs"` for the offers that labelled pairs speak of. Only
+            training offers are streamed, cut or filtered by rules.
 
     Returns:
         Products with the canonical columns.
@@ -34,13 +33,13 @@ def load_split(arguments: DataArguments, split: str, sources: list[str] | None =
         title=arguments.title_column,
         image=arguments.image_column,
         catalog_id=tuple(arguments.catalog_id_column),
-        row_id=arguments.id_column,
+        row_id=arguments.pair_id_column if split == "pairs" else arguments.id_column,
     )
     training = split == "train"
     return load_products(
-        sources or getattr(arguments, f"{split}_data"),
+        getattr(arguments, f"{split}_data"),
         columns,
-        split=getattr(arguments, f"{split}_split"),
+        split=arguments.test_split if split == "pairs" else getattr(arguments, f"{split}_split"),
         streaming=training and arguments.streaming,
         exclude_rows=arguments.exclude_rows if training else (),
         max_rows=arguments.max_train_rows if training else None,
@@ -59,7 +58,7 @@ def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> 
     Returns:
         The processor.
     """
-    source = _source_of(arguments)
+    source = source_of(arguments)
     if source == "checkpoint":
         return EClipProcessor.from_pretrained(arguments.checkpoint)
     if source == "clip":
@@ -71,7 +70,7 @@ def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> 
             image_size=arguments.image_size,
             max_title_length=arguments.max_title_length,
         )
-    if arguments.tokenizer is not None:
+    if arguments.tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     else:
         logger.info("training a tokenizer of %s tokens on the titles", arguments.vocab_size)
@@ -105,7 +104,7 @@ def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *
         "catalog_weight": arguments.catalog_weight,
     }
     fields = {name: value for name, value in fields.items() if value is not None}
-    source = _source_of(arguments)
+    source = source_of(arguments)
     if source == "checkpoint":
         # Poolings and dimensions belong to the weights; what the loss does with catalogs may change.
         kept = {name: value for name, value in fields.items() if name.startswith("catalog_")}
@@ -124,8 +123,18 @@ def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *
     return EClipModel(EClipConfig(vision_config=vision_config, text_config=text_config, **fields))
 
 
-def _source_of(arguments: ModelArguments) -> str:
-    """Tell which of the ways to start was chosen, and refuse none or several."""
+def source_of(arguments: ModelArguments) -> str:
+    """Tell which way to start was chosen.
+
+    Args:
+        arguments: The model arguments.
+
+    Returns:
+        `"checkpoint"`, `"clip"`, `"towers"` or `"configs"`.
+
+    Raises:
+        ValueError: none was, or several, or half of one.
+    """
     ways = {
         "checkpoint": arguments.checkpoint,
         "clip": arguments.clip,
@@ -144,15 +153,15 @@ def _source_of(arguments: ModelArguments) -> str:
         )
     if chosen == ["configs"] and not (arguments.vision_config and arguments.text_config):
         raise ValueError(
-            f"`vision_config` is {arguments.vision_config!r} and `text_config` is {arguments.text_config!r}; give both."
+            f"`vision_config` is {arguments.vision_config!r}, `text_config` is {arguments.text_config!r}; give both."
         )
     return chosen[0]
 
 
-def _config_of(text: str | None) -> dict[str, Any]:
+def _config_of(text: str) -> dict[str, Any]:
     """Read a tower's configuration, with every field that its family has."""
     try:
-        config = json.loads(text or "")
+        config = json.loads(text)
         return AutoConfig.for_model(**config).to_dict()
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{text!r} is no tower configuration ({error}); give JSON with a `model_type`.") from error
@@ -167,4 +176,4 @@ def _plain_image_processor(side: int) -> Any:
     )
 
 
-__all__ = ["build_model", "build_processor", "load_split"]
+__all__ = ["build_model", "build_processor", "load_split", "source_of"]

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 
-
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
 

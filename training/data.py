@@ -12,7 +12,8 @@ A batch is a dictionary of
 - `skipped`: list of `(row_id, reason)`;
 - `num_rows`: planned rows, `N + len(skipped)`.
 
-`N` is 0 where nothing of a rank's share is usable; all keys are there all the same.
+`N` is 0 where nothing of a rank's share is usable. The rank must answer its peers all the same, and not every tower
+takes a batch of no rows: the processor's tensors then hold one stand-in row, so take the first `N` embeddings only.
 """
 
 import os
@@ -111,12 +112,11 @@ class ProductCollator:
         return dict(self.processor(text=titles, images=pictures, return_tensors="pt"))
 
     def _encode_nothing(self) -> dict[str, Any]:
-        """Tensors of no rows with the shapes that tensors of some rows have: a rank must answer its peers."""
+        """Tensors of one stand-in row, with the shapes that tensors of real rows have."""
         from PIL import Image
 
         height, width = self.augmentation.image_size if self.augmentation is not None else (32, 32)
-        encoded = self._encode(["none"], [Image.new("RGB", (width, height), "white")])
-        return {name: value[:0] for name, value in encoded.items()}
+        return self._encode(["none"], [Image.new("RGB", (width, height), "white")])
 
 
 def _readable(image: Mapping[str, Any] | None) -> Any:

@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from modeling_eclip import EClipModel
 from training.skip_counter import SkipCounter
 
-
 # What the loader adds to the model's inputs.
 _NOT_INPUTS = ("catalog_ids", "row_ids", "titles", "skipped", "num_rows")
 

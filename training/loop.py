@@ -28,7 +28,6 @@ from training.schedule import learning_rate_share
 from training.skip_counter import SkipCounter
 from training.zero_shot import embed_products, retrieval_figures
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -98,7 +97,12 @@ class TrainingLoop:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.progress = Progress()
         self.checkpoints = Checkpoints(
-            Path(arguments.output_dir), accelerator, self.bare_model, processor, self.progress, arguments.save_total_limit
+            Path(arguments.output_dir),
+            accelerator,
+            self.bare_model,
+            processor,
+            self.progress,
+            arguments.save_total_limit,
         )
 
     @property
@@ -204,7 +208,9 @@ class TrainingLoop:
         if arguments.channels_last and inputs["pixel_values"].ndim == 4:
             inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
         output = self.model(**inputs)
-        text_embeds, image_embeds = gather_rows(output.text_embeds), gather_rows(output.image_embeds)
+        num_usable = len(batch["row_ids"])  # without a usable row the inputs are a stand-in
+        text_embeds = gather_rows(output.text_embeds[:num_usable])
+        image_embeds = gather_rows(output.image_embeds[:num_usable])
         catalog_ids = gather_rows(batch["catalog_ids"].to(self.accelerator.device))
         progress.samples_seen += num_rows
         if len(text_embeds) == 0:

@@ -10,7 +10,6 @@ from torch import nn
 
 from modeling_eclip import EClipModel
 
-
 logger = logging.getLogger(__name__)
 
 # Tokens that stand in for masked patches in a tower's own pre-training; here they never get a gradient.

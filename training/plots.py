@@ -7,7 +7,6 @@ from typing import Any
 
 import matplotlib
 
-
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 

@@ -23,6 +23,7 @@ from typing import Any
 import datasets
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from training.product_ids import NO_CATALOG
 from training.toy_drawing import draw_product
 from training.toy_products import KINDS, generate_products
 from training.toy_sellers import MARKETPLACE, brand_listing, take_photograph, write_title
@@ -177,7 +178,8 @@ def draw_catalog_sheet(rows: Iterable[Mapping[str, Any]], path: str | Path, colu
     grouped: dict[Any, list[Mapping[str, Any]]] = {}
     for index, row in enumerate(rows):
         catalog = row.get("catalog_id")
-        grouped.setdefault(("alone", index) if catalog is None else catalog, []).append(row)
+        alone = catalog is None or catalog == NO_CATALOG
+        grouped.setdefault(("alone", index) if alone else catalog, []).append(row)
     if not grouped:
         raise ValueError("rows is empty; give at least one offer to draw.")
     if columns < 1:

@@ -17,7 +17,7 @@ from training.checkpoint import choose_checkpoint, remove_checkpoints
 from training.loop import RunResult, TrainingLoop, describe
 from training.optimization import freeze_parameters
 from training.plots import draw_history
-
+from training.precision import fastest_precision
 
 logger = logging.getLogger("training")
 
@@ -37,8 +37,9 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     resume_from = choose_checkpoint(
         output_dir, arguments.resume_from_checkpoint, overwrite=arguments.overwrite_output_dir
     )
+    precision = fastest_precision() if arguments.mixed_precision == "auto" else arguments.mixed_precision
     accelerator = Accelerator(
-        mixed_precision=arguments.mixed_precision,
+        mixed_precision=precision,
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
     )
@@ -67,12 +68,13 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     )
     num_offers = len(train_products) if hasattr(train_products, "__len__") else "streamed"
     logger.info(
-        "%s training offers, %s held-out ones; %.1f million weights, %.1f million of them frozen; %s ranks",
+        "%s training offers, %s held-out ones; %.1f million weights, %.1f million frozen; %s ranks, precision %s",
         num_offers,
         len(validation_products),
         model.num_parameters() / 1e6,
         frozen / 1e6,
         accelerator.num_processes,
+        accelerator.mixed_precision,
     )
     if arguments.report_to:
         accelerator.init_trackers("e-clip", config={k: str(v) for k, v in vars(arguments).items()})

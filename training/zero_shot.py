@@ -16,7 +16,6 @@ from training.products import Products
 from training.retrieval import retrieval_recall
 from training.skip_counter import SkipCounter
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -104,7 +103,9 @@ def matching_figures(offers: OfferEmbeddings, pairs_path: str) -> dict[str, floa
         if str(pair["left"]) in place and str(pair["right"]) in place
     ]
     if len(pairs) < len(table):
-        logger.warning("%s: %s of %s pairs speak of offers that are not there", pairs_path, len(table) - len(pairs), len(table))
+        logger.warning(
+            "%s: %s of %s pairs speak of offers that are not there", pairs_path, len(table) - len(pairs), len(table)
+        )
     if not pairs:
         raise ValueError(f"no pair of {pairs_path} speaks of the embedded offers; is `id_column` the one it means?")
     left, right, labels = (torch.tensor(values) for values in zip(*pairs, strict=True))

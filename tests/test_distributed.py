@@ -1,0 +1,59 @@
+"""Two processes: their gradients are those of one process with the joined batch."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from conftest import make_config, make_inputs
+
+from modeling_eclip import EClipModel, contrastive_loss, gather_rows
+
+CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4])
+
+
+def build():
+    torch.manual_seed(0)
+    return EClipModel(make_config(catalog_mates="positive")).eval()
+
+
+def run_rank(rank, port, shares, folder):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=len(shares))
+    model = torch.nn.parallel.DistributedDataParallel(build())
+    start = sum(shares[:rank])
+    rows = slice(start, start + shares[rank])
+    # A rank without rows runs a stand-in and gives none of it: its peers wait for it.
+    inputs = make_inputs(1) if shares[rank] == 0 else {name: value[rows] for name, value in make_inputs(7).items()}
+    output = model(**inputs)
+    texts, images = gather_rows(output.text_embeds[: shares[rank]]), gather_rows(output.image_embeds[: shares[rank]])
+    catalog_ids = gather_rows(CATALOG_IDS[rows])
+    loss = contrastive_loss(texts, images, model.module.logit_scale, catalog_ids)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
+    torch.save((loss.detach(), catalog_ids, gradients), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("shares", [(4, 3), (6, 1), (7, 0)], ids=str)
+def test_two_ranks_give_the_gradients_of_one(shares, tmp_path):
+    model = build()
+    loss = model(**make_inputs(7), catalog_ids=CATALOG_IDS, return_loss=True).loss
+    loss.backward()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(run_rank, (port, shares, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        rank_loss, catalog_ids, gradients = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(catalog_ids, CATALOG_IDS)
+        torch.testing.assert_close(rank_loss, loss.detach())
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_one_process_gathers_nothing():
+    rows = torch.ones(2, 3)
+    assert gather_rows(rows) is rows

@@ -1,0 +1,56 @@
+"""The scripts as a user runs them: quickstart, launched training, evaluation."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--toy_offers", "80", "--max_samples", "64", "--batch_size", "32", "--num_workers", "0"]
+
+
+def run(*command, cwd=ROOT):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def test_quickstart_then_evaluation(tmp_path):
+    output_dir = tmp_path / "quickstart"
+    printed = run("training/quickstart.py", *SMALL, "--output_dir", str(output_dir), "--save_every_samples", "32")
+    assert "EClipModel from" in printed and "the same embeddings" in printed
+    assert "untrained" in printed and "recall@10" in printed
+    names = {path.name for path in output_dir.iterdir()}
+    assert {"catalogue.png", "history.png", "neighbours.png", "report.json", "model.safetensors"} <= names
+    assert "checkpoint-32" in names
+
+    report_dir = tmp_path / "evaluation"
+    config = ["--config", "training/configs/quickstart.yaml", "--toy_offers", "80", "--num_workers", "0"]
+    evaluation = ["--checkpoints", str(output_dir), "--report_dir", str(report_dir)]
+    printed = run("training/evaluate_tasks.py", *config, *evaluation)
+    report = json.loads((report_dir / "report.json").read_text())
+    assert list(report) == ["untrained", str(output_dir)]
+    assert set(report["untrained"]) == set(report[str(output_dir)])
+    assert "text_to_image_recall@10" in printed
+
+
+def test_two_launched_ranks_train_as_one(tmp_path):
+    # Without dropout, whose random states are each rank's own, the runs differ by rounding alone.
+    text_config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text_config |= {"intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = ["--config", "training/configs/quickstart.yaml", *SMALL, "--text_config", json.dumps(text_config)]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    histories = {}
+    for ranks in ("1", "2"):
+        output_dir = tmp_path / ranks
+        printed = run(*launch, "--num_processes", ranks, "training/train.py", *config, "--output_dir", str(output_dir))
+        assert f"{ranks} ranks" in printed
+        histories[ranks] = json.loads((output_dir / "report.json").read_text())["history"]
+    assert len(histories["1"]) == len(histories["2"]) == 4  # two steps between two evaluations
+    for alone, shared in zip(histories["1"], histories["2"], strict=True):
+        assert alone == pytest.approx(shared, rel=1e-3)

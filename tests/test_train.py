@@ -1,0 +1,140 @@
+"""Training from arguments to a saved model, on a few drawn offers: runs, resumes, reports."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_eclip import EClipModel, EClipProcessor
+from training.arguments import DataArguments, ModelArguments, TrainArguments
+from training.checkpoint import choose_checkpoint, find_checkpoints
+from training.train import train
+
+# Towers as small as tests/conftest.py has them; dropout stays on, so that a resumed run must restore random states.
+MODEL = ModelArguments(
+    vision_config=json.dumps(
+        {"model_type": "vit", "image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1,
+         "num_attention_heads": 2, "intermediate_size": 64, "hidden_dropout_prob": 0.1}
+    ),
+    text_config=json.dumps(
+        {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "intermediate_size": 64}
+    ),
+    vocab_size=300,
+    projection_dim=16,
+    max_title_length=16,
+)  # fmt: skip
+# 60 drawn offers: about 48 to train on, two batches and a half an epoch.
+DATA = DataArguments(toy_offers=60, num_workers=0)
+
+
+def arguments(folder, **fields):
+    settings = {"output_dir": str(folder), "max_samples": 64, "batch_size": 16, "learning_rate": 1e-3, **fields}
+    return TrainArguments(**{"save_every_samples": 16, "save_total_limit": 9, **settings})
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_run_leaves_model_report_and_picture(tmp_path):
+    result = train(MODEL, DATA, arguments(tmp_path, eval_every_samples=32, report_to=["tensorboard"]))
+    assert result.samples == 64
+    steps = [record for record in result.history if "loss" in record]
+    assert [record["samples"] for record in steps] == [16, 32, 48, 64]
+    evaluated = [record["samples"] for record in result.history if "text_to_image_recall@1" in record]
+    assert evaluated == [0, 32, 64]
+    # A peak rate of 1e-3 after a tenth of 64 samples, then half a cosine.
+    assert steps[0]["learning_rate"] == pytest.approx(1e-3 / 7.4)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["samples"] == 64
+    assert report["trained"]["samples"] == 64
+    assert report["skips"] == "0 of 64 rows skipped"
+    assert (tmp_path / "history.png").stat().st_size > 10_000
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
+    model, processor = EClipModel.from_pretrained(tmp_path), EClipProcessor.from_pretrained(tmp_path)
+    output = model(**processor(text=["red shoes"], return_tensors="pt"))
+    assert output.text_embeds.shape == (1, 16)
+
+
+def test_training_learns(tmp_path):
+    result = train(MODEL, DATA, arguments(tmp_path, max_samples=960, save_every_samples=None))
+    losses = [record["loss"] for record in result.history if "loss" in record]
+    assert sum(losses[-3:]) < sum(losses[:3]) - 1.5
+
+
+def test_a_resumed_run_ends_as_one_never_stopped(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(MODEL, DATA, arguments(whole))
+    train(MODEL, DATA, arguments(stopped))
+    for checkpoint in find_checkpoints(stopped)[1:]:
+        checkpoint.rename(tmp_path / checkpoint.name)  # as if the run had been killed after the first
+    resumed = train(MODEL, DATA, arguments(stopped, resume_from_checkpoint="latest"))
+    assert resumed.samples == 64
+    assert [record["samples"] for record in resumed.history if "loss" in record] == [16, 32, 48, 64]
+    expected, found = weights(whole), weights(stopped)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_checkpoints_are_models_and_only_so_many_are_kept(tmp_path):
+    train(MODEL, DATA, arguments(tmp_path, save_total_limit=2))
+    names = [path.name for path in find_checkpoints(tmp_path)]
+    assert names == ["checkpoint-32", "checkpoint-48"]
+    assert isinstance(EClipModel.from_pretrained(tmp_path / "checkpoint-48"), EClipModel)
+    assert EClipProcessor.from_pretrained(tmp_path / "checkpoint-48").max_title_length == 16
+
+
+def test_a_half_written_checkpoint_is_not_found(tmp_path):
+    for name in ("checkpoint-16", "checkpoint-32.partial", "checkpoint-9", "checkpoint-x"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-16"]
+
+
+def test_earlier_checkpoints_are_neither_overwritten_nor_imagined(tmp_path):
+    assert choose_checkpoint(tmp_path, None, overwrite=False) is None
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        choose_checkpoint(tmp_path, "latest", overwrite=False)
+    with pytest.raises(ValueError, match="is no checkpoint folder"):
+        choose_checkpoint(tmp_path, str(tmp_path), overwrite=False)
+    (tmp_path / "checkpoint-16").mkdir()
+    with pytest.raises(ValueError, match="--resume_from_checkpoint latest"):
+        choose_checkpoint(tmp_path, None, overwrite=False)
+    assert choose_checkpoint(tmp_path, None, overwrite=True) is None
+    assert choose_checkpoint(tmp_path, "latest", overwrite=False) == tmp_path / "checkpoint-16"
+
+
+def test_streamed_offers_are_trained_on(tmp_path):
+    data = replace(DATA, streaming=True)
+    with pytest.raises(ValueError, match="give `max_samples`"):
+        train(MODEL, data, arguments(tmp_path, max_samples=None))
+    assert train(MODEL, data, arguments(tmp_path, max_samples=32)).samples == 32
+
+
+def test_too_many_unusable_rows_stop_the_run(tmp_path):
+    rows = tmp_path / "offers.jsonl"
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    rows.write_text("\n".join(json.dumps({"title": f"offer {i}", "image": "broken.jpg"}) for i in range(8)))
+    data = replace(DATA, train_data=[str(rows)])
+    with pytest.raises(ValueError, match="not_an_image"):
+        train(MODEL, data, arguments(tmp_path / "out", max_samples=8))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="lower `learning_rate`"):
+        train(MODEL, DATA, arguments(tmp_path, learning_rate=1e30, warmup_share=0.0, max_grad_norm=1e9))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"clip": "x"}, "exactly one of"),
+        ({"vision_config": ""}, "give both"),
+        ({"vision_config": "{broken"}, "is no tower configuration"),
+    ],
+)
+def test_model_arguments_that_do_not_fit_are_errors(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        train(replace(MODEL, **fields), DATA, arguments(tmp_path))

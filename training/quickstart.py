@@ -1,0 +1,125 @@
+"""The main job end to end on the drawn catalogue: draw, train, measure, load in a fresh process, look.
+
+`make quickstart` runs it. Everything goes to `outputs/quickstart`.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from modeling_eclip import EClipModel, EClipProcessor, load_product_image
+from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from training.build import build_model, load_split
+from training.embedding import OfferEmbeddings
+from training.plots import draw_neighbours
+from training.products import Products
+from training.toy_catalog import draw_catalog_sheet
+from training.zero_shot import embed_products, retrieval_figures
+
+CONFIG = Path(__file__).parent / "configs" / "quickstart.yaml"
+NUM_QUERIES = 8
+NUM_NEIGHBOURS = 6
+
+# What a stranger does: no import of this package, the code comes with the checkpoint.
+STRANGER = """
+import sys, torch
+from transformers import AutoModel, AutoProcessor
+folder, title = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+with torch.no_grad():
+    embeds = model(**processor(text=[title], return_tensors="pt")).text_embeds
+assert "modeling_eclip" not in sys.modules, "the package was imported"
+print(type(model).__name__, *(f"{value:.6f}" for value in embeds[0].tolist()))
+"""
+
+
+def main(argv: list[str]) -> None:
+    """Run all steps.
+
+    Args:
+        argv: Further arguments of `training/train.py`, such as `--num_epochs 2`.
+    """
+    started = time.perf_counter()
+    argv = ["--config", str(CONFIG), *argv]
+    model_arguments, data, arguments = parse_arguments((ModelArguments, DataArguments, TrainArguments), argv)
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+
+    print("1. drawing the catalogue", flush=True)
+    test_products = load_split(data, "test")
+    draw_catalog_sheet(list(test_products.select(range(min(64, len(test_products))))), output_dir / "catalogue.png")
+
+    print("2. training", flush=True)
+    script = Path(__file__).parent / "train.py"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "2"]
+    subprocess.run([*launch, str(script), *argv, "--overwrite_output_dir", "true"], check=True)
+
+    print("3. loading the checkpoint in a fresh process, by its own code", flush=True)
+    model, processor = EClipModel.from_pretrained(output_dir), EClipProcessor.from_pretrained(output_dir)
+    check_fresh_process(model, processor, output_dir, test_products[0]["title"])
+
+    print("4. searching among offers that training has not seen", flush=True)
+    untrained = build_model(model_arguments, processor.tokenizer, seed=arguments.seed).eval()
+    before, after = (
+        embed_products(candidate, processor, test_products, Accelerator(), batch_size=256, num_workers=0)
+        for candidate in (untrained, model)
+    )
+    draw_search(test_products, after, output_dir / "neighbours.png")
+    print_figures(retrieval_figures(before), retrieval_figures(after), len(after.titles))
+    print(f"\npictures: {output_dir}/catalogue.png, history.png, neighbours.png")
+    print(f"done in {time.perf_counter() - started:.0f} s")
+
+
+def draw_search(products: Products, offers: OfferEmbeddings, path: Path) -> None:
+    """Draw some titles with the images nearest to each."""
+    places = {row_id: place for place, row_id in enumerate(products["row_id"])}
+    rows: list[tuple[str, list[tuple[Any, bool]]]] = []
+    for query in range(0, len(offers.titles), max(1, len(offers.titles) // NUM_QUERIES))[:NUM_QUERIES]:
+        similarity = offers.image_embeds @ offers.text_embeds[query]
+        images = []
+        for nearest in similarity.topk(min(NUM_NEIGHBOURS, len(similarity))).indices.tolist():
+            catalog_id = offers.catalog_ids[nearest]
+            is_right = nearest == query or bool(catalog_id >= 0 and catalog_id == offers.catalog_ids[query])
+            image = products[places[offers.row_ids[nearest]]]["image"]
+            images.append((load_product_image(image), is_right))
+        rows.append((offers.titles[query], images))
+    draw_neighbours(rows, path, "Nearest images to a title (green: the same product)")
+
+
+def print_figures(before: dict[str, float], after: dict[str, float], num_offers: int) -> None:
+    """Print recall beside chance and beside the untrained model's."""
+    print(f"\nthe image of a title, among the images of {num_offers} offers that training has not seen")
+    print(f"{'':12}{'chance':>10}{'untrained':>12}{'trained':>10}")
+    for k in (1, 5, 10):
+        name = f"text_to_image_recall@{k}"
+        print(f"recall@{k:<5}{after[f'chance@{k}']:>10.3f}{before[name]:>12.3f}{after[name]:>10.3f}")
+
+
+def check_fresh_process(model: EClipModel, processor: EClipProcessor, folder: Path, title: str) -> None:
+    """Load a checkpoint as a stranger would, and compare one embedding with ours.
+
+    Raises:
+        RuntimeError: the two differ.
+    """
+    with torch.no_grad():
+        embeds = model.eval()(**processor(text=[title], return_tensors="pt")).text_embeds[0]
+    command = [sys.executable, "-c", STRANGER, str(folder.resolve()), title]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout
+    name, *values = output.split()
+    theirs = torch.tensor([float(value) for value in values])
+    if not torch.allclose(embeds, theirs, atol=2e-6):
+        raise RuntimeError(
+            f"{folder} gives other embeddings in a fresh process, by up to {(embeds - theirs).abs().max()}"
+        )
+    print(f"   {name} from {folder}: the same embeddings")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -14,22 +14,23 @@ from training.title_tokenizer import train_title_tokenizer
 from training.toy_catalog import toy_catalog
 
 
-def main(num_steps: int = 20, batch_size: int = 64) -> float:
+def main(num_steps: int = 40, batch_size: int = 64) -> float:
     """Train some steps on the drawn catalogue and return the last loss."""
     offers = toy_catalog(1000)["train"].shuffle(seed=0)
     tokenizer = train_title_tokenizer(offers["title"], vocab_size=1000)
     size = {"height": 32, "width": 32}
     processor = EClipProcessor(ViTImageProcessorPil(size=size), tokenizer, max_title_length=16)
-    tower = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    text_tower = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     config = EClipConfig(
-        vision_config={"model_type": "vit", "image_size": 32, "patch_size": 8, **tower},
-        text_config={"model_type": "bert", "vocab_size": len(tokenizer), **tower},
+        vision_config={"model_type": "convnext", "num_stages": 2, "hidden_sizes": [32, 64], "depths": [1, 1]},
+        text_config={"model_type": "bert", "vocab_size": len(tokenizer), **text_tower},
         projection_dim=64,
     )
     model = EClipModel(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
     for step in range(num_steps):
-        rows = offers[step * batch_size % len(offers) :][:batch_size]
+        start = step * batch_size % len(offers)
+        rows = offers[start : start + batch_size]
         # The offers of one catalog are one product: no negatives of each other. -1 is an offer that is alone.
         catalog_ids = torch.tensor([-1 if number is None else number for number in rows["catalog_id"]])
         outputs = model(**processor(text=rows["title"], images=rows["image"], return_tensors="pt"))
@@ -38,7 +39,7 @@ def main(num_steps: int = 20, batch_size: int = 64) -> float:
         optimizer.step()
         optimizer.zero_grad()
         model.clamp_logit_scale()
-        if step % 5 == 0 or step == num_steps - 1:
+        if step % 10 == 0 or step == num_steps - 1:
             print(f"step {step:3}  loss {loss.item():.3f}")
     return loss.item()
 

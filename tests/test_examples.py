@@ -46,8 +46,8 @@ def test_embed(tokenizer, tmp_path, capsys):
 
 def test_own_loop_learns(capsys):
     torch.manual_seed(0)
-    assert load_example("own_loop").main(num_steps=12) < 4.0  # from log 64 = 4.16 and more
-    assert "step  11" in capsys.readouterr().out
+    assert load_example("own_loop").main(num_steps=30) < 4.0  # from log 64 = 4.16 and more
+    assert "step  29" in capsys.readouterr().out
 
 
 def test_continue_from_clip(tokenizer, tmp_path, capsys):

@@ -146,6 +146,21 @@ def test_poolings_of_both_towers(pooling):
         torch.testing.assert_close(output.vision_model_output.pooler_output, hidden[:, 1:].mean(dim=1))
 
 
+def test_new_weights_have_the_scale_of_clip():
+    torch.manual_seed(0)
+    model = EClipModel(make_config(projection_dim=256))
+    for projection in (model.text_projection, model.visual_projection):
+        assert projection.weight.std().item() == pytest.approx(32**-0.5, rel=0.05)
+    assert model.logit_scale.item() == pytest.approx(2.65926)
+
+
+def test_device_map(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    placed = EClipModel.from_pretrained(tmp_path, device_map="auto")
+    inputs = make_inputs(2)
+    torch.testing.assert_close(placed(**inputs).logits_per_text, model(**inputs).logits_per_text)
+
+
 def test_logit_scale_is_clamped_from_above_only(model):
     with torch.no_grad():
         model.logit_scale.fill_(9.0)

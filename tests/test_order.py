@@ -70,3 +70,24 @@ def test_rank_shares_are_contiguous_and_differ_by_at_most_one():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_mates_come_one_after_the_other():
+    catalog_ids = np.array([7, -1, 3, 7, -1, 3, 7, -1, 0])
+    plain = RowOrder(9, seed=1)
+    order = RowOrder(9, seed=1, catalog_ids=catalog_ids)
+    for epoch in range(3):
+        rows = order.rows(9 * epoch, 9 * epoch + 9)
+        assert sorted(rows) == list(range(9))
+        for catalog in (7, 3):
+            places = np.flatnonzero(catalog_ids[rows] == catalog)
+            assert places.tolist() == list(range(places[0], places[0] + len(places)))
+        # Rows that are alone keep the order of the plain permutation.
+        alone = [row for row in plain.rows(9 * epoch, 9 * epoch + 9) if catalog_ids[row] == -1]
+        assert [row for row in rows if catalog_ids[row] == -1] == alone
+    assert order.rows(0, 9).tolist() != order.rows(9, 18).tolist()
+
+
+def test_catalog_ids_must_fit_the_rows():
+    with pytest.raises(ValueError, match="2 entries for 3 rows"):
+        RowOrder(3, seed=0, catalog_ids=np.array([1, 1]))

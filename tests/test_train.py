@@ -59,6 +59,16 @@ def test_a_run_leaves_model_report_and_picture(tmp_path):
     assert output.text_embeds.shape == (1, 16)
 
 
+def test_model_and_processor_are_published_when_asked(tmp_path, monkeypatch):
+    published = []
+    for published_class in (EClipModel, EClipProcessor):
+        monkeypatch.setattr(
+            published_class, "push_to_hub", lambda self, name, private: published.append((type(self), name, private))
+        )
+    train(MODEL, DATA, arguments(tmp_path / "shoes", max_samples=16, push_to_hub=True, hub_private=True))
+    assert published == [(EClipModel, "shoes", True), (EClipProcessor, "shoes", True)]
+
+
 def test_training_learns(tmp_path):
     result = train(MODEL, DATA, arguments(tmp_path, max_samples=960, save_every_samples=None))
     losses = [record["loss"] for record in result.history if "loss" in record]
@@ -132,6 +142,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     [
         ({"clip": "x"}, "exactly one of"),
         ({"vision_config": ""}, "give both"),
+        ({"vision_config": "", "text_config": "", "clip": "x"}, "`projection_dim` is 16, but `clip` has settled it"),
         ({"vision_config": "{broken"}, "is no tower configuration"),
     ],
 )

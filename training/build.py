@@ -16,6 +16,9 @@ from training.title_tokenizer import train_title_tokenizer
 logger = logging.getLogger(__name__)
 
 _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep")
+_DEFAULT_TITLE_LENGTH = 32
+# What a whole checkpoint has settled already, weights and all.
+_SETTLED = ("tokenizer", "image_size", "projection_dim", "vision_pooling", "text_pooling")
 
 
 def load_split(arguments: DataArguments, split: str) -> Products:
@@ -32,7 +35,8 @@ def load_split(arguments: DataArguments, split: str) -> Products:
     columns = ProductColumns(
         title=arguments.title_column,
         image=arguments.image_column,
-        catalog_id=tuple(arguments.catalog_id_column),
+        # Labelled pairs say themselves which offers are of one product.
+        catalog_id=() if split == "pairs" else tuple(arguments.catalog_id_column),
         row_id=arguments.pair_id_column if split == "pairs" else arguments.id_column,
     )
     training = split == "train"
@@ -59,16 +63,17 @@ def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> 
         The processor.
     """
     source = source_of(arguments)
-    if source == "checkpoint":
-        return EClipProcessor.from_pretrained(arguments.checkpoint)
-    if source == "clip":
-        return EClipProcessor.from_pretrained(arguments.clip)
+    if source in ("checkpoint", "clip"):
+        return EClipProcessor.from_pretrained(
+            arguments.checkpoint or arguments.clip, max_title_length=arguments.max_title_length
+        )
+    max_title_length = arguments.max_title_length or _DEFAULT_TITLE_LENGTH
     if source == "towers":
         return EClipProcessor.from_towers(
             arguments.vision_tower,
             arguments.text_tower,
             image_size=arguments.image_size,
-            max_title_length=arguments.max_title_length,
+            max_title_length=max_title_length,
         )
     if arguments.tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
@@ -77,11 +82,11 @@ def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> 
         tokenizer = train_title_tokenizer(
             (title for title in titles if title),
             vocab_size=arguments.vocab_size,
-            max_title_length=arguments.max_title_length,
+            max_title_length=max_title_length,
         )
     side = arguments.image_size or _config_of(arguments.vision_config)["image_size"]
     image_processor = _plain_image_processor(side)
-    return EClipProcessor(image_processor, tokenizer, max_title_length=arguments.max_title_length)
+    return EClipProcessor(image_processor, tokenizer, max_title_length=max_title_length)
 
 
 def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> EClipModel:
@@ -106,9 +111,7 @@ def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *
     fields = {name: value for name, value in fields.items() if value is not None}
     source = source_of(arguments)
     if source == "checkpoint":
-        # Poolings and dimensions belong to the weights; what the loss does with catalogs may change.
-        kept = {name: value for name, value in fields.items() if name.startswith("catalog_")}
-        return EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32, **kept)
+        return EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
     if source == "clip":
         return EClipModel.from_clip(arguments.clip, **fields)
     if source == "towers":
@@ -155,6 +158,10 @@ def source_of(arguments: ModelArguments) -> str:
         raise ValueError(
             f"`vision_config` is {arguments.vision_config!r}, `text_config` is {arguments.text_config!r}; give both."
         )
+    if chosen[0] in ("checkpoint", "clip"):
+        for name in _SETTLED:
+            if value := getattr(arguments, name):
+                raise ValueError(f"`{name}` is {value!r}, but `{chosen[0]}` has settled it; leave it out.")
     return chosen[0]
 
 

@@ -286,6 +286,7 @@ def train_loader(
     num_ranks: int = 1,
     augmentation: ProductAugmentation | None = None,
     own_catalog_for_singles: bool = True,
+    mates_together: bool = False,
     shuffle_buffer: int = 1000,
     num_workers: int = 0,
     prefetch_factor: int = 2,
@@ -303,24 +304,32 @@ def train_loader(
         num_ranks: Number of ranks.
         augmentation: Applied to every picture.
         own_catalog_for_singles: See `ProductCollator`.
+        mates_together: Have the offers of a catalog come one after the other; see `RowOrder`.
         shuffle_buffer: Rows in the shuffle buffer of streamed products.
         num_workers: Worker processes; 0 loads in this process.
         prefetch_factor: Batches that each worker prepares ahead.
 
     Returns:
         A loader of batches, as the module describes them, already collated.
+
+    Raises:
+        ValueError: If mates are to be brought together in a stream, whose catalogs are not known beforehand.
     """
     collator = ProductCollator(
         processor, augmentation=augmentation, seed=seed, own_catalog_for_singles=own_catalog_for_singles
     )
     batches: Dataset[dict[str, Any]]
     if isinstance(products, datasets.IterableDataset):
+        if mates_together:
+            raise ValueError("mates_together needs all catalog ids beforehand; leave it out, or do not stream.")
         batches = StreamedProductBatches(
             products, collator, batch_size, total_samples, start, rank, num_ranks, seed, shuffle_buffer
         )
     else:
         spans = list(batch_spans(batch_size, total_samples, start))
-        batches = ProductBatches(products, collator, RowOrder(len(products), seed), spans, rank, num_ranks)
+        catalog_ids = np.asarray(products["catalog_id"]) if mates_together else None
+        order = RowOrder(len(products), seed, catalog_ids=catalog_ids)
+        batches = ProductBatches(products, collator, order, spans, rank, num_ranks)
     return _loader(batches, num_workers, prefetch_factor)
 
 

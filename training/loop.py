@@ -188,6 +188,7 @@ class TrainingLoop:
                 flip_probability=self.data.flip_probability,
                 colour_jitter=self.data.colour_jitter,
             ),
+            mates_together=self.data.mates_together,
             shuffle_buffer=self.data.shuffle_buffer,
             num_workers=self.data.num_workers,
         )

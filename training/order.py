@@ -19,18 +19,24 @@ class RowOrder:
         num_rows: Number of rows of the table.
         seed: Seed of the permutations.
         shuffle: If false, every epoch goes through the rows in their own order.
+        catalog_ids: Catalog of each row, shape `(num_rows,)`, negative for a row that is alone. If given, the rows of
+            a catalog come one after the other, so that they meet in a batch: with few of them among many rows they
+            hardly would, and catalog labels would have nothing to say (this package's design).
 
     Raises:
-        ValueError: If there are no rows or the seed is negative.
+        ValueError: If there are no rows, the seed is negative, or there is not one catalog id per row.
     """
 
-    def __init__(self, num_rows: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, num_rows: int, seed: int, shuffle: bool = True, catalog_ids: np.ndarray | None = None) -> None:
         """Checks the arguments; no permutation is drawn yet."""
         if num_rows < 1:
             raise ValueError(f"num_rows must be at least 1, received {num_rows}. Load some products first.")
         if seed < 0:
             raise ValueError(f"seed must not be negative, received {seed}.")
+        if catalog_ids is not None and len(catalog_ids) != num_rows:
+            raise ValueError(f"catalog_ids has {len(catalog_ids)} entries for {num_rows} rows; give one per row.")
         self.num_rows = num_rows
+        self.catalog_ids = catalog_ids
         self.seed = seed
         self.shuffle = shuffle
         self._cached_epoch: tuple[int, np.ndarray] | None = None
@@ -65,8 +71,18 @@ class RowOrder:
             rows = np.arange(self.num_rows, dtype=np.int64)
             if self.shuffle:
                 np.random.default_rng((self.seed, epoch)).shuffle(rows)
+            if self.catalog_ids is not None:
+                rows = _bring_mates_together(rows, self.catalog_ids)
             self._cached_epoch = (epoch, rows)
         return self._cached_epoch[1]
+
+
+def _bring_mates_together(rows: np.ndarray, catalog_ids: np.ndarray) -> np.ndarray:
+    """Moves every row up to the first of its catalog; all else keeps its order."""
+    places = np.arange(len(rows))
+    ids = catalog_ids[rows]
+    _, first_places, groups = np.unique(ids, return_index=True, return_inverse=True)
+    return rows[np.argsort(np.where(ids >= 0, first_places[groups], places), kind="stable")]
 
 
 def batch_spans(

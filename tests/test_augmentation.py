@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.augmentation import ProductAugmentation
+from training.augmentation import ProductAugmentation, TitleAugmentation
 
 
 def ramp(width: int = 60, height: int = 40) -> Image.Image:
@@ -80,3 +80,22 @@ def test_colours_are_left_alone_unless_asked_for():
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         ProductAugmentation(**arguments)
+
+
+def test_titles_lose_and_move_words_as_often_as_asked():
+    title = "one  two three four five six seven eight nine ten"  # two spaces: kept where nothing changes
+    rng = np.random.default_rng(0)
+    assert TitleAugmentation()(title, rng) == title
+    dropped = [TitleAugmentation(word_dropout=0.2)(title, rng).split() for _ in range(300)]
+    assert 7.6 < np.mean([len(words) for words in dropped]) < 8.4
+    assert all(words == [word for word in title.split() if word in words] for words in dropped)
+    shuffled = [TitleAugmentation(shuffle_probability=0.5)(title, rng).split() for _ in range(300)]
+    assert 0.4 < np.mean([words != title.split() for words in shuffled]) < 0.6
+    assert all(sorted(words) == sorted(title.split()) for words in shuffled)
+    assert TitleAugmentation(word_dropout=0.999)("only", rng) == "only"
+
+
+@pytest.mark.parametrize("field", ["word_dropout", "shuffle_probability"])
+def test_title_arguments_are_checked(field):
+    with pytest.raises(ValueError, match=f"{field} must lie in"):
+        TitleAugmentation(**{field: -0.1})

@@ -75,7 +75,7 @@ def test_wrong_arguments_are_named(call, message):
 def test_mates_come_one_after_the_other():
     catalog_ids = np.array([7, -1, 3, 7, -1, 3, 7, -1, 0])
     plain = RowOrder(9, seed=1)
-    order = RowOrder(9, seed=1, catalog_ids=catalog_ids)
+    order = RowOrder(9, seed=1, catalog_ids=catalog_ids, mates_share=1.0)
     for epoch in range(3):
         rows = order.rows(9 * epoch, 9 * epoch + 9)
         assert sorted(rows) == list(range(9))
@@ -91,3 +91,14 @@ def test_mates_come_one_after_the_other():
 def test_catalog_ids_must_fit_the_rows():
     with pytest.raises(ValueError, match="2 entries for 3 rows"):
         RowOrder(3, seed=0, catalog_ids=np.array([1, 1]))
+
+
+def test_a_share_of_the_catalogs_comes_together():
+    catalog_ids = np.arange(2000) // 2  # a thousand catalogs of two
+    order = RowOrder(2000, seed=0, catalog_ids=catalog_ids, mates_share=0.3)
+    rows = order.rows(0, 2000)
+    together = (catalog_ids[rows][:-1] == catalog_ids[rows][1:]).sum()
+    assert 250 < together < 350
+    assert sorted(rows) == list(range(2000))
+    with pytest.raises(ValueError, match="mates_share must lie in"):
+        RowOrder(2000, seed=0, mates_share=1.5)

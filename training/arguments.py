@@ -72,10 +72,12 @@ class DataArguments:
     max_skipped_share: float = _help("Stop if more than this share of the rows can't be used.", 0.05)
     toy_offers: int = _help("Offers in the drawn catalogue.", 4000)
     toy_seed: int = _help("Seed of the drawn catalogue.", 0)
-    mates_together: bool = _help("Have the offers of a catalog meet in a batch; not for streams.", False)
+    mates_share: float = _help("Share of the catalogs whose offers meet in a batch; not for streams.", 0.0)
     min_crop_scale: float = _help("Smallest share of an image that a random crop keeps.", 0.7)
     flip_probability: float = _help("Probability of mirroring an image.", 0.5)
     colour_jitter: float = _help("Strength of colour changes; off, since colour is an attribute of products.", 0.0)
+    word_dropout: float = _help("Probability of leaving out each word of a title.", 0.0)
+    shuffle_probability: float = _help("Probability of shuffling the words of a title.", 0.0)
     num_workers: int = _help("Processes that decode images, per rank.", 1)
 
 

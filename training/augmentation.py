@@ -1,7 +1,7 @@
-"""Augmentation fit for products: a crop that keeps the product, a mirror image, and colours left as they are.
+"""Augmentation fit for products: crops that keep the product, colours left as they are, titles as sellers have them.
 
-A pure function of the picture and of the state of a random generator, so that a row looks the same whichever worker or
-rank decodes it. Evaluation uses none of it.
+Pure functions of the picture or title and of the state of a random generator, so that a row looks the same whichever
+worker or rank decodes it. Evaluation uses none of it.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ProductAugmentation"]
+__all__ = ["ProductAugmentation", "TitleAugmentation"]
 
 
 class ProductAugmentation:
@@ -97,3 +97,45 @@ class ProductAugmentation:
         left = rng.uniform(0, width - crop_width)
         upper = rng.uniform(0, height - crop_height)
         return left, upper, min(width, left + crop_width), min(height, upper + crop_height)
+
+
+class TitleAugmentation:
+    """Leaves words out and changes their order: titles are lists of words more than sentences.
+
+    Args:
+        word_dropout: Probability of leaving out each word, in [0, 1); one word is always kept.
+        shuffle_probability: Probability of putting a title's words in another order, in [0, 1].
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+
+    def __init__(self, word_dropout: float = 0.0, shuffle_probability: float = 0.0) -> None:
+        """Checks the arguments."""
+        if not 0 <= word_dropout < 1:
+            raise ValueError(f"word_dropout must lie in [0, 1), received {word_dropout}; 0 keeps all words.")
+        if not 0 <= shuffle_probability <= 1:
+            raise ValueError(f"shuffle_probability must lie in [0, 1], received {shuffle_probability}; 0 keeps order.")
+        self.word_dropout = word_dropout
+        self.shuffle_probability = shuffle_probability
+
+    def __call__(self, title: str, rng: np.random.Generator) -> str:
+        """Makes one random version.
+
+        Args:
+            title: Title with at least one word.
+            rng: Source of all randomness.
+
+        Returns:
+            The title with words left out or moved; itself, character by character, where neither was drawn.
+        """
+        words = title.split()
+        kept = np.flatnonzero(rng.random(len(words)) >= self.word_dropout)
+        if len(kept) == 0:
+            kept = rng.integers(len(words), size=1)
+        is_shuffled = rng.random() < self.shuffle_probability
+        if is_shuffled:
+            rng.shuffle(kept)
+        if len(kept) == len(words) and not is_shuffled:
+            return title
+        return " ".join(words[place] for place in kept)

@@ -27,7 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from modeling_eclip.images_eclip import ProductImageError, load_product_image
-from training.augmentation import ProductAugmentation
+from training.augmentation import ProductAugmentation, TitleAugmentation
 from training.order import RowOrder, batch_spans, rank_slice
 from training.product_ids import NO_CATALOG, stable_id
 from training.products import Products
@@ -50,6 +50,7 @@ class ProductCollator:
     Args:
         processor: Called as `processor(text=titles, images=pictures, return_tensors="pt")`.
         augmentation: Applied to every picture; none in evaluation.
+        title_augmentation: Applied to every title; none in evaluation.
         seed: Seed of the augmentation, joined with a row's position.
         own_catalog_for_singles: Gives a row without a catalog a catalog id of its own, a hash of its row id, so that
             a product that meets itself in a batch is its own mate and not a negative. Otherwise its id stays -1.
@@ -60,12 +61,14 @@ class ProductCollator:
         processor: Callable[..., Mapping[str, Any]],
         *,
         augmentation: ProductAugmentation | None = None,
+        title_augmentation: TitleAugmentation | None = None,
         seed: int = 0,
         own_catalog_for_singles: bool = True,
     ) -> None:
         """Keeps the arguments."""
         self.processor = processor
         self.augmentation = augmentation
+        self.title_augmentation = title_augmentation
         self.seed = seed
         self.own_catalog_for_singles = own_catalog_for_singles
 
@@ -90,8 +93,11 @@ class ProductCollator:
             except ProductImageError as error:
                 skipped.append((row["row_id"], error.reason))
                 continue
+            rng = np.random.default_rng((self.seed, position))
             if self.augmentation is not None:
-                picture = self.augmentation(picture, np.random.default_rng((self.seed, position)))
+                picture = self.augmentation(picture, rng)
+            if self.title_augmentation is not None:
+                title = self.title_augmentation(title, rng)
             catalog_id = row["catalog_id"]
             if catalog_id == NO_CATALOG and self.own_catalog_for_singles:
                 catalog_id = stable_id(row["row_id"])
@@ -285,8 +291,9 @@ def train_loader(
     rank: int = 0,
     num_ranks: int = 1,
     augmentation: ProductAugmentation | None = None,
+    title_augmentation: TitleAugmentation | None = None,
     own_catalog_for_singles: bool = True,
-    mates_together: bool = False,
+    mates_share: float = 0.0,
     shuffle_buffer: int = 1000,
     num_workers: int = 0,
     prefetch_factor: int = 2,
@@ -303,8 +310,9 @@ def train_loader(
         rank: This rank.
         num_ranks: Number of ranks.
         augmentation: Applied to every picture.
+        title_augmentation: Applied to every title.
         own_catalog_for_singles: See `ProductCollator`.
-        mates_together: Have the offers of a catalog come one after the other; see `RowOrder`.
+        mates_share: Share of the catalogs whose offers come one after the other; see `RowOrder`.
         shuffle_buffer: Rows in the shuffle buffer of streamed products.
         num_workers: Worker processes; 0 loads in this process.
         prefetch_factor: Batches that each worker prepares ahead.
@@ -316,19 +324,25 @@ def train_loader(
         ValueError: If mates are to be brought together in a stream, whose catalogs are not known beforehand.
     """
     collator = ProductCollator(
-        processor, augmentation=augmentation, seed=seed, own_catalog_for_singles=own_catalog_for_singles
+        processor,
+        augmentation=augmentation,
+        title_augmentation=title_augmentation,
+        seed=seed,
+        own_catalog_for_singles=own_catalog_for_singles,
     )
     batches: Dataset[dict[str, Any]]
     if isinstance(products, datasets.IterableDataset):
-        if mates_together:
-            raise ValueError("mates_together needs all catalog ids beforehand; leave it out, or do not stream.")
+        if mates_share:
+            raise ValueError(
+                f"mates_share is {mates_share}, which needs all catalog ids beforehand; leave it out, or do not stream."
+            )
         batches = StreamedProductBatches(
             products, collator, batch_size, total_samples, start, rank, num_ranks, seed, shuffle_buffer
         )
     else:
         spans = list(batch_spans(batch_size, total_samples, start))
-        catalog_ids = np.asarray(products["catalog_id"]) if mates_together else None
-        order = RowOrder(len(products), seed, catalog_ids=catalog_ids)
+        catalog_ids = np.asarray(products["catalog_id"]) if mates_share else None
+        order = RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
         batches = ProductBatches(products, collator, order, spans, rank, num_ranks)
     return _loader(batches, num_workers, prefetch_factor)
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor, contrastive_loss, gather_rows
 from training.arguments import DataArguments, TrainArguments
-from training.augmentation import ProductAugmentation
+from training.augmentation import ProductAugmentation, TitleAugmentation
 from training.checkpoint import Checkpoints, Progress
 from training.data import train_loader
 from training.embedding import model_inputs
@@ -188,7 +188,8 @@ class TrainingLoop:
                 flip_probability=self.data.flip_probability,
                 colour_jitter=self.data.colour_jitter,
             ),
-            mates_together=self.data.mates_together,
+            title_augmentation=TitleAugmentation(self.data.word_dropout, self.data.shuffle_probability),
+            mates_share=self.data.mates_share,
             shuffle_buffer=self.data.shuffle_buffer,
             num_workers=self.data.num_workers,
         )

@@ -19,12 +19,14 @@ class RowOrder:
         num_rows: Number of rows of the table.
         seed: Seed of the permutations.
         shuffle: If false, every epoch goes through the rows in their own order.
-        catalog_ids: Catalog of each row, shape `(num_rows,)`, negative for a row that is alone. If given, the rows of
-            a catalog come one after the other, so that they meet in a batch: with few of them among many rows they
-            hardly would, and catalog labels would have nothing to say (this package's design).
+        catalog_ids: Catalog of each row, shape `(num_rows,)`, negative for a row that is alone.
+        mates_share: Share of the catalogs, drawn anew each epoch, whose rows come one after the other, so that they
+            meet in a batch: with few of them among many rows they hardly would, and catalog labels would have nothing
+            to say (this package's design).
 
     Raises:
-        ValueError: If there are no rows, the seed is negative, or there is not one catalog id per row.
+        ValueError: If there are no rows, the seed is negative, there is not one catalog id per row, or the share does
+            not lie in [0, 1].
     """
 
     def __init__(self, num_rows: int, seed: int, shuffle: bool = True, catalog_ids: np.ndarray | None = None) -> None:
@@ -35,7 +37,12 @@ class RowOrder:
             raise ValueError(f"seed must not be negative, received {seed}.")
         if catalog_ids is not None and len(catalog_ids) != num_rows:
             raise ValueError(f"catalog_ids has {len(catalog_ids)} entries for {num_rows} rows; give one per row.")
+        if not 0 <= mates_share <= 1:
+            raise ValueError(
+                f"mates_share must lie in [0, 1], received {mates_share}; 0 leaves mates where they fall."
+            )
         self.num_rows = num_rows
+        self.mates_share = mates_share
         self.catalog_ids = catalog_ids
         self.seed = seed
         self.shuffle = shuffle
@@ -69,20 +76,24 @@ class RowOrder:
             epoch = 0
         if self._cached_epoch is None or self._cached_epoch[0] != epoch:
             rows = np.arange(self.num_rows, dtype=np.int64)
+            rng = np.random.default_rng((self.seed, epoch))
             if self.shuffle:
-                np.random.default_rng((self.seed, epoch)).shuffle(rows)
-            if self.catalog_ids is not None:
-                rows = _bring_mates_together(rows, self.catalog_ids)
+                rng.shuffle(rows)
+            if self.catalog_ids is not None and self.mates_share > 0:
+                rows = _bring_mates_together(rows, self.catalog_ids, self.mates_share, rng)
             self._cached_epoch = (epoch, rows)
         return self._cached_epoch[1]
 
 
-def _bring_mates_together(rows: np.ndarray, catalog_ids: np.ndarray) -> np.ndarray:
-    """Moves every row up to the first of its catalog; all else keeps its order."""
-    places = np.arange(len(rows))
+def _bring_mates_together(
+    rows: np.ndarray, catalog_ids: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Moves every row of the drawn catalogs up to the first of its catalog; all else keeps its order."""
     ids = catalog_ids[rows]
-    _, first_places, groups = np.unique(ids, return_index=True, return_inverse=True)
-    return rows[np.argsort(np.where(ids >= 0, first_places[groups], places), kind="stable")]
+    catalogs, first_places, groups = np.unique(ids, return_index=True, return_inverse=True)
+    is_drawn = (rng.random(len(catalogs)) < share) & (catalogs >= 0)
+    places = np.where(is_drawn[groups], first_places[groups], np.arange(len(rows)))
+    return rows[np.argsort(places, kind="stable")]
 
 
 def batch_spans(

@@ -334,7 +334,7 @@ def train_loader(
     if isinstance(products, datasets.IterableDataset):
         if mates_share:
             raise ValueError(
-                f"mates_share is {mates_share}, which needs all catalog ids beforehand; leave it out, or do not stream."
+                f"mates_share is {mates_share}, which needs all catalog ids beforehand; leave it out or do not stream."
             )
         batches = StreamedProductBatches(
             products, collator, batch_size, total_samples, start, rank, num_ranks, seed, shuffle_buffer

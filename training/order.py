@@ -29,7 +29,14 @@ class RowOrder:
             not lie in [0, 1].
     """
 
-    def __init__(self, num_rows: int, seed: int, shuffle: bool = True, catalog_ids: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        seed: int,
+        shuffle: bool = True,
+        catalog_ids: np.ndarray | None = None,
+        mates_share: float = 0.0,
+    ) -> None:
         """Checks the arguments; no permutation is drawn yet."""
         if num_rows < 1:
             raise ValueError(f"num_rows must be at least 1, received {num_rows}. Load some products first.")
@@ -38,9 +45,7 @@ class RowOrder:
         if catalog_ids is not None and len(catalog_ids) != num_rows:
             raise ValueError(f"catalog_ids has {len(catalog_ids)} entries for {num_rows} rows; give one per row.")
         if not 0 <= mates_share <= 1:
-            raise ValueError(
-                f"mates_share must lie in [0, 1], received {mates_share}; 0 leaves mates where they fall."
-            )
+            raise ValueError(f"mates_share must lie in [0, 1], received {mates_share}; 0 leaves all where they fall.")
         self.num_rows = num_rows
         self.mates_share = mates_share
         self.catalog_ids = catalog_ids

@@ -87,6 +87,8 @@ class EClipConfig(PreTrainedConfig):
         """Part of `@strict` validation: the shared space has a dimension, the temperature a usable range."""
         if self.projection_dim < 1:
             raise ValueError(f"`projection_dim` is {self.projection_dim}; give a positive number of dimensions.")
+        if not math.isfinite(self.logit_scale_max_value):
+            raise ValueError(f"`logit_scale_max_value` is {self.logit_scale_max_value}; give a finite number.")
         if not math.isfinite(self.logit_scale_init_value) or self.logit_scale_init_value > self.logit_scale_max_value:
             raise ValueError(
                 f"`logit_scale_init_value` is {self.logit_scale_init_value}; give a finite log of the inverse "

@@ -20,9 +20,10 @@ from transformers.utils import is_vision_available, requires_backends
 if TYPE_CHECKING and is_vision_available():
     from PIL.Image import Image as PILImage
 
-__all__ = ["MAX_IMAGE_PIXELS", "ProductImageError", "load_product_image"]
+__all__ = ["MAX_ASPECT_RATIO", "MAX_IMAGE_PIXELS", "ProductImageError", "load_product_image"]
 
 MAX_IMAGE_PIXELS = 50_000_000
+MAX_ASPECT_RATIO = 50
 
 # An allow-list: Pillow also opens formats that run an interpreter (EPS) or hold no photograph (fonts, cursors).
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -38,7 +39,7 @@ class ProductImageError(ValueError):
     Attributes:
         reason: Short snake_case name to count by: `"missing"` (no picture was given, or no such file), `"empty"`
             (no bytes or no pixels), `"not_an_image"`, `"truncated"` (an image file that ends early or is damaged),
-            `"too_many_pixels"`, `"not_finite"` (NaN or infinity in an array) or `"unsupported"`.
+            `"too_many_pixels"`, `"too_thin"`, `"not_finite"` (NaN or infinity in an array) or `"unsupported"`.
     """
 
     def __init__(self, message: str, reason: str = "unsupported"):
@@ -177,6 +178,13 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise ProductImageError(f"{name}: no pixels ({width}x{height}). Leave the picture out.", "empty")
     if width * height > max_pixels:
         raise _too_many_pixels(name, f"{width}x{height} is {width * height:,} pixels", max_pixels)
+    long_side, short_side = max(width, height), min(width, height)
+    if long_side > MAX_ASPECT_RATIO * short_side:
+        raise ProductImageError(
+            f"{name}: {width}x{height} is more than {MAX_ASPECT_RATIO} times as long as wide, which an image "
+            "processor that keeps proportions makes gigabytes of. Crop it, or leave the offer out.",
+            "too_thin",
+        )
 
 
 def _damaged(name: str, error: Exception) -> ProductImageError:

@@ -49,12 +49,12 @@ def contrastive_loss(
     Raises:
         ValueError: shapes that do not fit, an empty batch, ids that are not integers, or an unknown treatment.
     """
-    _check_inputs(text_embeds, image_embeds, catalog_ids, catalog_weight, mates)
+    _check_inputs(text_embeds, image_embeds, logit_scale, catalog_ids, catalog_weight, mates)
     dtype = torch.promote_types(torch.promote_types(text_embeds.dtype, image_embeds.dtype), torch.float32)
     # Autocast would turn the product back to half precision, where a scale of 100 leaves two digits of a logit.
     with torch.autocast(device_type=text_embeds.device.type, enabled=False):
-        logits = logit_scale.to(dtype).exp() * (text_embeds.to(dtype) @ image_embeds.to(dtype).T)  # (B, B)
-        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logit_scale.to(dtype).reshape(()).exp() * (text_embeds.to(dtype) @ image_embeds.to(dtype).T)  # (B, B)
+        own = torch.eye(logits.shape[0], dtype=torch.bool, device=logits.device)
         is_mate = _find_mates(catalog_ids, own)
         denominators = logits.masked_fill(is_mate, float("-inf")) if mates == "masked" else logits
         targets = own.to(dtype)
@@ -78,6 +78,7 @@ def _find_mates(catalog_ids: torch.Tensor | None, own: torch.Tensor) -> torch.Te
 def _check_inputs(
     text_embeds: torch.Tensor,
     image_embeds: torch.Tensor,
+    logit_scale: torch.Tensor,
     catalog_ids: torch.Tensor | None,
     catalog_weight: float,
     mates: str,
@@ -87,6 +88,8 @@ def _check_inputs(
             f"`text_embeds` and `image_embeds` have shapes {tuple(text_embeds.shape)} and {tuple(image_embeds.shape)};"
             " give two of the same shape (B, D), one row per offer, with B at least 1."
         )
+    if not isinstance(logit_scale, torch.Tensor) or logit_scale.numel() != 1:
+        raise ValueError(f"`logit_scale` is {logit_scale!r:.200}; give a tensor with a single element.")
     if catalog_ids is not None:
         if catalog_ids.shape != text_embeds.shape[:1]:
             raise ValueError(

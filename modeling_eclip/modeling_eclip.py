@@ -83,6 +83,28 @@ class EClipPreTrainedModel(PreTrainedModel):
             init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5)
             init.constant_(module.logit_scale, module.config.logit_scale_init_value)
 
+    def enable_input_require_grads(self) -> None:
+        """Have the towers' embeddings ask for gradients, which re-entrant checkpointing and adapters need.
+
+        As in transformers, but for embeddings that return more than a tensor (Swin's do), too.
+        """
+
+        def require_gradients(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            first.requires_grad_(True)
+
+        hooks = []
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel) and not isinstance(module, EClipPreTrainedModel):
+                try:
+                    embeddings = module.get_input_embeddings()
+                except NotImplementedError:
+                    continue
+                if embeddings is not None:
+                    hooks.append(embeddings.register_forward_hook(require_gradients))
+        self._require_grads_hooks = hooks
+        self._require_grads_hook = hooks[0] if hooks else None
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
         self.config.auto_map = auto_map_of(type(self))
@@ -125,7 +147,7 @@ class EClipModel(EClipPreTrainedModel):
             The model, in evaluation mode as `from_pretrained` leaves it.
         """
         tower_kwargs = dict(tower_kwargs or {})
-        hub_kwargs = {key: value for key, value in tower_kwargs.items() if key != "dtype"}
+        hub_kwargs = {key: value for key, value in tower_kwargs.items() if key not in ("dtype", "attn_implementation")}
         config = cls.config_class(
             vision_config=load_tower_config(vision, "vision_config", **hub_kwargs),
             text_config=load_tower_config(text, "text_config", **hub_kwargs),
@@ -133,7 +155,7 @@ class EClipModel(EClipPreTrainedModel):
         )
         vision_model = load_tower(vision, config.vision_config, config.vision_pooling, **tower_kwargs)
         text_model = load_tower(text, config.text_config, config.text_pooling, **tower_kwargs)
-        model = cls._from_config(config, dtype=tower_kwargs.get("dtype", torch.float32))
+        model = cls._from_config(config, dtype=vision_model.dtype, **_attention(tower_kwargs))
         model.vision_model.load_state_dict(vision_model.state_dict())
         model.text_model.load_state_dict(text_model.state_dict())
         return model.eval()
@@ -161,13 +183,18 @@ class EClipModel(EClipPreTrainedModel):
         """
         source = AutoModel.from_pretrained(checkpoint, **{"dtype": torch.float32, **(clip_kwargs or {})})
         parts = ("vision_model", "text_model", "logit_scale")
-        if not all(hasattr(source, part) for part in parts):
+        if source.config.model_type == cls.config_class.model_type or not all(hasattr(source, part) for part in parts):
             raise ValueError(
                 f"{checkpoint!r} holds a {type(source).__name__}, not a CLIP, SigLIP or SigLIP 2 model; to join two "
                 "towers use EClipModel.from_towers."
             )
         has_projections = hasattr(source, "visual_projection")
         width = tower_width(source.config.vision_config, "pooler")
+        if config_kwargs.keys() & {"projection_dim", "vision_pooling", "text_pooling"}:
+            raise ValueError(
+                f"from_clip received {sorted(config_kwargs)}: projection and poolings are those of the checkpoint; "
+                "leave them out, or use EClipModel.from_towers for new ones."
+            )
         config = cls.config_class(
             vision_config=source.config.vision_config,
             text_config=source.config.text_config,
@@ -181,7 +208,7 @@ class EClipModel(EClipPreTrainedModel):
                 **config_kwargs,
             },
         )
-        model = cls._from_config(config, dtype=source.dtype)
+        model = cls._from_config(config, dtype=source.dtype, **_attention(clip_kwargs))
         model.vision_model.load_state_dict(source.vision_model.state_dict())
         model.text_model.load_state_dict(source.text_model.state_dict())
         with torch.no_grad():
@@ -393,6 +420,11 @@ def normalize(embeds: torch.Tensor) -> torch.Tensor:
     """Give vectors unit length; a zero vector stays zero. Shape `(..., D)` to the same."""
     # The default epsilon is zero in float16, where a zero vector would become not-a-number.
     return nn.functional.normalize(embeds, dim=-1, eps=1e-6)
+
+
+def _attention(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the attention implementation asked for, if any."""
+    return {key: value for key, value in (kwargs or {}).items() if key == "attn_implementation"}
 
 
 def _with_pooled(output: ModelOutput, pooled: torch.Tensor) -> BaseModelOutputWithPooling:

@@ -7,7 +7,7 @@ SigLIP 2 checkpoint. Every other thing (keyword arguments per call, saving, the 
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class EClipProcessor(ProcessorMixin):
         """Prepare titles, pictures, or both.
 
         Args:
-            images: One picture, or a sequence of them (or an array or tensor with four axes), each in any form that
+            images: One picture, or any iterable of them (or an array or tensor with four axes), each in any form that
                 `load_product_image` accepts.
             text: One title or a sequence of `B` titles in any script. An empty title is allowed.
             **kwargs: `return_tensors` and any other argument of the tokenizer or the image processor, flat or in
@@ -195,7 +195,7 @@ def _checked_titles(text: Any) -> str | list[str]:
     if isinstance(text, str):
         _check_title(text, "text")
         return text
-    if isinstance(text, bytes) or not isinstance(text, Iterable):
+    if isinstance(text, bytes | Mapping) or not isinstance(text, Iterable):
         raise ValueError(f"text: received {type(text).__name__}. Give a title or a sequence of titles.")
     titles = list(text)
     if not titles:
@@ -219,11 +219,13 @@ def _check_title(title: Any, name: str) -> None:
 
 def _loaded_images(images: Any) -> list[Any]:
     """One picture or a sequence of them as a list of RGB Pillow images."""
-    single = not isinstance(images, list | tuple) and not (
-        isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
-    )
-    if single:
-        images = [images]
+    if isinstance(images, np.ndarray | torch.Tensor):
+        single = images.ndim != 4 and images.dtype != object
+    else:
+        # Anything else that holds items (a list, a column of `datasets`, a generator) is a batch.
+        one_picture = isinstance(images, str | bytes | os.PathLike | Mapping) or hasattr(images, "getexif")
+        single = one_picture or not isinstance(images, Iterable)
+    images = [images] if single else list(images)
     if len(images) == 0:
         raise ValueError("images: received no pictures. Give at least one, or leave images= out.")
     loaded = []

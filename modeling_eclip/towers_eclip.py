@@ -139,7 +139,8 @@ def pool_tower_output(
     # The last real token, on whichever side the tokenizer pads.
     positions = torch.arange(hidden.shape[1], device=hidden.device)
     last = (positions * (mask != 0)).argmax(dim=1)  # (B,)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    # `len` would fix the batch size of an exported model.
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
 def count_patches(config: PreTrainedConfig, pixel_values: torch.Tensor) -> int | None:

@@ -31,6 +31,19 @@ def test_file_values_have_the_types_of_the_command_line(tmp_path):
     assert json.loads(model.vision_config) == {"model_type": "vit", "hidden_size": 32}
 
 
+def test_numbers_and_words_as_people_write_them(tmp_path):
+    text = "mixed_precision: no\nmax_samples: 1e6\ncolour_jitter: -1e-4\nstreaming: false\ntitle_column: yes\n"
+    config = write(tmp_path / "run.yaml", text)
+    _, data, train = parse_arguments(TRAIN, ["--config", config, "--weight_decay", "-1e-4"])
+    assert (train.mixed_precision, train.max_samples, train.weight_decay) == ("no", 1_000_000, -1e-4)
+    assert (data.colour_jitter, data.streaming, data.title_column) == (-1e-4, False, "yes")
+
+
+def test_held_out_offers_are_drawn_only_where_training_is():
+    assert parse_arguments(TRAIN, [])[1].validation_data == ["toy"]
+    assert parse_arguments(TRAIN, ["--train_data", "offers.parquet"])[1].validation_data == []
+
+
 @pytest.mark.parametrize(
     ("argv", "nearest"), [(["--learning_rat", "1"], "learning_rate"), (["--batchsize=4"], "batch_size")]
 )
@@ -55,7 +68,7 @@ def test_a_file_may_hold_the_keys_of_other_scripts(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- a\n- b\n", "holds list"), ("a: [", "can't be read"), ("batch_size: many\n", "invalid int value: 'many'")],
+    [("- a\n- b\n", "holds list"), ("a: [", "can't be read"), ("batch_size: many\n", "'many' is no whole number")],
 )
 def test_broken_files_are_errors(tmp_path, content, message, capsys):
     with pytest.raises(SystemExit):

@@ -66,6 +66,7 @@ def test_halves_are_taken_of_a_composite_configuration():
         ({"catalog_weight": -0.5}, "`catalog_weight` is -0.5"),
         ({"logit_scale_init_value": 9.0}, "`logit_scale_init_value` is 9.0"),
         ({"logit_scale_init_value": float("nan")}, "`logit_scale_init_value` is nan"),
+        ({"logit_scale_max_value": float("inf")}, "`logit_scale_max_value` is inf"),
         ({"catalog_mates": "friends"}, "catalog_mates"),
         ({"projection_dim": "many"}, "projection_dim"),
     ],

@@ -359,3 +359,11 @@ def test_without_pillow_importing_works_and_calling_names_it():
     )
     assert done.returncode == 0, done.stderr
     assert "PIL" in done.stdout
+
+
+@pytest.mark.parametrize("size", [(1, 60), (4000, 40)])
+def test_pictures_that_are_almost_lines_are_refused(size):
+    with pytest.raises(ProductImageError, match="50 times as long") as caught:
+        load_product_image(Image.new("RGB", size))
+    assert caught.value.reason == "too_thin"
+    assert load_product_image(Image.new("RGB", (50, 1))).size == (50, 1)

@@ -127,6 +127,8 @@ def test_half_precision_embeddings_are_compared_in_float32(dtype):
     [
         ({"image_embeds": torch.zeros(3, 4)}, r"\(2, 4\) and \(3, 4\)"),
         ({"text_embeds": torch.zeros(0, 4), "image_embeds": torch.zeros(0, 4)}, "B at least 1"),
+        ({"logit_scale": torch.zeros(2)}, "`logit_scale` is tensor"),
+        ({"logit_scale": 1.0}, "`logit_scale` is 1.0"),
         ({"catalog_ids": torch.zeros(3, dtype=torch.int64)}, r"`catalog_ids` has shape \(3,\)"),
         ({"catalog_ids": torch.zeros(2)}, "`catalog_ids` has dtype torch.float32"),
         ({"mates": "friends"}, "`mates` is 'friends'"),

@@ -286,9 +286,47 @@ def test_from_clip_gives_the_embeddings_of_the_source(name, clip_folders, tmp_pa
     assert candidate.logit_scale.item() == 3.0
 
 
-def test_from_clip_refuses_other_models(tower_folders):
+def test_from_clip_refuses_other_models(tower_folders, clip_folders, model, tmp_path):
     with pytest.raises(ValueError, match="holds a ViTModel"):
         EClipModel.from_clip(str(tower_folders[0]))
+    model.save_pretrained(tmp_path / "eclip")
+    with pytest.raises(ValueError, match="holds a EClipModel"):
+        EClipModel.from_clip(str(tmp_path / "eclip"))
+    with pytest.raises(ValueError, match="projection and poolings are those of the checkpoint"):
+        EClipModel.from_clip(str(clip_folders["clip"]), projection_dim=8)
+
+
+def test_attention_and_dtype_reach_the_towers(tower_folders, clip_folders):
+    settings = {"attn_implementation": "eager", "dtype": torch.bfloat16}
+    joined = EClipModel.from_towers(*map(str, tower_folders), tower_kwargs=settings)
+    continued = EClipModel.from_clip(str(clip_folders["clip"]), clip_kwargs=settings)
+    for model in (joined, continued):
+        assert model.dtype == torch.bfloat16
+        assert model.text_model.config._attn_implementation == "eager"
+        assert model.vision_model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("vision", VISION_TOWERS)
+def test_gradient_checkpointing_with_every_vision_tower(vision, use_reentrant):
+    torch.manual_seed(0)
+    model = EClipModel(make_config(vision=vision)).train()
+    if not model.vision_model.supports_gradient_checkpointing:
+        pytest.skip(f"{vision} does not support gradient checkpointing")
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    model(**make_inputs(2), return_loss=True).loss.backward()
+    assert model.visual_projection.weight.grad.abs().sum() > 0
+
+
+def test_export_with_a_free_batch_size():
+    model = EClipModel(make_config(text_pooling="last")).eval()
+    inputs = make_inputs(4)
+    batch = torch.export.Dim("batch", min=2)
+    shapes = {name: {0: batch} for name in inputs}
+    with torch.no_grad():
+        program = torch.export.export(model, args=(), kwargs=inputs, dynamic_shapes=shapes, strict=False)
+        other = make_inputs(3, seed=1)
+        torch.testing.assert_close(program.module()(**other).text_embeds, model(**other).text_embeds)
 
 
 def test_auto_map_is_written_into_the_config(model, tmp_path):

@@ -12,15 +12,16 @@ def num_colours(path):
 
 def test_history(tmp_path):
     recalls = {f"text_to_image_recall@{k}": 0.1 * k for k in (1, 5, 10)}
-    evaluation = {"samples": 0, "chance@1": 0.1, **recalls}
+    chances = {f"chance@{k}": 0.05 * k for k in (1, 5, 10)}
+    evaluation = {"samples": 0, **recalls, **chances}
     draw_history([evaluation, {"samples": 4, "loss": 1.0}, {**evaluation, "samples": 8}], tmp_path / "history.png")
     assert num_colours(tmp_path / "history.png") > 100
 
 
 def test_neighbours_frame_right_green_and_wrong_red(tmp_path):
     picture = Image.new("RGB", (8, 8), (10, 20, 30))
-    rows = [("cheap $5 shoes, only $3", [(picture, True), (picture, False)]), ("다른 신발", [(picture, False)])]
-    draw_neighbours(rows[:1], tmp_path / "neighbours.png", "Nearest")
+    rows = [("cheap $5 shoes, only $3", picture, [(picture, True), (picture, False)]), ("more", picture, [])]
+    draw_neighbours(rows, tmp_path / "neighbours.png")
     pixels = np.asarray(Image.open(tmp_path / "neighbours.png").convert("RGB")).reshape(-1, 3)
     assert (pixels == (44, 160, 44)).all(axis=1).any()  # tab:green
     assert (pixels == (214, 39, 40)).all(axis=1).any()  # tab:red

@@ -228,10 +228,10 @@ def test_the_drawn_catalogue_is_a_source():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"columns": ProductColumns(title="name")}, r"columns.title='name': .* It has: catalog_id, image, title\."),
-        ({"columns": ProductColumns(image="photo")}, r"columns.image='photo': .* It has: catalog_id, image, title\."),
-        ({"columns": ProductColumns(catalog_id="sku")}, "columns.catalog_id names column 'sku', which no source has"),
-        ({"columns": ProductColumns(row_id="sku")}, "columns.row_id names column 'sku', which no source has"),
+        ({"columns": ProductColumns(title="name")}, r"title_column='name': .* It has: catalog_id, image, title\."),
+        ({"columns": ProductColumns(image="photo")}, r"image_column='photo': .* It has: catalog_id, image, title\."),
+        ({"columns": ProductColumns(catalog_id="sku")}, "catalog_id_column names column 'sku', which no source has"),
+        ({"columns": ProductColumns(row_id="sku")}, "id_column names column 'sku', which no source has"),
         ({"exclude_rows": ["seler=x"]}, "exclude_rows names column 'seler', which no source has"),
         ({"exclude_rows": ["seller"]}, "exclude_rows holds 'seller', which is not a rule"),
         ({"max_rows": 0}, "max_rows must be at least 1, received 0"),

@@ -47,6 +47,11 @@ def test_blocks_do_not_matter():
     assert 0 < whole["recall@1"] < whole["recall@10"] < 1
 
 
+def test_embeddings_that_are_no_numbers_find_nothing():
+    broken = torch.full((4, 2), float("nan"))
+    assert retrieval_recall(broken, CIRCLE, ranks=(1,))["recall@1"] == 0.0
+
+
 def test_errors():
     with pytest.raises(ValueError, match="at least one row"):
         retrieval_recall(torch.zeros(0, 2), torch.zeros(0, 2))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments import DataArguments, ModelArguments, TrainArguments
-from training.checkpoint import choose_checkpoint, find_checkpoints
+from training.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
 from training.train import train
 
 # Towers as small as tests/conftest.py has them; dropout stays on, so that a resumed run must restore random states.
@@ -51,7 +51,8 @@ def test_a_run_leaves_model_report_and_picture(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["samples"] == 64
     assert report["trained"]["samples"] == 64
-    assert report["skips"] == "0 of 64 rows skipped"
+    assert (report["skips"]["num_rows"], report["skips"]["reasons"]) == (64, {})
+    assert json.loads((tmp_path / "arguments.json").read_text())["batch_size"] == 16
     assert (tmp_path / "history.png").stat().st_size > 10_000
     assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
     model, processor = EClipModel.from_pretrained(tmp_path), EClipProcessor.from_pretrained(tmp_path)
@@ -107,13 +108,47 @@ def test_earlier_checkpoints_are_neither_overwritten_nor_imagined(tmp_path):
     assert choose_checkpoint(tmp_path, None, overwrite=False) is None
     with pytest.raises(ValueError, match="holds no checkpoint"):
         choose_checkpoint(tmp_path, "latest", overwrite=False)
-    with pytest.raises(ValueError, match="is no checkpoint folder"):
+    with pytest.raises(ValueError, match="is no checkpoint of a run"):
         choose_checkpoint(tmp_path, str(tmp_path), overwrite=False)
     (tmp_path / "checkpoint-16").mkdir()
+    (tmp_path / "checkpoint-16" / "optimizer.bin").touch()
     with pytest.raises(ValueError, match="--resume_from_checkpoint latest"):
         choose_checkpoint(tmp_path, None, overwrite=False)
     assert choose_checkpoint(tmp_path, None, overwrite=True) is None
     assert choose_checkpoint(tmp_path, "latest", overwrite=False) == tmp_path / "checkpoint-16"
+    (tmp_path / "checkpoint-32").mkdir()
+    earlier = tmp_path / "checkpoint-16"
+    with pytest.raises(ValueError, match="holds checkpoint-32, later than checkpoint-16"):
+        choose_checkpoint(tmp_path, str(earlier), overwrite=False)
+    (tmp_path / "checkpoint-mine").mkdir()
+    (tmp_path / "checkpoint-48.partial").mkdir()
+    assert choose_checkpoint(tmp_path, str(earlier), overwrite=True) == earlier
+    remove_checkpoints(tmp_path, earlier)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-16", "checkpoint-mine"}
+    remove_checkpoints(tmp_path, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-mine"}
+
+
+def test_arguments_of_a_resumed_run_hold(tmp_path):
+    train(MODEL, DATA, arguments(tmp_path, max_samples=32))
+    start = weights(tmp_path / "checkpoint-16")
+    changed = arguments(tmp_path, max_samples=48, learning_rate=1e-12, resume_from_checkpoint="latest")
+    result = train(replace(MODEL, catalog_mates="masked"), DATA, changed)
+    end = weights(tmp_path)
+    assert all(torch.allclose(start[name], end[name], rtol=0, atol=1e-9) for name in start)
+    assert result.history[-2]["learning_rate"] <= 1e-12
+    assert EClipModel.from_pretrained(tmp_path).config.catalog_mates == "masked"
+    with pytest.raises(ValueError, match="resume with the same `freeze`"):
+        train(replace(MODEL, freeze=["text_model"]), DATA, replace(changed, resume_from_checkpoint="latest"))
+
+
+def test_a_finished_run_is_neither_overwritten_nor_resumed(tmp_path):
+    train(MODEL, DATA, arguments(tmp_path, max_samples=32, save_every_samples=None))
+    with pytest.raises(ValueError, match="holds model.safetensors of an earlier run"):
+        train(MODEL, DATA, arguments(tmp_path, max_samples=32))
+    train(MODEL, DATA, arguments(tmp_path, max_samples=32, overwrite_output_dir=True))
+    with pytest.raises(ValueError, match="has seen 16 samples and the run ends at 16"):
+        train(MODEL, DATA, arguments(tmp_path, max_samples=16, resume_from_checkpoint="latest"))
 
 
 def test_streamed_offers_are_trained_on(tmp_path):
@@ -127,7 +162,7 @@ def test_too_many_unusable_rows_stop_the_run(tmp_path):
     rows = tmp_path / "offers.jsonl"
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     rows.write_text("\n".join(json.dumps({"title": f"offer {i}", "image": "broken.jpg"}) for i in range(8)))
-    data = replace(DATA, train_data=[str(rows)])
+    data = replace(DATA, train_data=[str(rows)], validation_data=["toy"])
     with pytest.raises(ValueError, match="not_an_image"):
         train(MODEL, data, arguments(tmp_path / "out", max_samples=8))
 

@@ -4,9 +4,12 @@ The file's values are put through the same parser as the command line's, so that
 it for text), and an unknown key is refused with the nearest known one.
 """
 
+import argparse
 import dataclasses
 import difflib
 import json
+import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,9 +55,9 @@ class DataArguments:
 
     train_data: list[str] = _help("Sources of training offers: files, folders, Hub datasets, or 'toy'.", ["toy"])
     train_split: str = _help("Split of train_data, where a source has splits.", "train")
-    validation_data: list[str] = _help("Sources of held-out offers, for retrieval during training.", ["toy"])
+    validation_data: list[str] = _help("Sources of held-out offers; 'toy' if train_data is.", [])
     validation_split: str = _help("Split of validation_data.", "validation")
-    test_data: list[str] = _help("Sources of offers that evaluate_tasks.py reports on.", ["toy"])
+    test_data: list[str] = _help("Sources of offers that evaluate_tasks.py reports on; 'toy' if train_data is.", [])
     test_split: str = _help("Split of test_data.", "test")
     pairs_data: list[str] = _help("Sources of offers that test_pairs speaks of.", [])
     test_pairs: str | None = _help("Parquet of labelled pairs of offers: left, right, label.", None)
@@ -79,6 +82,12 @@ class DataArguments:
     word_dropout: float = _help("Probability of leaving out each word of a title.", 0.0)
     shuffle_probability: float = _help("Probability of shuffling the words of a title.", 0.0)
     num_workers: int = _help("Processes that decode images, per rank.", 1)
+
+    def __post_init__(self) -> None:
+        """Hold out offers of the drawn catalogue where it is what is trained on."""
+        if self.train_data == ["toy"]:
+            self.validation_data = self.validation_data or ["toy"]
+            self.test_data = self.test_data or ["toy"]
 
 
 @dataclass
@@ -117,6 +126,13 @@ class TrainArguments:
     hub_model_id: str | None = _help("Repository to publish to; the name of output_dir if not given.", None)
     hub_private: bool = _help("Make that repository private.", False)
 
+    def __post_init__(self) -> None:
+        """Refuse what no run can be made of."""
+        if self.batch_size < 2:
+            raise ValueError(f"`batch_size` is {self.batch_size}; a contrast needs at least 2 offers, and likes many.")
+        if self.save_total_limit < 1:
+            raise ValueError(f"`save_total_limit` is {self.save_total_limit}; keep at least 1 checkpoint.")
+
 
 @dataclass
 class EvaluationArguments:
@@ -152,6 +168,10 @@ def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None
     for action in parser._actions:
         if action.nargs == "+":
             action.nargs = "*"  # an empty list is a list
+        if action.type is int:
+            action.type = _whole_number
+    # argparse takes -1e-4 for an option.
+    parser._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
     known = {name for group in argument_classes for name in _names(group)}
     config_path = _take_config(parser, argv)
     from_file = _read_config(parser, config_path, known) if config_path else []
@@ -181,7 +201,7 @@ def _take_config(parser: HfArgumentParser, argv: list[str]) -> str | None:
 def _read_config(parser: HfArgumentParser, path: str, known: set[str]) -> list[str]:
     """Return the file as words of a command line."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainLoader) or {}
     except (OSError, yaml.YAMLError) as error:
         parser.error(f"--config {path} can't be read: {error}")
     if not isinstance(content, dict):
@@ -193,8 +213,31 @@ def _read_config(parser: HfArgumentParser, path: str, known: set[str]) -> list[s
             _refuse(parser, str(key), known_anywhere, path)
         if key in known and value is not None:
             values = value if isinstance(value, list) else [value]
-            words += [f"--{key}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in values)]
+            texts = [json.dumps(item) if isinstance(item, dict) else str(item) for item in values]
+            words += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
     return words
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML in which `no`, `yes`, `on` and `off` are the words that they are."""
+
+
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|True|false|False)$"), list("tTfF"))
+
+
+def _whole_number(text: str) -> int:
+    """Read a whole number, also one written as 1e6."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(number)
 
 
 def _names(group: type) -> list[str]:

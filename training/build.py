@@ -31,6 +31,9 @@ def load_split(arguments: DataArguments, split: str) -> Products:
 
     Returns:
         Products with the canonical columns.
+
+    Raises:
+        ValueError: no sources are named.
     """
     columns = ProductColumns(
         title=arguments.title_column,
@@ -39,9 +42,12 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         catalog_id=() if split == "pairs" else tuple(arguments.catalog_id_column),
         row_id=arguments.pair_id_column if split == "pairs" else arguments.id_column,
     )
+    sources = getattr(arguments, f"{split}_data")
+    if not sources:
+        raise ValueError(f"`{split}_data` is empty; name the sources of the {split} offers.")
     training = split == "train"
     return load_products(
-        getattr(arguments, f"{split}_data"),
+        sources,
         columns,
         split=arguments.test_split if split == "pairs" else getattr(arguments, f"{split}_split"),
         streaming=training and arguments.streaming,
@@ -148,7 +154,7 @@ def source_of(arguments: ModelArguments) -> str:
     if len(chosen) != 1:
         raise ValueError(
             f"the model is given by {chosen or 'nothing'}; give exactly one of `checkpoint`, `clip`, `vision_tower` "
-            "and `text_tower`, or `vision_config` and `text_config`."
+            "and `text_tower`, or `vision_config` and `text_config`, or a `--config` that does."
         )
     if chosen == ["towers"] and not (arguments.vision_tower and arguments.text_tower):
         raise ValueError(

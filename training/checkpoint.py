@@ -10,13 +10,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
+_OPTIMIZER_FILE = "optimizer.bin"  # as accelerate names it
 
 
 class Checkpoints:
@@ -75,14 +75,25 @@ class Checkpoints:
             shutil.rmtree(final, ignore_errors=True)
             # A folder is renamed in one piece: it is there whole or it is not.
             os.replace(partial, final)
+            _flush_folder(self.output_dir)
             for old in find_checkpoints(self.output_dir)[: -self.limit]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
         return final
 
     def load(self, folder: Path) -> None:
-        """Restore optimizer, random states and progress; the model is built from the folder by the caller."""
-        self.accelerator.load_state(str(folder))
+        """Restore optimizer, random states and progress; the model is built from the folder by the caller.
+
+        Raises:
+            ValueError: the checkpoint's optimizer is of other parameters.
+        """
+        try:
+            self.accelerator.load_state(str(folder))
+        except ValueError as error:
+            raise ValueError(
+                f"{str(folder)!r} was trained with other parameters frozen ({error}); resume with the same `freeze` "
+                "and `no_weight_decay`."
+            ) from error
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
@@ -107,9 +118,10 @@ def choose_checkpoint(output_dir: Path, resume_from: str | None, *, overwrite: b
     """
     existing = find_checkpoints(output_dir)
     if resume_from is None:
-        if existing and not overwrite:
+        left = [path.name for path in (*existing, output_dir / "model.safetensors") if path.exists()]
+        if left and not overwrite:
             raise ValueError(
-                f"`output_dir` {str(output_dir)!r} holds {existing[-1].name} of an earlier run; continue it with "
+                f"`output_dir` {str(output_dir)!r} holds {left[-1]} of an earlier run; continue that with "
                 "`--resume_from_checkpoint latest`, start anew with `--overwrite_output_dir true`, or choose another."
             )
         return None
@@ -118,15 +130,36 @@ def choose_checkpoint(output_dir: Path, resume_from: str | None, *, overwrite: b
             raise ValueError(f"`resume_from_checkpoint` is 'latest', but {str(output_dir)!r} holds no checkpoint.")
         return existing[-1]
     folder = Path(resume_from)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"`resume_from_checkpoint` is {resume_from!r}, which is no checkpoint folder.")
+    if not (folder / _OPTIMIZER_FILE).is_file():
+        raise ValueError(
+            f"`resume_from_checkpoint` is {resume_from!r}, which is no checkpoint of a run; name a folder called "
+            "checkpoint-<samples>. To start a new run from a model, give it as `checkpoint`."
+        )
+    later = _later_than(folder, existing)
+    if later and not overwrite:
+        raise ValueError(
+            f"`output_dir` {str(output_dir)!r} holds {later[-1].name}, later than {folder.name}; resume from "
+            "'latest', or drop the later ones with `--overwrite_output_dir true`."
+        )
     return folder
 
 
-def remove_checkpoints(output_dir: Path) -> None:
-    """Remove every checkpoint of an earlier run, whole or not."""
-    for path in output_dir.glob("checkpoint-*"):
+def remove_checkpoints(output_dir: Path, resume_from: Path | None) -> None:
+    """Remove what an earlier run wrote and this one will not go on from.
+
+    Args:
+        output_dir: The run's folder. Only names that a run writes are touched.
+        resume_from: The checkpoint that is resumed from; it and earlier ones stay.
+    """
+    existing = find_checkpoints(output_dir)
+    stale = existing if resume_from is None else _later_than(resume_from, existing)
+    for path in (*stale, *output_dir.glob(f"checkpoint-*{_PARTIAL}")):
         shutil.rmtree(path)
+
+
+def _later_than(folder: Path, existing: list[Path]) -> list[Path]:
+    places = [place for place, path in enumerate(existing) if path.resolve() == folder.resolve()]
+    return existing[places[0] + 1 :] if places else []
 
 
 def _flush(folder: Path) -> None:
@@ -135,6 +168,16 @@ def _flush(folder: Path) -> None:
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the disk hold the names in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Progress:
@@ -142,6 +185,7 @@ class Progress:
 
     Args:
         samples_seen: Samples that the model has been trained on, unusable ones included.
+        seconds: Time spent training, evaluation and checkpoints not counted.
         history: One record per report, for the picture at the end.
         skips: Counts of unusable rows.
     """
@@ -149,18 +193,17 @@ class Progress:
     def __init__(self) -> None:
         """Start at zero."""
         self.samples_seen = 0
+        self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.skips: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain values and tensors."""
-        return {"samples_seen": torch.tensor(self.samples_seen), "history": self.history, "skips": self.skips}
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take everything from a checkpoint."""
-        self.samples_seen = int(state["samples_seen"])
-        self.history = list(state["history"])
-        self.skips = dict(state["skips"])
+        vars(self).update(state)
 
 
 __all__ = ["Checkpoints", "Progress", "choose_checkpoint", "find_checkpoints", "remove_checkpoints"]

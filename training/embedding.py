@@ -96,7 +96,10 @@ def embed_offers(
         skips.add(part)
     usable = [part for part in parts if "row_ids" in part]
     if not usable:
-        raise ValueError(f"no offer could be embedded: {skips.report()}.")
+        raise ValueError(
+            f"no offer could be embedded: {skips.report()} ({skips.examples()}); are `title_column` and "
+            "`image_column` the right ones?"
+        )
     columns: dict[str, Any] = {}
     for entry in fields(OfferEmbeddings):
         values = [part[entry.name] for part in usable]

@@ -39,9 +39,9 @@ class RunResult:
         untrained: Retrieval figures of the model at the start of the run.
         trained: The same at the end.
         samples: Samples trained on.
-        seconds: Seconds of training since the start or the resumption, evaluation not counted.
+        seconds: Time spent training, before a resumption included, evaluation and checkpoints not.
         history: One record per report: `samples`, and `loss`, ... or retrieval figures.
-        skips: Report of the training rows that could not be used.
+        skips: Training rows that could not be used: counts, and the first row ids, by reason.
     """
 
     untrained: dict[str, float]
@@ -49,7 +49,7 @@ class RunResult:
     samples: int
     seconds: float
     history: list[dict[str, float]]
-    skips: str
+    skips: dict[str, Any]
 
 
 class TrainingLoop:
@@ -82,7 +82,7 @@ class TrainingLoop:
         self.train_products, self.validation_products = train_products, validation_products
         self.total_samples = count_samples(train_products, arguments)
         if arguments.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         if arguments.channels_last:
             model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(
@@ -96,6 +96,7 @@ class TrainingLoop:
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.progress = Progress()
+        self.skips = SkipCounter()
         self.checkpoints = Checkpoints(
             Path(arguments.output_dir),
             accelerator,
@@ -124,13 +125,24 @@ class TrainingLoop:
             FloatingPointError: the loss is not a number.
         """
         arguments, progress = self.arguments, self.progress
-        skips = SkipCounter()
+        skips = self.skips
         if resume_from is not None:
+            settings = [
+                {key: value for key, value in group.items() if key != "params"}
+                for group in self.optimizer.param_groups
+            ]
             self.checkpoints.load(resume_from)
+            # The optimizer's state is the checkpoint's; rates, decay and betas are those of this run's arguments.
+            for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update(setting)
             skips.merge(progress.skips)
+            if progress.samples_seen >= self.total_samples:
+                raise ValueError(
+                    f"{str(resume_from)!r} has seen {progress.samples_seen} samples and the run ends at "
+                    f"{self.total_samples}; raise `num_epochs` or `max_samples`."
+                )
         else:
             self._evaluate()
-        seconds = 0.0
         loader = self._train_loader(start=progress.samples_seen)
         set_training_mode(self.model, fix_batch_norm=arguments.fix_batch_norm)
         with tqdm(
@@ -151,7 +163,7 @@ class TrainingLoop:
                     rate = {"samples_per_second": bar.format_dict["rate"] or 0.0}
                     self.accelerator.log(record | rate, step=progress.samples_seen)
                 skips.check(self.data.max_skipped_share)
-                seconds += time.perf_counter() - started
+                progress.seconds += time.perf_counter() - started
                 if _passes(arguments.eval_every_samples, before, progress.samples_seen, self.total_samples):
                     self._evaluate()
                     set_training_mode(self.model, fix_batch_norm=arguments.fix_batch_norm)
@@ -159,16 +171,15 @@ class TrainingLoop:
                     progress.skips = skips.state_dict()
                     self.checkpoints.save(progress.samples_seen)
                 started = time.perf_counter()
-        skips.check(self.data.max_skipped_share, min_rows=1)
         self._evaluate()
         evaluations = [record for record in progress.history if "text_to_image_recall@1" in record]
         return RunResult(
             untrained=evaluations[0],
             trained=evaluations[-1],
             samples=progress.samples_seen,
-            seconds=seconds,
+            seconds=progress.seconds,
             history=progress.history,
-            skips=skips.report(),
+            skips=skips.state_dict(),
         )
 
     def _train_loader(self, start: int) -> Any:

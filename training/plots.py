@@ -25,39 +25,44 @@ def draw_history(history: Sequence[dict[str, float]], path: Path) -> None:
     loss_axes.set(xlabel="samples seen", ylabel="contrastive loss", title="Training loss")
     for k in (1, 5, 10):
         values = [record[f"text_to_image_recall@{k}"] for record in evaluations]
-        recall_axes.plot([record["samples"] for record in evaluations], values, marker="o", label=f"recall@{k}")
-    if evaluations:
-        recall_axes.axhline(evaluations[0]["chance@1"], linestyle=":", color="grey", label="chance of recall@1")
+        (line,) = recall_axes.plot(
+            [record["samples"] for record in evaluations], values, marker="o", label=f"recall@{k}"
+        )
+        if evaluations:
+            recall_axes.axhline(evaluations[0][f"chance@{k}"], linestyle=":", color=line.get_color())
+    recall_axes.plot([], [], linestyle=":", color="grey", label="chance")
     recall_axes.set(xlabel="samples seen", title="Image found for a title, held-out offers", ylim=(0, 1))
     recall_axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def draw_neighbours(rows: Sequence[tuple[str, Sequence[tuple[Any, bool]]]], path: Path, title: str) -> None:
+def draw_neighbours(rows: Sequence[tuple[str, Any, Sequence[tuple[Any, bool]]]], path: Path) -> None:
     """Draw titles with the images that are nearest to each.
 
     Args:
-        rows: Per query its title, and its nearest images (Pillow), the nearest first, each with whether it is right.
+        rows: Per query its title, its own image (Pillow), and the nearest images, the nearest first, each with whether
+            it is right.
         path: PNG file to write.
-        title: Heading of the picture.
     """
-    columns = max(len(images) for _, images in rows)
+    columns = 2 + max(len(images) for _, _, images in rows)
     figure, grid = plt.subplots(
-        len(rows), columns + 1, figsize=(1.5 * (columns + 2), 1.6 * len(rows)), squeeze=False, layout="constrained"
+        len(rows), columns, figsize=(1.5 * (columns + 1), 1.6 * len(rows) + 0.6), squeeze=False, layout="constrained"
     )
-    figure.suptitle(title)
-    for axes_row, (query, images) in zip(grid, rows, strict=True):
-        for axes in axes_row:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+    figure.suptitle("A title, its own image, and the images nearest to the title (green: same product, red: another)")
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
+        axes.spines[:].set_visible(False)
+    for axes, heading in zip(grid[0], ["title", "its own image", "nearest", "second"], strict=False):
+        axes.set_title(heading, fontsize=10)
+    for axes_row, (query, own, images) in zip(grid, rows, strict=True):
         # A title is text and nothing else: dollar signs in it are no formulas.
         wrapped = textwrap.fill(query, 22).replace("$", r"\$")
         axes_row[0].text(0.5, 0.5, wrapped, ha="center", va="center", fontsize=9)
-        axes_row[0].set(xlim=(0, 1), ylim=(0, 1))
-        for axes, (image, is_right) in zip(axes_row[1:], images, strict=False):
-            axes.imshow(image)
-            axes.spines[:].set(visible=True, color="tab:green" if is_right else "tab:red", linewidth=3)
+        framed = [(own, "tab:blue"), *((image, "tab:green" if right else "tab:red") for image, right in images)]
+        for axes, (image, colour) in zip(axes_row[1:], framed, strict=False):
+            axes.imshow(image, extent=(0, 1, 0, 1))
+            axes.spines[:].set(visible=True, color=colour, linewidth=3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

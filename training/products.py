@@ -256,8 +256,8 @@ class _Layout:
     def _require(self, field: str, name: str) -> str:
         if name not in self.names:
             raise ValueError(
-                f"columns.{field}={name!r}: source {self.source!r} has no such column. It has: "
-                f"{', '.join(sorted(self.names))}. Set columns.{field} to one of these."
+                f"{field}_column={name!r}: source {self.source!r} has no such column. It has: "
+                f"{', '.join(sorted(self.names))}. Set {field}_column to one of these."
             )
         return name
 
@@ -271,14 +271,14 @@ class _Layout:
         titles = _column(table, self.title)
         if pa.types.is_nested(titles.type) or pa.types.is_binary(titles.type):
             raise ValueError(
-                f"columns.title={self.title!r}: source {self.source!r} holds {titles.type} there. Name a text column."
+                f"title_column={self.title!r}: source {self.source!r} holds {titles.type} there. Name a text column."
             )
         made = {"title": titles.cast(pa.string()), "row_id": row_ids}
         if self.row_id is not None:
             made["row_id"] = pc.coalesce(_column(table, self.row_id).cast(pa.string()), row_ids)
         catalog_ids = np.full(len(table), NO_CATALOG, dtype=np.int64)
         for name in self.catalog_ids:
-            found = catalog_numbers(_column(table, name), f"columns.catalog_id={name!r}: source {self.source!r}")
+            found = catalog_numbers(_column(table, name), f"catalog_id_column={name!r}: source {self.source!r}")
             catalog_ids = np.where(catalog_ids == NO_CATALOG, found, catalog_ids)
         made["catalog_id"] = pa.array(catalog_ids)
         if self.image_is_path:
@@ -371,8 +371,8 @@ def _check_seen_somewhere(
     columns: ProductColumns, rules: list[tuple[str, str]], seen_columns: dict[str, list[str]]
 ) -> None:
     """A column that may be absent from a source must be in one of them, or its name is a slip."""
-    optional = [("columns.catalog_id", name) for name in columns.catalog_id if columns.catalog_id != ("catalog_id",)]
-    optional += [("columns.row_id", columns.row_id)] if columns.row_id is not None else []
+    optional = [("catalog_id_column", name) for name in columns.catalog_id if columns.catalog_id != ("catalog_id",)]
+    optional += [("id_column", columns.row_id)] if columns.row_id is not None else []
     optional += [("exclude_rows", name) for name, _ in rules]
     for field, name in optional:
         if not any(name in names for names in seen_columns.values()):

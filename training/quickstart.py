@@ -18,7 +18,7 @@ from training.build import build_model, load_split
 from training.embedding import OfferEmbeddings
 from training.plots import draw_neighbours
 from training.products import Products
-from training.toy_catalog import draw_catalog_sheet
+from training.toy_catalog import choose_sheet_rows, draw_catalog_sheet
 from training.zero_shot import embed_products, retrieval_figures
 
 CONFIG = Path(__file__).parent / "configs" / "quickstart.yaml"
@@ -53,13 +53,15 @@ def main(argv: list[str]) -> None:
 
     print("1. drawing the catalogue", flush=True)
     test_products = load_split(data, "test")
-    draw_catalog_sheet(list(test_products.select(range(min(64, len(test_products))))), output_dir / "catalogue.png")
+    draw_catalog_sheet(choose_sheet_rows(test_products, limit=64), output_dir / "catalogue.png")
 
     print("2. training", flush=True)
     script = Path(__file__).parent / "train.py"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "2"]
-    subprocess.run([*launch, str(script), *argv, "--overwrite_output_dir", "true"], check=True)
+    training = subprocess.run([*launch, str(script), *argv, "--overwrite_output_dir", "true"])
+    if training.returncode != 0:
+        sys.exit(training.returncode)  # it has said why
 
     print("3. loading the checkpoint in a fresh process, by its own code", flush=True)
     model, processor = EClipModel.from_pretrained(output_dir), EClipProcessor.from_pretrained(output_dir)
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> None:
 def draw_search(products: Products, offers: OfferEmbeddings, path: Path) -> None:
     """Draw some titles with the images nearest to each."""
     places = {row_id: place for place, row_id in enumerate(products["row_id"])}
-    rows: list[tuple[str, list[tuple[Any, bool]]]] = []
+    rows: list[tuple[str, Any, list[tuple[Any, bool]]]] = []
     for query in range(0, len(offers.titles), max(1, len(offers.titles) // NUM_QUERIES))[:NUM_QUERIES]:
         similarity = offers.image_embeds @ offers.text_embeds[query]
         images = []
@@ -89,8 +91,9 @@ def draw_search(products: Products, offers: OfferEmbeddings, path: Path) -> None
             is_right = nearest == query or bool(catalog_id >= 0 and catalog_id == offers.catalog_ids[query])
             image = products[places[offers.row_ids[nearest]]]["image"]
             images.append((load_product_image(image), is_right))
-        rows.append((offers.titles[query], images))
-    draw_neighbours(rows, path, "Nearest images to a title (green: the same product)")
+        own = load_product_image(products[places[offers.row_ids[query]]]["image"])
+        rows.append((offers.titles[query], own, images))
+    draw_neighbours(rows, path)
 
 
 def print_figures(before: dict[str, float], after: dict[str, float], num_offers: int) -> None:

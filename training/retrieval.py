@@ -48,7 +48,8 @@ def retrieval_recall(
             is_right |= (ids[rows, None] == ids[None, :]) & (ids[rows, None] >= 0)
         # The best right candidate is behind every wrong one that scores as much: ties are not won by luck.
         best_right = similarity.masked_fill(~is_right, float("-inf")).amax(dim=1, keepdim=True)
-        num_ahead = ((similarity >= best_right) & ~is_right).sum(dim=1)
+        # Asked this way round, what is not a number is ahead, too.
+        num_ahead = (~(similarity < best_right) & ~is_right).sum(dim=1)
         wrong_share = 1 - is_right.sum(dim=1).double() / num_rows
         for place, k in enumerate(ranks):
             hits[place] += (num_ahead < k).sum()

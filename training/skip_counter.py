@@ -43,11 +43,14 @@ class SkipCounter:
             ValueError: If more than `max_share` of at least `min_rows` rows were skipped.
         """
         if self.num_rows >= min_rows and self.num_skipped > max_share * self.num_rows:
-            first = "; ".join(f"{reason}: {', '.join(row_ids)}" for reason, row_ids in self.first_row_ids.items())
             raise ValueError(
                 f"{self.report()}, which is more than the {max_share:.1%} allowed. First rows of each reason: "
-                f"{first}. Mend or remove these rows, or allow a larger share."
+                f"{self.examples()}. Mend or remove these rows, or raise `max_skipped_share`."
             )
+
+    def examples(self) -> str:
+        """The first row ids of each reason, such as `"truncated: offers.parquet:7; empty_title: offers.parquet:9"`."""
+        return "; ".join(f"{reason}: {', '.join(row_ids)}" for reason, row_ids in self.first_row_ids.items())
 
     def report(self) -> str:
         """A line such as `"3 of 400 rows skipped (0.8%): truncated 2, empty_title 1"`."""

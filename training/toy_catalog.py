@@ -28,7 +28,7 @@ from training.toy_drawing import draw_product
 from training.toy_products import KINDS, generate_products
 from training.toy_sellers import MARKETPLACE, brand_listing, take_photograph, write_title
 
-__all__ = ["FEATURES", "draw_catalog_sheet", "generate_offers", "toy_catalog"]
+__all__ = ["FEATURES", "choose_sheet_rows", "draw_catalog_sheet", "generate_offers", "toy_catalog"]
 
 FEATURES = datasets.Features(
     {
@@ -214,12 +214,20 @@ def draw_catalog_sheet(rows: Iterable[Mapping[str, Any]], path: str | Path, colu
     sheet.save(path)
 
 
-def _sheet_rows(split: datasets.Dataset, limit: int) -> list[dict[str, Any]]:
-    """Choose up to `limit` offers to show: one catalog of two to four sellers for each kind, no restricted ones."""
+def choose_sheet_rows(split: datasets.Dataset, limit: int) -> list[dict[str, Any]]:
+    """Choose offers to show: one catalog of two to four sellers for each kind, no restricted ones.
+
+    Args:
+        split: Offers of the drawn catalogue.
+        limit: How many at most.
+
+    Returns:
+        Rows for `draw_catalog_sheet`.
+    """
     catalogs: dict[int, list[int]] = {}
     table = split.remove_columns("image")
     for index, catalog in enumerate(table["catalog_id"]):
-        if catalog is not None:
+        if catalog not in (None, NO_CATALOG):
             catalogs.setdefault(catalog, []).append(index)
     shown: list[int] = []
     kinds: set[str] = set()
@@ -249,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, split in catalog.items():
         split.to_parquet(chosen.output / f"{name}.parquet")
         print(f"{chosen.output / name}.parquet: {len(split)} offers")
-    draw_catalog_sheet(_sheet_rows(max(catalog.values(), key=len), _SHEET_ROWS), chosen.output / "sheet.png")
+    draw_catalog_sheet(choose_sheet_rows(max(catalog.values(), key=len), _SHEET_ROWS), chosen.output / "sheet.png")
     print(f"{chosen.output / 'sheet.png'}: a page to look at")
 
 

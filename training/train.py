@@ -7,12 +7,15 @@ and checkpoints while it runs.
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
+import datasets
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
-from training.build import build_model, build_processor, load_split
+from training.build import build_model, build_processor, load_split, source_of
 from training.checkpoint import choose_checkpoint, remove_checkpoints
 from training.loop import RunResult, TrainingLoop, describe
 from training.optimization import freeze_parameters
@@ -34,6 +37,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         The run's result, the same on every rank.
     """
     output_dir = Path(arguments.output_dir)
+    source_of(model_arguments)  # a mistake there is told before any data is read
     resume_from = choose_checkpoint(
         output_dir, arguments.resume_from_checkpoint, overwrite=arguments.overwrite_output_dir
     )
@@ -44,15 +48,24 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
     )
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
-    if accelerator.is_main_process and resume_from is None:
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        remove_checkpoints(output_dir)
+        remove_checkpoints(output_dir, resume_from)
+        keep_arguments((model_arguments, data, arguments), output_dir / "arguments.json", resume_from is not None)
 
     with accelerator.main_process_first():
         train_products = load_split(data, "train")
         validation_products = load_split(data, "validation")
     if resume_from is not None:
-        model_arguments = ModelArguments(checkpoint=str(resume_from), freeze=model_arguments.freeze)
+        model_arguments = ModelArguments(
+            checkpoint=str(resume_from),
+            freeze=model_arguments.freeze,
+            catalog_mates=model_arguments.catalog_mates,
+            catalog_weight=model_arguments.catalog_weight,
+        )
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
     model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed)
@@ -68,11 +81,11 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     )
     num_offers = len(train_products) if hasattr(train_products, "__len__") else "streamed"
     logger.info(
-        "%s training offers, %s held-out ones; %.1f million weights, %.1f million frozen; %s ranks, precision %s",
+        "%s training offers, %s held-out ones; %s weights, %s of them frozen; %s ranks, precision %s",
         num_offers,
         len(validation_products),
-        model.num_parameters() / 1e6,
-        frozen / 1e6,
+        f"{model.num_parameters():,}",
+        f"{frozen:,}",
         accelerator.num_processes,
         accelerator.mixed_precision,
     )
@@ -87,7 +100,21 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
             processor.push_to_hub(repository, private=arguments.hub_private)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    # A short run is judged at its end, when its model is safe.
+    loop.skips.check(data.max_skipped_share, min_rows=1)
     return result
+
+
+def keep_arguments(groups: tuple[Any, ...], path: Path, resumed: bool) -> None:
+    """Write the run's arguments beside its results, and tell which ones a resumed run has changed."""
+    content = {name: value for group in groups for name, value in vars(group).items()}
+    if resumed and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in content.items():
+            changes_with_the_run = name in ("resume_from_checkpoint", "overwrite_output_dir", "output_dir")
+            if name in before and before[name] != value and not changes_with_the_run:
+                logger.warning("resumed with `%s` %r; the run was started with %r", name, value, before[name])
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> None:
@@ -96,7 +123,7 @@ def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> Non
     loop.processor.save_pretrained(output_dir)
     (output_dir / "report.json").write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
     draw_history(result.history, output_dir / "history.png")
-    logger.info(result.skips)
+    logger.info(loop.skips.report())
     logger.info("%-26s %10s %10s", "held-out offers", "untrained", "trained")
     for name, value in result.trained.items():
         if name != "samples":

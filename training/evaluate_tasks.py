@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
+import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
@@ -68,6 +70,8 @@ def load_untrained(model_arguments: ModelArguments, data: DataArguments, seed: i
 def main() -> None:
     """Parse the arguments, measure, print."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     model_arguments, data, arguments = parse_arguments((ModelArguments, DataArguments, EvaluationArguments))
     models = {}
     if model_arguments != ModelArguments():

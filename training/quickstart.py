@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor, load_product_image
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> None:
         argv: Further arguments of `training/train.py`, such as `--num_epochs 2`.
     """
     started = time.perf_counter()
+    transformers.utils.logging.disable_progress_bar()
     argv = ["--config", str(CONFIG), *argv]
     model_arguments, data, arguments = parse_arguments((ModelArguments, DataArguments, TrainArguments), argv)
     output_dir = Path(arguments.output_dir)

@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from training.schedule import BatchSizeRule, BatchSizeSchedule, parse_batch_size_steps
+
 
 def _help(text: str, default: Any = dataclasses.MISSING) -> Any:
     """Return a field with the help that `--help` prints."""
@@ -101,6 +103,12 @@ class TrainArguments:
     num_epochs: float = _help("Passes over the training offers.", 1.0)
     max_samples: int | None = _help("Samples to train on, instead of num_epochs.", None)
     batch_size: int = _help("Offers in a batch, all ranks together: each is contrasted with all others.", 256)
+    batch_size_schedule: list[str] = _help(
+        "Later batch sizes as share:size, 0.1:4096 being 4096 offers after a tenth of the run.", []
+    )
+    batch_size_rule: BatchSizeRule = _help(
+        "What a later batch size does to the learning rates, which are those of batch_size.", "none"
+    )
     learning_rate: float = _help("Peak learning rate of the projections, and of the towers if none is given.", 5e-4)
     tower_learning_rate: float | None = _help("Peak learning rate of the towers.", None)
     weight_decay: float = _help("Weight decay of matrices; biases, norms and the temperature have none.", 0.1)
@@ -130,6 +138,7 @@ class TrainArguments:
         """Refuse what no run can be made of."""
         if self.batch_size < 2:
             raise ValueError(f"`batch_size` is {self.batch_size}; a contrast needs at least 2 offers, and likes many.")
+        BatchSizeSchedule(self.batch_size, parse_batch_size_steps(self.batch_size_schedule), 1, self.batch_size_rule)
         if self.save_total_limit < 1:
             raise ValueError(f"`save_total_limit` is {self.save_total_limit}; keep at least 1 checkpoint.")
 

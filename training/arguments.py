@@ -49,6 +49,11 @@ class ModelArguments:
     catalog_mates: str | None = _help("What offers of one catalog are to each other; see EClipConfig.", None)
     catalog_weight: float | None = _help("Mass of a positive catalog mate, 0 to 1.", None)
     freeze: list[str] = _help("Regular expressions of parameter names that are not trained.", [])
+    lora_rank: int | None = _help("Train adapters of this rank in place of the towers' weights.", None)
+    lora_alpha: float = _help("The adapters' share of a layer's output is this divided by their rank.", 16.0)
+    lora_targets: list[str] = _help(
+        "Regular expressions of tower layers that get adapters; the linear ones of blocks if not given.", []
+    )
 
 
 @dataclass
@@ -111,6 +116,7 @@ class TrainArguments:
     )
     learning_rate: float = _help("Peak learning rate of the projections, and of the towers if none is given.", 5e-4)
     tower_learning_rate: float | None = _help("Peak learning rate of the towers.", None)
+    layer_decay: float = _help("Factor by which a tower's rate shrinks per block below its top.", 1.0)
     weight_decay: float = _help("Weight decay of matrices; biases, norms and the temperature have none.", 0.1)
     no_weight_decay: list[str] = _help("Regular expressions of further parameter names without decay.", [])
     adam_beta1: float = _help("AdamW's first beta.", 0.9)
@@ -118,10 +124,15 @@ class TrainArguments:
     adam_epsilon: float = _help("AdamW's epsilon.", 1e-6)
     warmup_share: float = _help("Share of the samples over which the learning rate rises.", 0.1)
     final_learning_rate_share: float = _help("Share of the peak learning rate that the cosine ends at.", 0.0)
+    keep_patches: float = _help("Share of an image's patches that the image tower sees in training.", 1.0)
+    ema_decay: float | None = _help("Average the weights over steps with this decay, such as 0.999.", None)
     max_grad_norm: float = _help("Gradients are clipped to this norm.", 1.0)
     mixed_precision: str | None = _help(
         "no, bf16, fp16, or auto for what the machine is fast in; as `accelerate` is set to if not given.", None
     )
+    compile: bool = _help("Compile both towers with torch.compile.", False)
+    compile_backend: str = _help("Backend of torch.compile.", "inductor")
+    cache_frozen_towers: bool = _help("Encode offers once with a frozen tower, keep its vectors on disk.", False)
     gradient_checkpointing: bool = _help("Trade time for memory.", False)
     channels_last: bool = _help("Lay images out channels last: faster for convolutional towers.", False)
     fix_batch_norm: bool = _help("Keep batch norm's statistics as they are: do so for pretrained towers.", True)

@@ -1,4 +1,4 @@
-"""What is trained, and how fast: freezing, parameter groups, batch norm."""
+"""What is trained, and how fast: freezing, parameter groups, layer-wise rates, batch norm."""
 
 import logging
 import re
@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 # Tokens that stand in for masked patches in a tower's own pre-training; here they never get a gradient.
 _NEVER_USED = r"\.mask_token$"
+# The numbered lists of transformers' towers: of blocks, or of stages that are lists of blocks in their turn.
+_NUMBERED = re.compile(r"(?:^|\.)(?:layers?|blocks?|stages?|h)\.\d+(?=\.)")
 
 
 def freeze_parameters(model: EClipModel, patterns: Sequence[str]) -> int:
@@ -50,6 +52,7 @@ def build_optimizer(
     tower_learning_rate: float | None = None,
     weight_decay: float = 0.1,
     no_weight_decay: Sequence[str] = (),
+    layer_decay: float = 1.0,
     betas: tuple[float, float] = (0.9, 0.98),
     epsilon: float = 1e-6,
 ) -> torch.optim.Optimizer:
@@ -61,29 +64,74 @@ def build_optimizer(
         tower_learning_rate: Peak rate of the towers; the same if not given.
         weight_decay: Decay of matrices; vectors (biases, norms) and the temperature have none.
         no_weight_decay: Regular expressions of further parameters without decay.
+        layer_decay: Factor by which the rate shrinks per block below the top of a tower. The last block, and what
+            follows it (norm, pooler), have the tower's rate; the embeddings, below `N` blocks, that times
+            `layer_decay ** N`.
         betas: AdamW's betas.
         epsilon: AdamW's epsilon.
 
     Returns:
         The optimizer; each group keeps its peak rate as `initial_lr`.
+
+    Raises:
+        ValueError: `layer_decay` is no such factor, or a tower has no numbered blocks to count it by.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    if not 0.0 < layer_decay <= 1.0:
+        raise ValueError(f"`layer_decay` is {layer_decay}; give a factor above 0 and at most 1, such as 0.75.")
+    tower_rate = learning_rate if tower_learning_rate is None else tower_learning_rate
+    rates: dict[str, float] = {}
+    for tower in ("vision_model", "text_model"):
+        for name, depth in blocks_below_top(getattr(model, tower)).items() if layer_decay != 1.0 else ():
+            rates[f"{tower}.{name}"] = tower_rate * layer_decay**depth
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_tower = name.startswith(("vision_model.", "text_model."))
             decays = parameter.ndim > 1 and not any(re.search(pattern, name) for pattern in no_weight_decay)
-            groups.setdefault((is_tower, decays), []).append(parameter)
-    tower_rate = learning_rate if tower_learning_rate is None else tower_learning_rate
+            rate = rates.get(name, tower_rate if is_tower else learning_rate)
+            groups.setdefault((rate, decays), []).append(parameter)
     parameter_groups: list[dict[str, Any]] = [
-        {
-            "params": parameters,
-            "lr": tower_rate if is_tower else learning_rate,
-            "initial_lr": tower_rate if is_tower else learning_rate,
-            "weight_decay": weight_decay if decays else 0.0,
-        }
-        for (is_tower, decays), parameters in groups.items()
+        {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": weight_decay if decays else 0.0}
+        for (rate, decays), parameters in groups.items()
     ]
     return torch.optim.AdamW(parameter_groups, betas=betas, eps=epsilon, fused=True)
+
+
+def blocks_below_top(tower: nn.Module) -> dict[str, int]:
+    """Tell how far below the top of its tower each parameter lies.
+
+    Args:
+        tower: A tower of transformers.
+
+    Returns:
+        By parameter name, the number of blocks above the parameter's own: 0 in the last block and in what follows
+        it, as many as there are blocks in the embeddings.
+
+    Raises:
+        ValueError: no parameter's name has the number of a block.
+    """
+    heights: dict[str, int] = {}
+    blocks_of: dict[str, set[str]] = {}  # by stage; a tower without stages has blocks in their place
+    height = 0
+    # Towers register their parts in the order in which an input passes them: embeddings, blocks, norm, pooler.
+    for name, _ in tower.named_parameters():
+        if stage := _NUMBERED.search(name):
+            block = _NUMBERED.match(name, stage.end())
+            blocks = {block.group()} if block else set()
+            stage_name = name[: stage.end()]
+            if stage_name not in blocks_of:
+                height += 1
+            elif not blocks <= blocks_of[stage_name]:
+                # What a stage has before its first block goes with that block.
+                height += bool(blocks_of[stage_name])
+            blocks_of.setdefault(stage_name, set()).update(blocks)
+        heights[name] = height
+    if height == 0:
+        raise ValueError(
+            f"`layer_decay` counts blocks, but {type(tower).__name__} has none with a number in their names; leave it "
+            "at 1."
+        )
+    return {name: height - own for name, own in heights.items()}
 
 
 def set_training_mode(model: nn.Module, *, fix_batch_norm: bool) -> None:
@@ -101,4 +149,4 @@ def set_training_mode(model: nn.Module, *, fix_batch_norm: bool) -> None:
                 module.eval()
 
 
-__all__ = ["build_optimizer", "freeze_parameters", "set_training_mode"]
+__all__ = ["blocks_below_top", "build_optimizer", "freeze_parameters", "set_training_mode"]

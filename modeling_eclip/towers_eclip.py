@@ -104,7 +104,7 @@ def pool_tower_output(
         pooling: `"pooler"`, `"cls"`, `"mean"` or `"last"`.
         attention_mask: Which of the `N` tokens are real, shape `(B, N)`; `None` means all.
         num_patches: How many of the `N` tokens of an image are its patches; class and register tokens, which come
-            before them, are left out of the mean. `None` means all.
+            before them, are left out of the mean. `None` means all, and so does a number above `N`.
 
     Returns:
         One vector per row, shape `(B, C)`.
@@ -130,7 +130,8 @@ def pool_tower_output(
     if attention_mask is None:
         if pooling == "last":
             return hidden[:, -1]
-        return hidden[:, hidden.shape[1] - (num_patches or hidden.shape[1]) :].mean(dim=1)
+        first_patch = 0 if num_patches is None else max(hidden.shape[1] - num_patches, 0)
+        return hidden[:, first_patch:].mean(dim=1)
     mask = attention_mask.to(hidden.device)
     if pooling == "mean":
         # A title without a single real token (an empty one, of a tokenizer without special tokens) pools to zero.

@@ -64,6 +64,8 @@ def test_pooling_of_tokens(pooling, mask, expected):
 def test_mean_of_an_image_leaves_class_and_register_tokens_out():
     output = SimpleNamespace(last_hidden_state=TOKENS)
     assert pool_tower_output(output, "mean", num_patches=2).flatten().tolist() == [4.0, 52.5]
+    # Where some patches were dropped, and the other tokens with them, all that is left is patches.
+    assert pool_tower_output(output, "mean", num_patches=5).flatten().tolist() == [3.0, 36.0]
     pixel_values = torch.zeros(1, 3, 32, 32)
     assert count_patches(make_config("dinov2_with_registers").vision_config, pixel_values) == NUM_PATCHES
     assert count_patches(make_config("convnext").vision_config, pixel_values) is None

@@ -43,7 +43,7 @@ class PatchDropping:
             self.remove()
             raise ValueError(
                 f"`keep_patches` is {share}, but {type(self.tower).__name__} needs its patches all and in their "
-                f"places ({error}); leave it at 1, or take a tower of free patches (ViT, CLIP, SigLIP, DINOv2, DINOv3)."
+                f"places ({error}); leave it at 1, or take a tower of free patches: ViT, CLIP, SigLIP, DINOv2 or 3."
             ) from error
 
     def remove(self) -> None:

@@ -50,7 +50,7 @@ class ModelArguments:
     catalog_weight: float | None = _help("Mass of a positive catalog mate, 0 to 1.", None)
     freeze: list[str] = _help("Regular expressions of parameter names that are not trained.", [])
     lora_rank: int | None = _help("Train adapters of this rank in place of the towers' weights.", None)
-    lora_alpha: float = _help("The adapters' share of a layer's output is this divided by their rank.", 16.0)
+    lora_alpha: int = _help("An adapter's output is multiplied by this, divided by its rank.", 16)
     lora_targets: list[str] = _help(
         "Regular expressions of tower layers that get adapters; the linear ones of blocks if not given.", []
     )

@@ -134,6 +134,11 @@ def blocks_below_top(tower: nn.Module) -> dict[str, int]:
     return {name: height - own for name, own in heights.items()}
 
 
+def is_in_block(name: str) -> bool:
+    """Tell whether a parameter or module of this name lies in one of a tower's numbered blocks or stages."""
+    return _NUMBERED.search(name) is not None
+
+
 def set_training_mode(model: nn.Module, *, fix_batch_norm: bool) -> None:
     """Put a model into training mode.
 
@@ -149,4 +154,4 @@ def set_training_mode(model: nn.Module, *, fix_batch_norm: bool) -> None:
                 module.eval()
 
 
-__all__ = ["blocks_below_top", "build_optimizer", "freeze_parameters", "set_training_mode"]
+__all__ = ["blocks_below_top", "build_optimizer", "freeze_parameters", "is_in_block", "set_training_mode"]

@@ -7,7 +7,7 @@ from .configuration_eclip import EClipConfig
 from .gather_eclip import gather_rows
 from .hub_eclip import AUTO_MAP, register_auto_classes
 from .images_eclip import ProductImageError, load_product_image
-from .losses_eclip import contrastive_loss
+from .losses_eclip import contrastive_loss, mate_contrast_loss
 from .modeling_eclip import EClipModel, EClipOutput
 from .processing_eclip import EClipProcessor
 
@@ -23,4 +23,5 @@ __all__ = [
     "contrastive_loss",
     "gather_rows",
     "load_product_image",
+    "mate_contrast_loss",
 ]

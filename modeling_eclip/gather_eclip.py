@@ -1,37 +1,73 @@
-"""Join the rows of all ranks into one batch, gradients kept.
+"""Rows of all ranks as one batch, and sums over ranks handed back to where their rows came from.
 
-With every rank's loss computed over the joined batch, the gradients that come back through [`gather_rows`] add up to
-the number of ranks times the true one, and the average that distributed training takes over the ranks makes them
-exactly those of one process with the joined batch.
+The ranks may hold different numbers of rows, or none. Nothing here keeps gradients: the loss computes them for the
+joined batch itself.
 """
 
 import torch
 import torch.distributed as dist
-from torch.distributed.nn.functional import all_gather
+
+
+def is_distributed() -> bool:
+    """Tell whether other ranks take part."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """Join the rows of all ranks, in the order of the ranks.
 
     Args:
-        rows: This rank's rows, shape `(B_rank, ...)`; the ranks may have different numbers of them.
+        rows: This rank's rows, shape `(B_rank, ...)`.
 
     Returns:
         The rows of all ranks, shape `(sum of B_rank, ...)`. Without distributed training, `rows` itself.
     """
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    if not is_distributed():
         return rows
-    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)], dtype=torch.int64, device=rows.device))
-    longest = max(int(size) for size in sizes)
-    padding = rows.new_zeros((longest - len(rows), *rows.shape[1:]))
-    padded = torch.cat([rows, padding]) if len(padding) else rows
-    if padded.requires_grad:
-        gathered = all_gather(padded.contiguous())
-    else:
-        gathered = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(gathered, padded.contiguous())
-    return torch.cat([part[: int(size)] for part, size in zip(gathered, sizes, strict=True)])
+    rows = rows.detach()
+    counts = count_rows(len(rows), rows.device)
+    longest = max(counts)
+    padded = (
+        rows if len(rows) == longest else torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
+    )
+    gathered = rows.new_empty((len(counts) * longest, *rows.shape[1:]))
+    dist.all_gather_into_tensor(gathered, padded.contiguous())
+    if min(counts) == longest:
+        return gathered
+    return torch.cat([part[:count] for part, count in zip(gathered.split(longest), counts, strict=True)])
 
 
-__all__ = ["gather_rows"]
+def add_up_rows(rows: torch.Tensor, num_own: int) -> torch.Tensor:
+    """Add up, over the ranks, what each has for the rows of all, and return the sums of this rank's rows.
+
+    Args:
+        rows: One row for each row of all ranks, in the order of the ranks, shape `(sum of B_rank, ...)`.
+        num_own: `B_rank` of this rank.
+
+    Returns:
+        The sums, shape `(B_rank, ...)`. Without distributed training, `rows` itself.
+    """
+    if not is_distributed():
+        return rows
+    counts = count_rows(num_own, rows.device)
+    longest = max(counts)
+    if min(counts) != longest:
+        padded = rows.new_zeros((len(counts), longest, *rows.shape[1:]))
+        for place, part in zip(padded, rows.split(counts), strict=True):
+            place[: len(part)] = part
+        rows = padded.flatten(0, 1)
+    summed = rows.new_empty((longest, *rows.shape[1:]))
+    dist.reduce_scatter_tensor(summed, rows.contiguous())
+    return summed[:num_own]
+
+
+def count_rows(num_own: int, device: torch.device) -> list[int]:
+    """Return how many rows each rank has; `[num_own]` without distributed training."""
+    if not is_distributed():
+        return [num_own]
+    counts = torch.empty(dist.get_world_size(), dtype=torch.int64, device=device)
+    dist.all_gather_into_tensor(counts, torch.tensor([num_own], dtype=torch.int64, device=device))
+    return [int(count) for count in counts]
+
+
+__all__ = ["add_up_rows", "count_rows", "gather_rows", "is_distributed"]

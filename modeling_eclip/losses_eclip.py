@@ -1,14 +1,17 @@
-"""The contrastive loss of e-CLIP, as a pure function of named tensors.
+"""The contrastive losses of e-CLIP, as pure functions of named tensors.
 
 Notable choices:
 - one function serves the three treatments of offers of one catalog, so that they can be compared;
-- everything is computed in float32 at least, whatever the embeddings come in;
-- nothing here knows about ranks: give it the embeddings of all of them.
+- everything is computed in float32 at least, whatever the embeddings come in, and in tiles, whatever the batch size;
+- with `distributed=True` a rank gives its own rows, and the loss is over those of all ranks.
 """
 
 from typing import Literal, get_args
 
 import torch
+
+from .gather_eclip import gather_rows
+from .tiles_eclip import Targets, find_catalogs, tiled_cross_entropy
 
 CatalogMates = Literal["positive", "negative", "masked"]
 
@@ -21,6 +24,8 @@ def contrastive_loss(
     *,
     catalog_weight: float = 1.0,
     mates: CatalogMates = "positive",
+    tile_size: int | None = None,
+    distributed: bool = False,
 ) -> torch.Tensor:
     r"""Symmetric cross entropy between titles and images, with soft labels over catalogs.
 
@@ -31,7 +36,8 @@ def contrastive_loss(
 
         L = 1/2 * mean_i CE(P_i, softmax_j s_ij) + 1/2 * mean_j CE(P_j, softmax_i s_ij)
 
-    That form, and the two other treatments of mates, are this package's.
+    That form, and the two other treatments of mates, are this package's. No `B x B` matrix is held: beside the
+    embeddings' gradients, memory is one tile. It can be differentiated once.
 
     Args:
         text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
@@ -42,6 +48,10 @@ def contrastive_loss(
         catalog_weight: Mass of a mate relative to the offer's own partner, from 0 to 1; used when mates are positive.
         mates: What the other offers of a row's catalog are to it: `"positive"` shares the target mass with them,
             `"negative"` is plain CLIP, `"masked"` takes them out of the softmax's denominator.
+        tile_size: Rows and columns of a tile; 1024 on CPUs and 8192 on accelerators if not given.
+        distributed: Whether the rows are this rank's share of a batch over all ranks, which may have different
+            numbers of rows, or none. The loss is the same on every rank; its gradients are multiplied by the number
+            of ranks, so that their average over ranks, as distributed training takes it, is exact.
 
     Returns:
         The loss, a scalar in float32 (float64 for float64 embeddings).
@@ -49,59 +59,104 @@ def contrastive_loss(
     Raises:
         ValueError: shapes that do not fit, an empty batch, ids that are not integers, or an unknown treatment.
     """
-    _check_inputs(text_embeds, image_embeds, logit_scale, catalog_ids, catalog_weight, mates)
-    dtype = torch.promote_types(torch.promote_types(text_embeds.dtype, image_embeds.dtype), torch.float32)
-    # Autocast would turn the product back to half precision, where a scale of 100 leaves two digits of a logit.
-    with torch.autocast(device_type=text_embeds.device.type, enabled=False):
-        logits = logit_scale.to(dtype).reshape(()).exp() * (text_embeds.to(dtype) @ image_embeds.to(dtype).T)  # (B, B)
-        own = torch.eye(logits.shape[0], dtype=torch.bool, device=logits.device)
-        is_mate = _find_mates(catalog_ids, own)
-        denominators = logits.masked_fill(is_mate, float("-inf")) if mates == "masked" else logits
-        targets = own.to(dtype)
-        if mates == "positive":
-            targets = targets + catalog_weight * is_mate.to(dtype)
-            targets = targets / targets.sum(dim=1, keepdim=True)
-        text_to_image = denominators.logsumexp(dim=1) - (targets * logits).sum(dim=1)  # (B,)
-        image_to_text = denominators.logsumexp(dim=0) - (targets * logits.T).sum(dim=1)  # (B,)
-        return (text_to_image.mean() + image_to_text.mean()) / 2
-
-
-def _find_mates(catalog_ids: torch.Tensor | None, own: torch.Tensor) -> torch.Tensor:
-    """Return which pairs of different rows share a catalog, bool, shape `(B, B)`."""
-    if catalog_ids is None:
-        return torch.zeros_like(own)
-    catalog_ids = catalog_ids.to(own.device)
-    in_a_catalog = catalog_ids >= 0
-    return (catalog_ids[:, None] == catalog_ids[None, :]) & in_a_catalog[:, None] & ~own
-
-
-def _check_inputs(
-    text_embeds: torch.Tensor,
-    image_embeds: torch.Tensor,
-    logit_scale: torch.Tensor,
-    catalog_ids: torch.Tensor | None,
-    catalog_weight: float,
-    mates: str,
-) -> None:
-    if text_embeds.ndim != 2 or text_embeds.shape != image_embeds.shape or len(text_embeds) == 0:
-        raise ValueError(
-            f"`text_embeds` and `image_embeds` have shapes {tuple(text_embeds.shape)} and {tuple(image_embeds.shape)};"
-            " give two of the same shape (B, D), one row per offer, with B at least 1."
-        )
-    if not isinstance(logit_scale, torch.Tensor) or logit_scale.numel() != 1:
-        raise ValueError(f"`logit_scale` is {logit_scale!r:.200}; give a tensor with a single element.")
-    if catalog_ids is not None:
-        if catalog_ids.shape != text_embeds.shape[:1]:
-            raise ValueError(
-                f"`catalog_ids` has shape {tuple(catalog_ids.shape)}; give one id per offer, shape "
-                f"({len(text_embeds)},), with -1 for an offer that is alone."
-            )
-        if catalog_ids.is_floating_point() or catalog_ids.is_complex() or catalog_ids.dtype == torch.bool:
-            raise ValueError(f"`catalog_ids` has dtype {catalog_ids.dtype}; give integers (int64).")
+    _check_embeds(text_embeds, image_embeds, logit_scale, tile_size)
     if mates not in get_args(CatalogMates):
         raise ValueError(f"`mates` is {mates!r}; choose one of {', '.join(map(repr, get_args(CatalogMates)))}.")
     if not 0 <= catalog_weight <= 1:
         raise ValueError(f"`catalog_weight` is {catalog_weight}; give a number from 0 to 1.")
+    ids = _ids_of_all(catalog_ids, text_embeds, distributed)
+    groups, sizes = find_catalogs(ids)
+    # A catalog of n offers has the mass 1 + catalog_weight (n - 1) to share.
+    mate_mass = catalog_weight if mates == "positive" else 0.0
+    masses = 1 / (1 + mate_mass * (torch.cat([sizes, sizes.new_ones(1)])[groups] - 1).double())
+    targets = Targets(
+        groups=groups,
+        num_groups=len(sizes),
+        own=masses,
+        mate=mate_mass * masses * (groups < len(sizes)),
+        weights=torch.full_like(masses, 1 / len(ids)),
+        excluded="mates" if mates == "masked" else "none",
+    )
+    return tiled_cross_entropy(
+        text_embeds, image_embeds, logit_scale, targets, tile_size=tile_size, distributed=distributed
+    )
 
 
-__all__ = ["CatalogMates", "contrastive_loss"]
+def mate_contrast_loss(
+    embeds: torch.Tensor,
+    logit_scale: torch.Tensor,
+    catalog_ids: torch.Tensor,
+    *,
+    tile_size: int | None = None,
+    distributed: bool = False,
+) -> torch.Tensor:
+    r"""Contrast of titles with titles, or of images with images, between catalog mates (this package's addition).
+
+    Each row that has mates looks for them among all other rows of its own modality: the cross entropy between equal
+    mass on its mates and the softmax over all rows but itself, averaged over the rows that have mates. As in
+    supervised contrastive learning (Khosla et al. 2020), with catalogs for labels.
+
+    Args:
+        embeds: Embeddings of titles or of images, of unit length, shape `(B, D)`.
+        logit_scale: Log of the inverse temperature, a single element.
+        catalog_ids: As for [`contrastive_loss`].
+        tile_size: As for [`contrastive_loss`].
+        distributed: As for [`contrastive_loss`].
+
+    Returns:
+        The loss, a scalar in float32 (float64 for float64 embeddings); zero where no row has a mate.
+
+    Raises:
+        ValueError: shapes that do not fit, or ids that are not integers.
+    """
+    _check_embeds(embeds, embeds, logit_scale, tile_size)
+    ids = _ids_of_all(catalog_ids, embeds, distributed)
+    groups, sizes = find_catalogs(ids)
+    if len(sizes) == 0:
+        return embeds.sum(dtype=torch.promote_types(embeds.dtype, torch.float32)) * 0
+    has_mates = groups < len(sizes)
+    masses = 1 / (torch.cat([sizes, sizes.new_full((1,), 2)])[groups] - 1).double()
+    targets = Targets(
+        groups=groups,
+        num_groups=len(sizes),
+        own=torch.zeros_like(masses),
+        mate=masses * has_mates,
+        weights=has_mates.double() / has_mates.sum(),
+        excluded="self",
+    )
+    return tiled_cross_entropy(embeds, embeds, logit_scale, targets, tile_size=tile_size, distributed=distributed)
+
+
+def _ids_of_all(catalog_ids: torch.Tensor | None, embeds: torch.Tensor, distributed: bool) -> torch.Tensor:
+    """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`."""
+    if catalog_ids is None:
+        catalog_ids = torch.full((len(embeds),), -1, device=embeds.device)
+    if catalog_ids.shape != embeds.shape[:1]:
+        raise ValueError(
+            f"`catalog_ids` has shape {tuple(catalog_ids.shape)}; give one id per offer, shape ({len(embeds)},), with "
+            "-1 for an offer that is alone."
+        )
+    if catalog_ids.is_floating_point() or catalog_ids.is_complex() or catalog_ids.dtype == torch.bool:
+        raise ValueError(f"`catalog_ids` has dtype {catalog_ids.dtype}; give integers (int64).")
+    catalog_ids = catalog_ids.to(embeds.device, torch.int64)
+    catalog_ids = gather_rows(catalog_ids) if distributed else catalog_ids
+    if len(catalog_ids) == 0:
+        raise ValueError("the batch holds no offers on any rank; give at least one.")
+    return catalog_ids
+
+
+def _check_embeds(
+    text_embeds: torch.Tensor, image_embeds: torch.Tensor, logit_scale: torch.Tensor, tile_size: int | None
+) -> None:
+    if text_embeds.ndim != 2 or text_embeds.shape != image_embeds.shape:
+        raise ValueError(
+            f"the embeddings have shapes {tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}; give two of the "
+            "same shape (B, D), one row per offer."
+        )
+    if not isinstance(logit_scale, torch.Tensor) or logit_scale.numel() != 1:
+        raise ValueError(f"`logit_scale` is {logit_scale!r:.200}; give a tensor with a single element.")
+    if tile_size is not None and tile_size < 1:
+        raise ValueError(f"`tile_size` is {tile_size}; give a positive number of rows, or None.")
+
+
+__all__ = ["CatalogMates", "contrastive_loss", "mate_contrast_loss"]

@@ -13,39 +13,41 @@ from modeling_eclip import EClipModel, contrastive_loss, gather_rows
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4])
 
 
-def build():
+def build(mates):
     torch.manual_seed(0)
-    return EClipModel(make_config(catalog_mates="positive")).eval()
+    return EClipModel(make_config(catalog_mates=mates)).eval()
 
 
-def run_rank(rank, port, shares, folder):
+def run_rank(rank, port, shares, mates, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=len(shares))
-    model = torch.nn.parallel.DistributedDataParallel(build())
+    model = torch.nn.parallel.DistributedDataParallel(build(mates))
     start = sum(shares[:rank])
     rows = slice(start, start + shares[rank])
     # A rank without rows runs a stand-in and gives none of it: its peers wait for it.
     inputs = make_inputs(1) if shares[rank] == 0 else {name: value[rows] for name, value in make_inputs(7).items()}
     output = model(**inputs)
-    texts, images = gather_rows(output.text_embeds[: shares[rank]]), gather_rows(output.image_embeds[: shares[rank]])
-    catalog_ids = gather_rows(CATALOG_IDS[rows])
-    loss = contrastive_loss(texts, images, model.module.logit_scale, catalog_ids)
+    texts, images = output.text_embeds[: shares[rank]], output.image_embeds[: shares[rank]]
+    loss = contrastive_loss(
+        texts, images, model.module.logit_scale, CATALOG_IDS[rows], mates=mates, tile_size=2, distributed=True
+    )
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
-    torch.save((loss.detach(), catalog_ids, gradients), f"{folder}/{rank}.pt")
+    torch.save((loss.detach(), gather_rows(CATALOG_IDS[rows]), gradients), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("shares", [(4, 3), (6, 1), (7, 0)], ids=str)
-def test_two_ranks_give_the_gradients_of_one(shares, tmp_path):
-    model = build()
+@pytest.mark.parametrize("mates", ["positive", "masked"])
+def test_two_ranks_give_the_gradients_of_one(shares, mates, tmp_path):
+    model = build(mates)
     loss = model(**make_inputs(7), catalog_ids=CATALOG_IDS, return_loss=True).loss
     loss.backward()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(run_rank, (port, shares, str(tmp_path)), nprocs=2)
+    mp.spawn(run_rank, (port, shares, mates, str(tmp_path)), nprocs=2)
     for rank in range(2):
         rank_loss, catalog_ids, gradients = torch.load(tmp_path / f"{rank}.pt")
         assert torch.equal(catalog_ids, CATALOG_IDS)

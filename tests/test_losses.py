@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_eclip import contrastive_loss
+from modeling_eclip import contrastive_loss, mate_contrast_loss, tiles_eclip
 
 TREATMENTS = ("positive", "negative", "masked")
 
@@ -94,6 +95,136 @@ def test_gradients_are_those_of_finite_differences(mates):
     assert torch.autograd.gradcheck(loss, (text, image, scale))
 
 
+def dense_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates):
+    """Compute the loss of the definition in float64 with a matrix of all pairs, for its gradients."""
+    logits = logit_scale.exp() * text @ image.T
+    own = torch.eye(len(text), dtype=torch.bool)
+    are_mates = (catalog_ids[:, None] == catalog_ids) & (catalog_ids >= 0)[:, None] & ~own
+    masses = own.double() + (catalog_weight * are_mates if mates == "positive" else 0)
+    masses = masses / masses.sum(1, keepdim=True)
+    counted = logits.masked_fill(are_mates, -math.inf) if mates == "masked" else logits
+    rows = counted.logsumexp(1) - (masses * logits).sum(1)
+    columns = counted.logsumexp(0) - (masses * logits.T).sum(1)
+    return (rows.mean() + columns.mean()) / 2
+
+
+def gradients_of(loss, *tensors):
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    value = loss(*leaves)
+    return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+
+def relative_errors(ours, exact):
+    return [((mine.double() - true).norm() / true.norm()).item() for mine, true in zip(ours, exact, strict=True)]
+
+
+CATALOGS = {
+    "all alone": torch.arange(150),
+    "null ids": torch.full((150,), -1),
+    "all one catalog": torch.zeros(150, dtype=torch.int64),
+    "mixed": torch.randint(-3, 40, (150,), generator=torch.Generator().manual_seed(3)),
+}
+
+
+@pytest.mark.parametrize("mates", TREATMENTS)
+@pytest.mark.parametrize("catalogs", CATALOGS)
+@pytest.mark.parametrize("tile_size", [32, None])
+@pytest.mark.parametrize("computed_in", ["float32", "float64"])
+def test_tiles_give_the_exact_gradients(mates, catalogs, tile_size, computed_in, monkeypatch):
+    if computed_in == "float32":
+        monkeypatch.setattr(tiles_eclip, "_CPU_FLOAT64_LIMIT", 0)
+    ids = CATALOGS[catalogs]
+    text = unit_rows(150, dim=32, seed=1, dtype=torch.float32)
+    image = torch.nn.functional.normalize(text + 0.8 * unit_rows(150, dim=32, seed=2, dtype=torch.float32), dim=1)
+    scale = torch.tensor(math.log(1 / 0.07))
+    ours = gradients_of(
+        lambda *given: contrastive_loss(*given, ids, catalog_weight=0.7, mates=mates, tile_size=tile_size),
+        text,
+        image,
+        scale,
+    )
+    assert all(gradient.dtype == torch.float32 for gradient in ours)
+    if catalogs == "all one catalog" and mates == "masked":  # each offer is compared with itself alone
+        assert not any(gradient.any() for gradient in ours)
+        return
+    exact = gradients_of(
+        lambda *given: dense_loss(*given, ids, 0.7, mates), text.double(), image.double(), scale.double()
+    )
+    assert max(relative_errors(ours, exact)) < 1e-6
+
+
+@pytest.mark.parametrize("mates", TREATMENTS)
+def test_similarities_far_apart_keep_their_digits(mates, monkeypatch):
+    """At a scale of 1,000 the tiles hold similarities whose exponentials float32 cannot hold side by side."""
+    monkeypatch.setattr(tiles_eclip, "_CPU_FLOAT64_LIMIT", 0)
+    text, image = unit_rows(20, dim=4, seed=1, dtype=torch.float32), unit_rows(20, dim=4, seed=2, dtype=torch.float32)
+    ids, scale = CATALOGS["mixed"][:20], torch.tensor(math.log(1000.0))
+    ours = gradients_of(lambda *given: contrastive_loss(*given, ids, mates=mates, tile_size=8), text, image, scale)
+    exact = gradients_of(
+        lambda *given: dense_loss(*given, ids, 1.0, mates), text.double(), image.double(), scale.double()
+    )
+    assert max(relative_errors(ours, exact)) < 1e-4
+
+
+def test_a_learned_pair_keeps_its_small_gradient(monkeypatch):
+    """Where the softmax is 1 in float32, the gradient is still the small number that it is."""
+    monkeypatch.setattr(tiles_eclip, "_CPU_FLOAT64_LIMIT", 0)
+    embeds, scale = torch.eye(8), torch.tensor(math.log(40.0))
+    ids = torch.full((8,), -1)
+    ours = gradients_of(lambda *given: contrastive_loss(*given, ids), embeds, embeds, scale)
+    # Each row has one similarity of 40 and seven of 0: the loss is log(1 + 7 exp(-40)).
+    assert ours[0].item() == pytest.approx(7 * math.exp(-40), rel=1e-5)
+    assert ours[3].item() == pytest.approx(-40 * 7 * math.exp(-40), rel=1e-5)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records how many numbers the largest tensor holds that any operation returns."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("mates", TREATMENTS)
+def test_no_tensor_of_all_pairs_is_held(mates):
+    text, image = unit_rows(600, seed=1).requires_grad_(), unit_rows(600, seed=2).requires_grad_()
+    with LargestTensor() as largest:
+        contrastive_loss(text, image, torch.tensor(1.0), torch.arange(600) // 3, mates=mates, tile_size=50).backward()
+        mate_contrast_loss(text, torch.tensor(1.0), torch.arange(600) // 3, tile_size=50).backward()
+    assert largest.size <= 600 * 8  # the embeddings themselves; a tile has 2,500 numbers, all pairs are 360,000
+
+
+def test_mates_of_one_modality_are_found_among_the_others():
+    embeds = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    # Offers 0 and 1 are mates: each sees the other at 1 and the third at 0. The third has no mate.
+    loss = mate_contrast_loss(embeds, torch.tensor(0.0), torch.tensor([5, 5, -1]))
+    assert loss.item() == pytest.approx(math.log(math.e + 1) - 1)
+    alone = torch.tensor([5, 6, -1])
+    assert mate_contrast_loss(embeds.requires_grad_(), torch.tensor(0.0), alone).item() == 0
+    mate_contrast_loss(embeds, torch.tensor(0.0), alone).backward()
+    assert not embeds.grad.any()
+
+
+def test_mate_contrast_has_the_gradients_of_its_definition():
+    ids, embeds, scale = CATALOGS["mixed"], unit_rows(150, dim=16, seed=1), torch.tensor(2.0, dtype=torch.float64)
+
+    def dense(embeds, scale):
+        own = torch.eye(150, dtype=torch.bool)
+        are_mates = (ids[:, None] == ids) & (ids >= 0)[:, None] & ~own
+        has_mates = are_mates.any(1)
+        logits = scale.exp() * embeds @ embeds.T
+        agreement = (logits * are_mates).sum(1)[has_mates] / are_mates.sum(1)[has_mates]
+        return (logits.masked_fill(own, -math.inf).logsumexp(1)[has_mates] - agreement).mean()
+
+    ours = gradients_of(lambda *given: mate_contrast_loss(*given, ids, tile_size=64), embeds, scale)
+    assert max(relative_errors(ours, gradients_of(dense, embeds, scale))) < 1e-12
+
+
 def test_weight_zero_is_plain_clip():
     text, image, ids = unit_rows(6, seed=3), unit_rows(6, seed=4), torch.tensor([1, 1, 2, 2, -1, -1])
     scale = torch.tensor(2.0)
@@ -126,13 +257,14 @@ def test_half_precision_embeddings_are_compared_in_float32(dtype):
     ("change", "message"),
     [
         ({"image_embeds": torch.zeros(3, 4)}, r"\(2, 4\) and \(3, 4\)"),
-        ({"text_embeds": torch.zeros(0, 4), "image_embeds": torch.zeros(0, 4)}, "B at least 1"),
+        ({"text_embeds": torch.zeros(0, 4), "image_embeds": torch.zeros(0, 4)}, "holds no offers"),
         ({"logit_scale": torch.zeros(2)}, "`logit_scale` is tensor"),
         ({"logit_scale": 1.0}, "`logit_scale` is 1.0"),
         ({"catalog_ids": torch.zeros(3, dtype=torch.int64)}, r"`catalog_ids` has shape \(3,\)"),
         ({"catalog_ids": torch.zeros(2)}, "`catalog_ids` has dtype torch.float32"),
         ({"mates": "friends"}, "`mates` is 'friends'"),
         ({"catalog_weight": 1.5}, "`catalog_weight` is 1.5"),
+        ({"tile_size": 0}, "`tile_size` is 0"),
     ],
 )
 def test_errors_name_the_field_and_the_value(change, message):

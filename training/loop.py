@@ -222,11 +222,10 @@ class TrainingLoop:
             inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
         output = self.model(**inputs)
         num_usable = len(batch["row_ids"])  # without a usable row the inputs are a stand-in
-        text_embeds = gather_rows(output.text_embeds[:num_usable])
-        image_embeds = gather_rows(output.image_embeds[:num_usable])
-        catalog_ids = gather_rows(batch["catalog_ids"].to(self.accelerator.device))
+        text_embeds, image_embeds = output.text_embeds[:num_usable], output.image_embeds[:num_usable]
+        catalog_ids = batch["catalog_ids"].to(self.accelerator.device)
         progress.samples_seen += num_rows
-        if len(text_embeds) == 0:
+        if len(gather_rows(catalog_ids)) == 0:
             return None
         model = self.bare_model
         loss = contrastive_loss(
@@ -236,6 +235,7 @@ class TrainingLoop:
             catalog_ids,
             catalog_weight=model.config.catalog_weight,
             mates=model.config.catalog_mates,
+            distributed=True,
         )
         if not torch.isfinite(loss):
             raise FloatingPointError(

@@ -57,6 +57,12 @@ $(TRANSFORMERS_TESTS): | $(INSTALLED)
 		--strip-components=1 transformers-$(TRANSFORMERS_VERSION)/tests
 	@touch $@
 
+.PHONY: bench
+bench: $(INSTALLED) ## Measure against peers (PEER_PYTHON=an interpreter that has open_clip; BENCH_ARGS="--only loss")
+	@$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,bench]" || echo "The peers of the extra 'bench' could" \
+		"not be had: their rows will be empty." >&2
+	$(BIN)/python tests/benchmarks/bench.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(BENCH_ARGS)
+
 .PHONY: quality
 quality: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check .

@@ -1,0 +1,202 @@
+"""This package against its peers, on the same work: `make bench PEER_PYTHON=...`.
+
+Each side works in a process of its own, in turns with the other, round after round, so that both see the same noise
+and neither the other's memory. A ratio says how many times better this package is: the median over the rounds, with
+the lowest and the highest of them. Both sides must come to the same loss, or the benchmark stops.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from contests import CONTESTS, Contest, Row
+
+# A round is repeated where other processes take more of the cores than this: it would measure them.
+BUSY_SHARE = 0.05
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the contests that are asked for, print their table and write it to a file.
+
+    Returns:
+        0; the goals are for the reader to judge.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer-python", help="interpreter that has open_clip; its rows are empty without it")
+    parser.add_argument("--only", nargs="+", choices=[contest.name for contest in CONTESTS], help="some of the work")
+    parser.add_argument("--rounds", type=int, help="rounds, in place of each work's own number")
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "bench.json")
+    arguments = parser.parse_args(argv)
+    interpreters = {"open_clip": arguments.peer_python, "sentence-transformers": sys.executable}
+    rows: list[dict[str, Any]] = []
+    for contest in CONTESTS:
+        if arguments.only is None or contest.name in arguments.only:
+            results = run_rounds(contest, interpreters, arguments.rounds or contest.rounds)
+            added = [make_row(row, contest, *results) for row in contest.rows]
+            rows += added
+            print(as_table(added), flush=True)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{as_table(rows)}\n\nwritten to {arguments.output}")
+    return 0
+
+
+def run_rounds(
+    contest: Contest, interpreters: dict[str, str | None], rounds: int
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Run both sides in turns; rounds while other processes keep the cores busy are repeated, as often again at most.
+
+    Args:
+        contest: The work.
+        interpreters: Interpreter that has each peer, or nothing.
+        rounds: How often each side works.
+
+    Returns:
+        Figures of each round, of our side and of the peer's; the latter are empty where the peer is absent.
+
+    Raises:
+        RuntimeError: a side fails, or the two did not do the same work.
+    """
+    print(f"\n{contest.name}: {contest.work}", flush=True)
+    interpreter = interpreters.get(contest.peer)
+    missing = missing_module(contest, interpreter) if contest.theirs is not None else None
+    if missing is not None:
+        print(f"  {contest.peer} was not measured: {missing}.", flush=True)
+    quiet: list[tuple[dict[str, float], dict[str, float] | None]] = []
+    busy: list[tuple[dict[str, float], dict[str, float] | None]] = []
+    while len(quiet) < rounds and len(quiet) + len(busy) < 2 * rounds:
+        ours = run_side(sys.executable, "eclip_side.py", contest, contest.ours)
+        theirs = None
+        if contest.theirs is not None and missing is None:
+            assert interpreter is not None
+            theirs = run_side(interpreter, contest.side, contest, contest.theirs)
+            check_same_work(contest, ours, theirs)
+        is_busy = max(side["busy"] for side in (ours, theirs) if side) > BUSY_SHARE
+        (busy if is_busy else quiet).append((ours, theirs))
+        shown = " | ".join(
+            f"{name} {side['seconds']:.2f} s, {side['peak_bytes'] / 2**30:.2f} GiB, others {side['busy']:.0%} of the cores"
+            for name, side in (("ours", ours), ("theirs", theirs))
+            if side
+        )
+        print(f"  {'busy ' if is_busy else ''}round: {shown}", flush=True)
+    if len(quiet) < rounds:
+        print(f"  other processes kept the cores busy: {rounds - len(quiet)} of the {rounds} rounds are from then")
+    kept = (quiet + busy)[:rounds]
+    return [ours for ours, _ in kept], [theirs for _, theirs in kept if theirs is not None]
+
+
+def missing_module(contest: Contest, interpreter: str | None) -> str | None:
+    """Return why a peer can't be run, or nothing."""
+    if interpreter is None:
+        return "name an interpreter that has it by PEER_PYTHON"
+    module = {"open_clip": "open_clip_train", "sentence-transformers": "sentence_transformers"}[contest.peer]
+    found = subprocess.run([interpreter, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    return f"{interpreter} can't import {module}" if found.returncode else None
+
+
+def run_side(interpreter: str, script: str, contest: Contest, arguments: dict[str, Any]) -> dict[str, float]:
+    """Run one side once and return its figures, with the share of the cores that other processes used meanwhile."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(contest.threads),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    before = _busy_seconds()
+    run = subprocess.run(
+        [interpreter, str(HERE / script), contest.function, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if run.returncode:
+        raise RuntimeError(f"{script} {contest.function} failed in {contest.name}:\n{run.stderr}")
+    passed = [after - start for after, start in zip(_busy_seconds(), before, strict=True)]
+    busy_of_all, busy_of_ours, elapsed = passed
+    figures = json.loads(run.stdout.splitlines()[-1])
+    return figures | {"busy": max(0.0, busy_of_all - busy_of_ours) / elapsed}
+
+
+def _busy_seconds() -> tuple[float, float, float]:
+    """Return seconds that the cores have worked, those of them for our children, and those that there were."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    idle = fields[3] + fields[4]
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (sum(fields) - idle) * tick, children.ru_utime + children.ru_stime, sum(fields) * tick
+
+
+def check_same_work(contest: Contest, ours: dict[str, float], theirs: dict[str, float]) -> None:
+    """Compare the losses that the sides came to."""
+    if abs(ours["value"] - theirs["value"]) > 1e-4 * abs(theirs["value"]):
+        raise RuntimeError(
+            f"{contest.name}: the loss is {ours['value']} here and {theirs['value']} with {contest.peer}; the sides do "
+            "not do the same work, so no ratio means anything."
+        )
+
+
+def make_row(
+    row: Row, contest: Contest, ours: list[dict[str, float]], theirs: list[dict[str, float]]
+) -> dict[str, Any]:
+    """Return one row of the result.
+
+    Args:
+        row: What is compared.
+        contest: The work.
+        ours: Figures of our side, one per round.
+        theirs: The same of the peer; empty where it is absent.
+
+    Returns:
+        `work`, `peer`, `ours` and `theirs` (medians, in `unit`), `ratio` (median of the rounds, how many times better
+        ours is) with `low` and `high`, and `goal`. `theirs`, `ratio`, `low` and `high` are null where there is no peer.
+    """
+    our_figures = [row.figure(figures) for figures in ours]
+    if row.limit is not None:
+        their_figures = [row.limit] * len(ours)
+    else:
+        their_figures = [row.figure(figures) for figures in theirs]
+    ratios = [row.ratio(our, their) for our, their in zip(our_figures, their_figures, strict=False)]
+    return {
+        "work": row.work,
+        "peer": "memory limit" if row.limit is not None else contest.peer,
+        "ours": _rounded(statistics.median(our_figures)),
+        "theirs": _rounded(statistics.median(their_figures)) if their_figures else None,
+        "unit": row.unit,
+        "ratio": _rounded(statistics.median(ratios)) if ratios else None,
+        "low": _rounded(min(ratios)) if ratios else None,
+        "high": _rounded(max(ratios)) if ratios else None,
+        "goal": row.goal,
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def as_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows as a Markdown table."""
+    lines = [
+        "| work | against | ours | theirs | times better (lowest to highest) | goal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ratio = "not measured"
+        if row["ratio"] is not None:
+            ratio = f"{row['ratio']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
+        theirs = "-" if row["theirs"] is None else f"{row['theirs']:.3g} {row['unit']}"
+        ours = f"{row['ours']:.3g} {row['unit']}"
+        lines.append(f"| {row['work']} | {row['peer']} | {ours} | {theirs} | {ratio} | {row['goal']:g} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

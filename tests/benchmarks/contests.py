@@ -1,0 +1,121 @@
+"""The contests of the benchmark: what both sides do, with which settings, and what is compared."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["CONTESTS", "Contest", "Row"]
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Args:
+        work: What is compared, for the reader.
+        unit: `"s"` (fewer is better), `"GiB"` (peak above what was resident before; fewer is better), or
+            `"samples/s"` and `"images/s"` (more is better).
+        goal: How many times better this package shall be.
+        count: Samples or images of one round, for rates.
+        limit: A fixed number in place of the peer's.
+    """
+
+    work: str
+    unit: Literal["s", "GiB", "samples/s", "images/s"]
+    goal: float
+    count: int = 1
+    limit: float | None = None
+
+    def figure(self, figures: dict[str, float]) -> float:
+        """Return the figure of one round in this row's unit."""
+        if self.unit == "GiB":
+            return figures["peak_bytes"] / GIB
+        return figures["seconds"] if self.unit == "s" else self.count / figures["seconds"]
+
+    def ratio(self, ours: float, theirs: float) -> float:
+        """Return how many times better ours is."""
+        return theirs / ours if self.unit in ("s", "GiB") else ours / theirs
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Work that both sides do in turns.
+
+    Args:
+        name: Short name.
+        work: What is done, for the reader.
+        function: Name of the work in the scripts of both sides.
+        peer: Whom against.
+        side: The peer's script.
+        ours: Arguments of our side.
+        theirs: Arguments of the peer's side; `None` where it does not take part.
+        rows: What is compared.
+        rounds: How often each side works.
+        threads: Threads of each side.
+    """
+
+    name: str
+    work: str
+    function: str
+    ours: dict[str, Any]
+    rows: tuple[Row, ...]
+    peer: str = "open_clip"
+    side: str = "open_clip_side.py"
+    theirs: dict[str, Any] | None = field(default=None)
+    rounds: int = 3
+    threads: int = 2
+
+
+_LOSS = {"batch_size": 16384, "dim": 512}
+_LOSS_WORK = "loss, forward and backward, B = 16,384, d = 512, fp32"
+_STEP = {"batch_size": 512}
+_STEP_WORK = "training step, B = 512, 6-layer towers of width 128"
+_OUR_STREAMS = {"text_stream_size": 128, "image_stream_size": 32, "keep_graphs": 0.5}
+_JPEG = {"number": 200, "side": 500, "target": 224}
+
+CONTESTS = (
+    Contest(
+        name="loss",
+        work=_LOSS_WORK,
+        function="loss",
+        ours=_LOSS,
+        theirs=_LOSS,
+        rows=(Row(f"{_LOSS_WORK}: time", "s", 1.8), Row(f"{_LOSS_WORK}: memory", "GiB", 20)),
+    ),
+    Contest(
+        name="loss-65536",
+        work="loss, forward and backward, B = 65,536, d = 512, fp32 (the dense loss would need about 64 GiB)",
+        function="loss",
+        ours={"batch_size": 65536, "dim": 512},
+        rows=(Row("loss, forward and backward, B = 65,536: memory above the embeddings", "GiB", 1, limit=1),),
+        rounds=1,
+    ),
+    Contest(
+        name="step-open_clip",
+        work=f"{_STEP_WORK}; open_clip's own loop with --accum-freq 16",
+        function="step",
+        ours=_STEP | _OUR_STREAMS,
+        theirs=_STEP | {"stream_size": 32},
+        rows=(Row(f"{_STEP_WORK}", "samples/s", 2.2, count=512),),
+    ),
+    Contest(
+        name="step-sentence-transformers",
+        work=f"{_STEP_WORK}; CachedMultipleNegativesRankingLoss in both directions, mini-batches of 32",
+        function="step",
+        peer="sentence-transformers",
+        side="sentence_transformers_side.py",
+        ours=_STEP | _OUR_STREAMS,
+        theirs=_STEP | {"stream_size": 32},
+        rows=(Row(f"{_STEP_WORK}", "samples/s", 1.5, count=512),),
+    ),
+    Contest(
+        name="decode",
+        work="JPEG files of 500 px to RGB pictures of 224 px, one core",
+        function="decode",
+        ours=_JPEG,
+        theirs=_JPEG,
+        rows=(Row("JPEG of 500 px to 224 px, per core", "images/s", 3, count=200),),
+        threads=1,
+    ),
+)

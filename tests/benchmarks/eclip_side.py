@@ -1,0 +1,79 @@
+"""This package's side of the benchmarks: `eclip_side.py WORK JSON`."""
+
+import numpy as np
+import torch
+from measure import measure, report
+from towers import build_model
+from workloads import draw_embeddings, draw_offers, draw_photographs
+
+from modeling_eclip import contrastive_loss
+from modeling_eclip.images_eclip import load_product_image
+from training.augmentation import ProductAugmentation
+
+
+def loss(batch_size: int, dim: int) -> dict[str, float]:
+    """Forward and backward of the contrastive loss; gradients of embeddings and scale."""
+
+    def forward_backward(rows: int | None = None) -> float:
+        value = contrastive_loss(text_embeds[:rows], image_embeds[:rows], logit_scale)
+        value.backward()
+        text_embeds.grad = image_embeds.grad = logit_scale.grad = None
+        return value.item()
+
+    text_embeds, image_embeds = draw_embeddings(batch_size, dim)
+    logit_scale = torch.tensor(3.0, requires_grad=True)
+    forward_backward(64)
+    value, seconds, peak_bytes = measure(forward_backward)
+    return {"value": value, "seconds": seconds, "peak_bytes": peak_bytes}
+
+
+def step(batch_size: int, text_stream_size: int, image_stream_size: int, keep_graphs: float) -> dict[str, float]:
+    """One optimizer step by multi-stream accumulation."""
+
+    def train(rows: int) -> float:
+        longest = int(lengths[:rows].max())
+        inputs = {
+            "input_ids": input_ids[:rows, :longest],
+            "attention_mask": (torch.arange(longest) < lengths[:rows, None]).long(),
+            "pixel_values": pixel_values[:rows],
+        }
+        optimizer.zero_grad()
+        value = accumulate(inputs)
+        optimizer.step()
+        model.clamp_logit_scale()
+        return value.item()
+
+    from modeling_eclip import MultiStreamAccumulation
+
+    input_ids, lengths, pixel_values = draw_offers(batch_size)
+    model = build_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    accumulate = MultiStreamAccumulation(
+        model,
+        text_stream_size=text_stream_size,
+        image_stream_size=image_stream_size,
+        keep_graphs=keep_graphs,
+    )
+    train(2 * image_stream_size)
+    value, seconds, peak_bytes = measure(lambda: train(batch_size))
+    return {"value": value, "seconds": seconds, "peak_bytes": peak_bytes}
+
+
+def decode(number: int, side: int, target: int) -> dict[str, float]:
+    """JPEG files to pictures of the target's size as this package's training view makes them, up to RGB."""
+    torch.set_num_threads(1)
+    files = draw_photographs(number, side)
+    augmentation = ProductAugmentation((target, target), min_crop_scale=0.9, flip_probability=0.0)
+    rng = np.random.default_rng(0)
+
+    def decode_all() -> None:
+        for file in files:
+            augmentation(load_product_image(file), rng)
+
+    decode_all()
+    _, seconds, peak_bytes = measure(decode_all)
+    return {"value": target, "seconds": seconds, "peak_bytes": peak_bytes}
+
+
+if __name__ == "__main__":
+    report({"decode": decode, "loss": loss, "step": step})

@@ -1,0 +1,43 @@
+"""Time and peak memory of one call, and the one line in which a side of a benchmark reports them.
+
+Needs Linux (`/proc`), the standard library and torch: the peers' environment has no more in common with ours.
+"""
+
+import ctypes
+import gc
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["measure", "report"]
+
+
+def measure(call: Callable[[], Any]) -> tuple[Any, float, int]:
+    """Return a call's result, its seconds, and by how many bytes it raised the process's resident memory at its peak.
+
+    Memory that was freed before goes back to the system first, so that the call can't hide in it.
+    """
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+    before = _resident_bytes("VmRSS")
+    started = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - started
+    return result, seconds, _resident_bytes("VmHWM") - before
+
+
+def _resident_bytes(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def report(works: dict[str, Callable[..., dict[str, float]]]) -> None:
+    """Do the work that the command line names, with the arguments that it gives as JSON; print its figures as JSON."""
+    name, arguments = sys.argv[1:]
+    print(json.dumps(works[name](**json.loads(arguments))))

@@ -1,0 +1,87 @@
+"""What both sides of a benchmark work on: made from seeds, so that each side makes the same in its own process.
+
+Needs torch, numpy and Pillow only.
+"""
+
+import io
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+__all__ = [
+    "CONTEXT_LENGTH",
+    "TOWER",
+    "VOCAB_SIZE",
+    "draw_embeddings",
+    "draw_offers",
+    "draw_photographs",
+    "draw_weight",
+]
+
+# The same shape for both towers of CLIP: small enough for 2 cores, and as deep as a small real one.
+TOWER = {"width": 128, "layers": 6, "heads": 2, "image_size": 128, "patch_size": 16, "projection_dim": 128}
+VOCAB_SIZE = 8192
+CONTEXT_LENGTH = 77
+
+
+def draw_embeddings(batch_size: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return leaves of unit rows for titles and images, each float32 of shape `(batch_size, dim)`."""
+    generator = torch.Generator().manual_seed(0)
+    pair = [torch.randn(batch_size, dim, generator=generator) for _ in range(2)]
+    text_embeds, image_embeds = (torch.nn.functional.normalize(rows).requires_grad_() for rows in pair)
+    return text_embeds, image_embeds
+
+
+def draw_offers(batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a batch of titles of 20 tokens in the mean, and of pictures.
+
+    Lengths are log-normal (standard deviation of the logarithm 0.4, so that nine in ten lie between 9 and 36), from 4
+    to the 77 tokens that CLIP has room for; the last token is the end of the title.
+
+    Returns:
+        `input_ids`, int64 of shape `(batch_size, CONTEXT_LENGTH)`, padded with 0; `lengths`, int64 of shape
+        `(batch_size,)`; `pixel_values`, float32 of shape `(batch_size, 3, image_size, image_size)`.
+    """
+    generator = torch.Generator().manual_seed(1)
+    logarithms = 0.4 * torch.randn(batch_size, generator=generator)
+    lengths = (20 * torch.exp(logarithms - 0.4**2 / 2)).round().long().clamp(4, CONTEXT_LENGTH)
+    input_ids = torch.randint(1, VOCAB_SIZE - 1, (batch_size, CONTEXT_LENGTH), generator=generator)
+    places = torch.arange(CONTEXT_LENGTH)
+    input_ids[places >= lengths[:, None]] = 0
+    input_ids[places == lengths[:, None] - 1] = VOCAB_SIZE - 1
+    side = TOWER["image_size"]
+    return input_ids, lengths, torch.randn(batch_size, 3, side, side, generator=generator)
+
+
+def draw_weight(name: str, shape: Sequence[int]) -> torch.Tensor:
+    """Return a weight that depends on its name alone, under which both sides know it (transformers' name of it)."""
+    if "norm" in name or "layrnorm" in name:
+        return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    fan_in = int(np.prod(shape[1:])) if len(shape) > 1 and "embedding" not in name else 2500
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()))) * fan_in**-0.5
+
+
+def draw_photographs(number: int, side: int) -> list[bytes]:
+    """Return JPEG files (quality 85, 4:2:0) of square pictures whose spectrum falls with frequency as photographs' does.
+
+    They take 2 bits per pixel, as photographs of that quality do, and so cost a decoder as much; a drawing or plain
+    noise would not.
+    """
+    rng = np.random.default_rng(2)
+    frequencies = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
+    amplitudes = 1 / np.maximum(frequencies, 1 / side) ** 1.4
+    files = []
+    for _ in range(number):
+        # Mostly grey structure, with colour that changes slowly.
+        planes = [np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) * amplitudes) for _ in range(4)]
+        grey, *colours = (plane / plane.std() for plane in planes)
+        pixels = np.stack([128 + 50 * grey + 15 * colour for colour in colours], axis=-1)
+        file = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
+        files.append(file.getvalue())
+    return files

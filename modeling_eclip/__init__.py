@@ -10,6 +10,7 @@ from .images_eclip import ProductImageError, load_product_image
 from .losses_eclip import contrastive_loss, mate_contrast_loss
 from .modeling_eclip import EClipModel, EClipOutput
 from .processing_eclip import EClipProcessor
+from .streams_eclip import MultiStreamAccumulation
 
 register_auto_classes(__name__)
 
@@ -19,6 +20,7 @@ __all__ = [
     "EClipModel",
     "EClipOutput",
     "EClipProcessor",
+    "MultiStreamAccumulation",
     "ProductImageError",
     "contrastive_loss",
     "gather_rows",

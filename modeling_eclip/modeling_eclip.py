@@ -344,6 +344,8 @@ class EClipModel(EClipPreTrainedModel):
         pixel_attention_mask: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        text_pooler_output: torch.Tensor | None = None,
+        image_pooler_output: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EClipOutput:
         """Embed titles, images or both, and compare them where both are given.
@@ -360,6 +362,9 @@ class EClipModel(EClipPreTrainedModel):
             pixel_attention_mask: As for [`EClipModel.encode_image`].
             spatial_shapes: As for [`EClipModel.encode_image`].
             interpolate_pos_encoding: As for [`EClipModel.encode_image`].
+            text_pooler_output: The title tower's vectors in place of `input_ids`, shape `(num_titles, width)`: what
+                [`EClipModel.encode_text`] gave once, for a tower that is not trained.
+            image_pooler_output: The image tower's in place of `pixel_values`, likewise.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
@@ -368,21 +373,27 @@ class EClipModel(EClipPreTrainedModel):
         Raises:
             ValueError: neither titles nor images are given, or a loss is asked for without both.
         """
-        if input_ids is None and pixel_values is None:
+        has_text = input_ids is not None or text_pooler_output is not None
+        has_images = pixel_values is not None or image_pooler_output is not None
+        if not has_text and not has_images:
             raise ValueError("Neither `input_ids` nor `pixel_values` is given; give titles, images or both.")
-        if return_loss and (input_ids is None or pixel_values is None):
-            missing = "input_ids" if input_ids is None else "pixel_values"
+        if return_loss and not (has_text and has_images):
+            missing = "pixel_values" if has_text else "input_ids"
             raise ValueError(f"`return_loss=True` compares titles with images, but `{missing}` is None; give both.")
 
         text_outputs = text_embeds = vision_outputs = image_embeds = logits_per_text = logits_per_image = loss = None
         if input_ids is not None:
             text_outputs = self.encode_text(input_ids, attention_mask, position_ids, token_type_ids, **kwargs)
-            text_embeds = normalize(self.text_projection(text_outputs.pooler_output))  # (num_titles, projection_dim)
+            text_pooler_output = text_outputs.pooler_output
         if pixel_values is not None:
             vision_outputs = self.encode_image(
                 pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding, **kwargs
             )
-            image_embeds = normalize(self.visual_projection(vision_outputs.pooler_output))  # (num_images, ...)
+            image_pooler_output = vision_outputs.pooler_output
+        if text_pooler_output is not None:
+            text_embeds = normalize(self.text_projection(text_pooler_output))  # (num_titles, projection_dim)
+        if image_pooler_output is not None:
+            image_embeds = normalize(self.visual_projection(image_pooler_output))  # (num_images, projection_dim)
         if text_embeds is not None and image_embeds is not None:
             image_embeds = image_embeds.to(text_embeds.device)
             logit_scale = self.logit_scale.to(text_embeds.device)

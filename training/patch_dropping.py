@@ -24,13 +24,16 @@ class PatchDropping:
         share: Share of the patches that is kept, above 0 and below 1; their number is rounded, and at least one.
 
     Raises:
-        ValueError: the share is no such number, or the tower needs its patches in their places.
+        ValueError: the share is no such number, the tower is compiled already, or it needs its patches in their
+            places.
     """
 
     def __init__(self, model: EClipModel, share: float) -> None:
         """Check that the tower's patches are free, and hook it."""
         if not 0.0 < share < 1.0:
             raise ValueError(f"`keep_patches` is {share}; give a share above 0 and at most 1, where 1 drops nothing.")
+        if model.vision_model._compiled_call_impl is not None:
+            raise ValueError("`keep_patches` comes before `compile`: a compiled tower heeds no hooks that come later.")
         self.share = share
         self.tower, self.pooling = model.vision_model, model.config.vision_pooling
         self._kept: torch.Tensor | None = None  # of the images that are passing through the tower

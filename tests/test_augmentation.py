@@ -4,65 +4,96 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.augmentation import ProductAugmentation, TitleAugmentation
+from training.augmentation import PictureView, ProductAugmentation, TitleAugmentation
 
 
-def ramp(width: int = 60, height: int = 40) -> Image.Image:
+def ramp(width: int = 60, height: int = 40) -> np.ndarray:
     """Red grows to the right and green downwards, so that a pixel tells where it was."""
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     pixels[..., 0] = np.linspace(0, 255, width)[None, :]
     pixels[..., 1] = np.linspace(0, 255, height)[:, None]
-    return Image.fromarray(pixels)
+    return pixels
+
+
+def view_of(augmentation: ProductAugmentation, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random view, `(height, width, 3)`."""
+    return augmentation.render(pixels, augmentation.draw(rng)).permute(1, 2, 0).numpy()
 
 
 def test_a_view_has_the_size_asked_for_and_depends_on_the_generator_alone():
-    augment = ProductAugmentation((24, 16))
-    views = [augment(ramp(), np.random.default_rng(seed)) for seed in (1, 1, 2)]
-    assert views[0].size == (16, 24)
-    assert views[0].mode == "RGB"
-    assert views[0].tobytes() == views[1].tobytes()
-    assert views[0].tobytes() != views[2].tobytes()
+    augmentation = ProductAugmentation((24, 16))
+    views = [view_of(augmentation, ramp(), np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert views[0].shape == (24, 16, 3)
+    assert views[0].dtype == np.uint8
+    assert (views[0] == views[1]).all()
+    assert (views[0] != views[2]).any()
+
+
+@pytest.mark.parametrize("min_crop_scale", [0.3, 0.7, 1.0])
+def test_crops_lie_inside_and_keep_the_product(min_crop_scale):
+    augmentation = ProductAugmentation((8, 8), min_crop_scale=min_crop_scale)
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        left, upper, right, lower = augmentation.draw(rng).box
+        assert 0 <= left < right <= 1
+        assert 0 <= upper < lower <= 1
+        assert (right - left) * (lower - upper) >= min_crop_scale - 1e-9
+        assert 3 / 4 - 1e-6 <= (right - left) / (lower - upper) <= 4 / 3 + 1e-6
 
 
 @pytest.mark.parametrize("size", [(60, 40), (20, 200), (300, 10), (1, 1)])
-@pytest.mark.parametrize("min_crop_scale", [0.3, 0.7, 1.0])
-def test_crops_lie_inside_and_keep_the_product(size, min_crop_scale):
-    width, height = size
-    augment = ProductAugmentation((8, 8), min_crop_scale=min_crop_scale)
+def test_pictures_of_any_shape_can_be_cropped(size):
+    augmentation = ProductAugmentation((8, 6), min_crop_scale=0.3)
+    for seed in range(50):
+        assert view_of(augmentation, ramp(*size), np.random.default_rng(seed)).shape == (8, 6, 3)
+
+
+def test_a_crop_of_the_least_size_is_not_enlarged():
+    augmentation = ProductAugmentation((224, 160), min_crop_scale=0.5)
     rng = np.random.default_rng(0)
     for _ in range(200):
-        left, upper, right, lower = augment.crop_box(width, height, rng)
-        assert 0 <= left < right <= width
-        assert 0 <= upper < lower <= height
-        assert (right - left) * (lower - upper) >= (min_crop_scale - 1e-9) * width * height
-        stretch = (right - left) / (lower - upper) * height / width
-        assert 3 / 4 - 1e-6 <= stretch <= 4 / 3 + 1e-6
+        view = augmentation.draw(rng)
+        height, width = augmentation.min_size(view)
+        left, upper, right, lower = view.box
+        assert 224 <= (lower - upper) * height < 225
+        assert 160 <= (right - left) * width < 161
 
 
-def test_the_whole_picture_with_nothing_changed_is_a_resize():
-    augment = ProductAugmentation((40, 60), min_crop_scale=1.0, flip_probability=0.0)
-    assert augment(ramp(), np.random.default_rng(0)).tobytes() == ramp().tobytes()
+def test_a_crop_shows_what_its_box_says():
+    augmentation = ProductAugmentation((20, 15))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    # rows 20 to 40 and columns 15 to 30: as large as the result
+    view = PictureView((0.25, 0.5, 0.5, 1.0))
+    assert (augmentation.render(pixels, view).permute(1, 2, 0).numpy() == pixels[20:40, 15:30]).all()
+    # in a picture that covers its last pixels in part, the shares are of what it covers
+    extent = (39.5, 59.2)
+    whole = ProductAugmentation((79, 74)).render(pixels, PictureView((0.0, 0.0, 1.0, 1.0)), extent)
+    expected = Image.fromarray(pixels).resize((74, 79), Image.Resampling.BICUBIC, box=(0, 0, 59.2, 39.5))
+    assert np.abs(whole.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_the_whole_picture_with_nothing_changed_is_itself():
+    augmentation = ProductAugmentation((40, 60), min_crop_scale=1.0, flip_probability=0.0)
+    assert (view_of(augmentation, ramp(), np.random.default_rng(0)) == ramp()).all()
 
 
 def test_flip_mirrors_left_and_right():
-    augment = ProductAugmentation((40, 60), min_crop_scale=1.0, flip_probability=1.0)
-    mirrored = np.asarray(augment(ramp(), np.random.default_rng(0)))
-    assert (mirrored == np.asarray(ramp())[:, ::-1]).all()
+    augmentation = ProductAugmentation((40, 60), min_crop_scale=1.0, flip_probability=1.0)
+    assert (view_of(augmentation, ramp(), np.random.default_rng(0)) == ramp()[:, ::-1]).all()
 
 
 def test_half_of_the_views_are_mirrored():
-    augment = ProductAugmentation((4, 4))
+    augmentation = ProductAugmentation((4, 4))
     rng = np.random.default_rng(0)
-    reds = [np.asarray(augment(ramp(), rng))[0, [0, -1], 0].astype(int) for _ in range(200)]
+    reds = [view_of(augmentation, ramp(), rng)[0, [0, -1], 0].astype(int) for _ in range(200)]
     assert 70 < sum(left > right for left, right in reds) < 130
 
 
 def test_colours_are_left_alone_unless_asked_for():
-    grey = Image.new("RGB", (10, 10), (100, 150, 200))
-    plain = ProductAugmentation((10, 10))(grey, np.random.default_rng(0))
-    assert plain.getcolors() == [(100, (100, 150, 200))]
-    jittered = ProductAugmentation((10, 10), colour_jitter=0.4)(grey, np.random.default_rng(0))
-    ((_, (red, green, blue)),) = jittered.getcolors()
+    plain = np.full((10, 10, 3), (100, 150, 200), dtype=np.uint8)
+    assert (view_of(ProductAugmentation((10, 10)), plain, np.random.default_rng(0)) == plain).all()
+    jittered = view_of(ProductAugmentation((10, 10), colour_jitter=0.4), plain, np.random.default_rng(0))
+    ((red, green, blue),) = np.unique(jittered.reshape(-1, 3), axis=0)
     assert (red, green, blue) != (100, 150, 200)
     assert red < green < blue  # never the hue
 

@@ -1,10 +1,16 @@
 """Batches do not depend on workers, ranks or resumption, and no row is lost silently."""
 
 import io
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -12,10 +18,14 @@ from transformers import ViTImageProcessorPil
 
 from modeling_eclip.processing_eclip import EClipProcessor
 from training.augmentation import ProductAugmentation
-from training.data import ProductCollator, evaluation_loader, train_loader
+from training.blocks import StreamedProducts
+from training.collation import ProductCollator
+from training.data import evaluation_loader, train_loader
 from training.product_ids import stable_id
+from training.products import ProductColumns, load_products
 from training.title_tokenizer import train_title_tokenizer
 
+_READ = StreamedProducts._read
 NUM_ROWS = 23  # a prime: no batch size divides it
 FEATURES = datasets.Features(
     {
@@ -35,13 +45,30 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
+def png_of(i: int) -> dict:
+    return {"bytes": png(i), "path": None}
+
+
 def make_row(i: int, **fields) -> dict:
-    row = {"title": f"title {i}", "image": {"bytes": png(i), "path": None}, "catalog_id": i // 2, "row_id": f"r{i}"}
+    row = {"title": f"title {i}", "image": png_of(i), "catalog_id": i // 2, "row_id": f"r{i}"}
     return {**row, "label": "x", **fields}
 
 
 def make_products(num_rows: int = NUM_ROWS) -> datasets.Dataset:
     return datasets.Dataset.from_list([make_row(i) for i in range(num_rows)], features=FEATURES)
+
+
+def stream(products: datasets.Dataset, folder: Path, rows_per_block: int = 2) -> StreamedProducts:
+    """The same rows as a stream of two files."""
+    half = len(products) // 2
+    for number, rows in enumerate((range(half), range(half, len(products)))):
+        products.select(rows).to_parquet(folder / f"{number}.parquet", batch_size=rows_per_block)
+    return load_products([str(folder / "*.parquet")], ProductColumns(row_id="row_id"), streaming=True)
+
+
+@pytest.fixture(params=["map", "stream"])
+def products(request, tmp_path) -> datasets.Dataset | StreamedProducts:
+    return make_products() if request.param == "map" else stream(make_products(), tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -90,30 +117,23 @@ def test_a_batch_holds_what_the_model_needs(processor):
     assert (batch["num_rows"], batch["skipped"]) == (5, [])
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_every_pass_sees_every_row_once_and_the_last_batch_is_short(processor, streamed):
-    products = make_products().to_iterable_dataset(num_shards=3) if streamed else make_products()
-    batches = load(products, processor, shuffle_buffer=8)
+def test_every_pass_sees_every_row_once_and_the_last_batch_is_short(processor, products):
+    batches = load(products, processor)
     assert [batch["num_rows"] for batch in batches] == [5] * 9 + [1]
     rows = ids(batches)
     everything = sorted(f"r{i}" for i in range(NUM_ROWS))
     assert sorted(rows[:NUM_ROWS]) == sorted(rows[NUM_ROWS:]) == everything
     assert rows[:NUM_ROWS] != rows[NUM_ROWS:]
-    assert rows != ids(load(products, processor, shuffle_buffer=8, seed=2))
+    assert rows != ids(load(products, processor, seed=2))
 
 
-@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_batches_do_not_depend_on_the_number_of_workers(processor, streamed, num_workers):
-    products = make_products().to_iterable_dataset(num_shards=3) if streamed else make_products()
-    alone = load(products, processor, shuffle_buffer=8)
-    assert same(alone, load(products, processor, shuffle_buffer=8, num_workers=num_workers))
+def test_batches_do_not_depend_on_the_number_of_workers(processor, products, num_workers):
+    assert same(load(products, processor), load(products, processor, num_workers=num_workers))
 
 
-@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_ranks_share_each_global_batch(processor, streamed, num_workers):
-    products = make_products().to_iterable_dataset(num_shards=3) if streamed else make_products()
+def test_ranks_share_each_global_batch(processor, products, num_workers):
     whole = load(products, processor)
     shares = [load(products, processor, rank=rank, num_ranks=2, num_workers=num_workers) for rank in range(2)]
     for batch, first, second in zip(whole, *shares, strict=True):
@@ -128,32 +148,45 @@ def test_ranks_share_each_global_batch(processor, streamed, num_workers):
     assert shares[0][-1].keys() == shares[1][-1].keys()
 
 
-@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("num_batches", [1, 5, 9])
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(processor, streamed, num_batches):
-    products = make_products().to_iterable_dataset() if streamed else make_products()
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(processor, products, num_batches):
     whole = load(products, processor)
     assert same(whole[num_batches:], load(products, processor, start=5 * num_batches, num_workers=num_batches % 2))
 
 
-def test_a_late_start_in_a_stream_rereads_one_pass_and_a_rest(processor):
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_growing_batch_loses_and_repeats_no_row(processor, products, num_ranks, num_workers):
+    arguments = {
+        "batch_size": lambda seen: 3 if seen < 9 else 7 if seen < 30 else 16,
+        "total_samples": 3 * NUM_ROWS,
+        "num_workers": num_workers,
+    }
+    whole = load(products, processor, **{**arguments, "num_workers": 0})
+    assert [batch["num_rows"] for batch in whole] == [3, 3, 3, 7, 7, 7, 16, 16, 7]
+    for epoch in range(3):
+        assert sorted(ids(whole)[NUM_ROWS * epoch :][:NUM_ROWS]) == sorted(f"r{i}" for i in range(NUM_ROWS))
+    for num_seen, num_batches in ((0, 0), (16, 4), (46, 7)):  # from the start, after one change, after two
+        shares = [
+            load(products, processor, start=num_seen, rank=rank, num_ranks=num_ranks, **arguments)
+            for rank in range(num_ranks)
+        ]
+        joined = [[row_id for share in batch for row_id in share["row_ids"]] for batch in zip(*shares, strict=True)]
+        assert joined == [batch["row_ids"] for batch in whole[num_batches:]]
+
+
+def test_a_stream_that_starts_late_reads_what_it_needs(processor, tmp_path, monkeypatch):
+    products = stream(make_products(20), tmp_path)
+    whole = ids(load(products, processor, batch_size=2, total_samples=50))
     reads = []
-
-    def rows():
-        reads.append("pass")
-        for i in range(4):
-            yield make_row(i)
-
-    products = datasets.IterableDataset.from_generator(rows, features=FEATURES)
-    whole = ids(load(products, processor, batch_size=1, total_samples=42))
+    monkeypatch.setattr(
+        "training.blocks.StreamedProducts._read", lambda self, block: reads.append(block) or _READ(self, block)
+    )
+    assert ids(load(products, processor, batch_size=2, total_samples=50, start=48)) == whole[48:]
+    assert 1 <= len(reads) <= 2  # the two rows lie in one block or in two
     reads.clear()
-    assert ids(load(products, processor, batch_size=1, total_samples=42, start=41)) == whole[41:]
-    assert len(reads) == 2  # the first pass for its length, and the eleventh
-
-
-def test_the_batch_size_may_follow_the_samples_seen(processor):
-    batches = load(make_products(), processor, batch_size=lambda seen: 4 if seen < 8 else 10, total_samples=20)
-    assert [batch["num_rows"] for batch in batches] == [4, 4, 10, 2]
+    assert ids(load(products, processor, batch_size=2, total_samples=50, start=40)) == whole[40:]
+    assert len(reads) == len(set(reads)), "a block is read once in an epoch"
 
 
 def test_a_row_is_augmented_anew_in_each_epoch(processor):
@@ -169,7 +202,7 @@ def test_loading_leaves_the_random_state_of_training_alone(processor):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_rows_that_cannot_be_used_are_listed(processor, streamed):
+def test_rows_that_cannot_be_used_are_listed(processor, streamed, tmp_path):
     rows = [
         make_row(0),
         make_row(1, title=None),
@@ -182,7 +215,8 @@ def test_rows_that_cannot_be_used_are_listed(processor, streamed):
         make_row(8),
     ]
     products = datasets.Dataset.from_list(rows, features=FEATURES)
-    (batch,) = evaluation_loader(products.to_iterable_dataset() if streamed else products, processor, batch_size=9)
+    products = stream(products, tmp_path) if streamed else products
+    (batch,) = evaluation_loader(products, processor, batch_size=9)
     assert batch["row_ids"] == ["r0", "r8"]
     assert batch["pixel_values"].shape[0] == batch["input_ids"].shape[0] == 2
     assert batch["catalog_ids"].tolist() == [0, 4]
@@ -221,14 +255,13 @@ def test_single_offers_get_a_catalog_of_their_own_in_training_only(processor):
     assert batch["catalog_ids"].tolist() == [-1, 5]
 
 
-@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_evaluation_sees_all_rows_once_in_order_as_they_are(processor, streamed, num_workers):
-    products = make_products().to_iterable_dataset(num_shards=3) if streamed else make_products()
+def test_evaluation_sees_all_rows_once_in_order_as_they_are(processor, products, num_workers):
     batches = list(evaluation_loader(products, processor, batch_size=4, num_workers=num_workers))
     assert ids(batches) == [f"r{i}" for i in range(NUM_ROWS)]
     plain = processor(images=[png(i) for i in range(4)], return_tensors="pt")["pixel_values"]
-    assert torch.equal(batches[0]["pixel_values"], plain)
+    # values from -1 to 1: no further from the image processor's own than a level of 255
+    assert (batches[0]["pixel_values"] - plain).abs().max() < 2.1 / 255
     shares = [evaluation_loader(products, processor, batch_size=4, rank=rank, num_ranks=2) for rank in range(2)]
     for first, second, batch in zip(*shares, batches, strict=True):
         assert first["row_ids"] + second["row_ids"] == batch["row_ids"]
@@ -240,13 +273,11 @@ def test_pictures_inside_an_archive_are_read(processor, tmp_path):
     archived = make_row(0, image={"bytes": None, "path": f"zip://images/0.png::{tmp_path}/shop.zip"})
     absent = make_row(1, image={"bytes": None, "path": f"zip://images/1.png::{tmp_path}/shop.zip"})
     batch = ProductCollator(processor)([archived, absent], [0, 1])
-    assert torch.equal(batch["pixel_values"], processor(images=[png(0)], return_tensors="pt")["pixel_values"])
+    assert torch.equal(batch["pixel_values"], ProductCollator(processor)([make_row(0)], [0])["pixel_values"])
     assert batch["skipped"] == [("r1", "missing")]
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_loader_left_early_leaves_no_workers(processor, streamed):
-    products = make_products().to_iterable_dataset() if streamed else make_products()
+def test_a_loader_left_early_leaves_no_workers(processor, products):
     before = set(torch.multiprocessing.active_children())
     batches = iter(train_loader(products, processor, batch_size=2, total_samples=1000, seed=0, num_workers=2))
     next(batches)
@@ -255,13 +286,100 @@ def test_a_loader_left_early_leaves_no_workers(processor, streamed):
     assert set(torch.multiprocessing.active_children()) == before
 
 
-def test_an_empty_stream_is_an_error(processor):
-    products = make_products().to_iterable_dataset().filter(lambda row: False)
-    with pytest.raises(ValueError, match="the stream of products holds no rows"):
-        load(products, processor)
+def test_a_rank_that_is_none_is_an_error(processor, products):
+    with pytest.raises(ValueError, match="received rank=2, num_ranks=2"):
+        load(products, processor, rank=2, num_ranks=2)
 
 
-def test_a_rank_that_is_none_is_an_error(processor):
-    for products in (make_products(), make_products().to_iterable_dataset()):
-        with pytest.raises(ValueError, match="received rank=2, num_ranks=2"):
-            load(products, processor, rank=2, num_ranks=2)
+def test_mates_are_not_brought_together_in_a_stream(processor, tmp_path):
+    with pytest.raises(ValueError, match=r"mates_share is 0.5.*do not stream"):
+        load(stream(make_products(), tmp_path), processor, mates_share=0.5)
+
+
+FROZEN = {"image_pooler_output": 3, "text_pooler_output": 2}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("columns", [["image_pooler_output"], ["text_pooler_output"], list(FROZEN)])
+def test_vectors_of_frozen_towers_take_the_place_of_their_inputs(processor, columns, streamed, tmp_path):
+    vector = {name: lambda i, width=width: [i + k / 4 for k in range(width)] for name, width in FROZEN.items()}
+    rows = [
+        # where the picture is not needed, it is not looked at
+        make_row(i, image={"bytes": b"no picture", "path": None} if "image_pooler_output" in columns else png_of(i))
+        | {name: None if i == 2 else vector[name](i) for name in columns}
+        for i in range(5)
+    ]
+    features = datasets.Features({**FEATURES, **{name: datasets.List(datasets.Value("float32")) for name in columns}})
+    products = datasets.Dataset.from_list(rows, features=features)
+    products = stream(products, tmp_path) if streamed else products
+    (batch,) = evaluation_loader(products, processor, batch_size=5)
+    assert batch["row_ids"] == ["r0", "r1", "r3", "r4"]
+    assert batch["skipped"] == [("r2", "missing")]
+    for name in columns:
+        assert batch[name].dtype == torch.float32
+        assert batch[name].tolist() == [vector[name](i) for i in (0, 1, 3, 4)]  # quarters are exact in float32
+    assert ("pixel_values" in batch) == ("image_pooler_output" not in columns)
+    assert ("input_ids" in batch) == ("text_pooler_output" not in columns)
+    assert batch["titles"] == [f"title {i}" for i in (0, 1, 3, 4)]
+    # a rank without a row of its own gets stand-ins of the same width
+    *_, last = train_loader(products, processor, batch_size=5, total_samples=6, seed=0, rank=0, num_ranks=2)
+    assert last["num_rows"] == 0
+    for name in columns:
+        assert last[name].shape == (1, FROZEN[name])
+    assert last.keys() == batch.keys()
+
+
+def test_a_frozen_column_of_nulls_is_an_error(processor):
+    products = make_products(2).add_column("image_pooler_output", [None, None])
+    with pytest.raises(ValueError, match="'image_pooler_output' holds nothing but nulls"):
+        evaluation_loader(products, processor, batch_size=2)
+
+
+_ENDLESS = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_data import make_products
+from modeling_eclip.processing_eclip import EClipProcessor
+from transformers import ViTImageProcessorPil
+from training.data import train_loader
+from training.title_tokenizer import train_title_tokenizer
+
+# Each batch has more row ids than a pipe holds, so that every worker waits to hand one over.
+processor = EClipProcessor(
+    ViTImageProcessorPil(size={{"height": 8, "width": 8}}), train_title_tokenizer(["title"], vocab_size=300)
+)
+loader = train_loader(
+    make_products(), processor, batch_size=20_000, total_samples=10**6, seed=0, num_workers=2, prefetch_factor=1
+)
+batches = iter(loader)
+print(*(worker.pid for worker in batches._workers), flush=True)
+next(batches)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_end_with_their_killed_main_process(tmp_path):
+    tests = Path(__file__).parent
+    main = subprocess.Popen(
+        [sys.executable, "-c", _ENDLESS.format(tests=str(tests))], stdout=subprocess.PIPE, text=True, cwd=tests.parent
+    )
+    try:
+        workers = [psutil.Process(int(pid)) for pid in main.stdout.readline().split()]
+        assert len(workers) == 2 and all(worker.is_running() for worker in workers)
+        assert main.stdout.readline() == "ready\n"
+    finally:
+        main.kill()
+    assert main.wait() == -signal.SIGKILL
+    deadline = time.monotonic() + 4
+    while alive(workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    survivors = alive(workers)
+    for worker in survivors:
+        worker.kill()
+    assert survivors == []
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    # what is dead and was not waited for is a zombie
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]

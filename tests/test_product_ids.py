@@ -6,7 +6,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from training.product_ids import NO_CATALOG, catalog_numbers, content_ids, stable_id
+from training.product_ids import NO_CATALOG, catalog_numbers, stable_id
 
 
 def numbers(values, kind=None):
@@ -55,13 +55,3 @@ def test_integers_beyond_the_range_are_hashed():
 def test_other_types_are_refused(values):
     with pytest.raises(ValueError, match="here holds .* A catalog id is an integer or text"):
         numbers(values)
-
-
-def test_content_ids_tell_rows_apart():
-    images = pa.array(
-        [{"bytes": b"x", "path": None}, {"bytes": b"y", "path": None}, None, {"bytes": b"x", "path": "p"}]
-    )
-    ids = content_ids("shop", pa.array(["a", "a", None, "a"]), images).to_pylist()
-    assert ids[0] == ids[3]
-    assert len(set(ids)) == 3
-    assert all(row_id.startswith("shop:") for row_id in ids)

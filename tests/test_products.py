@@ -4,11 +4,13 @@ import io
 import json
 
 import datasets
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from training.blocks import StreamedProducts
 from training.product_ids import stable_id
 from training.products import ProductColumns, load_products
 
@@ -56,16 +58,15 @@ def write_image_folder(folder, suffix, image_column="file_name"):
 
 
 def both_ways(*args, **kwargs):
-    """The rows read map-style and streamed, which must agree in all but the row ids made up."""
+    """The rows read map-style and streamed, which must agree in all columns that a stream has."""
     mapped = load_products(*args, **kwargs)
     streamed = load_products(*args, streaming=True, **kwargs)
     assert isinstance(mapped, datasets.Dataset)
-    assert isinstance(streamed, datasets.IterableDataset)
-    assert mapped.features == datasets.Features({name: streamed.features[name] for name in mapped.features})
-    rows, streamed_rows = list(mapped), list(streamed)
-    drop = set() if kwargs.get("columns") and kwargs["columns"].row_id else {"row_id"}
-    strip = lambda row: {name: value for name, value in row.items() if name not in drop}  # noqa: E731
-    assert [strip(row) for row in rows] == [strip(row) for row in streamed_rows]
+    assert isinstance(streamed, StreamedProducts)
+    assert {"title", "image", "catalog_id", "row_id"} <= set(streamed.column_names) <= set(mapped.column_names)
+    rows = list(mapped)
+    assert [{name: row[name] for name in streamed.column_names} for row in rows] == list(streamed)
+    assert len(streamed) == len(rows)
     return rows
 
 
@@ -108,9 +109,9 @@ def test_names_are_mapped_and_the_rest_is_kept(tmp_path):
         *("title", "image", "catalog_id", "row_id"),
         *("catalog_id_original", "group", "product", "sku"),
     }
-    streamed = list(load_products([path], columns, streaming=True))
-    assert [row["catalog_id"] for row in streamed] == products["catalog_id"]
-    assert [row["row_id"] for row in streamed if row["row_id"].startswith("s")] == ["s0", "s1", "s3"]
+    streamed = load_products([path], columns, streaming=True)
+    assert list(streamed) == list(products.select_columns(streamed.column_names))
+    assert set(streamed.column_names) == set(products.column_names)
 
 
 def test_one_column_name_will_do_for_the_catalog():
@@ -154,8 +155,9 @@ def test_folders_are_read_by_split(tmp_path):
     write_parquet(tmp_path / "shards/data/train-00001-of-00002.parquet", num_rows=1, first=1)
     assert [row["catalog_id"] for row in both_ways([str(tmp_path / "shop")], split="test")] == [7, 8]
     assert [row["catalog_id"] for row in both_ways([str(tmp_path / "shards")])] == [0, 1]
-    with pytest.raises(ValueError, match=r"could not be opened \(split='validation'\)"):
-        load_products([str(tmp_path / "shards")], split="validation")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"could not be opened \(split='validation'\)"):
+            load_products([str(tmp_path / "shards")], split="validation", streaming=streaming)
 
 
 def test_a_glob_counts_its_rows_through(tmp_path):
@@ -198,20 +200,28 @@ def test_rows_are_excluded_where_a_source_has_the_column(tmp_path, caplog):
 
 
 def test_max_rows(tmp_path):
-    # not parquet: a stream of it that is left early waits 5 s for its threads
-    table = str(write_image_folder(tmp_path / "shop", ".jsonl"))
-    assert [row["catalog_id"] for row in both_ways([table], max_rows=2)] == [10, 11]
-    assert len(both_ways([table], max_rows=30)) == 3
+    path = write_parquet(tmp_path / "offers.parquet", num_rows=5)
+    assert [row["catalog_id"] for row in both_ways([path], max_rows=2)] == [0, 1]
+    assert len(both_ways([path], max_rows=30)) == 5
 
 
-def test_streamed_row_ids_outlive_shuffling(tmp_path):
-    path = write_parquet(tmp_path / "offers.parquet")
-    products = load_products([path], streaming=True)
-    ids = {row["title"]: row["row_id"] for row in products}
-    assert len(set(ids.values())) == 4
-    assert {
-        row["title"]: row["row_id"] for row in products.shuffle(seed=1, buffer_size=4, max_buffer_input_shards=1)
-    } == ids
+def test_addresses_that_fsspec_knows_are_streamed(tmp_path):
+    local = [write_parquet(tmp_path / f"{i}.parquet", num_rows=2, first=2 * i) for i in range(2)]
+    memory = fsspec.filesystem("memory")
+    for number, path in enumerate(local):
+        memory.put(path, f"/shop/{number}.parquet")
+    streamed = load_products(["memory://shop/*.parquet"], streaming=True)
+    assert [row["catalog_id"] for row in streamed] == [0, 1, 2, 3]
+    assert [row["row_id"] for row in streamed][-1] == "memory://shop/*.parquet:3"
+    with pytest.raises(FileNotFoundError, match="matches no file"):
+        load_products(["memory://shop/*.csv"], streaming=True)
+
+
+def test_datasets_that_are_not_parquet_are_not_streamed(tmp_path):
+    (tmp_path / "shop/data").mkdir(parents=True)
+    (tmp_path / "shop/data/train-0.jsonl").write_text('{"title": "a", "image": "a.png"}\n')
+    with pytest.raises(ValueError, match="not stored as parquet but as json.*Leave out streaming"):
+        load_products([str(tmp_path / "shop")], streaming=True)
 
 
 def test_the_drawn_catalogue_is_a_source():
@@ -247,8 +257,9 @@ def test_mistakes_are_named(tmp_path, arguments, message, streaming):
 
 def test_nothing_left_is_an_error(tmp_path):
     path = write_parquet(tmp_path / "offers.parquet", num_rows=2, seller=["x", "x"])
-    with pytest.raises(ValueError, match=r"hold no rows after exclude_rows=\['seller=x'\]"):
-        load_products([path], exclude_rows=["seller=x"])
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"hold no rows after exclude_rows=\['seller=x'\]"):
+            load_products([path], exclude_rows=["seller=x"], streaming=streaming)
 
 
 def test_sources_that_are_not_there(tmp_path):

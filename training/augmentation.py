@@ -5,14 +5,29 @@ worker or rank decodes it. Evaluation uses none of it.
 """
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    from PIL import Image
+from training.resizing import resize_pixels
 
-__all__ = ["ProductAugmentation", "TitleAugmentation"]
+__all__ = ["PictureView", "ProductAugmentation", "TitleAugmentation"]
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """One view of a picture of any size, drawn before the picture is decoded.
+
+    Args:
+        box: The crop `(left, upper, right, lower)`, in shares of the picture's width and height.
+        is_mirrored: Whether left and right change places.
+        colour_factors: What brightness, contrast and saturation are multiplied by; empty to leave them alone.
+    """
+
+    box: tuple[float, float, float, float]
+    is_mirrored: bool = False
+    colour_factors: tuple[float, ...] = ()
 
 
 class ProductAugmentation:
@@ -55,48 +70,72 @@ class ProductAugmentation:
         self.flip_probability = flip_probability
         self.colour_jitter = colour_jitter
 
-    def __call__(self, image: "Image.Image", rng: np.random.Generator) -> "Image.Image":
-        """Makes one random view.
+    def draw(self, rng: np.random.Generator) -> PictureView:
+        """Draws a view.
 
         Args:
-            image: RGB picture of any size.
             rng: Source of all randomness.
 
         Returns:
-            RGB picture of `image_size`.
-        """
-        from PIL import Image, ImageEnhance, ImageOps
-
-        height, width = self.image_size
-        view = image.resize(
-            (width, height), resample=Image.Resampling.BICUBIC, box=self.crop_box(*image.size, rng), reducing_gap=2.0
-        )
-        if rng.random() < self.flip_probability:
-            view = ImageOps.mirror(view)
-        if self.colour_jitter > 0:
-            for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-                view = enhance(view).enhance(1 + rng.uniform(-self.colour_jitter, self.colour_jitter))
-        return view
-
-    def crop_box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-        """Draws a crop.
-
-        Args:
-            width: Width of the picture in pixels.
-            height: Height of the picture in pixels.
-            rng: Source of all randomness.
-
-        Returns:
-            `(left, upper, right, lower)` in pixels, with fractions.
+            The view.
         """
         scale = rng.uniform(self.min_crop_scale, 1)
         # beyond these factors a crop of this area would not fit into the picture
         stretch = math.exp(rng.uniform(math.log(max(3 / 4, scale)), math.log(min(4 / 3, 1 / scale))))
-        crop_width = min(width, width * math.sqrt(scale * stretch))
-        crop_height = min(height, height * math.sqrt(scale / stretch))
-        left = rng.uniform(0, width - crop_width)
-        upper = rng.uniform(0, height - crop_height)
-        return left, upper, min(width, left + crop_width), min(height, upper + crop_height)
+        width, height = min(1.0, math.sqrt(scale * stretch)), min(1.0, math.sqrt(scale / stretch))
+        left, upper = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+        is_mirrored = bool(rng.random() < self.flip_probability)
+        jitter = self.colour_jitter
+        factors = tuple((1 + rng.uniform(-jitter, jitter, size=3)).tolist()) if jitter > 0 else ()
+        return PictureView((left, upper, min(1.0, left + width), min(1.0, upper + height)), is_mirrored, factors)
+
+    def min_size(self, view: PictureView) -> tuple[int, int]:
+        """Tells how large the whole picture must be for the crop to have as many pixels as the result.
+
+        Args:
+            view: The view.
+
+        Returns:
+            Height and width in pixels.
+        """
+        left, upper, right, lower = view.box
+        height, width = self.image_size
+        return math.ceil(height / (lower - upper)), math.ceil(width / (right - left))
+
+    def render(
+        self, pixels: np.ndarray, view: PictureView, extent: tuple[float, float] | None = None, resample: int = 3
+    ) -> torch.Tensor:
+        """Makes a view of a picture.
+
+        Args:
+            pixels: RGB pixels, uint8, shape `(H, W, 3)`.
+            view: The view. Its left and upper ends are moved outwards to whole pixels.
+            extent: Height and width of the picture in these pixels, as `load_product_pixels` gives them.
+            resample: A key of `training.resizing.RESAMPLE_KERNELS`.
+
+        Returns:
+            RGB pixels, uint8, shape `(3, height, width)` with the `image_size`.
+        """
+        height, width = extent if extent is not None else (pixels.shape[0], pixels.shape[1])
+        left, upper, right, lower = view.box
+        first_row, first_column = math.floor(upper * height), math.floor(left * width)
+        crop = pixels[first_row : math.ceil(lower * height), first_column : math.ceil(right * width)]
+        crop_extent = (lower * height - first_row, right * width - first_column)
+        picture = resize_pixels(crop, self.image_size, crop_extent, resample)
+        if view.is_mirrored:
+            picture = picture.flip(-1)
+        return _recoloured(picture, view.colour_factors) if view.colour_factors else picture
+
+
+def _recoloured(picture: torch.Tensor, factors: tuple[float, ...]) -> torch.Tensor:
+    from PIL import Image, ImageEnhance
+
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    for enhance, factor in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors, strict=True
+    ):
+        image = enhance(image).enhance(factor)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 class TitleAugmentation:

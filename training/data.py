@@ -1,146 +1,47 @@
-"""Batches of products: decoding, augmentation, collation and the loaders, for map-style and streamed products alike.
+"""Loaders: the batches of a run, in order, for map-style and streamed products alike.
 
-What a batch holds is a function of the seed and of the samples seen: which rows (see `training.order`) and how each is
-augmented do not change with the number of workers or ranks, nor when a run is resumed. A row that cannot be used is
-never lost silently: every batch lists the rows it skipped and why.
-
-A batch is a dictionary of
-
-- what the processor returns: `input_ids` `(N, L)`, `attention_mask` `(N, L)`, `pixel_values` `(N, C, H, W)`, ...;
-- `catalog_ids`: int64 `(N,)`;
-- `row_ids` and `titles`: lists of `N` strings;
-- `skipped`: list of `(row_id, reason)`;
-- `num_rows`: planned rows, `N + len(skipped)`.
-
-`N` is 0 where nothing of a rank's share is usable. The rank must answer its peers all the same, and not every tower
-takes a batch of no rows: the processor's tensors then hold one stand-in row, so take the first `N` embeddings only.
+What a batch holds is a function of the seed and of the samples seen: which rows (see `training.order` and
+`training.block_order`) and how each is augmented do not change with the number of workers or ranks, nor when a run is
+resumed. A row that cannot be used is never lost silently: every batch lists the rows it skipped and why (see
+`training.collation`, which also says what a batch is).
 """
 
+import logging
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-import datasets
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from modeling_eclip.images_eclip import ProductImageError, load_product_image
 from training.augmentation import ProductAugmentation, TitleAugmentation
+from training.block_order import BlockOrder
+from training.blocks import StreamedProducts
+from training.collation import FROZEN_COLUMNS, ProductCollator
 from training.order import RowOrder, batch_spans, rank_slice
-from training.product_ids import NO_CATALOG, stable_id
 from training.products import Products
 
-__all__ = [
-    "ProductBatches",
-    "ProductCollator",
-    "StreamedProductBatches",
-    "evaluation_loader",
-    "train_loader",
-]
+__all__ = ["ProductBatches", "evaluation_loader", "train_loader"]
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ["title", "image", "catalog_id", "row_id"]
-_STREAM_READ_ROWS = 64
+_MUCH_MEMORY = 2**30
+_PARENT_CHECK_SECONDS = 1.0
 
 
-class ProductCollator:
-    """Turns rows of canonical columns into one batch.
+class Order(Protocol):
+    """Maps positions of a run to rows."""
 
-    Args:
-        processor: Called as `processor(text=titles, images=pictures, return_tensors="pt")`.
-        augmentation: Applied to every picture; none in evaluation.
-        title_augmentation: Applied to every title; none in evaluation.
-        seed: Seed of the augmentation, joined with a row's position.
-        own_catalog_for_singles: Gives a row without a catalog a catalog id of its own, a hash of its row id, so that
-            a product that meets itself in a batch is its own mate and not a negative. Otherwise its id stays -1.
-    """
-
-    def __init__(
-        self,
-        processor: Callable[..., Mapping[str, Any]],
-        *,
-        augmentation: ProductAugmentation | None = None,
-        title_augmentation: TitleAugmentation | None = None,
-        seed: int = 0,
-        own_catalog_for_singles: bool = True,
-    ) -> None:
-        """Keeps the arguments."""
-        self.processor = processor
-        self.augmentation = augmentation
-        self.title_augmentation = title_augmentation
-        self.seed = seed
-        self.own_catalog_for_singles = own_catalog_for_singles
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]], positions: Sequence[int]) -> dict[str, Any]:
-        """Makes a batch.
-
-        Args:
-            rows: Rows with `title`, `image`, `catalog_id` and `row_id`.
-            positions: Position of each row in the run.
-
-        Returns:
-            The batch, as the module describes it.
-        """
-        titles, pictures, catalog_ids, row_ids, skipped = [], [], [], [], []
-        for row, position in zip(rows, positions, strict=True):
-            title = (row["title"] or "").strip()
-            if not title:
-                skipped.append((row["row_id"], "empty_title"))
-                continue
-            try:
-                picture = load_product_image(_readable(row["image"]))
-            except ProductImageError as error:
-                skipped.append((row["row_id"], error.reason))
-                continue
-            rng = np.random.default_rng((self.seed, position))
-            if self.augmentation is not None:
-                picture = self.augmentation(picture, rng)
-            if self.title_augmentation is not None:
-                title = self.title_augmentation(title, rng)
-            catalog_id = row["catalog_id"]
-            if catalog_id == NO_CATALOG and self.own_catalog_for_singles:
-                catalog_id = stable_id(row["row_id"])
-            titles.append(title)
-            pictures.append(picture)
-            catalog_ids.append(catalog_id)
-            row_ids.append(row["row_id"])
-        return {
-            **(self._encode(titles, pictures) if titles else self._encode_nothing()),
-            "catalog_ids": torch.tensor(catalog_ids, dtype=torch.int64),
-            "row_ids": row_ids,
-            "titles": titles,
-            "skipped": skipped,
-            "num_rows": len(rows),
-        }
-
-    def _encode(self, titles: list[str], pictures: list[Any]) -> dict[str, Any]:
-        return dict(self.processor(text=titles, images=pictures, return_tensors="pt"))
-
-    def _encode_nothing(self) -> dict[str, Any]:
-        """Tensors of one stand-in row, with the shapes that tensors of real rows have."""
-        from PIL import Image
-
-        height, width = self.augmentation.image_size if self.augmentation is not None else (32, 32)
-        return self._encode(["none"], [Image.new("RGB", (width, height), "white")])
-
-
-def _readable(image: Mapping[str, Any] | None) -> Any:
-    """Reads the bytes of a picture that lies inside an archive or a Hub repository, as `datasets` addresses it."""
-    path = (image or {}).get("path")
-    if image is None or image.get("bytes") is not None or not path or "://" not in path:
-        return image
-    if path.startswith(("http://", "https://")):  # a table of links: load_product_image refuses it with the remedy
-        return path
-    try:
-        with datasets.utils.file_utils.xopen(path, "rb") as file:
-            return file.read()
-    except (OSError, KeyError) as error:
-        raise ProductImageError(f"{path!r} cannot be read ({error}). Check that it is there.", "missing") from error
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Row indices `(stop - start,)` at the positions `start` to `stop` (exclusive)."""
 
 
 class ProductBatches(Dataset[dict[str, Any]]):
-    """Batches of map-style products: item `k` is this rank's share of the `k`-th global batch.
+    """Batches of products: item `k` is this rank's share of the `k`-th global batch.
 
     Args:
         products: Products with the canonical columns.
@@ -153,16 +54,16 @@ class ProductBatches(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        products: datasets.Dataset,
+        products: Products,
         collator: ProductCollator,
-        order: RowOrder,
+        order: Order,
         spans: Sequence[tuple[int, int]],
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
         """Checks the rank and keeps the arguments."""
         rank_slice(0, 0, rank, num_ranks)
-        self.products = products.select_columns(_COLUMNS)
+        self.products = products.select_columns(_columns_of(products))
         self.collator = collator
         self.order = order
         self.spans = list(spans)
@@ -180,109 +81,27 @@ class ProductBatches(Dataset[dict[str, Any]]):
         return self.collator(rows, range(start, stop))
 
 
-class StreamedProductBatches(IterableDataset[dict[str, Any]]):
-    """Batches of streamed products: this rank's share of one global batch after the other.
+def _columns_of(products: Products) -> list[str]:
+    frozen = [name for name in FROZEN_COLUMNS if name in products.column_names]
+    return [*(name for name in _COLUMNS if name != "image" or "image_pooler_output" not in frozen), *frozen]
 
-    Every worker of every rank reads the whole stream but decodes only the rows of its own batches, so the order does
-    not depend on their number; what a stream saves is memory and disk, not reading. Each pass is shuffled anew through
-    a buffer. To start in mid-run, the rows before `start` are read and dropped, whole passes but the first excepted.
 
-    Args:
-        products: Streamed products with the canonical columns.
-        collator: Makes a batch of rows.
-        batch_size: Samples in a global batch: a number, or a function of the samples seen.
-        total_samples: Samples of the whole run; none for one pass.
-        start: Samples already seen.
-        rank: This rank.
-        num_ranks: Number of ranks.
-        seed: Seed of the order; none keeps the stream's own.
-        buffer_size: Rows in the shuffle buffer.
-    """
-
-    def __init__(
-        self,
-        products: datasets.IterableDataset,
-        collator: ProductCollator,
-        batch_size: int | Callable[[int], int],
-        total_samples: int | None,
-        start: int = 0,
-        rank: int = 0,
-        num_ranks: int = 1,
-        seed: int | None = None,
-        buffer_size: int = 1000,
-    ) -> None:
-        """Checks the rank and keeps the arguments."""
-        rank_slice(0, 0, rank, num_ranks)
-        self.products = products.select_columns(_COLUMNS)
-        self.collator = collator
-        self.batch_size = batch_size
-        self.total_samples = total_samples
-        self.start = start
-        self.rank = rank
-        self.num_ranks = num_ranks
-        self.seed = seed
-        self.buffer_size = buffer_size
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yields the batches that are this worker's turn; the loader takes them from its workers in turn."""
-        worker = get_worker_info()
-        worker_id, num_workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        total_samples = self.total_samples if self.total_samples is not None else sys.maxsize
-        rows = self._rows_from(self.start)
-        for number, (start, stop) in enumerate(batch_spans(self.batch_size, total_samples, self.start)):
-            first, last = rank_slice(start, stop, self.rank, self.num_ranks)
-            is_mine = number % num_workers == worker_id
-            share, num_read = [], 0
-            for position in range(start, stop):
-                row = next(rows, None)
-                if row is None:
-                    break
-                num_read += 1
-                if is_mine and first <= position < last:
-                    share.append(row)
-            if num_read == 0:
-                return
-            if is_mine:
-                yield self.collator(share, range(first, first + len(share)))
-
-    def _rows_from(self, start: int) -> Iterator[dict[str, Any]]:
-        position, epoch = 0, 0
-        while True:
-            pass_start = position
-            for row in self._one_pass(epoch):
-                if position >= start:
-                    yield row
-                position += 1
-            pass_length = position - pass_start
-            if pass_length == 0:
-                raise ValueError("the stream of products holds no rows. Check the sources, the split and the rules.")
-            if self.total_samples is None:
-                return
-            epoch += 1
-            # all passes have one length, so those that end before the start need not be read
-            skipped_passes = max(0, start - position) // pass_length
-            epoch += skipped_passes
-            position += skipped_passes * pass_length
-
-    def _one_pass(self, epoch: int) -> Iterator[dict[str, Any]]:
-        products = self.products
-        if self.seed is not None:
-            # a fresh shuffle for each pass, since workers share the epoch that set_epoch sets and would race for it
-            # (files are read side by side; datasets then waits 5 s at the end of a pass, needless where there is one)
-            products = products.shuffle(
-                generator=np.random.default_rng((self.seed, epoch)),
-                buffer_size=self.buffer_size,
-                max_buffer_input_shards=min(products.num_shards, 10),
-            )
-        # unlike iter(products), this is not divided among the workers
-        for columns in products.iter(batch_size=_STREAM_READ_ROWS):
-            for values in zip(*(columns[name] for name in _COLUMNS), strict=True):
-                yield dict(zip(_COLUMNS, values, strict=True))
+def _frozen_widths(products: Products) -> dict[str, int]:
+    """Number of values in each frozen column, found in the first row that has one."""
+    widths = {}
+    for name in FROZEN_COLUMNS:
+        if name in products.column_names:
+            values = (row[name] for row in products.select_columns(name))
+            first = next((value for value in values if value is not None), None)
+            if first is None:
+                raise ValueError(f"column {name!r} holds nothing but nulls. Leave it out, or compute it anew.")
+            widths[name] = len(first)
+    return widths
 
 
 def train_loader(
     products: Products,
-    processor: Callable[..., Mapping[str, Any]],
+    processor: Any,
     *,
     batch_size: int | Callable[[int], int],
     total_samples: int,
@@ -294,7 +113,7 @@ def train_loader(
     title_augmentation: TitleAugmentation | None = None,
     own_catalog_for_singles: bool = True,
     mates_share: float = 0.0,
-    shuffle_buffer: int = 1000,
+    shuffle_buffer: int = 4096,
     num_workers: int = 0,
     prefetch_factor: int = 2,
 ) -> DataLoader[dict[str, Any]]:
@@ -302,7 +121,7 @@ def train_loader(
 
     Args:
         products: Products with the canonical columns, map-style or streamed.
-        processor: An `EClipProcessor`, or anything that is called as one.
+        processor: An `EClipProcessor`, or anything that is called as one and has its `image_processor`.
         batch_size: Samples in a global batch, all ranks together: a number, or a function of the samples seen.
         total_samples: Samples of the whole run, those before `start` included; the last batch is as short as it must.
         seed: Seed of the order and of the augmentation.
@@ -313,12 +132,14 @@ def train_loader(
         title_augmentation: Applied to every title.
         own_catalog_for_singles: See `ProductCollator`.
         mates_share: Share of the catalogs whose offers come one after the other; see `RowOrder`.
-        shuffle_buffer: Rows in the shuffle buffer of streamed products.
+        shuffle_buffer: About how many rows of streamed products are shuffled together; see `BlockOrder`. Each worker
+            holds so many in memory. A block is read once by every worker of every rank that gets rows of it, so by all
+            of them where this is many times a rank's share of a batch, and by one or two where it is less.
         num_workers: Worker processes; 0 loads in this process.
         prefetch_factor: Batches that each worker prepares ahead.
 
     Returns:
-        A loader of batches, as the module describes them, already collated.
+        A loader of batches, as `training.collation` describes them.
 
     Raises:
         ValueError: If mates are to be brought together in a stream, whose catalogs are not known beforehand.
@@ -329,27 +150,35 @@ def train_loader(
         title_augmentation=title_augmentation,
         seed=seed,
         own_catalog_for_singles=own_catalog_for_singles,
+        frozen_widths=_frozen_widths(products),
     )
-    batches: Dataset[dict[str, Any]]
-    if isinstance(products, datasets.IterableDataset):
+    spans = list(batch_spans(batch_size, total_samples, start))
+    order: Order
+    if isinstance(products, StreamedProducts):
         if mates_share:
             raise ValueError(
                 f"mates_share is {mates_share}, which needs all catalog ids beforehand; leave it out or do not stream."
             )
-        batches = StreamedProductBatches(
-            products, collator, batch_size, total_samples, start, rank, num_ranks, seed, shuffle_buffer
-        )
+        order = BlockOrder(products.block_lengths, seed, shuffle_buffer)
+        products = products.holding(order.window_blocks)
+        num_bytes = order.window_blocks * int(products.block_bytes.mean())
+        if num_bytes > _MUCH_MEMORY:
+            logger.warning(
+                "rows are shuffled within %d row groups of a stream, %.1f GiB that each worker holds in memory; write "
+                "the files with shorter row groups (`row_group_size=100`) to need less.",
+                order.window_blocks,
+                num_bytes / 2**30,
+            )
     else:
-        spans = list(batch_spans(batch_size, total_samples, start))
         catalog_ids = np.asarray(products["catalog_id"]) if mates_share else None
         order = RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
-        batches = ProductBatches(products, collator, order, spans, rank, num_ranks)
+    batches = ProductBatches(products, collator, order, spans, rank, num_ranks)
     return _loader(batches, num_workers, prefetch_factor)
 
 
 def evaluation_loader(
     products: Products,
-    processor: Callable[..., Mapping[str, Any]],
+    processor: Any,
     *,
     batch_size: int,
     rank: int = 0,
@@ -361,7 +190,7 @@ def evaluation_loader(
 
     Args:
         products: Products with the canonical columns, map-style or streamed.
-        processor: An `EClipProcessor`, or anything that is called as one.
+        processor: An `EClipProcessor`, or anything that is called as one and has its `image_processor`.
         batch_size: Rows in a global batch, all ranks together.
         rank: This rank.
         num_ranks: Number of ranks.
@@ -369,17 +198,12 @@ def evaluation_loader(
         prefetch_factor: Batches that each worker prepares ahead.
 
     Returns:
-        A loader of batches, as the module describes them, already collated.
+        A loader of batches, as `training.collation` describes them.
     """
-    collator = ProductCollator(processor, own_catalog_for_singles=False)
-    batches: Dataset[dict[str, Any]]
-    if isinstance(products, datasets.IterableDataset):
-        batches = StreamedProductBatches(products, collator, batch_size, None, rank=rank, num_ranks=num_ranks)
-    else:
-        order = RowOrder(len(products), seed=0, shuffle=False)
-        spans = list(batch_spans(batch_size, len(products)))
-        batches = ProductBatches(products, collator, order, spans, rank, num_ranks)
-    return _loader(batches, num_workers, prefetch_factor)
+    collator = ProductCollator(processor, own_catalog_for_singles=False, frozen_widths=_frozen_widths(products))
+    order = RowOrder(len(products), seed=0, shuffle=False)
+    spans = list(batch_spans(batch_size, len(products)))
+    return _loader(ProductBatches(products, collator, order, spans, rank, num_ranks), num_workers, prefetch_factor)
 
 
 def _loader(batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int) -> DataLoader[dict[str, Any]]:
@@ -393,7 +217,7 @@ def _loader(batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor:
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=_set_up_worker,
         generator=torch.Generator(),  # a loader draws a seed as it starts: not from the generator that dropout uses
     )
 
@@ -402,5 +226,13 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _use_one_thread(worker_id: int) -> None:
+def _set_up_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends a worker whose main process was killed: its own look-out may wait for ever to hand over its last batch."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    os._exit(1)

@@ -1,4 +1,4 @@
-"""Ids that are the same in every process and on every machine: of catalogs, and of rows that have no name.
+"""Ids that are the same in every process and on every machine.
 
 The ids of all sources live in one space of non-negative 63-bit integers; `NO_CATALOG` stands for "alone".
 """
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["NO_CATALOG", "catalog_numbers", "content_ids", "stable_id"]
+__all__ = ["NO_CATALOG", "catalog_numbers", "stable_id"]
 
 NO_CATALOG = -1
 """Catalog id of an offer that is alone."""
@@ -18,26 +18,6 @@ NO_CATALOG = -1
 def stable_id(text: str) -> int:
     """Hashes text to a non-negative 63-bit id."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) >> 1
-
-
-def content_ids(source: str, titles: pa.Array, images: pa.StructArray) -> pa.Array:
-    """Row ids from what is in the row, its title and its picture, for streams, where a row has no lasting index.
-
-    Args:
-        source: Name of the source, put before each id.
-        titles: Titles `(N,)`.
-        images: Pictures `(N,)` with the fields `bytes` and `path`.
-
-    Returns:
-        Ids `(N,)`; equal rows have equal ids.
-    """
-    ids = []
-    for title, image in zip(titles.to_pylist(), images.to_pylist(), strict=True):
-        content = hashlib.blake2b((title or "").encode("utf-8", "surrogatepass"), digest_size=8)
-        image = image or {}
-        content.update(b"\0" + (image.get("bytes") or (image.get("path") or "").encode()))
-        ids.append(f"{source}:{content.hexdigest()}")
-    return pa.array(ids, type=pa.string())
 
 
 def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:

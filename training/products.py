@@ -1,4 +1,4 @@
-"""Offers in: any source of products becomes one `datasets` table with four canonical columns.
+"""Offers in: any source of products becomes one table, or stream, with four canonical columns.
 
 A source is the drawn catalogue, table files, a folder of pictures with a table, or a `datasets` name; the user's own
 column names are mapped to:
@@ -11,61 +11,29 @@ column names are mapped to:
 All other columns are kept, since labels live there. Nothing is cleaned here and no picture is opened.
 """
 
+import contextlib
 import glob
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from training.product_ids import NO_CATALOG, catalog_numbers, content_ids
+from training.blocks import ParquetBlocks, StreamedProducts, TableBlocks
+from training.product_columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns, excluded_rows
 
 __all__ = ["ProductColumns", "Products", "load_products"]
 
 logger = logging.getLogger(__name__)
 
-Products: TypeAlias = datasets.Dataset | datasets.IterableDataset
+Products: TypeAlias = datasets.Dataset | StreamedProducts
 
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
-_CANONICAL = ("title", "image", "catalog_id", "row_id")
-_FEATURES = {
-    "title": datasets.Value("string"),
-    "image": datasets.Image(decode=False),
-    "catalog_id": datasets.Value("int64"),
-    "row_id": datasets.Value("string"),
-}
-
-
-@dataclass(frozen=True)
-class ProductColumns:
-    """Where the canonical columns are found in the user's tables.
-
-    Args:
-        title: Column with the title.
-        image: Column with the picture: a `datasets.Image`, its bytes, or a path (relative to the table's folder).
-            In a table that lacks it, `file_name` is taken, as in the image folders of `datasets`.
-        catalog_id: Columns with the id of the product, tried in this order; per row the first that is not null wins.
-            A non-negative integer is kept, any other integer or text is hashed; null, NaN, -1 and blank text mean
-            "alone". The ids of all sources live in one space: the same id in two sources is the same product.
-        row_id: Column with the id of the row. Without it a row is called `<source>:<index>`, and in a stream, where
-            no index outlives shuffling, `<source>:<hash of title and picture>`.
-    """
-
-    title: str = "title"
-    image: str = "image"
-    catalog_id: tuple[str, ...] = ("catalog_id",)
-    row_id: str | None = None
-
-    def __post_init__(self) -> None:
-        """Accepts a single column name for `catalog_id`."""
-        names = (self.catalog_id,) if isinstance(self.catalog_id, str) else tuple(self.catalog_id)
-        object.__setattr__(self, "catalog_id", names)
 
 
 def load_products(
@@ -86,13 +54,16 @@ def load_products(
     Args:
         sources: Each is one of
             `"toy"`, the drawn catalogue;
-            a parquet, csv, jsonl or arrow file or a glob of such files, taken whole;
+            a parquet, csv, jsonl or arrow file or a glob of such files, taken whole, also as an address that `fsspec`
+            knows (`"s3://bucket/*.parquet"`, `"hf://datasets/owner/name/*.parquet"`);
             a folder with `metadata.csv`, `metadata.jsonl` or `metadata.parquet` beside its pictures, taken whole;
             a folder with `<split>.parquet` (or csv, jsonl), or any other that `datasets.load_dataset` can open;
             a dataset of the Hub, `"owner/name"` or `"owner/name:config"`.
         columns: The user's column names.
         split: Split of the drawn catalogue, of a folder or of a Hub dataset.
-        streaming: Gives a `datasets.IterableDataset` that reads its rows as they are asked for.
+        streaming: Gives products that are read in blocks as they are asked for. Only parquet is streamed: a table in
+            another format is brought to this machine, since its rows cannot be found one by one, and a dataset of
+            the Hub in another format is refused.
         exclude_rows: Rules `"column=value"`; rows whose column, where a source has it, equals the value are left out.
             Values are compared as text (`"true"` and `"false"` for booleans).
         max_rows: Keeps the first rows of the whole only.
@@ -116,72 +87,86 @@ def load_products(
         raise ValueError(f"max_rows must be at least 1, received {max_rows}. Leave it out to keep all rows.")
     rules = [_parse_rule(rule) for rule in exclude_rows]
 
-    parts: list[Products] = []
+    tables: list[datasets.Dataset] = []
+    blocks: list[ParquetBlocks | TableBlocks] = []
     seen_columns: dict[str, list[str]] = {}
     for source in sources:
         num_rows = 0
-        for part, folder in _open_source(source, split, streaming, toy_offers, toy_seed):
-            if part.column_names is None:  # a streamed csv or jsonl: concatenation is what reads the first rows for it
-                part = datasets.concatenate_datasets([part])
-            layout = _Layout(source, tuple(part.column_names), part.features, columns, folder, num_rows)
-            seen_columns[source] = sorted({*seen_columns.get(source, ()), *layout.names})
-            if isinstance(part, datasets.Dataset):
-                num_rows += len(part)
-                parts.append(_map_style(part, layout, rules))
+        for opened, folder in _open_source(source, split, streaming, toy_offers, toy_seed):
+            if isinstance(opened, list):
+                part = ParquetBlocks(source, opened, columns, folder, rules, num_rows)
+                layout, num_part_rows = part.layout, part.num_source_rows
+                blocks.append(part)
             else:
-                parts.append(_streamed(part, layout, rules))
-        logger.info("%s: %s rows", source, "streamed" if streaming else num_rows)
+                layout, num_part_rows = ColumnLayout(source, opened.features, columns, folder), len(opened)
+                table = _with_canonical_columns(opened, layout, rules, num_rows)
+                if streaming:
+                    blocks.append(TableBlocks(table))
+                else:
+                    tables.append(table)
+            seen_columns[source] = sorted({*seen_columns.get(source, ()), *layout.names})
+            num_rows += num_part_rows
+        logger.info("%s: %s rows", source, num_rows)
     _check_seen_somewhere(columns, rules, seen_columns)
 
+    products = StreamedProducts(blocks, max_rows) if streaming else _joined(tables, sources, max_rows)
+    if len(products) == 0:
+        raise ValueError(
+            f"sources {list(sources)} hold no rows after exclude_rows={list(exclude_rows)}. "
+            "Check the sources, the split and the rules."
+        )
+    return products
+
+
+def _joined(tables: Sequence[datasets.Dataset], sources: Sequence[str], max_rows: int | None) -> datasets.Dataset:
     try:
-        products = datasets.concatenate_datasets(parts)
+        products = datasets.concatenate_datasets(tables)
     except ValueError as error:
         raise ValueError(
             f"sources {list(sources)} cannot be joined, since a column has different types in them. "
             f"Rename or convert that column in one of them. {error}"
         ) from error
-    if isinstance(products, datasets.Dataset):
-        if len(products) == 0:
-            raise ValueError(
-                f"sources {list(sources)} hold no rows after exclude_rows={list(exclude_rows)}. "
-                "Check the sources, the split and the rules."
-            )
-        return products if max_rows is None else products.take(min(max_rows, len(products)))
-    return products if max_rows is None else products.take(max_rows)
+    return products if max_rows is None else products.take(min(max_rows, len(products)))
 
 
 def _open_source(
     source: str, split: str, streaming: bool, toy_offers: int, toy_seed: int
-) -> list[tuple[Products, Path | None]]:
-    """Opens one source: its parts, each with the folder that relative picture paths start from."""
+) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
+    """Opens one source: its tables or, to be streamed, parquet files, and the folder that picture paths start from."""
     if source == "toy":
         from training.toy_catalog import toy_catalog
 
         catalog = toy_catalog(toy_offers, seed=toy_seed)
         if split not in catalog:
             raise ValueError(f"split={split!r} is not in the drawn catalogue. Use one of {sorted(catalog)}.")
-        return [(catalog[split].to_iterable_dataset() if streaming else catalog[split], None)]
+        return [(catalog[split], None)]
 
     path = Path(source).expanduser()
+    if "://" in source:
+        system, pattern = fsspec.core.url_to_fs(source)
+        files = [system.unstrip_protocol(file) for file in sorted(system.glob(pattern))]
+        if not files:
+            raise FileNotFoundError(f"source {source!r} matches no file. Check the address.")
+        return _open_files(source, files, streaming)
     if path.is_dir():
         table = _table_in_folder(path, split)
         if table is None:
-            return [(_load_dataset(source, str(path), split=split, streaming=streaming), path)]
-        return _open_files(source, [table], streaming)
+            return [(_open_dataset(source, str(path), None, split, streaming), path)]
+        return _open_files(source, [str(table)], streaming)
     if any(character in source for character in "*?["):
-        files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
+        files = [file for file in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(file)]
         if not files:
             raise FileNotFoundError(f"source {source!r} matches no file. Check the pattern and the working directory.")
         return _open_files(source, files, streaming)
     if path.is_file():
-        return _open_files(source, [path], streaming)
+        return _open_files(source, [str(path)], streaming)
     if path.suffix in _BUILDERS or path.is_absolute() or source.startswith((".", "~")):
         raise FileNotFoundError(
             f"source {source!r} does not exist (working directory: {os.getcwd()}). Check the path, or name 'toy', a "
             "glob, or a dataset of the Hub as 'owner/name'."
         )
     name, _, config = source.partition(":")
-    return [(_load_dataset(source, name, config or None, split=split, streaming=streaming), None)]
+    return [(_open_dataset(source, name, config or None, split, streaming), None)]
 
 
 def _table_in_folder(folder: Path, split: str) -> Path | None:
@@ -193,116 +178,81 @@ def _table_in_folder(folder: Path, split: str) -> Path | None:
     return None
 
 
-def _open_files(source: str, files: Sequence[Path], streaming: bool) -> list[tuple[Products, Path | None]]:
+def _open_files(
+    source: str, files: Sequence[str], streaming: bool
+) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
     """Opens table files, those of one kind and folder together, since picture paths are relative to the folder."""
-    groups: dict[tuple[str, Path], list[str]] = {}
+    groups: dict[tuple[str, Path | None], list[str]] = {}
     for file in files:
-        if file.suffix not in _BUILDERS:
+        suffix = Path(file).suffix
+        if suffix not in _BUILDERS:
             raise ValueError(
-                f"source {source!r}: {file.name!r} is not a table that can be read. Use one of {sorted(_BUILDERS)}."
+                f"source {source!r}: {Path(file).name!r} is not a table that can be read. Use one of "
+                f"{sorted(_BUILDERS)}."
             )
-        groups.setdefault((_BUILDERS[file.suffix], file.parent), []).append(str(file))
-    return [
-        (_load_dataset(source, builder, data_files=group, split="train", streaming=streaming), folder)
-        for (builder, folder), group in groups.items()
-    ]
+        folder = None if "://" in file else Path(file).parent
+        groups.setdefault((_BUILDERS[suffix], folder), []).append(file)
+    opened: list[tuple[datasets.Dataset | list[str], Path | None]] = []
+    for (builder, folder), group in groups.items():
+        if streaming and builder == "parquet":
+            opened.append((group, folder))
+        else:
+            with _named_errors(source, "train"):
+                opened.append((datasets.load_dataset(builder, data_files=group, split="train"), folder))
+    return opened
 
 
-def _load_dataset(source: str, *args: Any, **kwargs: Any) -> Products:
+def _open_dataset(
+    source: str, name: str, config: str | None, split: str, streaming: bool
+) -> datasets.Dataset | list[str]:
+    """Opens what `datasets` knows by a name; to be streamed, finds its parquet files."""
+    with _named_errors(source, split):
+        if not streaming:
+            return datasets.load_dataset(name, config, split=split)
+        builder = datasets.load_dataset_builder(name, config)
+    files = builder.config.data_files or {}
+    if builder.name != "parquet":
+        raise ValueError(
+            f"source {source!r} is not stored as parquet but as {builder.name}, whose rows cannot be found one by "
+            "one. Leave out streaming, or name the parquet files that the Hub made of it: "
+            f"'hf://datasets/{name}@refs%2Fconvert%2Fparquet/**/*.parquet'."
+        )
+    if split not in files:
+        raise ValueError(
+            f"source {source!r} could not be opened (split={split!r}). Its splits are: {', '.join(files)}."
+        )
+    return [str(file) for file in files[split]]
+
+
+@contextlib.contextmanager
+def _named_errors(source: str, split: str) -> Iterator[None]:
     try:
-        return datasets.load_dataset(*args, **kwargs)
+        yield
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(
-            f"source {source!r} could not be opened (split={kwargs['split']!r}). Name 'toy', a table file, a glob, a "
+            f"source {source!r} could not be opened (split={split!r}). Name 'toy', a table file, a glob, a "
             f"folder, or a dataset of the Hub as 'owner/name' or 'owner/name:config'. {type(error).__name__}: {error}"
         ) from error
 
 
-class _Layout:
-    """How the columns of one part of a source become canonical columns.
+def _with_canonical_columns(
+    part: datasets.Dataset, layout: ColumnLayout, rules: list[tuple[str, str]], first_index: int
+) -> datasets.Dataset:
+    """Makes the canonical columns without touching the pictures' bytes."""
+    names = [name for name in CANONICAL_FEATURES if name != "image" or layout.image_is_path]
+    read_from = list(dict.fromkeys(column for name in names for column in layout.read_from(name)))
+    table = part.select_columns(read_from).with_format("arrow")[:]
+    index = np.arange(first_index, first_index + len(part))
+    features = datasets.Features({name: CANONICAL_FEATURES[name] for name in names})
+    made = pa.table({name: layout.make(name, table, index) for name in names}, schema=features.arrow_schema)
 
-    Raises:
-        ValueError: If the part lacks a title or a picture.
-    """
-
-    def __init__(
-        self,
-        source: str,
-        names: tuple[str, ...],
-        features: datasets.Features,
-        columns: ProductColumns,
-        folder: Path | None,
-        first_index: int,
-    ) -> None:
-        self.source, self.names, self.columns, self.folder, self.first_index = (
-            source,
-            names,
-            columns,
-            folder,
-            first_index,
-        )
-        self.title = self._require("title", columns.title)
-        has_file_names = columns.image not in names and "file_name" in names
-        self.image = "file_name" if has_file_names else self._require("image", columns.image)
-        self.image_is_path = features[self.image] in (datasets.Value("string"), datasets.Value("large_string"))
-        self.catalog_ids = [name for name in columns.catalog_id if name in names]
-        self.row_id = columns.row_id if columns.row_id in names else None
-        replaced = {self.title, self.image, *(name for name in (*self.catalog_ids, self.row_id) if name in _CANONICAL)}
-        self.kept = {
-            name: f"{name}_original" if name in _CANONICAL else name for name in names if name not in replaced
-        }
-        self.features = datasets.Features({self.kept[name]: features[name] for name in self.kept} | _FEATURES)
-
-    def _require(self, field: str, name: str) -> str:
-        if name not in self.names:
-            raise ValueError(
-                f"{field}_column={name!r}: source {self.source!r} has no such column. It has: "
-                f"{', '.join(sorted(self.names))}. Set {field}_column to one of these."
-            )
-        return name
-
-    def cheap_columns(self) -> list[str]:
-        """Columns that the canonical ones are computed from, the pictures' bytes left aside."""
-        cheap = [self.title, *self.catalog_ids, *([self.row_id] if self.row_id else [])]
-        return list(dict.fromkeys([*cheap, self.image] if self.image_is_path else cheap))
-
-    def canonical(self, table: pa.Table, row_ids: pa.Array) -> dict[str, pa.Array]:
-        """The canonical columns of some rows; `image` only where it has to be made from paths."""
-        titles = _column(table, self.title)
-        if pa.types.is_nested(titles.type) or pa.types.is_binary(titles.type):
-            raise ValueError(
-                f"title_column={self.title!r}: source {self.source!r} holds {titles.type} there. Name a text column."
-            )
-        made = {"title": titles.cast(pa.string()), "row_id": row_ids}
-        if self.row_id is not None:
-            made["row_id"] = pc.coalesce(_column(table, self.row_id).cast(pa.string()), row_ids)
-        catalog_ids = np.full(len(table), NO_CATALOG, dtype=np.int64)
-        for name in self.catalog_ids:
-            found = catalog_numbers(_column(table, name), f"catalog_id_column={name!r}: source {self.source!r}")
-            catalog_ids = np.where(catalog_ids == NO_CATALOG, found, catalog_ids)
-        made["catalog_id"] = pa.array(catalog_ids)
-        if self.image_is_path:
-            paths = [self._resolve(path) for path in _column(table, self.image).to_pylist()]
-            made["image"] = _FEATURES["image"].cast_storage(pa.array(paths, type=pa.string()))
-        return made
-
-    def _resolve(self, path: str | None) -> str | None:
-        if self.folder is None or not path or "://" in path:
-            return path or None
-        return str(self.folder / path)
-
-
-def _map_style(part: datasets.Dataset, layout: _Layout, rules: list[tuple[str, str]]) -> datasets.Dataset:
-    """Makes the canonical columns of a map-style part without touching the pictures' bytes."""
-    table = part.select_columns(layout.cheap_columns()).with_format("arrow")[:]
-    index = range(layout.first_index, layout.first_index + len(part))
-    made = layout.canonical(table, pa.array([f"{layout.source}:{i}" for i in index], type=pa.string()))
     keep = np.ones(len(part), dtype=bool)
-    for name, value in rules:
-        if name in layout.names:
-            excluded = _equals(part.select_columns([name]).with_format("arrow")[:], name, value)
-            logger.info("%s: %d rows excluded by %s=%s", layout.source, int((keep & excluded).sum()), name, value)
-            keep &= ~excluded
+    rule_columns = list(dict.fromkeys(name for name, _ in rules if name in layout.names))
+    if rule_columns:
+        excluded = excluded_rows(part.select_columns(rule_columns).with_format("arrow")[:], rules)
+        for (name, value), is_excluded in excluded.items():
+            logger.info("%s: %d rows excluded by %s=%s", layout.source, int((keep & is_excluded).sum()), name, value)
+            keep &= ~is_excluded
 
     kept = part.select_columns([*layout.kept, *([] if layout.image_is_path else [layout.image])])
     renames = {old: new for old, new in layout.kept.items() if old != new}
@@ -310,54 +260,10 @@ def _map_style(part: datasets.Dataset, layout: _Layout, rules: list[tuple[str, s
         renames[layout.image] = "image"
     kept = kept.rename_columns(renames)
     if "image" in kept.column_names:
-        kept = kept.cast_column("image", _FEATURES["image"])
-    features = datasets.Features({name: _FEATURES[name] for name in made})
-    new = datasets.Dataset(
-        datasets.table.InMemoryTable(pa.table(made, schema=features.arrow_schema)),
-        info=datasets.DatasetInfo(features=features),
-    )
+        kept = kept.cast_column("image", CANONICAL_FEATURES["image"])
+    new = datasets.Dataset(datasets.table.InMemoryTable(made), info=datasets.DatasetInfo(features=features))
     joined = datasets.concatenate_datasets([kept, new], axis=1) if kept.column_names else new
     return joined if keep.all() else joined.select(np.flatnonzero(keep))
-
-
-def _streamed(part: datasets.IterableDataset, layout: _Layout, rules: list[tuple[str, str]]) -> Products:
-    """Makes the canonical columns of a stream, table by table as they are read."""
-
-    def canonical_table(table: pa.Table) -> pa.Table:
-        for name, value in rules:
-            if name in layout.names:
-                table = table.filter(pa.array(~_equals(table, name, value)))
-        made = {}
-        if not layout.image_is_path:
-            made["image"] = _FEATURES["image"].cast_storage(_column(table, layout.image))
-        made |= layout.canonical(table, pa.nulls(len(table), pa.string()))
-        if made["row_id"].null_count:
-            made["row_id"] = pc.coalesce(made["row_id"], content_ids(layout.source, made["title"], made["image"]))
-        kept = {new: table[old] for old, new in layout.kept.items()}
-        return pa.table({name: (kept | made)[name] for name in layout.features})
-
-    for name, value in rules:
-        if name in layout.names:
-            logger.info("%s: rows with %s=%s are excluded as the stream is read", layout.source, name, value)
-    mapped = part.with_format("arrow").map(canonical_table, batched=True, batch_size=256, features=layout.features)
-    return mapped.with_format(None)
-
-
-def _equals(table: pa.Table, name: str, value: str) -> np.ndarray:
-    """Which rows `(N,)` hold the value, compared as text."""
-    column = _column(table, name)
-    if pa.types.is_nested(column.type):
-        raise ValueError(
-            f"exclude_rows={name}={value!r}: column {name!r} holds {column.type}. Name a column of single values."
-        )
-    return pc.equal(column.cast(pa.string()), value).fill_null(False).to_numpy(zero_copy_only=False)
-
-
-def _column(table: pa.Table, name: str) -> pa.Array:
-    column = table[name].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # what older versions of pyarrow return for a table of no rows
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _parse_rule(rule: str) -> tuple[str, str]:

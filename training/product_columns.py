@@ -1,0 +1,187 @@
+"""Where the canonical columns of products are in a user's table, and how they are made of it.
+
+The canonical columns are `title`, `image`, `catalog_id` and `row_id`, as `training.products` describes them. A column
+of the user's that bears such a name but is not the one mapped to it is kept as `<name>_original`, and all others are
+kept as they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from training.product_ids import NO_CATALOG, catalog_numbers
+
+__all__ = ["CANONICAL_FEATURES", "ColumnLayout", "ProductColumns", "excluded_rows"]
+
+CANONICAL_FEATURES = {
+    "title": datasets.Value("string"),
+    "image": datasets.Image(decode=False),
+    "catalog_id": datasets.Value("int64"),
+    "row_id": datasets.Value("string"),
+}
+"""The canonical columns and their types."""
+
+
+@dataclass(frozen=True)
+class ProductColumns:
+    """Where the canonical columns are found in the user's tables.
+
+    Args:
+        title: Column with the title.
+        image: Column with the picture: a `datasets.Image`, its bytes, or a path (relative to the table's folder).
+            In a table that lacks it, `file_name` is taken, as in the image folders of `datasets`.
+        catalog_id: Columns with the id of the product, tried in this order; per row the first that is not null wins.
+            A non-negative integer is kept, any other integer or text is hashed; null, NaN, -1 and blank text mean
+            "alone". The ids of all sources live in one space: the same id in two sources is the same product.
+        row_id: Column with the id of the row. Without it, or where it is null, a row is called `<source>:<index>`.
+    """
+
+    title: str = "title"
+    image: str = "image"
+    catalog_id: tuple[str, ...] = ("catalog_id",)
+    row_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """Accepts a single column name for `catalog_id`."""
+        names = (self.catalog_id,) if isinstance(self.catalog_id, str) else tuple(self.catalog_id)
+        object.__setattr__(self, "catalog_id", names)
+
+
+class ColumnLayout:
+    """How the columns of one part of a source become canonical columns.
+
+    Args:
+        source: Name of the source, for errors and row ids.
+        features: Columns of the part, and their types.
+        columns: The user's column names.
+        folder: Where relative paths of pictures start from; none where they are left as they are.
+
+    Attributes:
+        names: Columns of the part.
+        image_is_path: Whether the picture's column holds text, that is paths.
+        kept: Columns that are kept beside the canonical ones, and the names that they get.
+
+    Raises:
+        ValueError: If the part lacks a title or a picture.
+    """
+
+    def __init__(self, source: str, features: datasets.Features, columns: ProductColumns, folder: Path | None) -> None:
+        """Finds the columns."""
+        self.source, self.names, self.columns, self.folder = source, tuple(features), columns, folder
+        self.title = self._require("title", columns.title)
+        has_file_names = columns.image not in features and "file_name" in features
+        self.image = "file_name" if has_file_names else self._require("image", columns.image)
+        self.image_is_path = features[self.image] in (datasets.Value("string"), datasets.Value("large_string"))
+        self.catalog_ids = [name for name in columns.catalog_id if name in features]
+        self.row_id = columns.row_id if columns.row_id in features else None
+        mapped = [self.title, self.image, *self.catalog_ids, self.row_id]
+        replaced = {name for name in mapped if name in CANONICAL_FEATURES} | {self.title, self.image}
+        self.kept = {
+            name: f"{name}_original" if name in CANONICAL_FEATURES else name
+            for name in self.names
+            if name not in replaced
+        }
+
+    def _require(self, field: str, name: str) -> str:
+        if name not in self.names:
+            raise ValueError(
+                f"{field}_column={name!r}: source {self.source!r} has no such column. It has: "
+                f"{', '.join(sorted(self.names))}. Set {field}_column to one of these."
+            )
+        return name
+
+    def read_from(self, name: str) -> list[str]:
+        """Columns of the part that a canonical or kept column is made of."""
+        if name == "catalog_id":
+            return self.catalog_ids
+        if name == "row_id":
+            return [self.row_id] if self.row_id is not None else []
+        return [{"title": self.title, "image": self.image}.get(name) or self._kept_from(name)]
+
+    def _kept_from(self, name: str) -> str:
+        return next(old for old, new in self.kept.items() if new == name)
+
+    def make(self, name: str, table: pa.Table, index: np.ndarray) -> pa.Array:
+        """Makes a canonical or kept column.
+
+        Args:
+            name: Name of the column.
+            table: `N` rows with at least the columns that it is made of.
+            index: Places of the rows in the source, shape `(N,)`.
+
+        Returns:
+            The column, `N` values.
+
+        Raises:
+            ValueError: If the user's column is of a type that no such column can be made of.
+        """
+        if name == "title":
+            return self._titles(table)
+        if name == "row_id":
+            made = pa.array([f"{self.source}:{i}" for i in index.tolist()], type=pa.string())
+            return made if self.row_id is None else pc.coalesce(_column(table, self.row_id).cast(pa.string()), made)
+        if name == "catalog_id":
+            catalog_ids = np.full(len(index), NO_CATALOG, dtype=np.int64)
+            for column in self.catalog_ids:
+                place = f"catalog_id_column={column!r}: source {self.source!r}"
+                found = catalog_numbers(_column(table, column), place)
+                catalog_ids = np.where(catalog_ids == NO_CATALOG, found, catalog_ids)
+            return pa.array(catalog_ids)
+        if name == "image":
+            images = _column(table, self.image)
+            if self.image_is_path:
+                images = pa.array([self._resolve(path) for path in images.to_pylist()], type=pa.string())
+            return CANONICAL_FEATURES["image"].cast_storage(images)
+        return _column(table, self._kept_from(name))
+
+    def _titles(self, table: pa.Table) -> pa.Array:
+        titles = _column(table, self.title)
+        if pa.types.is_nested(titles.type) or pa.types.is_binary(titles.type):
+            raise ValueError(
+                f"title_column={self.title!r}: source {self.source!r} holds {titles.type} there. Name a text column."
+            )
+        return titles.cast(pa.string())
+
+    def _resolve(self, path: str | None) -> str | None:
+        if self.folder is None or not path or "://" in path:
+            return path or None
+        return str(self.folder / path)
+
+
+def excluded_rows(table: pa.Table, rules: Sequence[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
+    """Finds the rows that rules leave out.
+
+    Args:
+        table: `N` rows.
+        rules: Columns, and the values, written as text, that rows are left out for.
+
+    Returns:
+        For every rule whose column is there, which rows it leaves out, shape `(N,)`.
+
+    Raises:
+        ValueError: If a column does not hold single values.
+    """
+    excluded = {}
+    for name, value in rules:
+        if name in table.column_names:
+            column = _column(table, name)
+            if pa.types.is_nested(column.type):
+                raise ValueError(
+                    f"exclude_rows={name}={value!r}: column {name!r} holds {column.type}. Name a column of single "
+                    "values."
+                )
+            is_equal = pc.equal(column.cast(pa.string()), value).fill_null(False)
+            excluded[name, value] = is_equal.to_numpy(zero_copy_only=False)
+    return excluded
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # what older versions of pyarrow return for a table of no rows
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column

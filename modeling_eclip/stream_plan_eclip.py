@@ -116,6 +116,10 @@ def _cut(rows: torch.Tensor, stream_size: int | None) -> list[torch.Tensor]:
 
 
 def _take(side: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return some rows of a side: where they follow each other, as views, which keep their memory format, too."""
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first + 1 == len(rows) and torch.equal(rows, torch.arange(first, last + 1)):
+        return {name: value[first : last + 1] for name, value in side.items()}
     return {name: value[rows.to(value.device)] for name, value in side.items()}
 
 

@@ -1,12 +1,14 @@
 """Training from arguments to a saved model, on a few drawn offers: runs, resumes, reports."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import training.step as step_module
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments import DataArguments, ModelArguments, TrainArguments
 from training.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
@@ -152,10 +154,7 @@ def test_a_finished_run_is_neither_overwritten_nor_resumed(tmp_path):
 
 
 def test_streamed_offers_are_trained_on(tmp_path):
-    data = replace(DATA, streaming=True)
-    with pytest.raises(ValueError, match="give `max_samples`"):
-        train(MODEL, data, arguments(tmp_path, max_samples=None))
-    assert train(MODEL, data, arguments(tmp_path, max_samples=32)).samples == 32
+    assert train(MODEL, replace(DATA, streaming=True), arguments(tmp_path, max_samples=32)).samples == 32
 
 
 def test_too_many_unusable_rows_stop_the_run(tmp_path):
@@ -167,9 +166,83 @@ def test_too_many_unusable_rows_stop_the_run(tmp_path):
         train(MODEL, data, arguments(tmp_path / "out", max_samples=8))
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+def test_steps_that_are_no_number_stop_the_run_in_the_end(tmp_path):
+    too_fast = {"learning_rate": 1e30, "warmup_share": 0.0, "max_grad_norm": 1e9}
     with pytest.raises(FloatingPointError, match="lower `learning_rate`"):
-        train(MODEL, DATA, arguments(tmp_path, learning_rate=1e30, warmup_share=0.0, max_grad_norm=1e9))
+        train(MODEL, DATA, arguments(tmp_path, max_bad_steps=2, **too_fast))
+    steps = json.loads((tmp_path / "not_a_number.json").read_text())
+    # The first step ruins the weights; the next two are found out, and the first of them starts after 16 samples.
+    assert [step["samples_seen"] for step in steps] == [16, 32]
+    assert [len(step["row_ids"]) for step in steps] == [16, 16]
+
+
+def test_a_single_step_that_is_no_number_is_left_out(tmp_path, monkeypatch):
+    reference = train(MODEL, DATA, arguments(tmp_path / "reference", max_samples=48))
+    calls = iter(range(100))
+    contrast = step_module.contrastive_loss
+    monkeypatch.setattr(
+        step_module, "contrastive_loss", lambda *a, **k: contrast(*a, **k) * (math.nan if next(calls) == 1 else 1)
+    )
+    result = train(MODEL, DATA, arguments(tmp_path / "run", max_samples=48))
+    assert (reference.bad_steps, result.bad_steps) == (0, 1)
+    assert [record["samples"] for record in result.history if "loss" in record] == [16, 48]
+    assert all(torch.isfinite(weight).all() for weight in weights(tmp_path / "run").values())
+    before, after = weights(tmp_path / "run" / "checkpoint-16"), weights(tmp_path / "run" / "checkpoint-32")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_streams_change_nothing(tmp_path):
+    """Without dropout, a batch in streams trains as the whole one."""
+    no_dropout = replace(
+        MODEL,
+        vision_config=json.dumps(json.loads(MODEL.vision_config) | {"hidden_dropout_prob": 0.0}),
+        text_config=json.dumps(
+            json.loads(MODEL.text_config) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        ),
+    )
+    whole = train(no_dropout, DATA, arguments(tmp_path / "whole", max_samples=48))
+    streams = {"text_stream_size": 5, "image_stream_size": 6, "keep_graphs": "0.5"}
+    cut = train(no_dropout, DATA, arguments(tmp_path / "cut", max_samples=48, **streams))
+    losses = [[record["loss"] for record in run.history if "loss" in record] for run in (whole, cut)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    # 16 titles in 5, 5, 5, 1 and 16 images in 6, 6, 4, the last two together; half of them rounded to even
+    assert [(r["streams"], r["streams_kept"]) for r in cut.history if "loss" in r] == [(6.0, 3.0)] * 3
+
+
+def test_a_batch_that_grows_takes_its_rate_along(tmp_path):
+    schedule = {"batch_size": 8, "batch_size_schedule": ["0.25:16", "0.75:32"], "batch_size_rule": "linear"}
+    result = train(MODEL, DATA, arguments(tmp_path, max_samples=96, warmup_share=0.0, **schedule))
+    steps = [record for record in result.history if "loss" in record]
+    assert [record["batch_size"] for record in steps] == [8, 8, 8, 16, 16, 16, 32]
+    assert [record["samples"] for record in steps] == [8, 16, 24, 40, 56, 72, 96]
+    assert steps[0]["learning_rate"] == pytest.approx(1e-3)
+    # After a quarter of the run: 2 (1 + cos(pi / 4)) / 2 of the peak.
+    assert steps[3]["learning_rate"] == pytest.approx(1e-3 * (1 + math.cos(math.pi / 4)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ema_decay": 0.5},
+        {"keep_patches": 0.5},
+        {"mate_contrast_weight": 0.5},
+        {"layer_decay": 0.5},
+        {"gradient_checkpointing": True, "image_stream_size": 7},
+        {"compile": True, "compile_backend": "eager"},
+    ],
+    ids=str,
+)
+def test_additions_train_and_resume(tmp_path, fields):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(MODEL, DATA, arguments(whole, max_samples=48, **fields))
+    train(MODEL, DATA, arguments(stopped, max_samples=48, **fields))
+    for checkpoint in find_checkpoints(stopped)[1:]:
+        checkpoint.rename(tmp_path / checkpoint.name)
+    train(MODEL, DATA, arguments(stopped, max_samples=48, resume_from_checkpoint="latest", **fields))
+    expected, found = weights(whole), weights(stopped)
+    assert set(expected) == set(weights(whole / "checkpoint-16"))
+    assert not any("_orig_mod" in name for name in expected)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,10 @@ class TrainArguments:
     batch_size_rule: BatchSizeRule = _help(
         "What a later batch size does to the learning rates, which are those of batch_size.", "none"
     )
+    text_stream_size: int | None = _help("Titles that a rank encodes at once; all of its batch if not given.", None)
+    image_stream_size: int | None = _help("Images that a rank encodes at once; all of its batch if not given.", None)
+    keep_graphs: str = _help("Share of the streams that are encoded once, 0 to 1; auto is what memory allows.", "auto")
+    mate_contrast_weight: float = _help("Weight of contrast among titles and among images of catalog mates.", 0.0)
     learning_rate: float = _help("Peak learning rate of the projections, and of the towers if none is given.", 5e-4)
     tower_learning_rate: float | None = _help("Peak learning rate of the towers.", None)
     layer_decay: float = _help("Factor by which a tower's rate shrinks per block below its top.", 1.0)
@@ -127,6 +131,7 @@ class TrainArguments:
     keep_patches: float = _help("Share of an image's patches that the image tower sees in training.", 1.0)
     ema_decay: float | None = _help("Average the weights over steps with this decay, such as 0.999.", None)
     max_grad_norm: float = _help("Gradients are clipped to this norm.", 1.0)
+    max_bad_steps: int = _help("Steps in a row whose loss or gradient is not a number, before the run stops.", 5)
     mixed_precision: str | None = _help(
         "no, bf16, fp16, or auto for what the machine is fast in; as `accelerate` is set to if not given.", None
     )
@@ -150,6 +155,15 @@ class TrainArguments:
         if self.batch_size < 2:
             raise ValueError(f"`batch_size` is {self.batch_size}; a contrast needs at least 2 offers, and likes many.")
         BatchSizeSchedule(self.batch_size, parse_batch_size_steps(self.batch_size_schedule), 1, self.batch_size_rule)
+        if self.keep_graphs != "auto":
+            try:
+                float(self.keep_graphs)
+            except ValueError:
+                raise ValueError(
+                    f"`keep_graphs` is {self.keep_graphs!r}; give a share from 0 to 1, or auto."
+                ) from None
+        if self.max_bad_steps < 1:
+            raise ValueError(f"`max_bad_steps` is {self.max_bad_steps}; give at least 1.")
         if self.save_total_limit < 1:
             raise ValueError(f"`save_total_limit` is {self.save_total_limit}; keep at least 1 checkpoint.")
 

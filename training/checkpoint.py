@@ -7,12 +7,13 @@ it, what resuming needs (optimizer, random states of every rank, progress).
 import os
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from modeling_eclip import EClipModel, EClipProcessor
+from modeling_eclip import EClipProcessor
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
@@ -25,9 +26,9 @@ class Checkpoints:
     Args:
         output_dir: The run's folder.
         accelerator: The process's accelerator, after everything is prepared.
-        model: The model, not wrapped.
+        kept: Objects with `state_dict` and `load_state_dict` that every checkpoint holds.
+        save_model: Writes the model into a folder, as `from_pretrained` reads it; called on the main process.
         processor: Saved with every checkpoint.
-        progress: Object with `state_dict` and `load_state_dict`, saved with every checkpoint.
         limit: How many checkpoints are kept.
     """
 
@@ -35,18 +36,19 @@ class Checkpoints:
         self,
         output_dir: Path,
         accelerator: Accelerator,
-        model: EClipModel,
+        kept: Sequence[Any],
+        *,
+        save_model: Callable[[Path], None],
         processor: EClipProcessor,
-        progress: Any,
         limit: int,
     ) -> None:
-        """Tell accelerate to leave the model's weights to `save_pretrained`."""
+        """Tell accelerate to leave the model's weights to `save_model`."""
         self.output_dir = output_dir
         self.accelerator = accelerator
-        self.model = model
+        self.save_model = save_model
         self.processor = processor
         self.limit = limit
-        accelerator.register_for_checkpointing(progress)
+        accelerator.register_for_checkpointing(*kept)
         accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
         accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
@@ -60,6 +62,8 @@ class Checkpoints:
             The folder.
         """
         final = self.output_dir / f"checkpoint-{samples_seen}"
+        if final.exists():  # of this very moment of the run
+            return final
         partial = self.output_dir / f"checkpoint-{samples_seen}{_PARTIAL}"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
@@ -67,7 +71,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
         if self.accelerator.is_main_process:
-            self.model.save_pretrained(partial)
+            self.save_model(partial)
             self.processor.save_pretrained(partial)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -186,6 +190,7 @@ class Progress:
     Args:
         samples_seen: Samples that the model has been trained on, unusable ones included.
         seconds: Time spent training, evaluation and checkpoints not counted.
+        waiting_seconds: What of it was spent waiting for data.
         history: One record per report, for the picture at the end.
         skips: Counts of unusable rows.
     """
@@ -194,6 +199,7 @@ class Progress:
         """Start at zero."""
         self.samples_seen = 0
         self.seconds = 0.0
+        self.waiting_seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.skips: dict[str, Any] = {}
 

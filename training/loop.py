@@ -1,10 +1,10 @@
 """The training loop: batches in, a trained model, its history and its checkpoints out.
 
-Plain in-batch contrast over all ranks: embeddings are gathered with their gradients, so that any number of ranks gives
-the gradients of one with the joined batch. Everything is counted in samples: offers that the run has asked for,
-unusable ones included, so that the same samples come at the same count whatever the number of ranks.
+Everything is counted in samples: offers that the run has asked for, unusable ones included, so that the same samples
+come at the same count whatever the number of ranks.
 """
 
+import contextlib
 import logging
 import math
 import time
@@ -16,16 +16,19 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from modeling_eclip import EClipModel, EClipProcessor, contrastive_loss, gather_rows
+from modeling_eclip import EClipModel, EClipProcessor
+from training.adapters import AdapterState, plain_state_dict
 from training.arguments import DataArguments, TrainArguments
 from training.augmentation import ProductAugmentation, TitleAugmentation
 from training.checkpoint import Checkpoints, Progress
+from training.compilation import compile_towers
 from training.data import train_loader
-from training.embedding import model_inputs
-from training.optimization import build_optimizer, set_training_mode
+from training.interruption import EXIT_STATUS, Interruption
+from training.patch_dropping import drop_patches
 from training.products import Products
-from training.schedule import learning_rate_share
 from training.skip_counter import SkipCounter
+from training.step import TrainingStep
+from training.waiting import WaitingTime
 from training.zero_shot import embed_products, retrieval_figures
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ class RunResult:
         trained: The same at the end.
         samples: Samples trained on.
         seconds: Time spent training, before a resumption included, evaluation and checkpoints not.
+        waiting_seconds: What of it was spent waiting for data.
+        bad_steps: Steps that were skipped because their loss or gradient was not a number.
         history: One record per report: `samples`, and `loss`, ... or retrieval figures.
         skips: Training rows that could not be used: counts, and the first row ids, by reason.
     """
@@ -48,6 +53,8 @@ class RunResult:
     trained: dict[str, float]
     samples: int
     seconds: float
+    waiting_seconds: float
+    bad_steps: int
     history: list[dict[str, float]]
     skips: dict[str, Any]
 
@@ -56,7 +63,7 @@ class TrainingLoop:
     """Trains one model on one set of offers.
 
     Args:
-        model: The model, frozen where it shall be.
+        model: The model, frozen where it shall be, with its adapters.
         processor: Turns titles and images into inputs.
         train_products: Offers to train on.
         validation_products: Held-out offers for retrieval.
@@ -76,7 +83,7 @@ class TrainingLoop:
         arguments: TrainArguments,
         accelerator: Accelerator,
     ) -> None:
-        """Prepare model and optimizer for the accelerator's devices."""
+        """Prepare the model for training."""
         self.data, self.arguments, self.accelerator = data, arguments, accelerator
         self.processor = processor
         self.train_products, self.validation_products = train_products, validation_products
@@ -85,34 +92,31 @@ class TrainingLoop:
             model.activation_checkpointing_enable({"use_reentrant": False})
         if arguments.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(
-            model,
-            learning_rate=arguments.learning_rate,
-            tower_learning_rate=arguments.tower_learning_rate,
-            weight_decay=arguments.weight_decay,
-            no_weight_decay=arguments.no_weight_decay,
-            betas=(arguments.adam_beta1, arguments.adam_beta2),
-            epsilon=arguments.adam_epsilon,
-        )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        drop_patches(model, arguments.keep_patches)
+        if arguments.compile:
+            compile_towers(model, arguments.compile_backend)
+        self.step = TrainingStep(model, arguments, accelerator, self.total_samples)
+        self.bare_model = self.step.bare_model
         self.progress = Progress()
         self.skips = SkipCounter()
+        kept = [self.progress, self.step.bad_steps]
+        if self.step.average is not None:
+            kept.append(self.step.average)
+        if hasattr(self.bare_model, "peft_config"):
+            kept.append(AdapterState(self.bare_model))
         self.checkpoints = Checkpoints(
             Path(arguments.output_dir),
             accelerator,
-            self.bare_model,
-            processor,
-            self.progress,
-            arguments.save_total_limit,
+            kept,
+            save_model=lambda folder: self.bare_model.save_pretrained(
+                folder, state_dict=plain_state_dict(self.bare_model)
+            ),
+            processor=processor,
+            limit=arguments.save_total_limit,
         )
 
-    @property
-    def bare_model(self) -> EClipModel:
-        """The model without what distributed training wraps it in."""
-        return self.accelerator.unwrap_model(self.model)
-
     def run(self, resume_from: Path | None = None) -> RunResult:
-        """Train to the end.
+        """Train to the end, and leave the model with the weights that are to be used: the averaged ones if there are.
 
         Args:
             resume_from: Checkpoint to go on from; the model must have been built from it.
@@ -122,72 +126,85 @@ class TrainingLoop:
 
         Raises:
             ValueError: too many rows can't be used.
-            FloatingPointError: the loss is not a number.
+            FloatingPointError: too many steps in a row were not a number.
+            SystemExit: SIGTERM came; a checkpoint is written.
         """
-        arguments, progress = self.arguments, self.progress
-        skips = self.skips
+        progress = self.progress
         if resume_from is not None:
-            settings = [
-                {key: value for key, value in group.items() if key != "params"}
-                for group in self.optimizer.param_groups
-            ]
-            self.checkpoints.load(resume_from)
-            # The optimizer's state is the checkpoint's; rates, decay and betas are those of this run's arguments.
-            for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
-                group.update(setting)
-            skips.merge(progress.skips)
-            if progress.samples_seen >= self.total_samples:
-                raise ValueError(
-                    f"{str(resume_from)!r} has seen {progress.samples_seen} samples and the run ends at "
-                    f"{self.total_samples}; raise `num_epochs` or `max_samples`."
-                )
+            self._resume(resume_from)
         else:
             self._evaluate()
-        loader = self._train_loader(start=progress.samples_seen)
-        set_training_mode(self.model, fix_batch_norm=arguments.fix_batch_norm)
-        with tqdm(
-            total=self.total_samples,
-            initial=progress.samples_seen,
-            unit="samples",
-            desc="training",
-            disable=not self.accelerator.is_main_process,
-        ) as bar:
+        batches = WaitingTime(self._train_loader(start=progress.samples_seen))
+        waited_before = progress.waiting_seconds
+        with (
+            Interruption() as interruption,
+            tqdm(
+                total=self.total_samples,
+                initial=progress.samples_seen,
+                unit="samples",
+                desc="training",
+                disable=not self.accelerator.is_main_process,
+            ) as bar,
+        ):
             started = time.perf_counter()
-            for batch in loader:
+            for batch in batches:
                 before = progress.samples_seen
-                record = self._step(batch, skips)
-                bar.update(progress.samples_seen - before)
-                if record is not None:
-                    bar.set_postfix(loss=f"{record['loss']:.3f}", scale=f"{record['scale']:.1f}")
-                    progress.history.append(record)
-                    rate = {"samples_per_second": bar.format_dict["rate"] or 0.0}
-                    self.accelerator.log(record | rate, step=progress.samples_seen)
-                skips.check(self.data.max_skipped_share)
+                ranks = self._tell_all((batch["num_rows"], batch["skipped"], interruption.requested))
+                if any(is_stopped for _, _, is_stopped in ranks):
+                    self._stop()
+                num_rows, num_usable = self._count(ranks)
+                record = self.step(batch, before) if num_usable else None
+                progress.samples_seen += num_rows
+                progress.waiting_seconds = waited_before + batches.seconds
                 progress.seconds += time.perf_counter() - started
-                if _passes(arguments.eval_every_samples, before, progress.samples_seen, self.total_samples):
+                bar.update(num_rows)
+                if record is not None:
+                    self._report(record, bar)
+                self.skips.check(self.data.max_skipped_share)
+                if _passes(self.arguments.eval_every_samples, before, progress.samples_seen, self.total_samples):
                     self._evaluate()
-                    set_training_mode(self.model, fix_batch_norm=arguments.fix_batch_norm)
-                if _passes(arguments.save_every_samples, before, progress.samples_seen, self.total_samples):
-                    progress.skips = skips.state_dict()
-                    self.checkpoints.save(progress.samples_seen)
+                if _passes(self.arguments.save_every_samples, before, progress.samples_seen, self.total_samples):
+                    self._save()
                 started = time.perf_counter()
         self._evaluate()
+        if self.step.average is not None:
+            self.step.average.swap()
         evaluations = [record for record in progress.history if "text_to_image_recall@1" in record]
         return RunResult(
             untrained=evaluations[0],
             trained=evaluations[-1],
             samples=progress.samples_seen,
             seconds=progress.seconds,
+            waiting_seconds=progress.waiting_seconds,
+            bad_steps=self.step.bad_steps.total,
             history=progress.history,
-            skips=skips.state_dict(),
+            skips=self.skips.state_dict(),
         )
+
+    def _resume(self, folder: Path) -> None:
+        """Go on from a checkpoint, with this run's rates, decay and betas."""
+        groups = self.step.optimizer.param_groups
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        self.checkpoints.load(folder)
+        for group, setting in zip(self.step.optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+        self.skips.merge(self.progress.skips)
+        if self.progress.samples_seen >= self.total_samples:
+            raise ValueError(
+                f"{str(folder)!r} has seen {self.progress.samples_seen} samples and the run ends at "
+                f"{self.total_samples}; raise `num_epochs` or `max_samples`."
+            )
+
+    def _save(self) -> None:
+        self.progress.skips = self.skips.state_dict()
+        self.checkpoints.save(self.progress.samples_seen)
 
     def _train_loader(self, start: int) -> Any:
         height, width = image_size_of(self.processor)
         return train_loader(
             self.train_products,
             self.processor,
-            batch_size=self.arguments.batch_size,
+            batch_size=self.step.batch_size,
             total_samples=self.total_samples,
             seed=self.arguments.seed,
             start=start,
@@ -205,78 +222,53 @@ class TrainingLoop:
             num_workers=self.data.num_workers,
         )
 
-    def _step(self, batch: dict[str, Any], skips: SkipCounter) -> dict[str, float] | None:
-        """Train on one batch; return what is reported of it, or nothing where no row of it could be used."""
-        arguments, progress = self.arguments, self.progress
-        share = learning_rate_share(
-            progress.samples_seen,
-            self.total_samples,
-            warmup_share=arguments.warmup_share,
-            final_share=arguments.final_learning_rate_share,
+    def _report(self, record: dict[str, float], bar: Any) -> None:
+        """Show a step in the bar, and add it to the history and to the trackers."""
+        progress = self.progress
+        waiting = progress.waiting_seconds / progress.seconds
+        bar.set_postfix_str(
+            f"loss {record['loss']:.3f}, scale {record['scale']:.1f}, waiting for data {waiting:.0%}", refresh=False
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * share
-        num_rows = self._count(batch, skips)
-        inputs = model_inputs(batch, self.accelerator.device)
-        if arguments.channels_last and inputs["pixel_values"].ndim == 4:
-            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
-        output = self.model(**inputs)
-        num_usable = len(batch["row_ids"])  # without a usable row the inputs are a stand-in
-        text_embeds, image_embeds = output.text_embeds[:num_usable], output.image_embeds[:num_usable]
-        catalog_ids = batch["catalog_ids"].to(self.accelerator.device)
-        progress.samples_seen += num_rows
-        if len(gather_rows(catalog_ids)) == 0:
-            return None
-        model = self.bare_model
-        loss = contrastive_loss(
-            text_embeds,
-            image_embeds,
-            model.logit_scale,
-            catalog_ids,
-            catalog_weight=model.config.catalog_weight,
-            mates=model.config.catalog_mates,
-            distributed=True,
-        )
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at {progress.samples_seen} samples, with rows {batch['row_ids'][:5]} and "
-                "on; lower `learning_rate`, or use `--mixed_precision bf16` in place of fp16."
-            )
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        model.clamp_logit_scale()
-        return {
-            "samples": progress.samples_seen,
-            "loss": loss.item(),
-            "scale": model.logit_scale.exp().item(),
-            "learning_rate": arguments.learning_rate * share,
-            "gradient_norm": float(norm),
-        }
+        progress.history.append({"samples": progress.samples_seen} | record)
+        rates = {"samples_per_second": bar.format_dict["rate"] or 0.0, "waiting_for_data": waiting}
+        self.accelerator.log(record | rates, step=progress.samples_seen)
 
-    def _count(self, batch: dict[str, Any], skips: SkipCounter) -> int:
-        """Count the rows of all ranks; return how many were asked for."""
-        counted = {"num_rows": batch["num_rows"], "skipped": batch["skipped"]}
-        ranks = [counted]
-        if self.accelerator.num_processes > 1:
-            gathered: list[Any] = [None] * self.accelerator.num_processes
-            torch.distributed.all_gather_object(gathered, counted)
-            ranks = gathered
-        for rank in ranks:
-            skips.add(rank)
-        return sum(rank["num_rows"] for rank in ranks)
+    def _stop(self) -> None:
+        """Write a checkpoint and end the process."""
+        self._save()
+        logger.warning(
+            "stopped by SIGTERM after %s samples, which a checkpoint holds; go on with "
+            "`--resume_from_checkpoint latest`",
+            self.progress.samples_seen,
+        )
+        raise SystemExit(EXIT_STATUS)
+
+    def _tell_all(self, message: Any) -> list[Any]:
+        """Return what each rank says."""
+        if self.accelerator.num_processes == 1:
+            return [message]
+        messages: list[Any] = [None] * self.accelerator.num_processes
+        torch.distributed.all_gather_object(messages, message)
+        return messages
+
+    def _count(self, ranks: list[Any]) -> tuple[int, int]:
+        """Count the rows of all ranks, asked for and usable."""
+        for num_rows, skipped, _ in ranks:
+            self.skips.add({"num_rows": num_rows, "skipped": skipped})
+        num_rows = sum(num_rows for num_rows, _, _ in ranks)
+        return num_rows, num_rows - sum(len(skipped) for _, skipped, _ in ranks)
 
     def _evaluate(self) -> None:
         """Measure retrieval on the held-out offers and add it to the history."""
-        offers = embed_products(
-            self.bare_model,
-            self.processor,
-            self.validation_products,
-            self.accelerator,
-            batch_size=self.arguments.eval_batch_size,
-            num_workers=self.data.num_workers,
-        )
+        with self.step.average.in_use() if self.step.average is not None else contextlib.nullcontext():
+            offers = embed_products(
+                self.bare_model,
+                self.processor,
+                self.validation_products,
+                self.accelerator,
+                batch_size=self.arguments.eval_batch_size,
+                num_workers=self.data.num_workers,
+            )
         figures = retrieval_figures(offers)
         self.progress.history.append({"samples": self.progress.samples_seen} | figures)
         self.accelerator.log(figures, step=self.progress.samples_seen)

@@ -1,0 +1,79 @@
+"""Steps whose loss or gradient is not a number: skipped, counted, and too many of them in a row stop the run."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+
+class BadSteps:
+    """Counts the steps that are skipped because their loss or gradient is not a finite number.
+
+    Args:
+        accelerator: The process's accelerator.
+        limit: How many in a row stop the run.
+        path: Where the rows of their batches are written then.
+    """
+
+    def __init__(self, accelerator: Accelerator, limit: int, path: Path) -> None:
+        """Start with none."""
+        self.accelerator = accelerator
+        self.limit = limit
+        self.path = path
+        self.total = 0
+        self._in_a_row: list[dict[str, Any]] = []
+
+    def good(self) -> None:
+        """Note a step that was taken."""
+        self._in_a_row.clear()
+
+    def bad(self, samples_seen: int, loss: float, gradient_norm: float, row_ids: list[str]) -> None:
+        """Note a step that was skipped; all ranks call this together.
+
+        Args:
+            samples_seen: Samples before the step.
+            loss: Its loss.
+            gradient_norm: Norm of its gradient.
+            row_ids: This rank's rows.
+
+        Raises:
+            FloatingPointError: it was one too many in a row.
+        """
+        self.total += 1
+        step = {"samples_seen": samples_seen, "loss": str(loss), "gradient_norm": str(gradient_norm)}
+        self._in_a_row.append(step | {"row_ids": row_ids})
+        logger.warning("after %s samples: loss %s, gradient norm %s; step skipped", samples_seen, loss, gradient_norm)
+        if len(self._in_a_row) < self.limit:
+            return
+        ranks: list[Any] = [self._in_a_row]
+        if self.accelerator.num_processes > 1:
+            ranks = [None] * self.accelerator.num_processes
+            torch.distributed.all_gather_object(ranks, self._in_a_row)
+        steps = [
+            parts[0] | {"row_ids": [row_id for part in parts for row_id in part["row_ids"]]}
+            for parts in zip(*ranks, strict=True)
+        ]
+        if self.accelerator.is_main_process:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(steps, indent=2) + "\n", encoding="utf-8")
+        raise FloatingPointError(
+            f"{self.limit} steps in a row had a loss or a gradient that is not a number, the last after "
+            f"{samples_seen} samples; their rows are in {str(self.path)!r}. Look at those, lower `learning_rate`, or "
+            "use bf16 in place of fp16; `max_bad_steps` is the limit."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts for a checkpoint."""
+        return {"total": self.total, "in_a_row": list(self._in_a_row)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.total, self._in_a_row = state["total"], list(state["in_a_row"])
+
+
+__all__ = ["BadSteps"]

@@ -1,0 +1,104 @@
+"""Does the method help? Train every setting of `compare_methods.yaml` on real products, and print one table.
+
+    python tests/benchmarks/compare_methods.py --workers 2
+
+Each run sees as many samples as any other and is measured on the test splits. Runs that are done are not done again.
+Writes `report.json` and `report.md` to the output folder.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+# How the table calls a figure of `evaluate_tasks.py`.
+COLUMNS = {
+    "text_to_image_recall@1": "recall@1",
+    "text_to_image_recall@10": "recall@10",
+    "matching_features_image": "image AP",
+    "matching_features_text": "title AP",
+    "matching_features_both": "both AP",
+    "matching_embeds_image": "image AP, projected",
+    "matching_embeds_text": "title AP, projected",
+    "matching_embeds_both": "both AP, projected",
+}
+
+
+def run(name: str, seed: int, plan: dict[str, Any], folder: Path, threads: int) -> dict[str, float]:
+    """Train and measure one setting with one seed, unless that was done."""
+    report = folder / "evaluation" / "report.json"
+    if not report.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = yaml.safe_load((ROOT / plan["config"]).read_text()) | plan["common"] | plan["settings"][name]
+        config = folder / "config.yaml"
+        config.write_text(yaml.safe_dump(settings))
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+        arguments = {
+            "train.py": ["--seed", seed, "--output_dir", folder / "model", "--overwrite_output_dir", "true"],
+            "evaluate_tasks.py": ["--checkpoints", folder / "model", "--report_dir", folder / "evaluation"],
+        }
+        with (folder / "log.txt").open("w") as log:
+            for script, extra in arguments.items():
+                command = [sys.executable, ROOT / "training" / script, "--config", config, *extra]
+                subprocess.run(
+                    [str(word) for word in command], cwd=ROOT, env=environment, stdout=log, stderr=log, check=True
+                )
+    figures: dict[str, dict[str, float]] = json.loads(report.read_text())
+    training = json.loads((folder / "model" / "report.json").read_text())
+    return figures[str(folder / "model")] | {"seconds": training["seconds"]}
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Return the results as a Markdown table: mean and standard deviation over the seeds."""
+    columns = {figure: label for figure, label in COLUMNS.items() if figure in next(iter(results.values()))[0]}
+    lines = ["| setting | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, runs in results.items():
+        cells = []
+        for figure in columns:
+            values = [figures[figure] for figures in runs]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=Path(__file__).with_suffix(".yaml"), help="what to run")
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "compare_methods", help="where results go")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time, which share the processors")
+    parser.add_argument("--seeds", type=int, nargs="*", help="seeds in place of the plan's")
+    parser.add_argument("--only", nargs="*", help="names of settings in place of all")
+    arguments = parser.parse_args()
+    plan = yaml.safe_load(arguments.plan.read_text())
+    seeds = plan["seeds"] if arguments.seeds is None else arguments.seeds
+    names = [name for name in plan["settings"] if arguments.only is None or name in arguments.only]
+    threads = max(1, (os.cpu_count() or 1) // arguments.workers)
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        futures = {
+            (name, seed): pool.submit(run, name, seed, plan, arguments.output / f"{name}, seed {seed}", threads)
+            for seed in seeds
+            for name in names
+        }
+        for (name, seed), future in futures.items():
+            figures = future.result()
+            print(f"{name}, seed {seed}: recall@1 {figures['text_to_image_recall@1']:.3f}", flush=True)
+    results = {name: [futures[name, seed].result() for seed in seeds] for name in names}
+    (arguments.output / "report.json").write_text(json.dumps(results, indent=2) + "\n")
+    seconds = [figures["seconds"] for runs in results.values() for figures in runs]
+    text = f"{table(results)}\n\n{statistics.mean(seconds):.0f} s of training a run, {len(seeds)} seeds\n"
+    (arguments.output / "report.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,9 +14,11 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from training.adapters import add_adapters, merge_adapters
 from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
 from training.build import build_model, build_processor, load_split, source_of
 from training.checkpoint import choose_checkpoint, remove_checkpoints
+from training.frozen_cache import cache_frozen_towers
 from training.loop import RunResult, TrainingLoop, describe
 from training.optimization import freeze_parameters
 from training.plots import draw_history
@@ -65,11 +67,31 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
             freeze=model_arguments.freeze,
             catalog_mates=model_arguments.catalog_mates,
             catalog_weight=model_arguments.catalog_weight,
+            lora_rank=model_arguments.lora_rank,
+            lora_alpha=model_arguments.lora_alpha,
+            lora_targets=model_arguments.lora_targets,
         )
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
     model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed)
-    frozen = freeze_parameters(model, model_arguments.freeze)
+    freeze_parameters(model, model_arguments.freeze)
+    if model_arguments.lora_rank is not None:
+        layers = add_adapters(
+            model,
+            rank=model_arguments.lora_rank,
+            alpha=model_arguments.lora_alpha,
+            targets=model_arguments.lora_targets,
+        )
+        logger.info("%s layers of the towers have adapters of rank %s", len(layers), model_arguments.lora_rank)
+    if arguments.cache_frozen_towers:
+        train_products = cache_frozen_towers(
+            train_products,
+            model,
+            processor,
+            accelerator,
+            batch_size=arguments.eval_batch_size,
+            num_workers=data.num_workers,
+        )
     loop = TrainingLoop(
         model,
         processor,
@@ -81,17 +103,18 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     )
     num_offers = len(train_products) if hasattr(train_products, "__len__") else "streamed"
     logger.info(
-        "%s training offers, %s held-out ones; %s weights, %s of them frozen; %s ranks, precision %s",
+        "%s training offers, %s held-out ones; %s weights, %s of them trained; %s ranks, precision %s",
         num_offers,
         len(validation_products),
         f"{model.num_parameters():,}",
-        f"{frozen:,}",
+        f"{model.num_parameters(only_trainable=True):,}",
         accelerator.num_processes,
         accelerator.mixed_precision,
     )
     if arguments.report_to:
         accelerator.init_trackers("e-clip", config={k: str(v) for k, v in vars(arguments).items()})
     result = loop.run(resume_from)
+    merge_adapters(loop.bare_model)
     if accelerator.is_main_process:
         save_results(loop, result, output_dir)
         if arguments.push_to_hub:

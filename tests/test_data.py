@@ -338,18 +338,25 @@ def test_a_frozen_column_of_nulls_is_an_error(processor):
 _ENDLESS = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from test_data import make_products
+import datasets
+from test_data import FEATURES, make_row
 from modeling_eclip.processing_eclip import EClipProcessor
 from transformers import ViTImageProcessorPil
 from training.data import train_loader
 from training.title_tokenizer import train_title_tokenizer
 
-# Each batch has more row ids than a pipe holds, so that every worker waits to hand one over.
+# The row ids of a batch are more than a pipe holds, so that every worker waits to hand its next one over.
+rows = [make_row(i, row_id=str(i) * 100_000) for i in range(8)]
 processor = EClipProcessor(
     ViTImageProcessorPil(size={{"height": 8, "width": 8}}), train_title_tokenizer(["title"], vocab_size=300)
 )
 loader = train_loader(
-    make_products(), processor, batch_size=20_000, total_samples=10**6, seed=0, num_workers=2, prefetch_factor=1
+    datasets.Dataset.from_list(rows, features=FEATURES),
+    processor,
+    batch_size=8,
+    total_samples=10**4,
+    seed=0,
+    num_workers=2,
 )
 batches = iter(loader)
 print(*(worker.pid for worker in batches._workers), flush=True)

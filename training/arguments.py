@@ -69,8 +69,8 @@ class DataArguments:
     pairs_data: list[str] = _help("Sources of offers that test_pairs speaks of.", [])
     test_pairs: str | None = _help("Parquet of labelled pairs of offers: left, right, label.", None)
     pair_id_column: str | None = _help("Column of pairs_data that left and right speak of.", None)
-    streaming: bool = _help("Read training offers as a stream instead of as a table.", False)
-    shuffle_buffer: int = _help("Rows in the shuffle buffer of a stream.", 1000)
+    streaming: bool = _help("Read training offers, as parquet, when they are needed, not beforehand.", False)
+    shuffle_buffer: int = _help("Rows of a stream that are shuffled together, and held in memory.", 4096)
     title_column: str = _help("Column of the title.", "title")
     image_column: str = _help("Column of the image.", "image")
     catalog_id_column: list[str] = _help(

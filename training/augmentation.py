@@ -109,7 +109,7 @@ class ProductAugmentation:
 
         Args:
             pixels: RGB pixels, uint8, shape `(H, W, 3)`.
-            view: The view. Its left and upper ends are moved outwards to whole pixels.
+            view: The view. Its box is moved, by half a pixel as a rule, to begin with a whole one.
             extent: Height and width of the picture in these pixels, as `load_product_pixels` gives them.
             resample: A key of `training.resizing.RESAMPLE_KERNELS`.
 
@@ -118,10 +118,12 @@ class ProductAugmentation:
         """
         height, width = extent if extent is not None else (pixels.shape[0], pixels.shape[1])
         left, upper, right, lower = view.box
-        first_row, first_column = math.floor(upper * height), math.floor(left * width)
-        crop = pixels[first_row : math.ceil(lower * height), first_column : math.ceil(right * width)]
-        crop_extent = (lower * height - first_row, right * width - first_column)
-        picture = resize_pixels(crop, self.image_size, crop_extent, resample)
+        rows, columns = (lower - upper) * height, (right - left) * width
+        # where the nearest whole pixel would push the end out of the picture, the one before it
+        top = max(0, min(round(upper * height), math.floor(height - rows)))
+        start = max(0, min(round(left * width), math.floor(width - columns)))
+        crop = pixels[top : math.ceil(top + rows), start : math.ceil(start + columns)]
+        picture = resize_pixels(crop, self.image_size, (rows, columns), resample)
         if view.is_mirrored:
             picture = picture.flip(-1)
         return _recoloured(picture, view.colour_factors) if view.colour_factors else picture

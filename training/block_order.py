@@ -1,9 +1,9 @@
 """The order of streamed rows: shuffled as a whole, yet read in blocks.
 
 A stream is a list of blocks, such as the row groups of parquet files, of which each is read as one piece. In every
-epoch the blocks are shuffled, cut into *windows* of several blocks each, and the rows of a window are shuffled
-together (this package's design). So a batch has rows from many places even of a sorted file, and a reader holds no
-more than the blocks of one window.
+epoch the blocks are dealt out to *windows* of several blocks each, and the rows of a window are shuffled together
+(this package's design). Of each stretch of as many blocks as there are windows, every window gets one, drawn at
+random: so it has rows from everywhere even of sorted files, and a reader holds no more than the blocks of one window.
 
 Like `training.order.RowOrder` this is a function of the seed alone that can be asked for any position: the number of
 ranks and workers changes nothing, and a resumed run reads no block twice.
@@ -80,8 +80,12 @@ class BlockOrder:
     def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """The blocks of each window, and the position in the epoch after each window's last row."""
         if self._cached_epoch is None or self._cached_epoch[0] != epoch:
-            blocks = np.random.default_rng((self.seed, epoch)).permutation(len(self.block_lengths))
-            windows = np.array_split(blocks, self._num_windows)
+            rng = np.random.default_rng((self.seed, epoch))
+            num_blocks = len(self.block_lengths)
+            stretches = np.full((self.window_blocks, self._num_windows), -1)
+            # begun anywhere, so that the stretches are others in every epoch
+            stretches.flat[:num_blocks] = np.roll(np.arange(num_blocks), rng.integers(num_blocks))
+            windows = [window[window >= 0] for window in rng.permuted(stretches, axis=1).T]
             stops = np.cumsum([self.block_lengths[window].sum() for window in windows])
             self._cached_epoch = (epoch, windows, stops)
         return self._cached_epoch[1:]

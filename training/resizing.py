@@ -1,8 +1,8 @@
 """Resizing pictures: what Pillow's `resize` gives, several times faster, on pixels that are an array already.
 
-torch's antialiased kernels for 8-bit pixels are made after Pillow's, and differ from them by a level in one value of
-hundreds. `torch.nn.functional.interpolate` calls the same kernels but has no argument for a picture that covers its
-last row or column only in part.
+torch's antialiased kernels for 8-bit pixels are made after Pillow's and differ from them by a level in one value of
+hundreds, or of five where Pillow takes height and width in the other order. `torch.nn.functional.interpolate` calls
+the same kernels but has no argument for a picture that covers its last row or column only in part.
 """
 
 import numpy as np

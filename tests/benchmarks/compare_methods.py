@@ -7,6 +7,7 @@ Writes `report.json` and `report.md` to the output folder.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from training.arguments import ModelArguments
 
 ROOT = Path(__file__).parents[2]
 # How the table calls a figure of `evaluate_tasks.py`.
@@ -38,19 +41,22 @@ def run(name: str, seed: int, plan: dict[str, Any], folder: Path, threads: int) 
     if not report.exists():
         folder.mkdir(parents=True, exist_ok=True)
         settings = yaml.safe_load((ROOT / plan["config"]).read_text()) | plan["common"] | plan["settings"][name]
-        config = folder / "config.yaml"
-        config.write_text(yaml.safe_dump(settings))
+        of_model = {field.name for field in dataclasses.fields(ModelArguments)}
+        of_data = {key: value for key, value in settings.items() if key not in of_model}
+        (folder / "train.yaml").write_text(yaml.safe_dump(settings))
+        (folder / "evaluate.yaml").write_text(yaml.safe_dump(of_data))  # without the model there is no untrained one
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-        arguments = {
-            "train.py": ["--seed", seed, "--output_dir", folder / "model", "--overwrite_output_dir", "true"],
-            "evaluate_tasks.py": ["--checkpoints", folder / "model", "--report_dir", folder / "evaluation"],
-        }
+        model = folder / "model"
+        train = ["train.py", "--config", folder / "train.yaml", "--seed", seed, "--output_dir", model]
+        measure = ["evaluate_tasks.py", "--config", folder / "evaluate.yaml", "--checkpoints", model]
+        commands = [
+            [*train, "--overwrite_output_dir", "true"],
+            [*measure, "--report_dir", folder / "evaluation"],
+        ]
         with (folder / "log.txt").open("w") as log:
-            for script, extra in arguments.items():
-                command = [sys.executable, ROOT / "training" / script, "--config", config, *extra]
-                subprocess.run(
-                    [str(word) for word in command], cwd=ROOT, env=environment, stdout=log, stderr=log, check=True
-                )
+            for script, *extra in commands:
+                command = [sys.executable, str(ROOT / "training" / script), *map(str, extra)]
+                subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True)
     figures: dict[str, dict[str, float]] = json.loads(report.read_text())
     training = json.loads((folder / "model" / "report.json").read_text())
     return figures[str(folder / "model")] | {"seconds": training["seconds"]}

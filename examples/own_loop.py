@@ -1,4 +1,4 @@
-"""Train e-CLIP in a loop of your own: a model, the loss, an optimizer.
+"""Train e-CLIP in a loop of your own: a model, a batch as large as you like, an optimizer.
 
     python examples/own_loop.py
 
@@ -9,7 +9,7 @@ Builds small towers from configurations; with weights from the Hub it would be
 import torch
 from transformers import ViTImageProcessorPil
 
-from modeling_eclip import EClipConfig, EClipModel, EClipProcessor, contrastive_loss
+from modeling_eclip import EClipConfig, EClipModel, EClipProcessor, MultiStreamAccumulation
 from training.title_tokenizer import train_title_tokenizer
 from training.toy_catalog import toy_catalog
 
@@ -28,14 +28,15 @@ def main(num_steps: int = 40, batch_size: int = 64) -> float:
     )
     model = EClipModel(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    # Memory holds 32 offers at a time; each is contrasted with the whole batch all the same.
+    accumulate = MultiStreamAccumulation(model, stream_size=32)
     for step in range(num_steps):
         start = step * batch_size % len(offers)
         rows = offers[start : start + batch_size]
         # The offers of one catalog are one product: no negatives of each other. -1 is an offer that is alone.
         catalog_ids = torch.tensor([-1 if number is None else number for number in rows["catalog_id"]])
-        outputs = model(**processor(text=rows["title"], images=rows["image"], return_tensors="pt"))
-        loss = contrastive_loss(outputs.text_embeds, outputs.image_embeds, model.logit_scale, catalog_ids)
-        loss.backward()
+        inputs = processor(text=rows["title"], images=rows["image"], return_tensors="pt")
+        loss = accumulate(inputs, catalog_ids)  # forward and backward
         optimizer.step()
         optimizer.zero_grad()
         model.clamp_logit_scale()

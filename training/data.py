@@ -8,6 +8,7 @@ resumed. A row that cannot be used is never lost silently: every batch lists the
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -228,6 +229,8 @@ def _as_is(batch: Any) -> Any:
 
 def _set_up_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
+    # Schedulers send it to all processes of a run: the main one still wants batches while it comes to its end.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 

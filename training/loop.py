@@ -278,15 +278,9 @@ class TrainingLoop:
 
 
 def count_samples(products: Products, arguments: TrainArguments) -> int:
-    """Return how many samples the run trains on.
-
-    Raises:
-        ValueError: a stream of unknown length without `max_samples`.
-    """
+    """Return how many samples the run trains on."""
     if arguments.max_samples is not None:
         return arguments.max_samples
-    if not hasattr(products, "__len__"):
-        raise ValueError("`streaming` offers have no known number; give `max_samples` in place of `num_epochs`.")
     return math.ceil(arguments.num_epochs * len(products))
 
 

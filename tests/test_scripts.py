@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def test_two_launched_ranks_train_as_one(tmp_path):
     text_config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text_config |= {"intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = ["--config", "training/configs/quickstart.yaml", *SMALL, "--text_config", json.dumps(text_config)]
+    config += ["--save_every_samples", "32"]
     # `accelerate launch` starts several CPU processes by mpirun only; torchrun is its equal otherwise.
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     histories = {}
@@ -53,4 +55,13 @@ def test_two_launched_ranks_train_as_one(tmp_path):
         histories[ranks] = json.loads((output_dir / "report.json").read_text())["history"]
     assert len(histories["1"]) == len(histories["2"]) == 4  # two steps between two evaluations
     for alone, shared in zip(histories["1"], histories["2"], strict=True):
+        assert alone == pytest.approx(shared, rel=1e-3)
+    # What one rank began, two go on with: the same rows come, whoever takes them.
+    changed = tmp_path / "changed"
+    shutil.copytree(tmp_path / "1" / "checkpoint-32", changed / "checkpoint-32")
+    resume = ["--output_dir", str(changed), "--resume_from_checkpoint", "latest"]
+    run(*launch, "2", "training/train.py", *config, *resume)
+    history = json.loads((changed / "report.json").read_text())["history"]
+    assert len(history) == 4
+    for alone, shared in zip(histories["1"], history, strict=True):
         assert alone == pytest.approx(shared, rel=1e-3)

@@ -5,7 +5,7 @@ import torch
 from conftest import TEXT_TOWERS, VISION_TOWERS, make_config, make_inputs
 
 from modeling_eclip import EClipModel
-from training.optimization import blocks_below_top, build_optimizer, freeze_parameters, set_training_mode
+from training.optimization import blocks_below_top, build_optimizer, freeze_parameters
 
 
 def test_frozen_parameters_stay_as_they_are(model):
@@ -54,19 +54,6 @@ def test_parameter_groups(model):
     assert named["text_model.encoder.layer.0.output.dense.bias"] == (1e-4, 0.0)
     assert named["text_model.embeddings.word_embeddings.weight"] == (1e-4, 0.0)
     assert named["vision_model.layernorm.weight"] == (1e-4, 0.0)
-
-
-@pytest.mark.parametrize("fixed", [True, False])
-def test_batch_norm_is_fixed_when_asked(fixed):
-    model = EClipModel(make_config("resnet"))
-    set_training_mode(model, fix_batch_norm=fixed)
-    assert model.training and model.text_model.training
-    before = model.vision_model.embedder.embedder.normalization.running_mean.clone()
-    inputs = make_inputs(4)
-    alone = model.encode_image(inputs["pixel_values"][:1]).pooler_output
-    together = model.encode_image(inputs["pixel_values"]).pooler_output[:1]
-    assert torch.equal(before, model.vision_model.embedder.embedder.normalization.running_mean) == fixed
-    assert torch.allclose(alone, together, atol=1e-5) == fixed
 
 
 # Rates at 1 with a decay of 0.5: the last block has 1, the one below 0.5, embeddings below two blocks 0.25.

@@ -139,19 +139,4 @@ def is_in_block(name: str) -> bool:
     return _NUMBERED.search(name) is not None
 
 
-def set_training_mode(model: nn.Module, *, fix_batch_norm: bool) -> None:
-    """Put a model into training mode.
-
-    Args:
-        model: The model.
-        fix_batch_norm: Leave batch norm's statistics as they are. What a batch-normalised tower makes of an image
-            otherwise depends on the images beside it, and so on how a batch is cut.
-    """
-    model.train()
-    if fix_batch_norm:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-
-
-__all__ = ["blocks_below_top", "build_optimizer", "freeze_parameters", "is_in_block", "set_training_mode"]
+__all__ = ["blocks_below_top", "build_optimizer", "freeze_parameters", "is_in_block"]

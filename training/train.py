@@ -101,10 +101,9 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         arguments=arguments,
         accelerator=accelerator,
     )
-    num_offers = len(train_products) if hasattr(train_products, "__len__") else "streamed"
     logger.info(
         "%s training offers, %s held-out ones; %s weights, %s of them trained; %s ranks, precision %s",
-        num_offers,
+        len(train_products),
         len(validation_products),
         f"{model.num_parameters():,}",
         f"{model.num_parameters(only_trainable=True):,}",

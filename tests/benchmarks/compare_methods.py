@@ -1,6 +1,7 @@
 """Does the method help? Train every setting of `compare_methods.yaml` on real products, and print one table.
 
     python tests/benchmarks/compare_methods.py --workers 2
+    python tests/benchmarks/compare_methods.py --finished   # the table of the runs that are done by now
 
 Each run sees as many samples as any other and is measured on the test splits. Runs that are done are not done again.
 Writes `report.json` and `report.md` to the output folder.
@@ -35,10 +36,14 @@ COLUMNS = {
 }
 
 
+def is_done(folder: Path) -> bool:
+    """Tell whether a run was trained and measured."""
+    return (folder / "evaluation" / "report.json").exists()
+
+
 def run(name: str, seed: int, plan: dict[str, Any], folder: Path, threads: int) -> dict[str, float]:
     """Train and measure one setting with one seed, unless that was done."""
-    report = folder / "evaluation" / "report.json"
-    if not report.exists():
+    if not is_done(folder):
         folder.mkdir(parents=True, exist_ok=True)
         settings = yaml.safe_load((ROOT / plan["config"]).read_text()) | plan["common"] | plan["settings"][name]
         of_model = {field.name for field in dataclasses.fields(ModelArguments)}
@@ -47,8 +52,8 @@ def run(name: str, seed: int, plan: dict[str, Any], folder: Path, threads: int) 
         (folder / "evaluate.yaml").write_text(yaml.safe_dump(of_data))  # without the model there is no untrained one
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         model = folder / "model"
-        train = ["train.py", "--config", folder / "train.yaml", "--seed", seed, "--output_dir", model]
-        measure = ["evaluate_tasks.py", "--config", folder / "evaluate.yaml", "--checkpoints", model]
+        train: list[Any] = ["train.py", "--config", folder / "train.yaml", "--seed", seed, "--output_dir", model]
+        measure: list[Any] = ["evaluate_tasks.py", "--config", folder / "evaluate.yaml", "--checkpoints", model]
         commands = [
             [*train, "--overwrite_output_dir", "true"],
             [*measure, "--report_dir", folder / "evaluation"],
@@ -57,22 +62,23 @@ def run(name: str, seed: int, plan: dict[str, Any], folder: Path, threads: int) 
             for script, *extra in commands:
                 command = [sys.executable, str(ROOT / "training" / script), *map(str, extra)]
                 subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True)
-    figures: dict[str, dict[str, float]] = json.loads(report.read_text())
+    figures: dict[str, dict[str, float]] = json.loads((folder / "evaluation" / "report.json").read_text())
     training = json.loads((folder / "model" / "report.json").read_text())
-    return figures[str(folder / "model")] | {"seconds": training["seconds"]}
+    (measured,) = figures.values()
+    return measured | {"seconds": training["seconds"]}
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
     """Return the results as a Markdown table: mean and standard deviation over the seeds."""
     columns = {figure: label for figure, label in COLUMNS.items() if figure in next(iter(results.values()))[0]}
-    lines = ["| setting | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| setting | seeds | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     for name, runs in results.items():
         cells = []
         for figure in columns:
             values = [figures[figure] for figures in runs]
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -84,6 +90,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, which share the processors")
     parser.add_argument("--seeds", type=int, nargs="*", help="seeds in place of the plan's")
     parser.add_argument("--only", nargs="*", help="names of settings in place of all")
+    parser.add_argument("--finished", action="store_true", help="run nothing; report what is done")
     arguments = parser.parse_args()
     plan = yaml.safe_load(arguments.plan.read_text())
     seeds = plan["seeds"] if arguments.seeds is None else arguments.seeds
@@ -91,17 +98,19 @@ def main() -> None:
     threads = max(1, (os.cpu_count() or 1) // arguments.workers)
     with ThreadPoolExecutor(arguments.workers) as pool:
         futures = {
-            (name, seed): pool.submit(run, name, seed, plan, arguments.output / f"{name}, seed {seed}", threads)
+            (name, seed): pool.submit(run, name, seed, plan, folder, threads)
             for seed in seeds
             for name in names
+            if is_done(folder := arguments.output / f"{name}, seed {seed}") or not arguments.finished
         }
         for (name, seed), future in futures.items():
             figures = future.result()
             print(f"{name}, seed {seed}: recall@1 {figures['text_to_image_recall@1']:.3f}", flush=True)
-    results = {name: [futures[name, seed].result() for seed in seeds] for name in names}
+    results = {name: [futures[name, seed].result() for seed in seeds if (name, seed) in futures] for name in names}
+    results = {name: runs for name, runs in results.items() if runs}
     (arguments.output / "report.json").write_text(json.dumps(results, indent=2) + "\n")
     seconds = [figures["seconds"] for runs in results.values() for figures in runs]
-    text = f"{table(results)}\n\n{statistics.mean(seconds):.0f} s of training a run, {len(seeds)} seeds\n"
+    text = f"{table(results)}\n\n{statistics.mean(seconds):.0f} s of training a run\n"
     (arguments.output / "report.md").write_text(text)
     print(text)
 

@@ -83,7 +83,7 @@ def run_rounds(
         is_busy = max(side["busy"] for side in (ours, theirs) if side) > BUSY_SHARE
         (busy if is_busy else quiet).append((ours, theirs))
         shown = " | ".join(
-            f"{name} {side['seconds']:.2f} s, {side['peak_bytes'] / 2**30:.2f} GiB, others {side['busy']:.0%} of the cores"
+            f"{name} {side['seconds']:.2f} s, {side['peak_bytes'] / 2**30:.2f} GiB, others at {side['busy']:.0%}"
             for name, side in (("ours", ours), ("theirs", theirs))
             if side
         )
@@ -139,8 +139,8 @@ def check_same_work(contest: Contest, ours: dict[str, float], theirs: dict[str, 
     """Compare the losses that the sides came to."""
     if abs(ours["value"] - theirs["value"]) > 1e-4 * abs(theirs["value"]):
         raise RuntimeError(
-            f"{contest.name}: the loss is {ours['value']} here and {theirs['value']} with {contest.peer}; the sides do "
-            "not do the same work, so no ratio means anything."
+            f"{contest.name}: the loss is {ours['value']} here and {theirs['value']} with {contest.peer}; the sides "
+            "do not do the same work, so no ratio means anything."
         )
 
 
@@ -157,13 +157,11 @@ def make_row(
 
     Returns:
         `work`, `peer`, `ours` and `theirs` (medians, in `unit`), `ratio` (median of the rounds, how many times better
-        ours is) with `low` and `high`, and `goal`. `theirs`, `ratio`, `low` and `high` are null where there is no peer.
+        ours is) with `low` and `high`, and `goal`. `theirs`, `ratio`, `low` and `high` are null where there is no
+        peer.
     """
     our_figures = [row.figure(figures) for figures in ours]
-    if row.limit is not None:
-        their_figures = [row.limit] * len(ours)
-    else:
-        their_figures = [row.figure(figures) for figures in theirs]
+    their_figures = [row.figure(figures) for figures in theirs] if row.limit is None else [row.limit] * len(ours)
     ratios = [row.ratio(our, their) for our, their in zip(our_figures, their_figures, strict=False)]
     return {
         "work": row.work,

@@ -6,7 +6,7 @@ from measure import measure, report
 from towers import build_model
 from workloads import draw_embeddings, draw_offers, draw_photographs
 
-from modeling_eclip import contrastive_loss
+from modeling_eclip import MultiStreamAccumulation, contrastive_loss
 from modeling_eclip.images_eclip import load_product_image
 from training.augmentation import ProductAugmentation
 
@@ -14,16 +14,15 @@ from training.augmentation import ProductAugmentation
 def loss(batch_size: int, dim: int) -> dict[str, float]:
     """Forward and backward of the contrastive loss; gradients of embeddings and scale."""
 
-    def forward_backward(rows: int | None = None) -> float:
-        value = contrastive_loss(text_embeds[:rows], image_embeds[:rows], logit_scale)
+    def forward_backward(text_embeds: torch.Tensor, image_embeds: torch.Tensor) -> float:
+        value = contrastive_loss(text_embeds, image_embeds, logit_scale)
         value.backward()
-        text_embeds.grad = image_embeds.grad = logit_scale.grad = None
         return value.item()
 
-    text_embeds, image_embeds = draw_embeddings(batch_size, dim)
     logit_scale = torch.tensor(3.0, requires_grad=True)
-    forward_backward(64)
-    value, seconds, peak_bytes = measure(forward_backward)
+    forward_backward(*draw_embeddings(64, dim))
+    text_embeds, image_embeds = draw_embeddings(batch_size, dim)
+    value, seconds, peak_bytes = measure(lambda: forward_backward(text_embeds, image_embeds))
     return {"value": value, "seconds": seconds, "peak_bytes": peak_bytes}
 
 
@@ -42,8 +41,6 @@ def step(batch_size: int, text_stream_size: int, image_stream_size: int, keep_gr
         optimizer.step()
         model.clamp_logit_scale()
         return value.item()
-
-    from modeling_eclip import MultiStreamAccumulation
 
     input_ids, lengths, pixel_values = draw_offers(batch_size)
     model = build_model()

@@ -21,8 +21,8 @@ __all__ = [
     "draw_weight",
 ]
 
-# The same shape for both towers of CLIP: small enough for 2 cores, and as deep as a small real one.
-TOWER = {"width": 128, "layers": 6, "heads": 2, "image_size": 128, "patch_size": 16, "projection_dim": 128}
+# The same shape for both towers of CLIP, small enough for 2 cores; 50 tokens per picture, as in ViT-B/32.
+TOWER = {"width": 128, "layers": 6, "heads": 2, "image_size": 112, "patch_size": 16, "projection_dim": 128}
 VOCAB_SIZE = 8192
 CONTEXT_LENGTH = 77
 

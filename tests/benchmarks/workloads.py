@@ -67,7 +67,7 @@ def draw_weight(name: str, shape: Sequence[int]) -> torch.Tensor:
 
 
 def draw_photographs(number: int, side: int) -> list[bytes]:
-    """Return JPEG files (quality 85, 4:2:0) of square pictures whose spectrum falls with frequency as photographs' does.
+    """Return JPEG files (quality 85, 4:2:0) of square pictures whose spectrum falls as that of photographs does.
 
     They take 2 bits per pixel, as photographs of that quality do, and so cost a decoder as much; a drawing or plain
     noise would not.

@@ -7,32 +7,31 @@ the lowest and the highest of them. Both sides must come to the same loss, or th
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from contests import CONTESTS, Contest, Row
+from curves import draw_curves
+from sides import ROOT, missing_module, run_side
 
 # A round is repeated where other processes take more of the cores than this: it would measure them.
 BUSY_SHARE = 0.05
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the contests that are asked for, print their table and write it to a file.
+    """Run the contests that are asked for, print their table and write it to a file; draw the curves with all of them.
 
     Returns:
         0; the goals are for the reader to judge.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python", help="interpreter that has open_clip; its rows are empty without it")
-    parser.add_argument("--only", nargs="+", choices=[contest.name for contest in CONTESTS], help="some of the work")
+    parser.add_argument(
+        "--only", nargs="+", choices=[contest.name for contest in CONTESTS], help="some of the work, and no pictures"
+    )
     parser.add_argument("--rounds", type=int, help="rounds, in place of each work's own number")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "bench.json")
     arguments = parser.parse_args(argv)
@@ -47,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(f"\n{as_table(rows)}\n\nwritten to {arguments.output}")
+    if arguments.only is None:
+        draw_curves(arguments.output.parent, arguments.peer_python)
     return 0
 
 
@@ -68,17 +69,17 @@ def run_rounds(
     """
     print(f"\n{contest.name}: {contest.work}", flush=True)
     interpreter = interpreters.get(contest.peer)
-    missing = missing_module(contest, interpreter) if contest.theirs is not None else None
+    missing = missing_module(contest.peer, interpreter) if contest.theirs is not None else None
     if missing is not None:
         print(f"  {contest.peer} was not measured: {missing}.", flush=True)
     quiet: list[tuple[dict[str, float], dict[str, float] | None]] = []
     busy: list[tuple[dict[str, float], dict[str, float] | None]] = []
     while len(quiet) < rounds and len(quiet) + len(busy) < 2 * rounds:
-        ours = run_side(sys.executable, "eclip_side.py", contest, contest.ours)
+        ours = run_side(sys.executable, "eclip_side.py", contest.function, contest.ours, contest.threads)
         theirs = None
         if contest.theirs is not None and missing is None:
             assert interpreter is not None
-            theirs = run_side(interpreter, contest.side, contest, contest.theirs)
+            theirs = run_side(interpreter, contest.side, contest.function, contest.theirs, contest.threads)
             check_same_work(contest, ours, theirs)
         is_busy = max(side["busy"] for side in (ours, theirs) if side) > BUSY_SHARE
         (busy if is_busy else quiet).append((ours, theirs))
@@ -92,47 +93,6 @@ def run_rounds(
         print(f"  other processes kept the cores busy: {rounds - len(quiet)} of the {rounds} rounds are from then")
     kept = (quiet + busy)[:rounds]
     return [ours for ours, _ in kept], [theirs for _, theirs in kept if theirs is not None]
-
-
-def missing_module(contest: Contest, interpreter: str | None) -> str | None:
-    """Return why a peer can't be run, or nothing."""
-    if interpreter is None:
-        return "name an interpreter that has it by PEER_PYTHON"
-    module = {"open_clip": "open_clip_train", "sentence-transformers": "sentence_transformers"}[contest.peer]
-    found = subprocess.run([interpreter, "-c", f"import {module}"], capture_output=True, text=True, check=False)
-    return f"{interpreter} can't import {module}" if found.returncode else None
-
-
-def run_side(interpreter: str, script: str, contest: Contest, arguments: dict[str, Any]) -> dict[str, float]:
-    """Run one side once and return its figures, with the share of the cores that other processes used meanwhile."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(contest.threads),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    before = _busy_seconds()
-    run = subprocess.run(
-        [interpreter, str(HERE / script), contest.function, json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if run.returncode:
-        raise RuntimeError(f"{script} {contest.function} failed in {contest.name}:\n{run.stderr}")
-    passed = [after - start for after, start in zip(_busy_seconds(), before, strict=True)]
-    busy_of_all, busy_of_ours, elapsed = passed
-    figures = json.loads(run.stdout.splitlines()[-1])
-    return figures | {"busy": max(0.0, busy_of_all - busy_of_ours) / elapsed}
-
-
-def _busy_seconds() -> tuple[float, float, float]:
-    """Return seconds that the cores have worked, those of them for our children, and those that there were."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    tick = 1 / os.sysconf("SC_CLK_TCK")
-    idle = fields[3] + fields[4]
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (sum(fields) - idle) * tick, children.ru_utime + children.ru_stime, sum(fields) * tick
 
 
 def check_same_work(contest: Contest, ours: dict[str, float], theirs: dict[str, float]) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from bench import run_side
-from contests import Contest
 from measure import measure
 from scaling_model import DIM, DOUBLE, FLOAT, GIB, loss_bytes, loss_operations
+from sides import run_side
 from workloads import draw_embeddings
 
 from modeling_eclip import contrastive_loss
@@ -98,8 +97,7 @@ def _count_links(rank: int, folder: str) -> None:
 
 
 def _run(function: str, arguments: dict[str, Any]) -> dict[str, float]:
-    contest = Contest(name="scaling", work="", function=function, ours=arguments, rows=())
-    return run_side(sys.executable, "eclip_side.py", contest, arguments)
+    return run_side(sys.executable, "eclip_side.py", function, arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Two processes: their gradients are those of one process with the joined batch."""
 
+import itertools
 import os
 import socket
 
-import pytest
 import torch
 import torch.multiprocessing as mp
 from conftest import make_config, make_inputs
@@ -18,10 +18,20 @@ def build(mates):
     return EClipModel(make_config(catalog_mates=mates)).eval()
 
 
-def run_rank(rank, port, shares, mates, folder):
+SHARES = [(4, 3), (6, 1), (7, 0)]
+MATES = ["positive", "masked"]
+
+
+def run_rank(rank, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=len(shares))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    results = {case: run_case(rank, *case) for case in itertools.product(SHARES, MATES)}
+    torch.save(results, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def run_case(rank, shares, mates):
     model = torch.nn.parallel.DistributedDataParallel(build(mates))
     start = sum(shares[:rank])
     rows = slice(start, start + shares[rank])
@@ -34,26 +44,27 @@ def run_rank(rank, port, shares, mates, folder):
     )
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
-    torch.save((loss.detach(), gather_rows(CATALOG_IDS[rows]), gradients), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return loss.detach(), gather_rows(CATALOG_IDS[rows]), gradients
 
 
-@pytest.mark.parametrize("shares", [(4, 3), (6, 1), (7, 0)], ids=str)
-@pytest.mark.parametrize("mates", ["positive", "masked"])
-def test_two_ranks_give_the_gradients_of_one(shares, mates, tmp_path):
-    model = build(mates)
-    loss = model(**make_inputs(7), catalog_ids=CATALOG_IDS, return_loss=True).loss
-    loss.backward()
+def test_two_ranks_give_the_gradients_of_one(tmp_path, subtests):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(run_rank, (port, shares, mates, str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        rank_loss, catalog_ids, gradients = torch.load(tmp_path / f"{rank}.pt")
-        assert torch.equal(catalog_ids, CATALOG_IDS)
-        torch.testing.assert_close(rank_loss, loss.detach())
-        for name, parameter in model.named_parameters():
-            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+    # Processes are slow to start: one pair does all cases.
+    mp.spawn(run_rank, (port, str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for shares, mates in itertools.product(SHARES, MATES):
+        model = build(mates)
+        loss = model(**make_inputs(7), catalog_ids=CATALOG_IDS, return_loss=True).loss
+        loss.backward()
+        for rank, results in enumerate(ranks):
+            with subtests.test(shares=shares, mates=mates, rank=rank):
+                rank_loss, catalog_ids, gradients = results[shares, mates]
+                assert torch.equal(catalog_ids, CATALOG_IDS)
+                torch.testing.assert_close(rank_loss, loss.detach())
+                for name, parameter in model.named_parameters():
+                    torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_one_process_gathers_nothing():

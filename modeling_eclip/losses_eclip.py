@@ -37,7 +37,9 @@ def contrastive_loss(
         L = 1/2 * mean_i CE(P_i, softmax_j s_ij) + 1/2 * mean_j CE(P_j, softmax_i s_ij)
 
     That form, and the two other treatments of mates, are this package's. No `B x B` matrix is held: beside the
-    embeddings' gradients, memory is one tile. It can be differentiated once.
+    embeddings' gradients, memory is one tile. Gradients of float32 embeddings have a relative error below 1e-6; where
+    they all but vanish, at a scale near 100 with every pair found, a large batch leaves a few 1e-6. It can be
+    differentiated once.
 
     Args:
         text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
@@ -75,6 +77,7 @@ def contrastive_loss(
         own=masses,
         mate=mate_mass * masses * (groups < len(sizes)),
         weights=torch.full_like(masses, 1 / len(ids)),
+        largest_catalog=int(sizes.max()) if len(sizes) and mate_mass else 0,
         excluded="mates" if mates == "masked" else "none",
     )
     return tiled_cross_entropy(
@@ -122,6 +125,7 @@ def mate_contrast_loss(
         own=torch.zeros_like(masses),
         mate=masses * has_mates,
         weights=has_mates.double() / has_mates.sum(),
+        largest_catalog=int(sizes.max()),
         excluded="self",
     )
     return tiled_cross_entropy(embeds, embeds, logit_scale, targets, tile_size=tile_size, distributed=distributed)
@@ -131,6 +135,8 @@ def _ids_of_all(catalog_ids: torch.Tensor | None, embeds: torch.Tensor, distribu
     """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`."""
     if catalog_ids is None:
         catalog_ids = torch.full((len(embeds),), -1, device=embeds.device)
+    if not isinstance(catalog_ids, torch.Tensor):
+        raise ValueError(f"`catalog_ids` is a {type(catalog_ids).__name__}; give a tensor of int64, one id per offer.")
     if catalog_ids.shape != embeds.shape[:1]:
         raise ValueError(
             f"`catalog_ids` has shape {tuple(catalog_ids.shape)}; give one id per offer, shape ({len(embeds)},), with "
@@ -155,8 +161,8 @@ def _check_embeds(
         )
     if not isinstance(logit_scale, torch.Tensor) or logit_scale.numel() != 1:
         raise ValueError(f"`logit_scale` is {logit_scale!r:.200}; give a tensor with a single element.")
-    if tile_size is not None and tile_size < 1:
-        raise ValueError(f"`tile_size` is {tile_size}; give a positive number of rows, or None.")
+    if tile_size is not None and (not isinstance(tile_size, int) or tile_size < 1):
+        raise ValueError(f"`tile_size` is {tile_size!r}; give a positive number of rows, or None.")
 
 
 __all__ = ["CatalogMates", "contrastive_loss", "mate_contrast_loss"]

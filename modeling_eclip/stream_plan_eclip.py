@@ -61,12 +61,17 @@ def plan_streams(
         The streams. A batch that is not cut is one, exactly as it is.
 
     Raises:
-        ValueError: unknown inputs, a side that is missing, or sides of different numbers of rows.
+        ValueError: unknown inputs, some that are no tensors, a side that is missing, or sides of different numbers of
+            rows.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
     text = {name: inputs[name] for name in TEXT_INPUTS if name in inputs}
     image = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
     others = {name: value for name, value in inputs.items() if name not in text and name not in image}
+    if reserved := [name for name in ("return_loss", "return_dict") if name in others]:
+        raise ValueError(f"`inputs` has {reserved}: the loss and the outputs' form are the step's own; leave it out.")
+    if odd := [name for name, value in (text | image).items() if not isinstance(value, torch.Tensor)]:
+        raise ValueError(f"`inputs` has {odd} that are no tensors; have the processor `return_tensors='pt'`.")
     if tensors := [name for name, value in others.items() if isinstance(value, torch.Tensor)]:
         raise ValueError(
             f"`inputs` has {tensors}, which cannot be cut into streams; known are {[*TEXT_INPUTS, *IMAGE_INPUTS]}."

@@ -62,7 +62,7 @@ class MultiStreamAccumulation:
 
     Raises:
         ValueError: sizes below 1, or a share beyond 0 to 1.
-        NotImplementedError: the model's parameters are sharded (FSDP).
+        NotImplementedError: the model's parameters are sharded (FSDP), or it is wrapped with `static_graph=True`.
     """
 
     def __init__(
@@ -82,11 +82,16 @@ class MultiStreamAccumulation:
         self.text_stream_size = text_stream_size or stream_size
         self.image_stream_size = image_stream_size or stream_size
         for size in (stream_size, text_stream_size, image_stream_size):
-            if size is not None and size < 1:
-                raise ValueError(f"a stream size is {size}; give a positive number of offers, or None for all.")
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise ValueError(f"a stream size is {size!r}; give a positive number of offers, or None for all.")
         if keep_graphs != "auto" and not (isinstance(keep_graphs, int | float) and 0 <= keep_graphs <= 1):
             raise ValueError(f"`keep_graphs` is {keep_graphs!r}; give a share from 0 to 1, or 'auto'.")
         _refuse_sharded(model)
+        if isinstance(model, DistributedDataParallel) and model.static_graph:
+            raise NotImplementedError(
+                "the model is wrapped with `static_graph=True`, which counts gradients by the first backward pass; a "
+                "step has one per stream. Leave it out."
+            )
         self.model = model
         self.module: Any = model.module if isinstance(model, DistributedDataParallel) else model
         self.fix_batch_norm = fix_batch_norm
@@ -109,7 +114,10 @@ class MultiStreamAccumulation:
 
         Raises:
             ValueError: inputs that do not fit each other, or batch norm in training mode cut into several streams.
+            RuntimeError: gradients are switched off.
         """
+        if not torch.is_grad_enabled():
+            raise RuntimeError("gradients are switched off (`torch.no_grad`), and a step is nothing without them.")
         streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
         self.num_streams = len(streams)
         num_offers = sum(len(stream.text_rows) for stream in streams)

@@ -25,8 +25,11 @@ from .gather_eclip import add_up_rows, count_rows, gather_rows, is_distributed
 # A row whose largest similarity lies this far below its tile's largest would lose digits in a shared exponential.
 _SHARED_RANGE = 60.0
 _CPU_TILE, _ACCELERATOR_TILE = 1024, 8192
-# Up to this many multiplications a CPU computes the similarities in float64, which takes it milliseconds.
-_CPU_FLOAT64_LIMIT = 2**28
+# Up to this many multiplications (B = 2,896 at D = 512) a CPU computes the similarities in float64: it takes a second
+# at most, little beside the towers of such a batch.
+_CPU_FLOAT64_LIMIT = 2**32
+# A row with this share of the batch for mates has a gradient that is a small difference of large sums.
+_LARGE_CATALOG = 1 / 16
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Targets:
         own: Mass on the row's own partner, shape `(B,)`.
         mate: Mass on each mate, shape `(B,)`.
         weights: Weight of each row in the loss, shape `(B,)`.
+        largest_catalog: Rows of the largest catalog whose rows share mass, 0 where none do.
         excluded: Pairs that no softmax counts: none, a row's mates, or a row itself.
     """
 
@@ -47,6 +51,7 @@ class Targets:
     own: torch.Tensor
     mate: torch.Tensor
     weights: torch.Tensor
+    largest_catalog: int
     excluded: Literal["none", "mates", "self"] = "none"
 
 
@@ -166,7 +171,8 @@ class _Sweep:
     ) -> None:
         self.u, self.w, self.targets, self.offset = u, w, targets, offset
         self.dtype = torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32)
-        if u.device.type == "cpu" and len(u) * len(w) * w.shape[1] <= _CPU_FLOAT64_LIMIT:
+        is_small = len(u) * len(w) * w.shape[1] <= _CPU_FLOAT64_LIMIT
+        if u.device.type == "cpu" and (is_small or targets.largest_catalog > _LARGE_CATALOG * len(w)):
             self.dtype = torch.float64
         self.mate_mass, self.weights = targets.mate.to(self.dtype), targets.weights.to(self.dtype)
         self.scale = logit_scale.double().reshape(()).exp()
@@ -189,13 +195,14 @@ class _Sweep:
         """
         row_sums = torch.full((len(self.u),), -math.inf, dtype=torch.float64, device=self.u.device)
         column_sums = torch.full((len(self.w),), -math.inf, dtype=torch.float64, device=self.u.device)
-        own_logits, mates_agreement = torch.empty_like(row_sums), torch.empty_like(row_sums)
+        own_logits, mates_agreement = torch.empty_like(row_sums), torch.zeros_like(row_sums)
         with torch.autocast(device_type=self.u.device.type, enabled=False):
             w_sums = self._catalog_sums(self.w, self.targets.groups)
             for rows in self.row_tiles:
                 u = self.u[rows].to(self.dtype)
                 own_logits[rows] = (u.double() * self.own(self.w, rows)).sum(1) * self.scale
-                mates_agreement[rows] = (u.double() * self._mates_of(self.w, w_sums, rows)).sum(1) * self.scale
+                if self.targets.num_groups:
+                    mates_agreement[rows] = (u.double() * self._mates_of(self.w, w_sums, rows)).sum(1) * self.scale
                 for columns in self.column_tiles:
                     in_rows, in_columns = _log_sum_exp_both(self._cosines(u, rows, columns), self.scale)
                     row_sums[rows] = torch.logaddexp(row_sums[rows], in_rows)
@@ -238,7 +245,8 @@ class _Sweep:
             for rows in self.row_tiles:
                 u, row_weights = self.u[rows].to(self.dtype), self.own(self.weights, rows)
                 gradient = self.own(self.w, rows).to(self.dtype) * own_pairs[rows, None]  # (T, D)
-                gradient -= 2 * row_weights[:, None] * self._mates_of(self.w, w_sums, rows)
+                if self.targets.num_groups:
+                    gradient -= 2 * row_weights[:, None] * self._mates_of(self.w, w_sums, rows)
                 for columns in self.column_tiles:
                     shares = _softmax_both(
                         self._cosines(u, rows, columns),
@@ -296,10 +304,13 @@ class _Sweep:
 
     def _start_gradient_of_w(self, w_grad: torch.Tensor, own_pairs: torch.Tensor) -> None:
         """Write into a gradient of all columns, `(B, D)`, what comes from own pairs and targets of own rows."""
-        u_sums = self._catalog_sums(self.u, self.own(self.targets.groups))
         mass = -2 * self.weights * self.mate_mass  # constant within a catalog: that of a column is that of its mates
-        for columns in self.column_tiles:
-            torch.mul(u_sums[self.targets.groups[columns]], mass[columns, None], out=w_grad[columns])
+        if self.targets.num_groups:
+            u_sums = self._catalog_sums(self.u, self.own(self.targets.groups))
+            for columns in self.column_tiles:
+                torch.mul(u_sums[self.targets.groups[columns]], mass[columns, None], out=w_grad[columns])
+        else:
+            w_grad.zero_()
         for rows in self.row_tiles:
             self.own(w_grad, rows).add_(self.u[rows].to(self.dtype) * (own_pairs - self.own(mass))[rows, None])
 

@@ -130,13 +130,14 @@ CATALOGS = {
 @pytest.mark.parametrize("catalogs", CATALOGS)
 @pytest.mark.parametrize("tile_size", [32, None])
 @pytest.mark.parametrize("computed_in", ["float32", "float64"])
-def test_tiles_give_the_exact_gradients(mates, catalogs, tile_size, computed_in, monkeypatch):
+@pytest.mark.parametrize("inverse_temperature", [1.0, 1 / 0.07, 100.0])
+def test_tiles_give_the_exact_gradients(mates, catalogs, tile_size, computed_in, inverse_temperature, monkeypatch):
     if computed_in == "float32":
         monkeypatch.setattr(tiles_eclip, "_CPU_FLOAT64_LIMIT", 0)
     ids = CATALOGS[catalogs]
     text = unit_rows(150, dim=32, seed=1, dtype=torch.float32)
     image = torch.nn.functional.normalize(text + 0.8 * unit_rows(150, dim=32, seed=2, dtype=torch.float32), dim=1)
-    scale = torch.tensor(math.log(1 / 0.07))
+    scale = torch.tensor(math.log(inverse_temperature))
     ours = gradients_of(
         lambda *given: contrastive_loss(*given, ids, catalog_weight=0.7, mates=mates, tile_size=tile_size),
         text,
@@ -150,7 +151,9 @@ def test_tiles_give_the_exact_gradients(mates, catalogs, tile_size, computed_in,
     exact = gradients_of(
         lambda *given: dense_loss(*given, ids, 0.7, mates), text.double(), image.double(), scale.double()
     )
-    assert max(relative_errors(ours, exact)) < 1e-6
+    # At a scale of 100 these offers are all found, and the gradients are of the order of 1e-11.
+    all_but_vanishing = computed_in == "float32" and inverse_temperature == 100
+    assert max(relative_errors(ours, exact)) < (1e-5 if all_but_vanishing else 1e-6)
 
 
 @pytest.mark.parametrize("mates", TREATMENTS)

@@ -85,13 +85,20 @@ def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(tmp_path, never_sto
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_sigterm_writes_a_checkpoint_first(tmp_path, never_stopped):
-    stopped = run_and_die(tmp_path, "training.step", "contrastive_loss", 2, signal.SIGTERM)
+@pytest.mark.parametrize("step", [2, 4], ids=["in the middle", "in the last step"])
+def test_sigterm_writes_a_checkpoint_first(tmp_path, never_stopped, step):
+    stopped = run_and_die(tmp_path, "training.step", "contrastive_loss", step, signal.SIGTERM)
     assert stopped.returncode == EXIT_STATUS, stopped.stderr[-2000:]
-    assert "stopped by SIGTERM after 32 samples" in stopped.stderr
-    assert find_checkpoints(tmp_path)[-1].name == "checkpoint-32"
+    assert f"stopped by SIGTERM after {16 * step} samples" in stopped.stderr
+    assert find_checkpoints(tmp_path)[-1].name == f"checkpoint-{16 * step}"
     assert not (tmp_path / "model.safetensors").exists()
     assert_goes_on(tmp_path, never_stopped)
+
+
+def test_sigterm_in_the_last_evaluation_waits_for_the_model(tmp_path, never_stopped):
+    stopped = run_and_die(tmp_path, "training.loop", "retrieval_figures", 2, signal.SIGTERM)
+    assert stopped.returncode == 0, stopped.stderr[-2000:]
+    assert weights(tmp_path).keys() == never_stopped.keys()
 
 
 def test_workers_end_with_a_killed_run(tmp_path):

@@ -262,11 +262,18 @@ def test_errors_name_the_argument(arguments, message):
         ({"pixel_values": None}, "give titles"),
         ({"pixel_values": torch.zeros(3, 3, 32, 32)}, "'pixel_values': 3"),
         ({"labels": torch.zeros(4)}, r"\['labels'\], which cannot be cut"),
+        ({"return_loss": True}, r"\['return_loss'\]: the loss and the outputs' form"),
+        ({"input_ids": [[1, 2]] * 4}, r"\['input_ids'\] that are no tensors"),
     ],
 )
 def test_inputs_that_do_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
         MultiStreamAccumulation(build(), stream_size=2)({**make_inputs(4), **change})
+
+
+def test_without_gradients_there_is_no_step():
+    with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
+        MultiStreamAccumulation(build(), stream_size=2)(make_inputs(4))
 
 
 RANK_CASES = [

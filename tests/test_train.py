@@ -149,8 +149,8 @@ def test_a_finished_run_is_neither_overwritten_nor_resumed(tmp_path):
     with pytest.raises(ValueError, match="holds model.safetensors of an earlier run"):
         train(MODEL, DATA, arguments(tmp_path, max_samples=32))
     train(MODEL, DATA, arguments(tmp_path, max_samples=32, overwrite_output_dir=True))
-    with pytest.raises(ValueError, match="has seen 16 samples and the run ends at 16"):
-        train(MODEL, DATA, arguments(tmp_path, max_samples=16, resume_from_checkpoint="latest"))
+    with pytest.raises(ValueError, match="has seen 16 samples and the run ends at 15"):
+        train(MODEL, DATA, arguments(tmp_path, max_samples=15, resume_from_checkpoint="latest"))
 
 
 def test_streamed_offers_are_trained_on(tmp_path):
@@ -177,17 +177,24 @@ def test_steps_that_are_no_number_stop_the_run_in_the_end(tmp_path):
 
 
 def test_a_single_step_that_is_no_number_is_left_out(tmp_path, monkeypatch):
-    reference = train(MODEL, DATA, arguments(tmp_path / "reference", max_samples=48))
-    calls = iter(range(100))
     contrast = step_module.contrastive_loss
-    monkeypatch.setattr(
-        step_module, "contrastive_loss", lambda *a, **k: contrast(*a, **k) * (math.nan if next(calls) == 1 else 1)
-    )
-    result = train(MODEL, DATA, arguments(tmp_path / "run", max_samples=48))
-    assert (reference.bad_steps, result.bad_steps) == (0, 1)
-    assert [record["samples"] for record in result.history if "loss" in record] == [16, 48]
+
+    def train_with_a_bad_second_step(folder, max_samples):
+        calls = iter(range(100))
+        monkeypatch.setattr(
+            step_module, "contrastive_loss", lambda *a, **k: contrast(*a, **k) * (math.nan if next(calls) == 1 else 1)
+        )
+        return train(MODEL, DATA, arguments(folder, max_samples=max_samples))
+
+    result = train_with_a_bad_second_step(tmp_path / "run", 64)
+    assert result.bad_steps == 1
+    assert [record["samples"] for record in result.history if "loss" in record] == [16, 48, 64]
     assert all(torch.isfinite(weight).all() for weight in weights(tmp_path / "run").values())
-    before, after = weights(tmp_path / "run" / "checkpoint-16"), weights(tmp_path / "run" / "checkpoint-32")
+    # A checkpoint is not written while steps go wrong.
+    assert sorted(path.name for path in find_checkpoints(tmp_path / "run")) == ["checkpoint-16", "checkpoint-48"]
+
+    assert train_with_a_bad_second_step(tmp_path / "short", 32).bad_steps == 1
+    before, after = weights(tmp_path / "short" / "checkpoint-16"), weights(tmp_path / "short")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 

@@ -157,11 +157,11 @@ class TrainArguments:
         BatchSizeSchedule(self.batch_size, parse_batch_size_steps(self.batch_size_schedule), 1, self.batch_size_rule)
         if self.keep_graphs != "auto":
             try:
-                float(self.keep_graphs)
+                share = float(self.keep_graphs)
             except ValueError:
-                raise ValueError(
-                    f"`keep_graphs` is {self.keep_graphs!r}; give a share from 0 to 1, or auto."
-                ) from None
+                share = math.nan
+            if not 0 <= share <= 1:
+                raise ValueError(f"`keep_graphs` is {self.keep_graphs!r}; give a share from 0 to 1, or auto.")
         if self.max_bad_steps < 1:
             raise ValueError(f"`max_bad_steps` is {self.max_bad_steps}; give at least 1.")
         if self.save_total_limit < 1:

@@ -28,6 +28,11 @@ class BadSteps:
         self.total = 0
         self._in_a_row: list[dict[str, Any]] = []
 
+    @property
+    def is_in_a_row(self) -> bool:
+        """Whether the last step was a bad one."""
+        return bool(self._in_a_row)
+
     def good(self) -> None:
         """Note a step that was taken."""
         self._in_a_row.clear()

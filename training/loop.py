@@ -163,10 +163,15 @@ class TrainingLoop:
                 self.skips.check(self.data.max_skipped_share)
                 if _passes(self.arguments.eval_every_samples, before, progress.samples_seen, self.total_samples):
                     self._evaluate()
-                if _passes(self.arguments.save_every_samples, before, progress.samples_seen, self.total_samples):
+                is_due = _passes(self.arguments.save_every_samples, before, progress.samples_seen, self.total_samples)
+                # What leads to steps that are no numbers is in the weights: the last checkpoint before them is better.
+                if is_due and not self.step.bad_steps.is_in_a_row:
                     self._save()
                 started = time.perf_counter()
-        self._evaluate()
+            if any(self._tell_all(interruption.requested)):
+                self._stop()
+            # What comes now takes less time than another start would: a signal waits until it is done.
+            self._evaluate()
         if self.step.average is not None:
             self.step.average.swap()
         evaluations = [record for record in progress.history if "text_to_image_recall@1" in record]
@@ -189,7 +194,7 @@ class TrainingLoop:
         for group, setting in zip(self.step.optimizer.param_groups, settings, strict=True):
             group.update(setting)
         self.skips.merge(self.progress.skips)
-        if self.progress.samples_seen >= self.total_samples:
+        if self.progress.samples_seen > self.total_samples:
             raise ValueError(
                 f"{str(folder)!r} has seen {self.progress.samples_seen} samples and the run ends at "
                 f"{self.total_samples}; raise `num_epochs` or `max_samples`."

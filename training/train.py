@@ -6,6 +6,7 @@ and checkpoints while it runs.
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +132,15 @@ def keep_arguments(groups: tuple[Any, ...], path: Path, resumed: bool) -> None:
     """Write the run's arguments beside its results, and tell which ones a resumed run has changed."""
     content = {name: value for group in groups for name, value in vars(group).items()}
     if resumed and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name, value in content.items():
             changes_with_the_run = name in ("resume_from_checkpoint", "overwrite_output_dir", "output_dir")
             if name in before and before[name] != value and not changes_with_the_run:
                 logger.warning("resumed with `%s` %r; the run was started with %r", name, value, before[name])
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    # In one piece: a run that is killed here is resumed, too.
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> None:

@@ -16,18 +16,23 @@ from typing import Any
 __all__ = ["measure", "report"]
 
 
-def measure(call: Callable[[], Any]) -> tuple[Any, float, int]:
+def measure(call: Callable[[], Any], calls: int = 1) -> tuple[Any, float, int]:
     """Return a call's result, its seconds, and by how many bytes it raised the process's resident memory at its peak.
 
     Memory that was freed before goes back to the system first, so that the call can't hide in it.
+
+    Args:
+        call: What is measured.
+        calls: How often; the seconds are those of the last call, which finds the memory of those before it.
     """
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
     before = _resident_bytes("VmRSS")
-    started = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - started
+    for _ in range(calls):
+        started = time.perf_counter()
+        result = call()
+        seconds = time.perf_counter() - started
     return result, seconds, _resident_bytes("VmHWM") - before
 
 

@@ -179,7 +179,7 @@ def test_ranks_share_the_work(model, products, processor, accelerator, tmp_path,
     write = frozen_cache._write
     monkeypatch.setattr(frozen_cache, "_write", lambda path, *rest: (written.append(path.stem), write(path, *rest)))
 
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=300)
     processors = [copy.deepcopy(processor) for _ in range(2)]  # ranks are processes and share none
 
     def run(number):

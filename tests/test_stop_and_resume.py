@@ -118,7 +118,7 @@ def test_workers_end_with_a_killed_run(tmp_path):
     wait_for(lambda: not any(is_alive(worker) for worker in workers))
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

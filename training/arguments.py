@@ -68,7 +68,15 @@ class DataArguments:
     test_split: str = _help("Split of test_data.", "test")
     pairs_data: list[str] = _help("Sources of offers that test_pairs speaks of.", [])
     test_pairs: str | None = _help("Parquet of labelled pairs of offers: left, right, label.", None)
-    pair_id_column: str | None = _help("Column of pairs_data that left and right speak of.", None)
+    pair_id_column: str | None = _help(
+        "Column of the offers that left and right speak of; title_column if they are titles themselves.", None
+    )
+    train_pairs: str | None = _help("Parquet of labelled pairs of train_data: left, right, label.", None)
+    validation_pairs: str | None = _help("Parquet of labelled pairs of validation_data.", None)
+    category_column: str = _help("Column of the category path: a list, or text with category_separator.", "category")
+    category_separator: str = _help("What separates the levels of a category that is text.", ">")
+    attribute_columns: list[str] = _help("Columns of attributes; a null there is no label.", [])
+    restricted_column: str = _help("Column that is true for products for adults only.", "restricted")
     streaming: bool = _help("Read training offers, as parquet, when they are needed, not beforehand.", False)
     shuffle_buffer: int = _help("Rows of a stream that are shuffled together, and held in memory.", 4096)
     title_column: str = _help("Column of the title.", "title")
@@ -95,6 +103,7 @@ class DataArguments:
         if self.train_data == ["toy"]:
             self.validation_data = self.validation_data or ["toy"]
             self.test_data = self.test_data or ["toy"]
+            self.attribute_columns = self.attribute_columns or ["colour", "pattern"]
 
 
 @dataclass

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from transformers import HfArgumentParser
@@ -178,6 +178,39 @@ class TrainArguments:
 
 
 @dataclass
+class FinetuneArguments(TrainArguments):
+    """How a task is learned: the training arguments, with what fits tasks where nothing is given, and the task."""
+
+    output_dir: str = _help("Where checkpoints, the model and the report go.", "outputs/finetune")
+    task: Literal["category", "attributes", "matching", "clustering", "adult"] = _help("What is learned.", "category")
+    modality: Literal["text", "image", "both"] = _help("What of a product it is learned from.", "both")
+    method: Literal["linear", "full", "lora"] = _help(
+        "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters.", "full"
+    )
+    label_share: float = _help("Share of the training rows (or pairs, or catalogs) whose labels are used.", 1.0)
+    num_epochs: float = _help("Passes over the labelled rows.", 8.0)
+    batch_size: int = _help("Rows in a batch, all ranks together.", 64)
+    learning_rate: float = _help("Peak learning rate of the head.", 2e-3)
+    tower_learning_rate: float | None = _help("Peak rate of the towers; 1e-4 if not given, of adapters 1e-3.", None)
+    weight_decay: float = _help("Weight decay of matrices; biases and norms have none.", 0.05)
+    adam_beta2: float = _help("AdamW's second beta.", 0.999)
+    label_smoothing: float = _help("Share of a label's mass that is spread over all classes; not by linear.", 0.05)
+    modality_dropout: float = _help("Probability, per side, of learning from both without it; not by linear.", 0.1)
+    positive_weight: float | None = _help("Weight of restricted products; as much as all others if not given.", None)
+    wished_recall: float = _help("Share of restricted products that the threshold finds on validation.", 0.95)
+    merge: bool = _help("Save adapters added to the weights, as a model of its own, not alone.", False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can be made of, and settle the towers' rate."""
+        super().__post_init__()
+        for name in ("label_share", "wished_recall"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give a share above 0 and at most 1.")
+        if self.tower_learning_rate is None:
+            self.tower_learning_rate = 1e-3 if self.method == "lora" else 1e-4
+
+
+@dataclass
 class EvaluationArguments:
     """What `evaluate_tasks.py` measures."""
 
@@ -187,7 +220,13 @@ class EvaluationArguments:
     seed: int = _help("Seed of the untrained model's new weights.", 0)
 
 
-ALL_ARGUMENTS: tuple[type, ...] = (ModelArguments, DataArguments, TrainArguments, EvaluationArguments)
+ALL_ARGUMENTS: tuple[type, ...] = (
+    ModelArguments,
+    DataArguments,
+    TrainArguments,
+    FinetuneArguments,
+    EvaluationArguments,
+)
 
 
 def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -296,6 +335,7 @@ __all__ = [
     "ALL_ARGUMENTS",
     "DataArguments",
     "EvaluationArguments",
+    "FinetuneArguments",
     "ModelArguments",
     "TrainArguments",
     "parse_arguments",

@@ -140,7 +140,7 @@ class AttributeLabels(TaskLabels):
     """Values of any number of attributes, each of which may be absent.
 
     Args:
-        columns: A column per attribute, which is its name, too.
+        columns: A column per attribute, which is its name, too; in alphabetical order, as configurations have them.
         classes: Values of each attribute; a value's class is its place.
     """
 
@@ -160,14 +160,14 @@ class AttributeLabels(TaskLabels):
     @classmethod
     def find(cls, products: Products, columns: Sequence[str]) -> "AttributeLabels":
         """Find the values that products have, in alphabetical order."""
-        found: dict[str, set[str]] = {name: set() for name in columns}
-        for row in products.select_columns(list(columns)):
+        found: dict[str, set[str]] = {name: set() for name in sorted(columns)}
+        for row in products.select_columns(sorted(columns)):
             for name, values in found.items():
                 if (value := _text(row[name])) is not None:
                     values.add(value)
         for name, values in found.items():
             _check_classes(name, values)
-        return cls(list(columns), {name: sorted(values) for name, values in found.items()})
+        return cls(list(found), {name: sorted(values) for name, values in found.items()})
 
     def encode(self, row: Mapping[str, Any]) -> list[int]:
         """Return the number of the row's value of each attribute."""
@@ -275,7 +275,7 @@ def labels_of_config(task: str, config: EClipConfig, data: DataArguments) -> Tas
     if task == "attributes":
         if config.attributes is None:
             raise ValueError("the checkpoint's `attributes` is None: it was not trained on attributes.")
-        return AttributeLabels(list(config.attributes), config.attributes)
+        return AttributeLabels(config.attribute_names, config.attributes)
     if task == "adult":
         return RestrictedLabels([data.restricted_column])
     return CatalogLabels(["catalog_id"]) if task == "clustering" else None

@@ -51,9 +51,7 @@ class EClipForCategoryClassification(EClipTaskModel):
         """Build the classifier over the leaves of the configured tree."""
         super().__init__(config)
         if config.category_paths is None:
-            raise ValueError(
-                "`category_paths` is None; give the categories' paths, such as [['Shoes', 'Boots']]."
-            )
+            raise ValueError("`category_paths` is None; give the categories' paths, such as [['Shoes', 'Boots']].")
         self.tree = CategoryTree(config.category_paths)
         config.id2label = {leaf: " > ".join(path) for leaf, path in enumerate(self.tree.paths)}
         config.label2id = {name: leaf for leaf, name in config.id2label.items()}

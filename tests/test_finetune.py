@@ -77,3 +77,102 @@ def test_a_linear_probe_answers_in_words(base, tmp_path, modality):
     after = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(after[f"eclip.{name}"], value) for name, value in before.items())  # towers stay
     assert isinstance(EClipModel.from_pretrained(tmp_path), EClipModel)
+
+
+def test_a_whole_model_learns_resumes_and_ends_at_its_best(base, tmp_path):
+    settings = {"modality": "text", "num_epochs": 2.0, "save_every_samples": 32, "save_total_limit": 9}
+    settings |= {"tower_learning_rate": 5e-3, "learning_rate": 1e-2}
+    data = replace(DATA, validation_split="train")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    report = finetune(base, data, arguments(whole, **settings))
+    history = report["training"]["history"]
+    evaluations = [record for record in history if "loss" not in record]
+    assert [record["samples"] for record in evaluations] == [0, 96, 172]  # once an epoch of 86, after a step
+    scores = [(record["accuracy"] + record["macro_f1"]) / 2 for record in evaluations]
+    best = evaluations[scores.index(max(scores))]
+    assert best["samples"] > 0 and report["best_at_samples"] == best["samples"]
+    assert report["validation"]["accuracy"] == best["accuracy"] > 2 * evaluations[0]["accuracy"]
+    losses = [record["loss"] for record in history if "loss" in record]
+    assert losses[-1] < losses[0]
+
+    finetune(base, data, arguments(stopped, **settings))
+    for checkpoint in find_checkpoints(stopped)[1:]:
+        checkpoint.rename(tmp_path / checkpoint.name)  # as if the run had been killed after the first
+    resumed = finetune(base, data, arguments(stopped, resume_from_checkpoint="latest", **settings))
+    assert [record["samples"] for record in resumed["training"]["history"]] == [r["samples"] for r in history]
+    expected, found = load_file(whole / "model.safetensors"), load_file(stopped / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    before = load_file(f"{base.checkpoint}/model.safetensors")
+    # Titles alone: the other tower, and the space that the two share, stay as they were.
+    same = {name for name, value in before.items() if torch.equal(value, expected[f"eclip.{name}"])}
+    assert {name for name in before if name.startswith("vision_model.")} <= same
+    assert not any(name.startswith("text_model.encoder") for name in same)
+
+
+# peft asks transformers by a name that transformers has deprecated.
+@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
+def test_adapters_are_saved_alone_or_merged(base, tmp_path):
+    arguments_of = {"modality": "both", "method": "lora", "num_epochs": 3.0}
+    model = replace(base, lora_rank=2)
+    alone = finetune(model, DATA, arguments(tmp_path / "alone", **arguments_of))
+    finetune(model, DATA, arguments(tmp_path / "merged", merge=True, **arguments_of))
+    names = {path.name for path in (tmp_path / "alone").iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "tokenizer.json"} <= names
+    assert "model.safetensors" not in names
+    assert alone["trained_weights"] < alone["weights"]
+    heads = [load_head(str(tmp_path / name)) for name in ("alone", "merged")]
+    processor = EClipProcessor.from_pretrained(tmp_path / "alone")
+    titles = list(load_split(DATA, "validation")["title"])
+    logits = [answers(head, processor, titles) for head in heads]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+    untrained = EClipForCategoryClassification.from_pretrained(base.checkpoint, config=heads[0].config)
+    assert not torch.allclose(answers(untrained, processor, titles), logits[0], atol=1e-3)
+    adapted = EClipModel.from_pretrained(tmp_path / "merged").state_dict()
+    before = EClipModel.from_pretrained(base.checkpoint).state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(adapted[name], value)}
+    assert changed and all("layer" in name and name.endswith("weight") for name in changed)
+
+
+def test_adapters_alone_need_a_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="comes from `configs`.*--merge true"):
+        finetune(TOWERS, DATA, arguments(tmp_path, method="lora"))
+
+
+def test_calibration_and_thresholds():
+    logits, labels = torch.tensor([-4.0, -2.0, 2.0, 4.0]), torch.tensor([0, 1, 0, 1])
+    slope, intercept = calibrate(logits, labels)
+    assert 0 < slope < 1 and abs(intercept) < 1e-3  # symmetric, and less sure than the logits were
+    assert calibrate(-logits, labels) == [1.0, 0.0]  # never turned round
+    assert calibrate(logits, torch.ones(4)) == [1.0, 0.0]
+    probabilities = torch.tensor([0.1, 0.3, 0.6, 0.9, 0.8])
+    # Yes from 0.6 on: both positives and one other, F1 0.8; from 0.8 on: 2/3; from 0.3 on: 2/3.
+    assert threshold_of_best_f1(probabilities, torch.tensor([0, 0, 1, 1, 0])) == pytest.approx(0.45)
+    labels = torch.tensor([1, 0, 1, 1, 1])
+    assert threshold_of_recall(probabilities, labels, 0.75) == pytest.approx(0.6, abs=1e-5)
+    assert threshold_of_recall(probabilities, labels, 0.76) == pytest.approx(0.1, abs=1e-5)
+    assert threshold_of_recall(probabilities, torch.zeros(5), 0.9) == 0.5
+
+
+def test_shares_of_labels_are_nested_and_hold_both_kinds():
+    labels = np.zeros(100, dtype=np.int64)
+    labels[77] = 1
+    small, large = choose_labelled(labels, 0.02, seed=4), choose_labelled(labels, 0.3, seed=4)
+    assert len(small) == 2 and len(large) == 30 and set(small) <= set(large)
+    assert 77 in small
+    assert len(choose_labelled(np.arange(100), 0.001, seed=0)) == 2
+    assert not np.array_equal(choose_labelled(np.arange(100), 0.1, 0), choose_labelled(np.arange(100), 0.1, 1))
+
+
+def test_the_best_weights_come_back():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    best = BestWeights(layer)
+    for weight, score in ((1.0, 0.5), (2.0, 0.7), (3.0, 0.6)):
+        torch.nn.init.constant_(layer.weight, weight)
+        best.offer(score, int(weight))
+    assert (best.score, best.samples) == (0.7, 2)
+    again = BestWeights(layer)
+    again.load_state_dict(best.state_dict())
+    again.restore()
+    assert layer.weight.item() == 2.0
+    assert best.offer(float("nan"), 4)  # nothing to choose by: the latest

@@ -9,7 +9,7 @@ __all__ = ["BestWeights"]
 
 
 class BestWeights:
-    """Keeps the trained weights of the best evaluation.
+    """Keeps the trained weights of the best evaluation, the later one of two with the same score.
 
     A score that is not a number (of a validation set without a positive row, for instance) tells nothing: the latest
     weights are kept then.
@@ -38,7 +38,7 @@ class BestWeights:
         Returns:
             Whether they were kept.
         """
-        if self._kept and score <= self.score:
+        if self._kept and score < self.score:
             return False
         self.score, self.samples = score, samples
         self._kept = {name: tensor.to("cpu", copy=True) for name, tensor in self._tensors.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
 METRICS = Path(__file__).parents[1] / "training" / "metrics"
 # Leaves at two depths.
@@ -192,6 +192,24 @@ def test_matching_and_adult_by_hand(load):
             "f1": 0.0,
         }
     )
+
+
+def test_curves_equal_scikit_learn(load):
+    rng = np.random.default_rng(0)
+    label = rng.random(500) < 0.2
+    score = np.round(label * 0.3 + rng.random(500), 2)  # with equal ones
+    figures = load("product_matching").compute(predictions=score, references=label, threshold=0.9)
+    adult = load("adult_recognition").compute(predictions=score, references=label, threshold=0.9)
+    precision, recall, _ = precision_recall_curve(label, score)
+    assert figures["average_precision"] == pytest.approx(average_precision_score(label, score))
+    assert figures["best_f1"] == pytest.approx(
+        max(2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True) if p + r)
+    )
+    assert figures["precision_at_recall_95"] == pytest.approx(precision[recall >= 0.95].max())
+    assert figures["f1"] == adult["f1"] == pytest.approx(f1_score(label, score >= 0.9))
+    assert adult["recall_at_precision_95"] == pytest.approx(recall[precision >= 0.95].max())
+    for name in ("average_precision", "precision", "recall", "precision_at_recall_95"):
+        assert figures[name] == adult[name]
 
 
 def test_equal_scores_are_one_threshold(load):

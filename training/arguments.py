@@ -215,9 +215,20 @@ class EvaluationArguments:
     """What `evaluate_tasks.py` measures."""
 
     checkpoints: list[str] = _help("e-CLIP checkpoints, beside the configuration's untrained model.", [])
-    report_dir: str = _help("Where the figures go.", "outputs/evaluation")
+    report_dir: str = _help("Where the figures and pictures go.", "outputs/evaluation")
     eval_batch_size: int = _help("Offers embedded at a time.", 256)
-    seed: int = _help("Seed of the untrained model's new weights.", 0)
+    seed: int = _help("Seed of the untrained model's new weights, of derived pairs and of resampling.", 0)
+    task: Literal["category", "attributes", "matching", "clustering", "adult"] | None = _help(
+        "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.", None
+    )
+    modality: Literal["text", "image", "both"] | None = _help(
+        "What of a product a head gets to see; all that it looks at if not given.", None
+    )
+    split: Literal["train", "validation", "test"] = _help("Split that heads are measured on.", "test")
+    num_resamples: int = _help("How often rows are drawn for the intervals of a head's figures.", 1000)
+    resample_by: Literal["catalogs", "rows"] = _help(
+        "What is drawn; rows where training has seen the very catalogs of the split.", "catalogs"
+    )
 
 
 ALL_ARGUMENTS: tuple[type, ...] = (

@@ -57,7 +57,7 @@ def draw_bars(bars: Mapping[str, Mapping[str, tuple[float, float, float]]], titl
     axes.set(title=_plain(title), ylim=(min(0.0, _least(bars)), 1.1))
     axes.set_xticks(range(len(names)), [_wrapped(name, 14) for name in names], fontsize=9)
     if len(bars) > 1:
-        axes.legend(fontsize=8)
+        figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     _save(figure, path)
 
 
@@ -151,15 +151,15 @@ def draw_group_sizes(sizes: Mapping[str, np.ndarray], title: str, path: Path) ->
     largest = max(int(np.max(values)) for values in sizes.values())
     # Sizes one by one up to here, then by doubling: one wrong group may hold most of the rows.
     edges = list(range(1, min(largest, 10) + 1))
-    while edges[-1] < largest:
+    while 2 * edges[-1] <= largest:
         edges.append(2 * edges[-1])
-    bounds = [*edges, edges[-1] * 2 + 1]
+    bounds = [*edges, 2 * edges[-1]]
     names = [
         str(low) if high - low == 1 or low == largest else f"{low} to {high - 1}"
         for low, high in zip(bounds, bounds[1:], strict=False)
     ]
     width = 0.8 / len(sizes)
-    figure, axes = plt.subplots(figsize=(max(6.0, 0.5 * len(names) * len(sizes)), 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(max(6.0, 0.8 * len(names)), 4), layout="constrained")
     for place, (model, values) in enumerate(sizes.items()):
         counts, _ = np.histogram(values, bins=bounds)
         positions = np.arange(len(counts)) + (place - (len(sizes) - 1) / 2) * width
@@ -200,13 +200,10 @@ def draw_mistakes(mistakes: Sequence[ShownMistake], title: str, path: Path, colu
         if _width(mistake, columns) > room:
             lines.append([])
         lines[-1].append(mistake)
-    figure, grid = plt.subplots(
-        max(len(lines), 1), columns, figsize=(2.1 * columns, 3.1 * max(len(lines), 1) + 0.5), squeeze=False
-    )
-    figure.subplots_adjust(
-        left=0.01, right=0.99, wspace=0.08, hspace=0.75, top=1 - 0.8 / figure.get_figheight(), bottom=0.02
-    )
-    figure.suptitle(_plain(title if mistakes else f"{title}: none"), fontsize=12)
+    height = 3.1 * max(len(lines), 1) + 0.9
+    figure, grid = plt.subplots(max(len(lines), 1), columns, figsize=(2.1 * columns, height), squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.6 / height, top=1 - 1.2 / height, wspace=0.08, hspace=0.6)
+    figure.suptitle(_plain(title if mistakes else f"{title}: none"), y=1 - 0.15 / height, va="top", fontsize=12)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
         axes.spines[:].set_visible(False)

@@ -27,9 +27,10 @@ from training.pairs import ProductPairs
 from training.products import Products
 from training.representing import Represented, represent
 from training.startup import start_run
+from training.task_data import choose_rows, load_task_split
 from training.task_loop import TaskLoop
 from training.task_models import build_head, freeze_unused, save_adapters
-from training.tasks import Task, choose_rows, load_task_split
+from training.tasks import Task
 
 logger = logging.getLogger("training")
 

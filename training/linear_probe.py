@@ -2,12 +2,14 @@
 
 Each side of a product gets its own regression, of standardised vectors, its strength chosen on validation; the
 standardisation is folded into the weights, so that the head is like any other. How the sides are joined is fitted on
-validation, too (`LateFusionClassifier.fit_fusion`).
+validation, too (`LateFusionClassifier.fit_fusion`). Clustering has no classes: its linear maps are trained by its own
+loss.
 """
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +21,10 @@ from torch import nn
 
 from modeling_eclip.late_fusion_eclip import LateFusionClassifier
 from modeling_eclip.product_embeds_eclip import ProductEmbeds
+from training.order import RowOrder, batch_spans
 from training.task_labels import NO_LABEL
 
-__all__ = ["STRENGTHS", "count_classes", "fit_classifier", "fit_linear"]
+__all__ = ["STRENGTHS", "count_classes", "fit_classifier", "fit_linear", "fit_projection"]
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +144,43 @@ def fit_linear(
         linear.weight[classes] = torch.from_numpy(coefficients).to(linear.weight)
         linear.bias[classes] = torch.from_numpy(intercepts).to(linear.bias)
     return strength
+
+
+def fit_projection(
+    head: Any,
+    embeds: ProductEmbeds,
+    labels: torch.Tensor,
+    *,
+    seed: int,
+    after_epoch: Callable[[int], None],
+    num_epochs: int = 10,
+    batch_size: int = 512,
+    learning_rate: float = 3e-4,
+) -> None:
+    """Train the linear maps of a clustering head, with products of one catalog side by side in batches.
+
+    Args:
+        head: The head; of its weights only the maps are trained.
+        embeds: Products to learn from.
+        labels: Catalog of each, int64, shape `(N,)`, negative for one that is alone.
+        seed: Seed of the order.
+        after_epoch: Called with the number of each epoch that is over.
+        num_epochs: Passes over the products.
+        batch_size: Products in a batch.
+        learning_rate: Rate of AdamW.
+    """
+    order = RowOrder(len(labels), seed, catalog_ids=labels.numpy(), mates_share=1.0)
+    optimizer = torch.optim.AdamW(head.projection.parameters(), lr=learning_rate)
+    sides = dict(embeds)
+    head.to("cpu")
+    for epoch in range(num_epochs):
+        for start, stop in batch_spans(batch_size, (epoch + 1) * len(labels), epoch * len(labels)):
+            rows = torch.from_numpy(order.rows(start, stop))
+            batch = ProductEmbeds(**{name: value[rows] for name, value in sides.items()})
+            head.answer(batch, labels[rows]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        after_epoch(epoch + 1)
 
 
 def _score(labels: np.ndarray, regression: LogisticRegression, vectors: np.ndarray) -> tuple[float, float]:

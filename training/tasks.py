@@ -5,30 +5,28 @@ by which figures a model is judged: those of the metrics in `training/metrics`. 
 checkpoint is the mean of some of them.
 """
 
-import logging
 from typing import Any
 
 import numpy as np
 import torch
 
 from modeling_eclip.late_fusion_eclip import LateFusionClassifier
-from modeling_eclip.representation_eclip import EClipTaskModel
-from training.arguments import DataArguments, FinetuneArguments
-from training.build import load_split
+from modeling_eclip.product_embeds_eclip import ProductEmbeds
+from training.arguments import FinetuneArguments
+from training.best_weights import BestWeights
 from training.decisions import calibrate, threshold_of_best_f1, threshold_of_recall
-from training.linear_probe import count_classes, fit_classifier
+from training.linear_probe import count_classes, fit_classifier, fit_projection
 from training.metrics.adult_recognition.adult_recognition import AdultRecognition
 from training.metrics.product_attributes.product_attributes import ProductAttributes
 from training.metrics.product_category.product_category import ProductCategory
+from training.metrics.product_clustering.product_clustering import ProductClustering
 from training.metrics.product_matching.product_matching import ProductMatching
-from training.pairs import ProductPairs, load_pairs, load_title_pairs, pairs_of_catalogs
-from training.products import Products
 from training.representing import Represented
-from training.task_labels import NO_LABEL, TaskLabels, find_labels, read_labels
+from training.task_labels import NO_LABEL, TaskLabels
 
-__all__ = ["TASKS", "Task", "answer", "choose_labelled", "choose_rows", "load_task_split"]
+__all__ = ["TASKS", "Task", "answer"]
 
-logger = logging.getLogger(__name__)
+_PAIRS_AT_ONCE = 4096
 
 
 class Task:
@@ -119,19 +117,24 @@ class ClassifierTask(Task):
         """Return the weight of each class in the loss, if they differ."""
         return None
 
+    def seen(self, head: Any, rows: Represented) -> ProductEmbeds:
+        """Return what the classifiers look at."""
+        return rows.embeds
+
     def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:
         """Fit a regression per classifier and side."""
+        seen, held_out_seen = self.seen(head, train), self.seen(head, validation)
         columns = zip(_columns(train.labels), _columns(validation.labels), strict=True)
         for classifier, (labels, held_out) in zip(self.classifiers(head), columns, strict=True):
             weights = self.class_weights(head)
-            fit_classifier(classifier, train.embeds, labels, validation.embeds, held_out, class_weights=weights)
+            fit_classifier(classifier, seen, labels, held_out_seen, held_out, class_weights=weights)
 
     def fit_joining(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
         """Fit how each classifier joins the sides."""
         columns = zip(_columns(torch.from_numpy(train_labels)), _columns(validation.labels), strict=True)
         for classifier, (labels, held_out) in zip(self.classifiers(head), columns, strict=True):
             counts = None if self.class_weights(head) else count_classes(classifier, labels)
-            classifier.fit_fusion(validation.embeds, held_out, counts)
+            classifier.fit_fusion(self.seen(head, validation), held_out, counts)
 
 
 def _columns(labels: torch.Tensor) -> list[torch.Tensor]:
@@ -199,8 +202,22 @@ class AdultTask(ClassifierTask):
         return _yes_or_no(AdultRecognition, head, answer(head, rows).logits, rows.labels)
 
 
-class MatchingTask(Task):
+class MatchingTask(ClassifierTask):
     """Product matching."""
+
+    scored_by = ("average_precision",)
+
+    def seen(self, head: Any, rows: Represented) -> ProductEmbeds:
+        """Return what pairs have in common."""
+        return head.pair_features(rows.embeds, rows.right)
+
+    def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Fit a regression per side, unless the cosine that the head starts with is better."""
+        start = {name: value.clone() for name, value in head.classifier.state_dict().items()}
+        before = self.score(self.figures(head, validation))
+        super().fit_linear(head, train, validation)
+        if self.score(self.figures(head, validation)) < before:
+            head.classifier.load_state_dict(start)
 
     def fit_decisions(self, head: Any, validation: Represented) -> None:
         """Calibrate, and set the threshold with the best F1."""
@@ -218,6 +235,27 @@ class ClusteringTask(Task):
 
     scored_by = ("adjusted_rand_index",)
 
+    def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Train the linear maps by the head's own loss, and keep them at their best on validation."""
+        best = BestWeights(head.projection)
+
+        def judge(epoch: int) -> None:
+            self.fit_decisions(head, validation)
+            best.offer(self.score(self.figures(head, validation)), epoch)
+
+        judge(0)
+        fit_projection(head, train.embeds, train.labels, seed=self.arguments.seed, after_epoch=judge)
+        best.restore()
+
+    def fit_decisions(self, head: Any, validation: Represented) -> None:
+        """Set the similarity from which groups are joined."""
+        head.fit_threshold(answer(head, validation).embeds, validation.labels)
+
+    def figures(self, head: Any, rows: Represented) -> dict[str, float]:
+        """Measure the groups at the threshold."""
+        groups = head.cluster(answer(head, rows).embeds)
+        return ProductClustering.figures(ProductClustering.outcomes(groups.numpy(), rows.labels.numpy()))
+
 
 def _yes_or_no(metric: Any, head: Any, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     counted = (labels == 0) | (labels == 1)
@@ -227,12 +265,23 @@ def _yes_or_no(metric: Any, head: Any, logits: torch.Tensor, labels: torch.Tenso
 
 
 @torch.no_grad()
-def answer(head: EClipTaskModel, rows: Represented) -> Any:
-    """Return what a head makes of rows that are represented already, on the CPU."""
-    device = head.device
-    was_training = head.training
+def answer(head: Any, rows: Represented) -> Any:
+    """Return what a head makes of rows that are represented already, on the CPU; of pairs the logits alone."""
+    device, was_training = head.device, head.training
+    head.eval().cpu()
     try:
-        return head.eval().cpu().answer(rows.embeds)
+        if rows.right is None:
+            return head.answer(rows.embeds)
+        blocks = torch.arange(len(rows.row_ids)).split(_PAIRS_AT_ONCE)
+        left, right = dict(rows.embeds), dict(rows.right)
+        outputs = [
+            head.answer(
+                ProductEmbeds(**{name: value[block] for name, value in left.items()}),
+                right=ProductEmbeds(**{name: value[block] for name, value in right.items()}),
+            )
+            for block in blocks
+        ]
+        return type(outputs[0])(logits=torch.cat([output.logits for output in outputs]))
     finally:
         head.to(device).train(was_training)
 
@@ -245,95 +294,3 @@ TASKS: dict[str, type[Task]] = {
     "adult": AdultTask,
 }
 """By name, what is particular to a task."""
-
-
-def load_task_split(task: str, data: DataArguments, split: str, seed: int) -> Products | ProductPairs:
-    """Load what a task is learned from or judged on.
-
-    Args:
-        task: A key of `TASKS`.
-        data: The data arguments.
-        split: `"train"` or `"validation"`.
-        seed: Seed of pairs that are derived from catalogs.
-
-    Returns:
-        Products; for matching labelled pairs of them, derived from catalog ids where none are named.
-
-    Raises:
-        ValueError: pairs of a stream are asked for.
-    """
-    if task != "matching":
-        return load_split(data, split)
-    path = getattr(data, f"{split}_pairs")
-    if path and data.pair_id_column == data.title_column:
-        return load_title_pairs(path)
-    products = load_split(data, split)
-    if not hasattr(products, "select"):
-        raise ValueError("`streaming` is true, but the products of pairs must be found by their ids; leave it out.")
-    if path:
-        return load_pairs(path, products)
-    return pairs_of_catalogs(products, seed=seed, group_column=data.category_column)
-
-
-def choose_rows(
-    train_products: Products | ProductPairs,
-    validation_products: Products | ProductPairs,
-    data: DataArguments,
-    arguments: FinetuneArguments,
-) -> tuple[Task, np.ndarray, np.ndarray]:
-    """Find the classes of a task in its training products, and choose the rows that are learned from.
-
-    Args:
-        train_products: Training products, or pairs of them.
-        validation_products: Held-out ones; what of their labels can't be used is reported.
-        data: The data arguments.
-        arguments: The fine-tuning arguments.
-
-    Returns:
-        The task, the chosen rows in ascending order, and their labels.
-
-    Raises:
-        ValueError: a column is missing, all rows are of one class, or a share of a stream is asked for.
-    """
-    if isinstance(train_products, ProductPairs):
-        labels, encoded = None, train_products.labels
-    else:
-        labels = find_labels(arguments.task, train_products, data)
-        assert labels is not None  # of all tasks but matching, which has pairs
-        encoded = read_labels(train_products, labels).labels
-        if told := read_labels(validation_products, labels).report():
-            logger.info("validation rows: %s", told)
-    task = TASKS[arguments.task](arguments, labels)
-    if arguments.label_share < 1.0 and not hasattr(train_products, "select"):
-        raise ValueError(
-            f"`label_share` is {arguments.label_share}, but of a stream all rows are taken; leave it out."
-        )
-    if arguments.task == "clustering":
-        groups = np.unique(encoded[encoded >= 0])
-        chosen = groups[choose_labelled(groups, arguments.label_share, arguments.seed)]
-        rows = np.flatnonzero(np.isin(encoded, chosen) | (encoded < 0))
-    else:
-        labelled = np.flatnonzero((encoded.reshape(len(encoded), -1) != NO_LABEL).any(axis=1))
-        rows = labelled[choose_labelled(encoded[labelled], arguments.label_share, arguments.seed)]
-    return task, rows, encoded[rows]
-
-
-def choose_labelled(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Choose a share of labelled rows at random, a smaller share always being part of a larger one.
-
-    Where the labels are yes or no, one row of each is among them.
-
-    Args:
-        labels: Labels of all rows, shape `(N,)` or `(N, attributes)`.
-        share: Share of the rows, above 0 and at most 1; at least two are chosen.
-        seed: Seed of the choice.
-
-    Returns:
-        The chosen rows, in ascending order.
-    """
-    order = np.random.default_rng((seed, 1)).permutation(len(labels))
-    number = max(2, round(share * len(labels)))
-    if labels.ndim == 1 and set(np.unique(labels)) <= {0, 1, NO_LABEL}:
-        firsts = [int(np.flatnonzero(labels[order] == kind)[0]) for kind in (0, 1) if (labels == kind).any()]
-        order = np.concatenate([order[firsts], np.delete(order, firsts)])
-    return np.sort(order[:number])

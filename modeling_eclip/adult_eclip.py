@@ -23,12 +23,12 @@ class AdultOutput(ModelOutput):
     Args:
         loss: The loss, a scalar; with `labels`.
         logits: Log odds, before calibration, float32, shape `(B,)`.
-        embeds: The products as the head saw them.
+        products: The products as the head saw them.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    embeds: ProductEmbeds | None = None
+    products: ProductEmbeds | None = None
 
 
 class EClipForAdultRecognition(EClipTaskModel):
@@ -60,7 +60,7 @@ class EClipForAdultRecognition(EClipTaskModel):
             labels = labels.long()
         weights = torch.tensor([1.0, float(self.config.positive_weight)])
         class_logits, loss = self.classifier(embeds, labels, weights)
-        return AdultOutput(loss=loss, logits=class_logits[:, 1] - class_logits[:, 0], embeds=embeds)
+        return AdultOutput(loss=loss, logits=class_logits[:, 1] - class_logits[:, 0], products=embeds)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Turn logits into calibrated probabilities, shape `(B,)` to the same."""

@@ -27,12 +27,12 @@ class AttributeOutput(ModelOutput):
         loss: The loss, a scalar: the mean over the attributes that have a label in the batch; with `labels`.
         logits: For each attribute the logits of its values, float32, shape `(B, values)`; their softmax is
             probabilities.
-        embeds: The products as the head saw them.
+        products: The products as the head saw them.
     """
 
     loss: torch.Tensor | None = None
     logits: dict[str, torch.Tensor] | None = None
-    embeds: ProductEmbeds | None = None
+    products: ProductEmbeds | None = None
 
 
 class AttributeClassifier(nn.Module):
@@ -117,7 +117,7 @@ class EClipForAttributeExtraction(EClipTaskModel):
         if labels is not None and (labels.ndim != 2 or labels.shape[1] != len(names)):
             raise ValueError(f"`labels` has shape {tuple(labels.shape)}; give one column for each of {names}.")
         logits, loss = self.classifier(embeds, labels, label_smoothing=self.config.label_smoothing)
-        return AttributeOutput(loss=loss, logits=dict(zip(names, logits, strict=True)), embeds=embeds)
+        return AttributeOutput(loss=loss, logits=dict(zip(names, logits, strict=True)), products=embeds)
 
     def decode(self, logits: Mapping[str, torch.Tensor]) -> list[dict[str, str]]:
         """Answer in words.

@@ -26,12 +26,12 @@ class CategoryOutput(ModelOutput):
     Args:
         loss: The loss, a scalar; with `labels`.
         logits: Of the leaves of the tree, float32, shape `(B, leaves)`; their softmax is probabilities.
-        embeds: The products as the head saw them.
+        products: The products as the head saw them.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    embeds: ProductEmbeds | None = None
+    products: ProductEmbeds | None = None
 
 
 class EClipForCategoryClassification(EClipTaskModel):
@@ -69,7 +69,7 @@ class EClipForCategoryClassification(EClipTaskModel):
             [`CategoryOutput`].
         """
         logits, loss = self.classifier(embeds, labels, label_smoothing=self.config.label_smoothing)
-        return CategoryOutput(loss=loss, logits=logits, embeds=embeds)
+        return CategoryOutput(loss=loss, logits=logits, products=embeds)
 
     def level_probabilities(self, logits: torch.Tensor) -> list[torch.Tensor]:
         """Tell the probability of every category of every level; a parent's is the sum of its children's.

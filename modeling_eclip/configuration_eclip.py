@@ -81,7 +81,7 @@ class EClipConfig(PreTrainedConfig):
 
     model_type = "eclip"
     # What `Trainer` does not collect from every batch that it predicts.
-    keys_to_ignore_at_inference = ["embeds"]
+    keys_to_ignore_at_inference = ["products", "right_products"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),

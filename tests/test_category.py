@@ -31,7 +31,7 @@ def test_output_has_the_documented_shapes():
     output = make_head()(**make_inputs(3), labels=torch.tensor([1, 3, 0]))
     assert isinstance(output, CategoryOutput)
     assert (output.loss.shape, output.logits.shape) == ((), (3, 4))
-    assert (output.embeds.text.shape, output.embeds.image.shape) == ((3, 32), (3, 32))
+    assert (output.products.text.shape, output.products.image.shape) == ((3, 32), (3, 32))
 
 
 def test_every_level_of_every_answer_is_consistent():
@@ -83,7 +83,7 @@ def test_modality_dropout_only_in_training():
     head, inputs = make_head(modality_dropout=0.5), make_inputs(4)
     assert torch.equal(head(**inputs).logits, head(**inputs).logits)
     torch.manual_seed(0)
-    embeds = head.train()(**inputs).embeds
+    embeds = head.train()(**inputs).products
     assert not (embeds.has_text & embeds.has_image).any()  # at a half, one side of each product is hidden
 
 

@@ -87,10 +87,10 @@ def test_products_without_labels_carry_no_loss(head_class):
 def test_tuples(head_class):
     head, inputs = make_head(head_class), make_inputs(4)
     output = head(**inputs, labels=labels_of(head_class))
-    loss, logits, embeds = head(**inputs, labels=labels_of(head_class), return_dict=False)
+    loss, logits, products = head(**inputs, labels=labels_of(head_class), return_dict=False)
     assert torch.equal(loss, output.loss)
     assert type(logits) is type(output.logits)
-    assert torch.equal(embeds.text, output.embeds.text)
+    assert torch.equal(products.text, output.products.text)
 
 
 @parametrize_heads
@@ -193,7 +193,7 @@ def test_half_precision(head_class, dtype, tmp_path):
     head.save_pretrained(tmp_path)
     half = head_class.from_pretrained(tmp_path, dtype=dtype)
     output = half(**inputs, labels=labels_of(head_class))
-    assert output.embeds.text.dtype == dtype
+    assert output.products.text.dtype == dtype
     assert output.loss.dtype == torch.float32
     torch.testing.assert_close(flat(output), flat(head(**inputs)), rtol=0, atol=0.05)
     output.loss.backward()

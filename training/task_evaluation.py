@@ -19,9 +19,9 @@ from training.product_columns import CANONICAL_FEATURES
 from training.products import Products
 from training.representing import represent
 from training.task_answers import TaskAnswers, answer_task
+from training.task_data import load_task_split
 from training.task_figures import Figure, figures_to_json, measure
 from training.task_models import TASK_HEADS, load_head
-from training.tasks import load_task_split
 
 __all__ = ["TaskEvaluation", "evaluate_head", "load_evaluated_split", "load_task_head"]
 

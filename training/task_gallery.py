@@ -14,6 +14,7 @@ from training.pairs import ProductPairs
 from training.products import Products
 from training.task_answers import Mistake, TaskAnswers
 from training.task_evaluation import TaskEvaluation
+from training.task_figures import Figure
 from training.task_pictures import (
     ShownMistake,
     draw_bars,
@@ -82,10 +83,10 @@ def draw_evaluations(
     return files
 
 
-def _shown_figures(evaluation: TaskEvaluation) -> dict[str, tuple[float, float, float]]:
+def _shown_figures(evaluation: TaskEvaluation) -> dict[str, Figure]:
     """Return the figures that are drawn as bars: accuracies, or how groups agree with products."""
     wanted = ("accuracy", "_f1", "index", "measure") if evaluation.task == "clustering" else ("accuracy",)
-    shown = {name: tuple(figure) for name, figure in evaluation.figures.items() if name.endswith(wanted)}
+    shown = {name: figure for name, figure in evaluation.figures.items() if name.endswith(wanted)}
     return {name.removesuffix("_accuracy"): figure for name, figure in shown.items()}
 
 

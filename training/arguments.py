@@ -179,7 +179,10 @@ class TrainArguments:
 
 @dataclass
 class FinetuneArguments(TrainArguments):
-    """How a task is learned: the training arguments, with what fits tasks where nothing is given, and the task."""
+    """How a task is learned: the training arguments, with what fits tasks where nothing is given, and the task.
+
+    Streams and the contrast of mates are pre-training's, and are not looked at.
+    """
 
     output_dir: str = _help("Where checkpoints, the model and the report go.", "outputs/finetune")
     task: Literal["category", "attributes", "matching", "clustering", "adult"] = _help("What is learned.", "category")

@@ -171,7 +171,8 @@ def train_head(
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        logger.info("%s rows, %s held out; %s ranks", len(rows), len(parts.validation_products), loop.num_ranks)
+        held_out = len(parts.validation_products)
+        logger.info("%s rows, %s held out; %s ranks", len(rows), held_out, accelerator.num_processes)
     if arguments.report_to:
         accelerator.init_trackers("e-clip", config={name: str(value) for name, value in vars(arguments).items()})
     result = loop.run(resume_from)

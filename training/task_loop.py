@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
@@ -16,10 +17,12 @@ from training.arguments import DataArguments, FinetuneArguments
 from training.augmentation import ProductAugmentation, TitleAugmentation
 from training.best_weights import BestWeights
 from training.checkpoint import Checkpoints, Progress
+from training.compilation import compile_towers
 from training.data import train_loader
 from training.interruption import Interruption
 from training.loop import RunResult, TrainingLoop, _passes, count_samples, image_size_of
 from training.pairs import ProductPairs
+from training.patch_dropping import drop_patches
 from training.products import Products
 from training.representing import represent
 from training.skip_counter import SkipCounter
@@ -64,7 +67,12 @@ class TaskLoop(TrainingLoop):
         self.train_products, self.validation_products = train_products, validation_products
         self.total_samples = count_samples(train_products, arguments)
         if arguments.gradient_checkpointing:
-            head.gradient_checkpointing_enable({"use_reentrant": False})
+            head.activation_checkpointing_enable({"use_reentrant": False})
+        if arguments.channels_last:
+            head = head.to(memory_format=torch.channels_last)
+        drop_patches(head.eclip, arguments.keep_patches)
+        if arguments.compile:
+            compile_towers(head.eclip, arguments.compile_backend)
         self.modality = arguments.modality
         self.step: Any = TaskStep(head, arguments, accelerator, self.total_samples)
         self.bare_model = self.step.bare_model
@@ -86,11 +94,6 @@ class TaskLoop(TrainingLoop):
             processor=processor,
             limit=arguments.save_total_limit,
         )
-
-    @property
-    def num_ranks(self) -> int:
-        """Number of ranks."""
-        return self.accelerator.num_processes
 
     def run(self, resume_from: Path | None = None) -> RunResult:
         """Train to the end, and leave the head with its best weights.

@@ -108,11 +108,13 @@ def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, bas
         base_model_name_or_path=base,
         inference_mode=True,
     ).save_pretrained(str(folder))
-    # peft's names: https://huggingface.co/docs/peft/developer_guides/checkpoint
+    # peft's names: https://huggingface.co/docs/peft/developer_guides/checkpoint. It looks for the modules to save by
+    # the end of their names, and wants the weights of all that it finds.
+    found = tuple(f"{name}." for name, _ in head.named_modules() if name.endswith(tuple(own)))
     state = {
         f"base_model.model.{name.replace('.default', '')}": value.contiguous()
         for name, value in head.state_dict().items()
-        if ".lora_" in name or name.split(".")[0] in own
+        if ".lora_" in name or name.startswith(found)
     }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     head.config.architectures = [type(head).__name__]

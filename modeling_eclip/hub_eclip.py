@@ -21,7 +21,9 @@ AUTO_MAP = {
 # to what models of its Auto class do: attributes are questions about a product, a pair is a choice of two rows.
 HEAD_AUTO_MAP = {
     "AutoModelForImageClassification": "adult_eclip.EClipForAdultRecognition",
+    "AutoModelForMultipleChoice": "matching_eclip.EClipForProductMatching",
     "AutoModelForSequenceClassification": "category_eclip.EClipForCategoryClassification",
+    "AutoModelForTextEncoding": "clustering_eclip.EClipForProductClustering",
     "AutoModelForVisualQuestionAnswering": "attributes_eclip.EClipForAttributeExtraction",
 }
 

@@ -173,10 +173,18 @@ def test_clustering_answers():
         "clustering", FixedHead(torch.tensor([0, 0, 1, 1, 1, 1])), table, represented("012345"), DATA
     )
     assert told(answers.mistakes) == [
-        ([3, 2, 5], "one group of 4 offers", "3 products, an offer of each shown"),  # 5 wrong pairs
-        ([0, 2], "2 groups, an offer of each shown", "one product of 3 offers"),  # 2 pairs apart
+        ([3, 2, 5], "one group of 4 offers", "3 products"),  # 5 wrong pairs
+        ([0, 2], "2 groups", "one product of 3 offers"),  # 2 pairs apart
     ]
     assert measure(answers)["pairwise_recall"].value == 0.5
+
+
+def test_a_large_wrong_group_is_shown_in_part():
+    table = products(9, catalog_id=list(range(9)))
+    head = FixedHead(torch.zeros(9, dtype=torch.int64))
+    (mistake,) = answer_task("clustering", head, table, represented("012345678"), DATA).mistakes
+    assert (mistake.said, mistake.right) == ("one group of 9 offers", "9 products, 6 of them shown")
+    assert len(mistake.rows) == 6
 
 
 def test_what_cannot_be_answered():

@@ -18,6 +18,8 @@ from training.tasks import answer
 
 __all__ = ["Mistake", "TaskAnswers", "answer_task"]
 
+_NUM_SHOWN = 6  # offers of a wrong group
+
 
 @dataclass
 class Mistake:
@@ -228,8 +230,8 @@ def _clustering(split: _Split) -> TaskAnswers:
     groups = split.head.cluster(answer(split.head, split.represented).embeds).numpy().astype(np.int64)
     catalogs = split.catalogs[split.rows]
     products = _own_if_alone(catalogs)
-    joined = _mixed(groups, products, split.rows, "one group of {} offers", "{} products, an offer of each shown")
-    apart = _mixed(products, groups, split.rows, "one product of {} offers", "{} groups, an offer of each shown")
+    joined = _mixed(groups, products, split.rows, "one group of {} offers", "{} products")
+    apart = _mixed(products, groups, split.rows, "one product of {} offers", "{} groups")
     # What holds a mixed group together is what was answered; what holds a torn product together is right.
     mistakes = [*joined, *(Mistake(one.rows, one.right, one.said, one.weight) for one in apart)]
     return TaskAnswers("product_clustering", groups, catalogs, catalogs, mistakes=mistakes)
@@ -257,7 +259,7 @@ def _wrong_decisions(
 
 
 def _mixed(whole: np.ndarray, parts: np.ndarray, rows: np.ndarray, said: str, right: str) -> list[Mistake]:
-    """Return the wholes that are of several parts, an offer of each part, that of the largest first."""
+    """Return the wholes that are of several parts, with an offer of each of the largest parts."""
     order = np.argsort(whole, kind="stable")
     mistakes = []
     for members in np.split(order, np.flatnonzero(np.diff(whole[order])) + 1):
@@ -265,7 +267,8 @@ def _mixed(whole: np.ndarray, parts: np.ndarray, rows: np.ndarray, said: str, ri
         if len(counts) > 1:
             shown = [int(rows[members[parts[members] == part][0]]) for part, _ in counts.most_common()]
             num_wrong_pairs = (len(members) ** 2 - sum(count**2 for count in counts.values())) / 2
-            mistakes.append(Mistake(shown, said.format(len(members)), right.format(len(counts)), num_wrong_pairs))
+            of_parts = right.format(len(shown)) + (f", {_NUM_SHOWN} of them shown" if len(shown) > _NUM_SHOWN else "")
+            mistakes.append(Mistake(shown[:_NUM_SHOWN], said.format(len(members)), of_parts, num_wrong_pairs))
     return mistakes
 
 

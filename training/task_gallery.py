@@ -124,7 +124,7 @@ def _sizes(numbers: np.ndarray) -> np.ndarray:
 
 
 def _shown(mistake: Mistake, table: Any) -> ShownMistake:
-    return ShownMistake([_title_and_picture(table[row]) for row in mistake.rows[:6]], mistake.said, mistake.right)
+    return ShownMistake([_title_and_picture(table[row]) for row in mistake.rows], mistake.said, mistake.right)
 
 
 def _title_and_picture(row: Mapping[str, Any]) -> tuple[str, Any]:

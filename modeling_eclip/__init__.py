@@ -3,27 +3,52 @@
 Importing this package registers its classes with transformers' Auto classes.
 """
 
+from .adult_eclip import AdultOutput, EClipForAdultRecognition
+from .attributes_eclip import AttributeOutput, EClipForAttributeExtraction
+from .category_eclip import CategoryOutput, EClipForCategoryClassification
+from .category_tree_eclip import CategoryTree
+from .clustering_eclip import ClusteringOutput, EClipForProductClustering
 from .configuration_eclip import EClipConfig
 from .gather_eclip import gather_rows
-from .hub_eclip import AUTO_MAP, register_auto_classes
+from .hub_eclip import AUTO_MAP, HEAD_AUTO_MAP, register_auto_classes
 from .images_eclip import ProductImageError, load_product_image
+from .linkage_eclip import average_linkage
 from .losses_eclip import contrastive_loss, mate_contrast_loss
+from .matching_eclip import EClipForProductMatching, MatchingOutput
 from .modeling_eclip import EClipModel, EClipOutput
+from .neighbors_eclip import candidate_pairs, nearest_neighbors
 from .processing_eclip import EClipProcessor
+from .product_embeds_eclip import ProductEmbeds
 from .streams_eclip import MultiStreamAccumulation
 
 register_auto_classes(__name__)
 
 __all__ = [
     "AUTO_MAP",
+    "HEAD_AUTO_MAP",
+    "AdultOutput",
+    "AttributeOutput",
+    "CategoryOutput",
+    "CategoryTree",
+    "ClusteringOutput",
     "EClipConfig",
+    "EClipForAdultRecognition",
+    "EClipForAttributeExtraction",
+    "EClipForCategoryClassification",
+    "EClipForProductClustering",
+    "EClipForProductMatching",
     "EClipModel",
     "EClipOutput",
     "EClipProcessor",
+    "MatchingOutput",
     "MultiStreamAccumulation",
+    "ProductEmbeds",
     "ProductImageError",
+    "average_linkage",
+    "candidate_pairs",
     "contrastive_loss",
     "gather_rows",
     "load_product_image",
     "mate_contrast_loss",
+    "nearest_neighbors",
 ]

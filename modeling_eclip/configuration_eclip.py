@@ -1,6 +1,8 @@
 """Configuration of e-CLIP: two towers of any transformers architecture, and the space they share."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -15,7 +17,10 @@ _CONTRASTIVE_TEXT_TOWERS = ("clip_text_model", "siglip_text_model", "siglip2_tex
 
 @strict
 class EClipConfig(PreTrainedConfig):
-    r"""Configuration of an [`EClipModel`]: the towers, their pooling, the shared space and the loss.
+    r"""Configuration of an [`EClipModel`] and of the heads on it.
+
+    What a head has learnt to say travels here, with its thresholds and its calibration, so that a loaded head answers
+    in words. A base model reads the towers, their pooling, the shared space and the loss only.
 
     Args:
         vision_config (`dict` or [`PreTrainedConfig`], *optional*):
@@ -43,12 +48,40 @@ class EClipConfig(PreTrainedConfig):
             see [`contrastive_loss`].
         catalog_weight (`float`, defaults to 1.0):
             Mass of a positive mate relative to the row's own partner, between 0 and 1.
+        modality (`str`, defaults to `"both"`):
+            What a head looks at: `"text"`, `"image"` or `"both"`.
+        modality_dropout (`float`, defaults to 0.1):
+            Probability, per side, that a head on `"both"` is trained on a product without that side; up to 0.5, since
+            no product loses both.
+        category_paths (`list[list[str]]`, *optional*):
+            Leaves of the category tree as paths, root first, of any depth; a leaf's position is its class.
+        attributes (`dict[str, list[str]]`, *optional*):
+            Values of each attribute; a value's position is its class. See [`EClipConfig.attribute_names`].
+        not_stated (`str`, defaults to `"not stated"`):
+            Answer for an attribute that a product does not tell. It may be one of the attribute's values, and it is
+            answered where no value is as probable as `decision_threshold`.
+        decision_threshold (`float`, *optional*):
+            Probability from which a head says yes; 0.5 where it is `None`, and 0 for attributes.
+        wished_recall (`float`, *optional*):
+            Recall that `decision_threshold` was fitted for.
+        positive_weight (`float`, defaults to 1.0):
+            Weight of positive products in the loss of a recogniser, against 1 for all others.
+        label_smoothing (`float`, defaults to 0.0):
+            Share of each label's mass that the losses of classifiers spread over all classes.
+        calibration (`list[float]`, defaults to `[1.0, 0.0]`):
+            Slope and intercept that turn the logit of a yes-or-no head into that of a calibrated probability (Platt).
+        cluster_threshold (`float`, defaults to 0.8):
+            Cosine similarity from which products are joined into one cluster.
+        cluster_neighbors (`int`, defaults to 10):
+            Nearest neighbours per product among which clusters are looked for.
 
     Raises:
         ValueError: a field has a value that no model can be built from.
     """
 
     model_type = "eclip"
+    # What `Trainer` does not collect from every batch that it predicts.
+    keys_to_ignore_at_inference = ["products", "right_products"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
@@ -63,6 +96,18 @@ class EClipConfig(PreTrainedConfig):
     text_pooling: str = "auto"
     catalog_mates: Literal["positive", "negative", "masked"] = "positive"
     catalog_weight: float | int = 1.0
+    modality: Literal["text", "image", "both"] = "both"
+    modality_dropout: float | int = 0.1
+    category_paths: list[list[str]] | None = None
+    attributes: dict[str, list[str]] | None = None
+    not_stated: str = "not stated"
+    decision_threshold: float | int | None = None
+    wished_recall: float | int | None = None
+    positive_weight: float | int = 1.0
+    label_smoothing: float | int = 0.0
+    calibration: list[float | int] | tuple[float | int, float | int] = (1.0, 0.0)
+    cluster_threshold: float | int = 0.8
+    cluster_neighbors: int = 10
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the towers' configurations and settle what is left to them."""
@@ -75,6 +120,15 @@ class EClipConfig(PreTrainedConfig):
             self.vision_pooling = "pooler"
         if self.text_pooling == "auto":
             self.text_pooling = "pooler" if text_model_type in _CONTRASTIVE_TEXT_TOWERS else "mean"
+        self.calibration = list(self.calibration)
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """Names of the attributes, in the order in which labels and logits hold them.
+
+        They are sorted: a saved configuration keeps no order of its own.
+        """
+        return sorted(self.attributes or {})
 
     def validate_pooling(self) -> None:
         """Part of `@strict` validation: both poolings are known."""
@@ -102,6 +156,53 @@ class EClipConfig(PreTrainedConfig):
                 f"`catalog_weight` is {self.catalog_weight}; give a number from 0 (mates carry no mass) to 1 (as much "
                 "as the row's own partner)."
             )
+
+    def validate_classes(self) -> None:
+        """Part of `@strict` validation: every class can be told from the others."""
+        if self.category_paths is not None:
+            paths = [tuple(path) for path in self.category_paths]
+            if not paths:
+                raise ValueError("`category_paths` is []; give the path of at least one category, or leave it out.")
+            for path in paths:
+                if not path or not all(path):
+                    raise ValueError(f"`category_paths` holds {list(path)}; give each category a path of names.")
+            _check_unique("category_paths", paths)
+        if self.attributes is not None:
+            if not self.attributes:
+                raise ValueError("`attributes` is {}; give the values of at least one attribute, or leave it out.")
+            for name, values in self.attributes.items():
+                if not name or not values:
+                    raise ValueError(f"`attributes` holds {{{name!r}: {values}}}; give it a name and its values.")
+                _check_unique(f"attributes[{name!r}]", values)
+
+    def validate_decisions(self) -> None:
+        """Part of `@strict` validation: probabilities, weights and similarities are in their ranges."""
+        ranges: dict[str, tuple[float, float]] = {
+            "modality_dropout": (0, 0.5),
+            "decision_threshold": (0, 1),
+            "wished_recall": (0, 1),
+            "label_smoothing": (0, 1),
+            "cluster_threshold": (-1, 1),
+        }
+        for field, (low, high) in ranges.items():
+            value = getattr(self, field)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"`{field}` is {value}; give a number from {low} to {high}.")
+        if not 0 < self.positive_weight < math.inf:
+            raise ValueError(f"`positive_weight` is {self.positive_weight}; give a positive number.")
+        if self.cluster_neighbors < 1:
+            raise ValueError(f"`cluster_neighbors` is {self.cluster_neighbors}; give a positive number.")
+        # A negative slope would turn every decision round.
+        if len(self.calibration) != 2 or not all(map(math.isfinite, self.calibration)) or self.calibration[0] <= 0:
+            raise ValueError(
+                f"`calibration` is {list(self.calibration)}; give a positive slope and an intercept, both finite."
+            )
+
+
+def _check_unique(field: str, names: Sequence[object]) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"`{field}` names {repeated[0]!r} more than once; name each class once.")
 
 
 __all__ = ["POOLINGS", "EClipConfig"]

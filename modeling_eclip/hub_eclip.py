@@ -1,8 +1,9 @@
 """How e-CLIP classes are found by transformers' Auto classes, with this package installed and without it.
 
 A checkpoint carries its code, and the `auto_map` of its configuration names the class for each Auto class. `AUTO_MAP`
-is the one place where that is said; [`auto_map_of`] adds the class that is being saved, so that the checkpoint of any
-head answers to the head's own Auto class and, as every checkpoint does, to `AutoModel`.
+is the one place where that is said for every checkpoint, and `HEAD_AUTO_MAP` for heads; [`auto_map_of`] adds the class
+that is being saved, so that the checkpoint of any head answers to the head's own Auto class and, as every checkpoint
+does, to `AutoModel`.
 """
 
 import importlib
@@ -14,6 +15,16 @@ AUTO_MAP = {
     "AutoModel": "modeling_eclip.EClipModel",
     "AutoModelForZeroShotImageClassification": "modeling_eclip.EClipModel",
     "AutoProcessor": "processing_eclip.EClipProcessor",
+}
+
+# One Auto class per head, since each stands for one class of a configuration; what a head takes and answers is nearest
+# to what models of its Auto class do: attributes are questions about a product, a pair is a choice of two rows.
+HEAD_AUTO_MAP = {
+    "AutoModelForImageClassification": "adult_eclip.EClipForAdultRecognition",
+    "AutoModelForMultipleChoice": "matching_eclip.EClipForProductMatching",
+    "AutoModelForSequenceClassification": "category_eclip.EClipForCategoryClassification",
+    "AutoModelForTextEncoding": "clustering_eclip.EClipForProductClustering",
+    "AutoModelForVisualQuestionAnswering": "attributes_eclip.EClipForAttributeExtraction",
 }
 
 
@@ -35,13 +46,13 @@ def auto_map_of(model_class: type) -> dict[str, str]:
 
 
 def register_auto_classes(package: str) -> None:
-    """Register every class of `AUTO_MAP` with its Auto class, and have its code saved with its checkpoints.
+    """Register every class of both tables with its Auto class, and have its code saved with its checkpoints.
 
     Args:
-        package: Name of the package that holds the modules of `AUTO_MAP`.
+        package: Name of the package that holds the modules of the tables.
     """
     classes = {}
-    for auto_class, reference in AUTO_MAP.items():
+    for auto_class, reference in {**AUTO_MAP, **HEAD_AUTO_MAP}.items():
         module, name = reference.split(".")
         classes[auto_class] = getattr(importlib.import_module(f"{package}.{module}"), name)
     config_class = classes["AutoConfig"]
@@ -53,4 +64,4 @@ def register_auto_classes(package: str) -> None:
             eclip_class.register_for_auto_class(auto_class)
 
 
-__all__ = ["AUTO_MAP", "auto_map_of", "register_auto_classes"]
+__all__ = ["AUTO_MAP", "HEAD_AUTO_MAP", "auto_map_of", "register_auto_classes"]

@@ -1,4 +1,4 @@
-"""transformers' own common model tests, run against `EClipModel`.
+"""transformers' own common model tests, run against `EClipModel` and a head on it.
 
 They are those which every model inside transformers passes: saving and loading, initialisation, meta tensors, device
 maps, gradient checkpointing, attention implementations, resizing of the vocabulary, output forms and more.
@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from modeling_eclip import EClipConfig, EClipModel
+from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel
 
 SOURCE_TESTS = (
     Path(__file__).parents[1] / ".venv" / "transformers-source" / transformers.__version__ / "tests" / "__init__.py"
@@ -162,3 +162,61 @@ class TestEClipModel(ModelTesterMixin, unittest.TestCase):
         for tensor in recorded:
             assert tensor.grad is not None
             assert tensor.grad.abs().sum() > 0
+
+
+class EClipHeadTester(EClipModelTester):
+    """The same, with categories to sort products into."""
+
+    def get_config(self):
+        config = super().get_config()
+        config.category_paths = [["Shoes"], ["Shoes", "Boots"], ["Bags", "Totes"]]
+        return config
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs.pop("return_loss")
+        return config, inputs
+
+
+class TestEClipHead(ModelTesterMixin, unittest.TestCase):
+    """One head stands for all: what the common tests look at is what heads have in common."""
+
+    all_model_classes = (EClipForCategoryClassification,)
+    _is_composite = True
+    additional_model_inputs = ["pixel_values"]
+    test_can_init_all_missing_weights_before_2023 = True
+
+    def setUp(self):
+        self.model_tester = EClipHeadTester()
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        labels = {"labels": ids_tensor([len(inputs_dict["input_ids"])], 3)} if return_labels else {}
+        return {**inputs_dict, **labels}
+
+    @unittest.skip("Heads answer; hidden states and attentions are those of `head.eclip`")
+    def test_hidden_states_output(self):
+        pass
+
+    @unittest.skip("Heads answer; hidden states and attentions are those of `head.eclip`")
+    def test_attention_outputs(self):
+        pass
+
+    @unittest.skip("Heads answer; hidden states and attentions are those of `head.eclip`")
+    def test_retain_grad_hidden_states_attentions(self):
+        pass
+
+    @unittest.skip("It subtracts outputs, and which sides a product has is bool: test_heads.py compares the forms")
+    def test_model_outputs_equivalence(self):
+        pass
+
+    @unittest.skip("It wants a gradient of every weight, projections among them: test_heads.py compares all there are")
+    def test_training_gradient_checkpointing(self):
+        pass
+
+    @unittest.skip("As test_training_gradient_checkpointing")
+    def test_training_gradient_checkpointing_use_reentrant_false(self):
+        pass
+
+    @unittest.skip("As test_training_gradient_checkpointing")
+    def test_training_gradient_checkpointing_use_reentrant_true(self):
+        pass

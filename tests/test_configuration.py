@@ -69,11 +69,43 @@ def test_halves_are_taken_of_a_composite_configuration():
         ({"logit_scale_max_value": float("inf")}, "`logit_scale_max_value` is inf"),
         ({"catalog_mates": "friends"}, "catalog_mates"),
         ({"projection_dim": "many"}, "projection_dim"),
+        ({"modality": "video"}, "modality"),
+        ({"modality_dropout": 0.6}, "`modality_dropout` is 0.6; give a number from 0 to 0.5"),
+        ({"category_paths": []}, r"`category_paths` is \[\]"),
+        ({"category_paths": [["Shoes"], ["Bags", ""]]}, r"`category_paths` holds \['Bags', ''\]"),
+        ({"category_paths": [["Shoes"], ["Shoes"]]}, r"names \('Shoes',\) more than once"),
+        ({"category_paths": ["Shoes"]}, "category_paths"),
+        ({"attributes": {}}, r"`attributes` is \{\}"),
+        ({"attributes": {"colour": []}}, r"`attributes` holds \{'colour': \[\]\}"),
+        ({"attributes": {"colour": ["red", "red"]}}, r"`attributes\['colour'\]` names 'red' more than once"),
+        ({"decision_threshold": 1.5}, "`decision_threshold` is 1.5"),
+        ({"positive_weight": 0}, "`positive_weight` is 0"),
+        ({"calibration": [-1.0, 0.0]}, r"`calibration` is \[-1.0, 0.0\]"),
+        ({"calibration": [1.0, float("nan")]}, r"`calibration` is \[1.0, nan\]"),
+        ({"cluster_threshold": 2}, "`cluster_threshold` is 2"),
+        ({"cluster_neighbors": 0}, "`cluster_neighbors` is 0"),
     ],
 )
 def test_errors_quote_the_value(fields, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         make_config(**fields)
+
+
+def test_what_a_head_says_survives_saving(tmp_path):
+    fields = {
+        "modality": "image",
+        "category_paths": [["Shoes"], ["Shoes", "Boots"]],
+        "attributes": {"season": ["winter", "summer"], "colour": ["red"]},
+        "not_stated": "unknown",
+        "decision_threshold": 0.25,
+        "wished_recall": 0.95,
+        "calibration": (1.5, -2),
+    }
+    make_config(**fields).save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert {name: getattr(loaded, name) for name in fields} == {**fields, "calibration": [1.5, -2]}
+    assert loaded.attribute_names == ["colour", "season"]
+    assert make_config().attribute_names == []
 
 
 def test_unknown_model_type_is_named():

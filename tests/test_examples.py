@@ -8,7 +8,7 @@ import torch
 from conftest import TRANSFORMER, VIT
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, ViTImageProcessorPil
 
-from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
+from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel, EClipProcessor
 from training.title_tokenizer import train_title_tokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -28,17 +28,25 @@ def tokenizer():
 
 def test_every_example_fits_on_a_page_and_is_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"continue_from_clip", "embed", "own_loop"}
+    tasks = {"lora_category", "lora_matching", "trainer_category"}
+    assert names == {"continue_from_clip", "embed", "own_loop"} | tasks
     for name in names:
         assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60, name
 
 
-def test_embed(tokenizer, tmp_path, capsys):
+@pytest.fixture
+def checkpoint(tokenizer, tmp_path):
+    """A model that has learned nothing, with its processor."""
+    torch.manual_seed(0)
     text = {"model_type": "bert", **TRANSFORMER, "vocab_size": len(tokenizer)}
     config = EClipConfig(vision_config={"model_type": "vit", **VIT}, text_config=text, projection_dim=16)
     EClipModel(config).save_pretrained(tmp_path)
     EClipProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(tmp_path)
-    load_example("embed").main(str(tmp_path))
+    return str(tmp_path)
+
+
+def test_embed(checkpoint, capsys):
+    load_example("embed").main(checkpoint)
     printed = capsys.readouterr().out
     assert "embeddings of 16 dimensions" in printed
     assert printed.count("-> image of:") == 5
@@ -60,3 +68,28 @@ def test_continue_from_clip(tokenizer, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "projection_dim 24" in printed and "similarity" in printed
     assert EClipModel.from_pretrained(tmp_path / "eclip").config.projection_dim == 24
+
+
+# peft asks transformers by a name that transformers has deprecated.
+@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
+def test_lora_category_learns(checkpoint, capsys):
+    load_example("lora_category").main(checkpoint, num_offers=200, num_epochs=2)
+    printed = capsys.readouterr().out
+    assert "parameters are trained" in printed and printed.count(" -> ") == 5
+    first, last = (float(line.split()[-1]) for line in printed.splitlines() if line.startswith("epoch"))
+    assert last < first
+
+
+@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
+def test_lora_matching_learns(checkpoint, capsys):
+    before, after = load_example("lora_matching").main(checkpoint, num_offers=100, num_epochs=1)
+    assert 0 < before <= 1 and 0 < after <= 1
+    assert "parameters are trained" in capsys.readouterr().out
+
+
+def test_trainer_category_saves_a_head(checkpoint, tmp_path, capsys):
+    load_example("trainer_category").main(checkpoint, str(tmp_path / "head"), num_offers=200, num_epochs=0.5)
+    assert "accuracy on" in capsys.readouterr().out
+    head = EClipForCategoryClassification.from_pretrained(tmp_path / "head")
+    assert head.config.category_paths == sorted(head.config.category_paths)
+    assert EClipProcessor.from_pretrained(tmp_path / "head").tokenizer.vocab_size > 0

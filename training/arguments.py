@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from transformers import HfArgumentParser
@@ -68,7 +68,15 @@ class DataArguments:
     test_split: str = _help("Split of test_data.", "test")
     pairs_data: list[str] = _help("Sources of offers that test_pairs speaks of.", [])
     test_pairs: str | None = _help("Parquet of labelled pairs of offers: left, right, label.", None)
-    pair_id_column: str | None = _help("Column of pairs_data that left and right speak of.", None)
+    pair_id_column: str | None = _help(
+        "Column of the offers that left and right speak of; title_column if they are titles themselves.", None
+    )
+    train_pairs: str | None = _help("Parquet of labelled pairs of train_data: left, right, label.", None)
+    validation_pairs: str | None = _help("Parquet of labelled pairs of validation_data.", None)
+    category_column: str = _help("Column of the category path: a list, or text with category_separator.", "category")
+    category_separator: str = _help("What separates the levels of a category that is text.", ">")
+    attribute_columns: list[str] = _help("Columns of attributes; a null there is no label.", [])
+    restricted_column: str = _help("Column that is true for products for adults only.", "restricted")
     streaming: bool = _help("Read training offers, as parquet, when they are needed, not beforehand.", False)
     shuffle_buffer: int = _help("Rows of a stream that are shuffled together, and held in memory.", 4096)
     title_column: str = _help("Column of the title.", "title")
@@ -95,6 +103,7 @@ class DataArguments:
         if self.train_data == ["toy"]:
             self.validation_data = self.validation_data or ["toy"]
             self.test_data = self.test_data or ["toy"]
+            self.attribute_columns = self.attribute_columns or ["colour", "pattern"]
 
 
 @dataclass
@@ -169,16 +178,69 @@ class TrainArguments:
 
 
 @dataclass
+class FinetuneArguments(TrainArguments):
+    """How a task is learned: the training arguments, with what fits tasks where nothing is given, and the task.
+
+    Streams and the contrast of mates are pre-training's, and are not looked at.
+    """
+
+    output_dir: str = _help("Where checkpoints, the model and the report go.", "outputs/finetune")
+    task: Literal["category", "attributes", "matching", "clustering", "adult"] = _help("What is learned.", "category")
+    modality: Literal["text", "image", "both"] = _help("What of a product it is learned from.", "both")
+    method: Literal["linear", "full", "lora"] = _help(
+        "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters.", "full"
+    )
+    label_share: float = _help("Share of the training rows (or pairs, or catalogs) whose labels are used.", 1.0)
+    num_epochs: float = _help("Passes over the labelled rows.", 8.0)
+    batch_size: int = _help("Rows in a batch, all ranks together.", 64)
+    learning_rate: float = _help("Peak learning rate of the head.", 2e-3)
+    tower_learning_rate: float | None = _help("Peak rate of the towers; 1e-4 if not given, of adapters 1e-3.", None)
+    weight_decay: float = _help("Weight decay of matrices; biases and norms have none.", 0.05)
+    adam_beta2: float = _help("AdamW's second beta.", 0.999)
+    label_smoothing: float = _help("Share of a label's mass that is spread over all classes; not by linear.", 0.05)
+    modality_dropout: float = _help("Probability, per side, of learning from both without it; not by linear.", 0.1)
+    positive_weight: float | None = _help("Weight of restricted products; as much as all others if not given.", None)
+    wished_recall: float = _help("Share of restricted products that the threshold finds on validation.", 0.95)
+    merge: bool = _help("Save adapters added to the weights, as a model of its own, not alone.", False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can be made of, and settle the towers' rate."""
+        super().__post_init__()
+        for name in ("label_share", "wished_recall"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give a share above 0 and at most 1.")
+        if self.tower_learning_rate is None:
+            self.tower_learning_rate = 1e-3 if self.method == "lora" else 1e-4
+
+
+@dataclass
 class EvaluationArguments:
     """What `evaluate_tasks.py` measures."""
 
     checkpoints: list[str] = _help("e-CLIP checkpoints, beside the configuration's untrained model.", [])
-    report_dir: str = _help("Where the figures go.", "outputs/evaluation")
+    report_dir: str = _help("Where the figures and pictures go.", "outputs/evaluation")
     eval_batch_size: int = _help("Offers embedded at a time.", 256)
-    seed: int = _help("Seed of the untrained model's new weights.", 0)
+    seed: int = _help("Seed of the untrained model's new weights, of derived pairs and of resampling.", 0)
+    task: Literal["category", "attributes", "matching", "clustering", "adult"] | None = _help(
+        "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.", None
+    )
+    modality: Literal["text", "image", "both"] | None = _help(
+        "What of a product a head gets to see; all that it looks at if not given.", None
+    )
+    split: Literal["train", "validation", "test"] = _help("Split that heads are measured on.", "test")
+    num_resamples: int = _help("How often rows are drawn for the intervals of a head's figures.", 1000)
+    resample_by: Literal["catalogs", "rows"] = _help(
+        "What is drawn; rows where training has seen the very catalogs of the split.", "catalogs"
+    )
 
 
-ALL_ARGUMENTS: tuple[type, ...] = (ModelArguments, DataArguments, TrainArguments, EvaluationArguments)
+ALL_ARGUMENTS: tuple[type, ...] = (
+    ModelArguments,
+    DataArguments,
+    TrainArguments,
+    FinetuneArguments,
+    EvaluationArguments,
+)
 
 
 def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -287,6 +349,7 @@ __all__ = [
     "ALL_ARGUMENTS",
     "DataArguments",
     "EvaluationArguments",
+    "FinetuneArguments",
     "ModelArguments",
     "TrainArguments",
     "parse_arguments",

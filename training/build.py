@@ -40,7 +40,7 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         image=arguments.image_column,
         # Labelled pairs say themselves which offers are of one product.
         catalog_id=() if split == "pairs" else tuple(arguments.catalog_id_column),
-        row_id=arguments.pair_id_column if split == "pairs" else arguments.id_column,
+        row_id=arguments.pair_id_column if _pairs_speak_of(arguments, split) else arguments.id_column,
     )
     sources = getattr(arguments, f"{split}_data")
     if not sources:
@@ -56,6 +56,10 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         toy_offers=arguments.toy_offers,
         toy_seed=arguments.toy_seed,
     )
+
+
+def _pairs_speak_of(arguments: DataArguments, split: str) -> bool:
+    return split == "pairs" or getattr(arguments, f"{split}_pairs") is not None and split != "test"
 
 
 def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> EClipProcessor:

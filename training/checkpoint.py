@@ -122,7 +122,8 @@ def choose_checkpoint(output_dir: Path, resume_from: str | None, *, overwrite: b
     """
     existing = find_checkpoints(output_dir)
     if resume_from is None:
-        left = [path.name for path in (*existing, output_dir / "model.safetensors") if path.exists()]
+        models = (output_dir / "model.safetensors", output_dir / "adapter_model.safetensors")
+        left = [path.name for path in (*existing, *models) if path.exists()]
         if left and not overwrite:
             raise ValueError(
                 f"`output_dir` {str(output_dir)!r} holds {left[-1]} of an earlier run; continue that with "

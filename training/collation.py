@@ -5,17 +5,21 @@ A batch is a dictionary of
 - what the processor returns: `input_ids` `(N, L)`, `attention_mask` `(N, L)`, `pixel_values` `(N, C, H, W)`, ...;
 - in place of a frozen tower's inputs, where the rows hold them, its vectors: `image_pooler_output` and
   `text_pooler_output`, float32 `(N, width)`;
+- for a task that looks at both sides: `has_text` and `has_image`, bool `(N,)`; the other side's inputs are a stand-in;
+- for a task with labels: `labels`, `(N,)` or `(N, attributes)`;
 - `catalog_ids`: int64 `(N,)`;
 - `row_ids` and `titles`: lists of `N` strings;
 - `skipped`: list of `(row_id, reason)`;
 - `num_rows`: planned rows, `N + len(skipped)`.
 
 `N` is 0 where nothing of a rank's share is usable. The rank must answer its peers all the same, and not every tower
-takes a batch of no rows: the model's inputs then hold one stand-in row, so take the first `N` embeddings only.
+takes a batch of no rows: the model's inputs then hold one stand-in row without a label, so take the first `N`
+embeddings only.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,10 +29,55 @@ from training.augmentation import ProductAugmentation, TitleAugmentation
 from training.pictures import PictureReader
 from training.product_ids import NO_CATALOG, stable_id
 
-__all__ = ["FROZEN_COLUMNS", "ProductCollator"]
+__all__ = ["FROZEN_COLUMNS", "ProductCollator", "ReadRow", "RowLabels", "sides_of"]
 
 FROZEN_COLUMNS = ("image_pooler_output", "text_pooler_output")
 """Columns with the vectors of a frozen tower, which take the place of its inputs."""
+
+
+class RowLabels(Protocol):
+    """Reads a row's label.
+
+    Attributes:
+        columns: Columns that the label is read from.
+    """
+
+    columns: list[str]
+
+    @property
+    def blank(self) -> Any:
+        """Label of a row that has none."""
+
+    def encode(self, row: Mapping[str, Any]) -> Any:
+        """Return a row's label as numbers."""
+
+
+@dataclass
+class ReadRow:
+    """What was read of a usable row.
+
+    Args:
+        row_id: Id of the row.
+        catalog_id: Catalog of the row, or -1.
+        title: Title, augmented in training; empty where there is none.
+        picture: What `PictureReader` reads; none where there is none or it is not wanted.
+        vectors: Vectors of frozen towers, by column.
+        sides: Which of the wanted sides it has.
+        label: The label.
+    """
+
+    row_id: str
+    catalog_id: int
+    title: str
+    picture: torch.Tensor | None
+    vectors: dict[str, Any]
+    sides: set[str]
+    label: Any
+
+
+def sides_of(modality: str | None) -> tuple[str, ...]:
+    """Return the sides of a product that a modality looks at; both where there is none."""
+    return (modality,) if modality in ("text", "image") else ("text", "image")
 
 
 class ProductCollator:
@@ -44,6 +93,9 @@ class ProductCollator:
             a product that meets itself in a batch is its own mate and not a negative. Otherwise its id stays -1.
         frozen_widths: Number of values in each of the `FROZEN_COLUMNS` that the rows hold. Of a row with an
             `image_pooler_output`, the `image` is not read.
+        modality: What a task looks at: `"text"`, `"image"`, or `"both"`, where either of them makes a row usable. If
+            not given, a row needs both.
+        labels: Reads the labels of a task.
     """
 
     def __init__(
@@ -55,69 +107,110 @@ class ProductCollator:
         seed: int = 0,
         own_catalog_for_singles: bool = True,
         frozen_widths: Mapping[str, int] | None = None,
+        modality: str | None = None,
+        labels: RowLabels | None = None,
     ) -> None:
         """Keeps the arguments."""
         self.processor = processor
         self.title_augmentation = title_augmentation
         self.seed = seed
         self.own_catalog_for_singles = own_catalog_for_singles
-        self.frozen_widths = dict(frozen_widths or {})
+        self.sides = sides_of(modality)
+        self.needs_all_sides = modality != "both"
+        self.frozen_widths = {
+            name: width for name, width in (frozen_widths or {}).items() if name.startswith(self.sides)
+        }
+        self.labels = labels
         self.pictures = PictureReader(processor, augmentation)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], positions: Sequence[int]) -> dict[str, Any]:
         """Makes a batch.
 
         Args:
-            rows: Rows with `title`, `image`, `catalog_id` and `row_id`, and with the frozen columns.
+            rows: Rows with `title`, `image`, `catalog_id` and `row_id`, with the frozen columns and those of labels.
+                A column that the modality or a frozen tower makes needless may be absent.
             positions: Position of each row in the run.
 
         Returns:
             The batch, as the module describes it.
         """
-        titles, pictures, catalog_ids, row_ids, skipped = [], [], [], [], []
-        vectors: dict[str, list[Any]] = {name: [] for name in self.frozen_widths}
+        usable, skipped = [], []
         for row, position in zip(rows, positions, strict=True):
-            title = (row["title"] or "").strip()
-            if not title:
-                skipped.append((row["row_id"], "empty_title"))
-                continue
-            if any(row[name] is None for name in vectors):
-                skipped.append((row["row_id"], "missing"))
-                continue
-            rng = np.random.default_rng((self.seed, position))
-            if "image_pooler_output" not in vectors:
-                try:
-                    pictures.append(self.pictures.read(row["image"], rng))
-                except ProductImageError as error:
-                    skipped.append((row["row_id"], error.reason))
-                    continue
-            if self.title_augmentation is not None:
-                title = self.title_augmentation(title, rng)
-            catalog_id = row["catalog_id"]
-            if catalog_id == NO_CATALOG and self.own_catalog_for_singles:
-                catalog_id = stable_id(row["row_id"])
-            for name in vectors:
-                vectors[name].append(row[name])
-            titles.append(title)
-            catalog_ids.append(catalog_id)
-            row_ids.append(row["row_id"])
+            read = self.read(row, position)
+            if isinstance(read, ReadRow):
+                usable.append(read)
+            else:
+                skipped.append((row["row_id"], read))
         return {
-            **self._inputs(titles, pictures, vectors),
-            "catalog_ids": torch.tensor(catalog_ids, dtype=torch.int64),
-            "row_ids": row_ids,
-            "titles": titles,
+            **self.inputs(usable or [self.stand_in()]),
+            "catalog_ids": torch.tensor([row.catalog_id for row in usable], dtype=torch.int64),
+            "row_ids": [row.row_id for row in usable],
+            "titles": [row.title for row in usable],
             "skipped": skipped,
             "num_rows": len(rows),
         }
 
-    def _inputs(self, titles: list[str], pictures: list[Any], vectors: dict[str, list[Any]]) -> dict[str, Any]:
-        """The model's inputs; where there is no row, those of a stand-in, with the shapes that real ones have."""
-        if not titles:
-            titles, pictures = ["none"], [self.pictures.blank()]
-            vectors = {name: [[0.0] * width] for name, width in self.frozen_widths.items()}
+    def read(self, row: Mapping[str, Any], position: int) -> ReadRow | str:
+        """Reads one row.
+
+        Args:
+            row: The row.
+            position: Its position in the run.
+
+        Returns:
+            What was read, or the reason why the row cannot be used.
+        """
+        problems: dict[str, str] = {}
+        title = (row.get("title") or "").strip()
+        if not title:
+            problems["text"] = "empty_title"
+        for name in self.frozen_widths:
+            if row[name] is None:
+                problems.setdefault(name.split("_")[0], "missing")
+        if reason := self._unusable(problems):
+            return reason
+        rng = np.random.default_rng((self.seed, position))
+        picture = None
+        if "image" in self.sides and "image_pooler_output" not in self.frozen_widths:
+            try:
+                picture = self.pictures.read(row["image"], rng)
+            except ProductImageError as error:
+                problems["image"] = error.reason
+                if reason := self._unusable(problems):
+                    return reason
+        if self.title_augmentation is not None and title:
+            title = self.title_augmentation(title, rng)
+        catalog_id = row["catalog_id"]
+        if catalog_id == NO_CATALOG and self.own_catalog_for_singles:
+            catalog_id = stable_id(row["row_id"])
+        vectors = {name: row[name] for name in self.frozen_widths}
+        label = None if self.labels is None else self.labels.encode(row)
+        return ReadRow(row["row_id"], catalog_id, title, picture, vectors, {*self.sides} - problems.keys(), label)
+
+    def _unusable(self, problems: dict[str, str]) -> str | None:
+        """The reason why a row with these problems cannot be used, if they are enough."""
+        found = [problems[side] for side in self.sides if side in problems]
+        return found[0] if found and (self.needs_all_sides or len(found) == len(self.sides)) else None
+
+    def stand_in(self) -> ReadRow:
+        """A row in the place of none, without a label."""
+        label = None if self.labels is None else self.labels.blank
+        return ReadRow("", NO_CATALOG, "none", None, dict.fromkeys(self.frozen_widths), {*self.sides}, label)
+
+    def inputs(self, rows: Sequence[ReadRow]) -> dict[str, Any]:
+        """The model's inputs of one or more rows, and their labels."""
         inputs: dict[str, Any] = {}
-        if "text_pooler_output" not in vectors:
-            inputs |= self.processor(text=titles, return_tensors="pt")
-        if "image_pooler_output" not in vectors:
+        if "text" in self.sides and "text_pooler_output" not in self.frozen_widths:
+            inputs |= self.processor(text=[row.title or "none" for row in rows], return_tensors="pt")
+        if "image" in self.sides and "image_pooler_output" not in self.frozen_widths:
+            pictures = [self.pictures.blank() if row.picture is None else row.picture for row in rows]
             inputs |= self.pictures.batch(pictures)
-        return inputs | {name: torch.tensor(values, dtype=torch.float32) for name, values in vectors.items()}
+        for name, width in self.frozen_widths.items():
+            vectors = [row.vectors[name] if row.vectors[name] is not None else [0.0] * width for row in rows]
+            inputs[name] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        if not self.needs_all_sides:
+            for side in self.sides:
+                inputs[f"has_{side}"] = torch.tensor([side in row.sides for row in rows])
+        if self.labels is not None:
+            inputs["labels"] = torch.tensor([row.label for row in rows])
+        return inputs

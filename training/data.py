@@ -21,15 +21,16 @@ from torch.utils.data import DataLoader, Dataset
 from training.augmentation import ProductAugmentation, TitleAugmentation
 from training.block_order import BlockOrder
 from training.blocks import StreamedProducts
-from training.collation import FROZEN_COLUMNS, ProductCollator
+from training.collation import FROZEN_COLUMNS, ProductCollator, RowLabels, sides_of
 from training.order import RowOrder, batch_spans, rank_slice
+from training.pairs import PairCollator, ProductPairs
 from training.products import Products
 
 __all__ = ["ProductBatches", "evaluation_loader", "train_loader"]
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ["title", "image", "catalog_id", "row_id"]
+_COLUMNS = ("title", "image", "catalog_id", "row_id")
 _MUCH_MEMORY = 2**30
 _PARENT_CHECK_SECONDS = 1.0
 
@@ -45,7 +46,7 @@ class ProductBatches(Dataset[dict[str, Any]]):
     """Batches of products: item `k` is this rank's share of the `k`-th global batch.
 
     Args:
-        products: Products with the canonical columns.
+        products: Products, or pairs of products, with the columns that the collator reads.
         collator: Makes a batch of rows.
         order: Which row is at which position.
         spans: `(start, stop)` positions of each global batch.
@@ -55,8 +56,8 @@ class ProductBatches(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        products: Products,
-        collator: ProductCollator,
+        products: Products | ProductPairs,
+        collator: ProductCollator | PairCollator,
         order: Order,
         spans: Sequence[tuple[int, int]],
         rank: int = 0,
@@ -64,7 +65,7 @@ class ProductBatches(Dataset[dict[str, Any]]):
     ) -> None:
         """Checks the rank and keeps the arguments."""
         rank_slice(0, 0, rank, num_ranks)
-        self.products = products.select_columns(_columns_of(products))
+        self.products = products
         self.collator = collator
         self.order = order
         self.spans = list(spans)
@@ -82,17 +83,21 @@ class ProductBatches(Dataset[dict[str, Any]]):
         return self.collator(rows, range(start, stop))
 
 
-def _columns_of(products: Products) -> list[str]:
-    frozen = [name for name in FROZEN_COLUMNS if name in products.column_names]
-    return [*(name for name in _COLUMNS if name != "image" or "image_pooler_output" not in frozen), *frozen]
+def _columns_of(products: Products | ProductPairs, modality: str | None, labels: RowLabels | None) -> list[str]:
+    """The columns that are read: no pictures where none are looked at."""
+    frozen = [name for name in FROZEN_COLUMNS if name in products.column_names and name.startswith(sides_of(modality))]
+    has_pictures = "image" in sides_of(modality) and "image_pooler_output" not in frozen
+    canonical = (name for name in _COLUMNS if name != "image" or has_pictures)
+    return list(dict.fromkeys([*canonical, *frozen, *(labels.columns if labels is not None else ())]))
 
 
-def _frozen_widths(products: Products) -> dict[str, int]:
+def _frozen_widths(products: Products | ProductPairs) -> dict[str, int]:
     """Number of values in each frozen column, found in the first row that has one."""
     widths = {}
     for name in FROZEN_COLUMNS:
         if name in products.column_names:
-            values = (row[name] for row in products.select_columns(name))
+            rows = products.products if isinstance(products, ProductPairs) else products
+            values = (row[name] for row in rows.select_columns(name))
             first = next((value for value in values if value is not None), None)
             if first is None:
                 raise ValueError(f"column {name!r} holds nothing but nulls. Leave it out, or compute it anew.")
@@ -101,7 +106,7 @@ def _frozen_widths(products: Products) -> dict[str, int]:
 
 
 def train_loader(
-    products: Products,
+    products: Products | ProductPairs,
     processor: Any,
     *,
     batch_size: int | Callable[[int], int],
@@ -115,13 +120,15 @@ def train_loader(
     own_catalog_for_singles: bool = True,
     mates_share: float = 0.0,
     shuffle_buffer: int = 4096,
+    modality: str | None = None,
+    labels: RowLabels | None = None,
     num_workers: int = 0,
     prefetch_factor: int = 2,
 ) -> DataLoader[dict[str, Any]]:
     """Loads the batches of a training run in order; each item is this rank's share of one global batch.
 
     Args:
-        products: Products with the canonical columns, map-style or streamed.
+        products: Products with the canonical columns, map-style or streamed, or pairs of them.
         processor: An `EClipProcessor`, or anything that is called as one and has its `image_processor`.
         batch_size: Samples in a global batch, all ranks together: a number, or a function of the samples seen.
         total_samples: Samples of the whole run, those before `start` included; the last batch is as short as it must.
@@ -136,6 +143,8 @@ def train_loader(
         shuffle_buffer: About how many rows of streamed products are shuffled together; see `BlockOrder`. Each worker
             holds so many in memory. A block is read once by every worker of every rank that gets rows of it, so by all
             of them where this is many times a rank's share of a batch, and by one or two where it is less.
+        modality: What a task looks at; see `ProductCollator`.
+        labels: Reads the labels of a task.
         num_workers: Worker processes; 0 loads in this process.
         prefetch_factor: Batches that each worker prepares ahead.
 
@@ -152,7 +161,10 @@ def train_loader(
         seed=seed,
         own_catalog_for_singles=own_catalog_for_singles,
         frozen_widths=_frozen_widths(products),
+        modality=modality,
+        labels=labels,
     )
+    products = products.select_columns(_columns_of(products, modality, labels))
     spans = list(batch_spans(batch_size, total_samples, start))
     order: Order
     if isinstance(products, StreamedProducts):
@@ -171,40 +183,58 @@ def train_loader(
                 num_bytes / 2**30,
             )
     else:
-        catalog_ids = np.asarray(products["catalog_id"]) if mates_share else None
+        catalog_ids = None
+        if mates_share and not isinstance(products, ProductPairs):
+            catalog_ids = np.asarray(products["catalog_id"])
         order = RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
-    batches = ProductBatches(products, collator, order, spans, rank, num_ranks)
+    batches = ProductBatches(products, _for(products, collator), order, spans, rank, num_ranks)
     return _loader(batches, num_workers, prefetch_factor)
 
 
 def evaluation_loader(
-    products: Products,
+    products: Products | ProductPairs,
     processor: Any,
     *,
     batch_size: int,
     rank: int = 0,
     num_ranks: int = 1,
+    modality: str | None = None,
+    labels: RowLabels | None = None,
     num_workers: int = 0,
     prefetch_factor: int = 2,
 ) -> DataLoader[dict[str, Any]]:
     """Loads all rows once, in their own order and without augmentation; catalog ids stay as they are.
 
     Args:
-        products: Products with the canonical columns, map-style or streamed.
+        products: Products with the canonical columns, map-style or streamed, or pairs of them.
         processor: An `EClipProcessor`, or anything that is called as one and has its `image_processor`.
         batch_size: Rows in a global batch, all ranks together.
         rank: This rank.
         num_ranks: Number of ranks.
+        modality: What a task looks at; see `ProductCollator`.
+        labels: Reads the labels of a task.
         num_workers: Worker processes; 0 loads in this process.
         prefetch_factor: Batches that each worker prepares ahead.
 
     Returns:
         A loader of batches, as `training.collation` describes them.
     """
-    collator = ProductCollator(processor, own_catalog_for_singles=False, frozen_widths=_frozen_widths(products))
+    collator = ProductCollator(
+        processor,
+        own_catalog_for_singles=False,
+        frozen_widths=_frozen_widths(products),
+        modality=modality,
+        labels=labels,
+    )
+    products = products.select_columns(_columns_of(products, modality, labels))
     order = RowOrder(len(products), seed=0, shuffle=False)
     spans = list(batch_spans(batch_size, len(products)))
-    return _loader(ProductBatches(products, collator, order, spans, rank, num_ranks), num_workers, prefetch_factor)
+    batches = ProductBatches(products, _for(products, collator), order, spans, rank, num_ranks)
+    return _loader(batches, num_workers, prefetch_factor)
+
+
+def _for(products: Products | ProductPairs, collator: ProductCollator) -> ProductCollator | PairCollator:
+    return PairCollator(collator) if isinstance(products, ProductPairs) else collator
 
 
 def _loader(batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int) -> DataLoader[dict[str, Any]]:

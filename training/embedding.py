@@ -1,12 +1,13 @@
-"""Embed a set of offers with a model: what retrieval and the zero-shot tasks are measured on."""
+"""Embed a set of offers with a model: what retrieval and the tasks are measured on."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel
@@ -44,7 +45,6 @@ def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, torch
     return {name: value.to(device, non_blocking=True) for name, value in batch.items() if name not in _NOT_INPUTS}
 
 
-@torch.no_grad()
 def embed_offers(
     model: EClipModel,
     loader: Iterable[dict[str, Any]],
@@ -68,6 +68,46 @@ def embed_offers(
     Raises:
         ValueError: no row could be used.
     """
+
+    def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        output = model(**inputs)
+        return {
+            "text_embeds": output.text_embeds,
+            "image_embeds": output.image_embeds,
+            "text_features": output.text_model_output.pooler_output,
+            "image_features": output.vision_model_output.pooler_output,
+        }
+
+    return OfferEmbeddings(**encode_all(model, encode, loader, accelerator, skips, description=description))
+
+
+@torch.no_grad()
+def encode_all(
+    model: nn.Module,
+    encode: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor | None]],
+    loader: Iterable[dict[str, Any]],
+    accelerator: Accelerator,
+    skips: SkipCounter,
+    *,
+    description: str = "embedding",
+) -> dict[str, Any]:
+    """Encode the rows of a loader in evaluation mode; every rank encodes its share and gets all.
+
+    Args:
+        model: What is put into evaluation mode.
+        encode: Makes tensors, a row each, of a batch's inputs; `None` for what there is not.
+        loader: Batches as `evaluation_loader` yields them.
+        accelerator: The process's accelerator.
+        skips: Counts the rows that can't be used, of all ranks.
+        description: What the progress bar says.
+
+    Returns:
+        What `encode` returned of all usable rows, in their order, on the CPU and in float32 where it is no integer,
+        and `catalog_ids`, `row_ids` and `titles`.
+
+    Raises:
+        ValueError: no row could be used.
+    """
     was_training = model.training
     model.eval()
     parts: list[dict[str, Any]] = []
@@ -77,16 +117,10 @@ def embed_offers(
         part: dict[str, Any] = {"number": number, "num_rows": batch["num_rows"], "skipped": batch["skipped"]}
         if batch["row_ids"]:
             with accelerator.autocast():
-                output = model(**model_inputs(batch, accelerator.device))
-            part |= {
-                "text_embeds": output.text_embeds.float().cpu(),
-                "image_embeds": output.image_embeds.float().cpu(),
-                "text_features": output.text_model_output.pooler_output.float().cpu(),
-                "image_features": output.vision_model_output.pooler_output.float().cpu(),
-                "catalog_ids": batch["catalog_ids"],
-                "row_ids": batch["row_ids"],
-                "titles": batch["titles"],
-            }
+                encoded = encode(model_inputs(batch, accelerator.device))
+            tensors = {name: value for name, value in encoded.items() if value is not None}
+            part["columns"] = {name: (v.float() if v.is_floating_point() else v).cpu() for name, v in tensors.items()}
+            part["columns"] |= {name: batch[name] for name in ("catalog_ids", "row_ids", "titles")}
         parts.append(part)
     model.train(was_training)
     # Ranks take contiguous shares of each batch: batch by batch, in rank order, is the order of the rows.
@@ -94,17 +128,17 @@ def embed_offers(
     parts.sort(key=lambda part: part["number"])
     for part in parts:
         skips.add(part)
-    usable = [part for part in parts if "row_ids" in part]
+    usable = [part["columns"] for part in parts if "columns" in part]
     if not usable:
         raise ValueError(
             f"no offer could be embedded: {skips.report()} ({skips.examples()}); are `title_column` and "
             "`image_column` the right ones?"
         )
     columns: dict[str, Any] = {}
-    for entry in fields(OfferEmbeddings):
-        values = [part[entry.name] for part in usable]
-        columns[entry.name] = list(chain.from_iterable(values)) if isinstance(values[0], list) else torch.cat(values)
-    return OfferEmbeddings(**columns)
+    for name, first in usable[0].items():
+        values = [part[name] for part in usable]
+        columns[name] = list(chain.from_iterable(values)) if isinstance(first, list) else torch.cat(values)
+    return columns
 
 
 def _gather_objects(parts: list[dict[str, Any]], accelerator: Accelerator) -> list[list[dict[str, Any]]]:
@@ -115,4 +149,4 @@ def _gather_objects(parts: list[dict[str, Any]], accelerator: Accelerator) -> li
     return gathered
 
 
-__all__ = ["OfferEmbeddings", "embed_offers", "model_inputs"]
+__all__ = ["OfferEmbeddings", "embed_offers", "encode_all", "model_inputs"]

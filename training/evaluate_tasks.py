@@ -1,13 +1,20 @@
-"""Measure checkpoints as they are: `python training/evaluate_tasks.py --config C --checkpoints A B`.
+"""Measure checkpoints: `python training/evaluate_tasks.py --config C --checkpoints A B [--task category]`.
 
-Retrieval on `test_data`, and matching on `test_pairs` where the configuration names some. Beside the checkpoints
-stands the untrained model of the configuration. Writes `report.json` to `report_dir` and prints the table.
+With `--task`, the heads of the checkpoints on a split of any data, with intervals. `report.json` then holds for each
+checkpoint what was measured, what was left out, and `metrics`: `{name: {"value", "low", "high"}}`; pictures lie beside
+it.
+
+Without, the checkpoints as they are: retrieval on `test_data`, and matching on `test_pairs` where the configuration
+names some. Beside the checkpoints stands the untrained model of the configuration, and `report.json` holds
+`{checkpoint: {figure: value}}`.
 """
 
 import json
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import transformers
@@ -16,6 +23,8 @@ from accelerate import Accelerator
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments import DataArguments, EvaluationArguments, ModelArguments, parse_arguments
 from training.build import build_model, build_processor, load_split
+from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head
+from training.task_gallery import draw_evaluations
 from training.zero_shot import embed_products, matching_figures, retrieval_figures
 
 logger = logging.getLogger("training")
@@ -67,27 +76,84 @@ def load_untrained(model_arguments: ModelArguments, data: DataArguments, seed: i
     return load
 
 
+def evaluate_task(task: str, data: DataArguments, arguments: EvaluationArguments) -> dict[str, Any]:
+    """Measure the heads of checkpoints on a task, print the table and draw the pictures.
+
+    Args:
+        task: The task.
+        data: The data arguments.
+        arguments: The evaluation arguments.
+
+    Returns:
+        `{checkpoint: what the report holds of it}`; nothing on other ranks than the first.
+
+    Raises:
+        ValueError: a checkpoint has no such head, or a column of labels is missing.
+    """
+    accelerator = Accelerator()
+    # A mistake in one of them is told before any is measured.
+    heads = {folder: load_task_head(task, folder, arguments.modality) for folder in arguments.checkpoints}
+    products = load_evaluated_split(task, data, arguments.split, arguments.seed)
+    evaluations = {}
+    for name, folder in zip(short_names(arguments.checkpoints), heads, strict=True):
+        processor = EClipProcessor.from_pretrained(folder)
+        evaluation = evaluate_head(task, heads[folder], processor, products, data, arguments, accelerator)
+        if evaluation is not None:
+            evaluations[name] = evaluation
+    if not evaluations:
+        return {}
+    print_table({name: {figure: str(of) for figure, of in one.figures.items()} for name, one in evaluations.items()})
+    report_dir = Path(arguments.report_dir)
+    report_dir.mkdir(parents=True, exist_ok=True)
+    for file in draw_evaluations(evaluations, products, report_dir):
+        logger.info("%s", file)
+    return {folder: one.to_json() for folder, one in zip(heads, evaluations.values(), strict=True)}
+
+
+def short_names(checkpoints: Sequence[str]) -> list[str]:
+    """Return a name to print for each checkpoint: its last part, where that tells them apart."""
+    last = [Path(checkpoint).name or checkpoint for checkpoint in checkpoints]
+    counts = Counter(last)
+    return [name if counts[name] == 1 else checkpoint for name, checkpoint in zip(last, checkpoints, strict=True)]
+
+
+def print_table(columns: Mapping[str, Mapping[str, str]]) -> None:
+    """Print figures, a row each, and a column per model."""
+    figures = list(dict.fromkeys(figure for column in columns.values() for figure in column))
+    widths = {name: max(12, len(name), *map(len, column.values())) for name, column in columns.items()}
+    first = max(map(len, figures))
+    logger.info("%s  %s", " " * first, "  ".join(f"{name:>{widths[name]}}" for name in columns))
+    for figure in figures:
+        cells = "  ".join(f"{column.get(figure, ''):>{widths[name]}}" for name, column in columns.items())
+        logger.info("%-*s  %s", first, figure, cells)
+
+
 def main() -> None:
     """Parse the arguments, measure, print."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     model_arguments, data, arguments = parse_arguments((ModelArguments, DataArguments, EvaluationArguments))
-    models = {}
-    if model_arguments != ModelArguments():
-        models["untrained"] = load_untrained(model_arguments, data, arguments.seed)
-    models |= {folder: load_checkpoint(folder) for folder in arguments.checkpoints}
-    if not models:
-        raise SystemExit("nothing to measure: give --checkpoints, or a --config that names a model")
-    figures = evaluate(models, data, arguments)
+    report: dict[str, Any]
+    if arguments.task is not None:
+        if not arguments.checkpoints:
+            raise SystemExit(f"nothing to measure: give --checkpoints with a head for the task {arguments.task!r}")
+        report = evaluate_task(arguments.task, data, arguments)
+        if not report:
+            return
+    else:
+        models = {}
+        if model_arguments != ModelArguments():
+            models["untrained"] = load_untrained(model_arguments, data, arguments.seed)
+        models |= {folder: load_checkpoint(folder) for folder in arguments.checkpoints}
+        if not models:
+            raise SystemExit("nothing to measure: give --checkpoints, or a --config that names a model")
+        report = evaluate(models, data, arguments)
+        table = {name: {figure: f"{value:.3f}" for figure, value in row.items()} for name, row in report.items()}
+        print_table(table)
     report_dir = Path(arguments.report_dir)
     report_dir.mkdir(parents=True, exist_ok=True)
-    (report_dir / "report.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    width = max(len(name) for name in next(iter(figures.values())))
-    logger.info("%s  %s", " " * width, "  ".join(f"{name:>12}" for name in figures))
-    for figure in next(iter(figures.values())):
-        values = "  ".join(f"{figures[name][figure]:>{max(12, len(name))}.3f}" for name in figures)
-        logger.info("%-*s  %s", width, figure, values)
+    (report_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     logger.info("report.json is in %s", report_dir)
 
 

@@ -48,6 +48,7 @@ def cache_frozen_towers(
     batch_size: int = 256,
     num_workers: int = 0,
     cache_dir: Path | None = None,
+    sides: Sequence[str] = ("image", "text"),
 ) -> datasets.Dataset:
     """Give offers the vectors of the frozen towers as columns; all ranks call this together.
 
@@ -59,6 +60,7 @@ def cache_frozen_towers(
         batch_size: Offers encoded at a time.
         num_workers: Processes that decode images, per rank.
         cache_dir: Where the vectors are kept; a folder in the cache of `datasets` if not given.
+        sides: The sides whose vectors are of use.
 
     Returns:
         The offers with `image_pooler_output`, `text_pooler_output` or both: the tower's vector before the projection,
@@ -74,7 +76,7 @@ def cache_frozen_towers(
     frozen = [
         side
         for side, tower in _TOWERS.items()
-        if not any(parameter.requires_grad for parameter in getattr(model, tower).parameters())
+        if side in sides and not any(parameter.requires_grad for parameter in getattr(model, tower).parameters())
     ]
     if not frozen:
         raise ValueError(

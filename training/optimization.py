@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from modeling_eclip import EClipModel
 
@@ -46,7 +47,7 @@ def freeze_parameters(model: EClipModel, patterns: Sequence[str]) -> int:
 
 
 def build_optimizer(
-    model: EClipModel,
+    model: PreTrainedModel,
     *,
     learning_rate: float,
     tower_learning_rate: float | None = None,
@@ -59,8 +60,8 @@ def build_optimizer(
     """Return AdamW over the trained parameters.
 
     Args:
-        model: The model.
-        learning_rate: Peak rate of projections and temperature.
+        model: The model, or a head on it.
+        learning_rate: Peak rate of projections, temperature and head.
         tower_learning_rate: Peak rate of the towers; the same if not given.
         weight_decay: Decay of matrices; vectors (biases, norms) and the temperature have none.
         no_weight_decay: Regular expressions of further parameters without decay.
@@ -80,13 +81,15 @@ def build_optimizer(
         raise ValueError(f"`layer_decay` is {layer_decay}; give a factor above 0 and at most 1, such as 0.75.")
     tower_rate = learning_rate if tower_learning_rate is None else tower_learning_rate
     rates: dict[str, float] = {}
-    for tower in ("vision_model", "text_model"):
-        for name, depth in blocks_below_top(getattr(model, tower)).items() if layer_decay != 1.0 else ():
-            rates[f"{tower}.{name}"] = tower_rate * layer_decay**depth
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    towers = ("vision_model", "text_model")
+    for tower in towers:
+        for name, depth in blocks_below_top(getattr(model.base_model, tower)).items() if layer_decay != 1.0 else ():
+            rates[f"{prefix}{tower}.{name}"] = tower_rate * layer_decay**depth
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_tower = name.startswith(("vision_model.", "text_model."))
+            is_tower = name.startswith(tuple(f"{prefix}{tower}." for tower in towers))
             decays = parameter.ndim > 1 and not any(re.search(pattern, name) for pattern in no_weight_decay)
             rate = rates.get(name, tower_rate if is_tower else learning_rate)
             groups.setdefault((rate, decays), []).append(parameter)

@@ -1,12 +1,16 @@
-"""One training step: a batch in streams, the learning rate of the moment, a finite gradient or none, the average."""
+"""One training step: a loss, the learning rate of the moment, a finite gradient or none, the average.
+
+`OptimizerStep` is that for any loss; `TrainingStep` is pre-training's, over a batch in streams.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from transformers import PreTrainedModel
 
-from modeling_eclip import EClipModel, MultiStreamAccumulation, contrastive_loss, mate_contrast_loss
+from modeling_eclip import MultiStreamAccumulation, contrastive_loss, mate_contrast_loss
 from training.arguments import TrainArguments
 from training.averaging import WeightAverage
 from training.bad_steps import BadSteps
@@ -17,8 +21,8 @@ from training.schedule import BatchSizeSchedule, learning_rate_share, parse_batc
 _PLAIN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_NPU, DistributedType.MULTI_XPU)
 
 
-class TrainingStep:
-    """Takes steps on one model.
+class OptimizerStep:
+    """Takes steps on one model; a subclass says what the loss is.
 
     Args:
         model: The model, frozen where it shall be, with its hooks and adapters.
@@ -31,7 +35,7 @@ class TrainingStep:
     """
 
     def __init__(
-        self, model: EClipModel, arguments: TrainArguments, accelerator: Accelerator, total_samples: int
+        self, model: PreTrainedModel, arguments: TrainArguments, accelerator: Accelerator, total_samples: int
     ) -> None:
         """Prepare model and optimizer for the accelerator's devices."""
         if accelerator.distributed_type not in (DistributedType.NO, *_PLAIN):
@@ -58,20 +62,11 @@ class TrainingStep:
             epsilon=arguments.adam_epsilon,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.bare_model: EClipModel = accelerator.unwrap_model(self.model)
+        self.bare_model: Any = accelerator.unwrap_model(self.model)
         self.bad_steps = BadSteps(
             accelerator, arguments.max_bad_steps, Path(arguments.output_dir) / "not_a_number.json"
         )
         self.average = WeightAverage(self.bare_model, arguments.ema_decay) if arguments.ema_decay else None
-        self.accumulate = MultiStreamAccumulation(
-            self.model,
-            text_stream_size=arguments.text_stream_size,
-            image_stream_size=arguments.image_stream_size,
-            keep_graphs="auto" if arguments.keep_graphs == "auto" else float(arguments.keep_graphs),
-            fix_batch_norm=arguments.fix_batch_norm,
-            loss_function=self._loss,
-            backward=accelerator.backward,
-        )
 
     def __call__(self, batch: dict[str, Any], samples_seen: int) -> dict[str, float] | None:
         """Train on one batch, of which at least one rank has an offer.
@@ -95,12 +90,11 @@ class TrainingStep:
         ) * self.batch_size.learning_rate_factor(samples_seen)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
-        num_usable = len(batch["row_ids"])  # without a usable row the inputs are a stand-in
-        inputs = {name: value[:num_usable] for name, value in model_inputs(batch, self.accelerator.device).items()}
+        inputs = model_inputs(batch, self.accelerator.device)
         if arguments.channels_last and "pixel_values" in inputs and inputs["pixel_values"].ndim == 4:
             inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
         self.model.train()
-        loss = self.accumulate(inputs, batch["catalog_ids"].to(self.accelerator.device))
+        loss = self.backward(inputs, batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
         is_finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
         if is_finite or self.accelerator.scaler is not None:  # a scaler leaves the step out itself, and learns from it
@@ -110,15 +104,68 @@ class TrainingStep:
             self.bad_steps.bad(samples_seen, loss.item(), norm.item(), batch["row_ids"])
             return None
         self.bad_steps.good()
-        self.bare_model.clamp_logit_scale()
+        self.after_step()
         if self.average is not None:
             self.average.update()
         return {
             "loss": loss.item(),
-            "scale": self.bare_model.logit_scale.exp().item(),
             "learning_rate": arguments.learning_rate * rate,
             "batch_size": float(self.batch_size(samples_seen)),
             "gradient_norm": norm.item(),
+            **self.figures(),
+        }
+
+    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+        """Compute the loss and its gradient.
+
+        Args:
+            inputs: The model's inputs on its device; those of a stand-in where the rank has no usable row.
+            batch: The batch that they are of.
+
+        Returns:
+            The loss, without a graph.
+        """
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Mend the weights after the optimizer's step."""
+
+    def figures(self) -> dict[str, float]:
+        """Return what else is reported of a step."""
+        return {}
+
+
+class TrainingStep(OptimizerStep):
+    """Pre-training's steps: the contrast of a whole batch, encoded in streams. See [`OptimizerStep`]."""
+
+    def __init__(
+        self, model: PreTrainedModel, arguments: TrainArguments, accelerator: Accelerator, total_samples: int
+    ) -> None:
+        """Prepare the accumulation, too."""
+        super().__init__(model, arguments, accelerator, total_samples)
+        self.accumulate = MultiStreamAccumulation(
+            self.model,
+            text_stream_size=arguments.text_stream_size,
+            image_stream_size=arguments.image_stream_size,
+            keep_graphs="auto" if arguments.keep_graphs == "auto" else float(arguments.keep_graphs),
+            fix_batch_norm=arguments.fix_batch_norm,
+            loss_function=self._loss,
+            backward=accelerator.backward,
+        )
+
+    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+        """Contrast the usable rows of all ranks."""
+        usable = {name: value[: len(batch["row_ids"])] for name, value in inputs.items()}
+        return self.accumulate(usable, batch["catalog_ids"].to(self.accelerator.device))
+
+    def after_step(self) -> None:
+        """Keep the temperature in range."""
+        self.bare_model.clamp_logit_scale()
+
+    def figures(self) -> dict[str, float]:
+        """Return the temperature and the number of streams."""
+        return {
+            "scale": self.bare_model.logit_scale.exp().item(),
             "streams": float(self.accumulate.num_streams),
             "streams_kept": float(self.accumulate.num_kept),
         }
@@ -146,4 +193,4 @@ class TrainingStep:
         return loss
 
 
-__all__ = ["TrainingStep"]
+__all__ = ["OptimizerStep", "TrainingStep"]

@@ -6,24 +6,16 @@ and checkpoints while it runs.
 
 import json
 import logging
-import os
 from pathlib import Path
-from typing import Any
-
-import datasets
-import transformers
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 
 from training.adapters import add_adapters, merge_adapters
 from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
 from training.build import build_model, build_processor, load_split, source_of
-from training.checkpoint import choose_checkpoint, remove_checkpoints
 from training.frozen_cache import cache_frozen_towers
 from training.loop import RunResult, TrainingLoop, describe
 from training.optimization import freeze_parameters
 from training.plots import draw_history
-from training.precision import fastest_precision
+from training.startup import start_run
 
 logger = logging.getLogger("training")
 
@@ -41,24 +33,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     """
     output_dir = Path(arguments.output_dir)
     source_of(model_arguments)  # a mistake there is told before any data is read
-    resume_from = choose_checkpoint(
-        output_dir, arguments.resume_from_checkpoint, overwrite=arguments.overwrite_output_dir
-    )
-    precision = fastest_precision() if arguments.mixed_precision == "auto" else arguments.mixed_precision
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        log_with=arguments.report_to or None,
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
-    )
-    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        remove_checkpoints(output_dir, resume_from)
-        keep_arguments((model_arguments, data, arguments), output_dir / "arguments.json", resume_from is not None)
-
+    accelerator, resume_from = start_run(arguments, (model_arguments, data, arguments))
     with accelerator.main_process_first():
         train_products = load_split(data, "train")
         validation_products = load_split(data, "validation")
@@ -126,21 +101,6 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     # A short run is judged at its end, when its model is safe.
     loop.skips.check(data.max_skipped_share, min_rows=1)
     return result
-
-
-def keep_arguments(groups: tuple[Any, ...], path: Path, resumed: bool) -> None:
-    """Write the run's arguments beside its results, and tell which ones a resumed run has changed."""
-    content = {name: value for group in groups for name, value in vars(group).items()}
-    if resumed and path.is_file():
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in content.items():
-            changes_with_the_run = name in ("resume_from_checkpoint", "overwrite_output_dir", "output_dir")
-            if name in before and before[name] != value and not changes_with_the_run:
-                logger.warning("resumed with `%s` %r; the run was started with %r", name, value, before[name])
-    # In one piece: a run that is killed here is resumed, too.
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> None:

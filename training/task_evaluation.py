@@ -1,0 +1,182 @@
+"""Heads on a split of any data: loaded and measured, with intervals.
+
+A checkpoint without a head is measured, too, where a head works without training: matching and clustering start from
+the similarity of what the towers see.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import datasets
+from accelerate import Accelerator
+
+import modeling_eclip
+from modeling_eclip import EClipConfig, EClipProcessor
+from training.arguments import DataArguments, EvaluationArguments
+from training.pairs import ProductPairs
+from training.product_columns import CANONICAL_FEATURES
+from training.products import Products
+from training.representing import represent
+from training.task_answers import TaskAnswers, answer_task
+from training.task_data import load_task_split
+from training.task_figures import Figure, figures_to_json, measure
+from training.task_models import TASK_HEADS, load_head
+
+__all__ = ["TaskEvaluation", "evaluate_head", "load_evaluated_split", "load_task_head"]
+
+logger = logging.getLogger(__name__)
+
+_UNTRAINED_TASKS = ("matching", "clustering")
+
+
+@dataclass
+class TaskEvaluation:
+    """How a head did.
+
+    Args:
+        task: The task.
+        modality: What of a product it saw.
+        split: The split that it was measured on.
+        answers: Its answers.
+        figures: Its figures, with intervals.
+    """
+
+    task: str
+    modality: str
+    split: str
+    answers: TaskAnswers
+    figures: dict[str, Figure]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the report holds."""
+        return {
+            "task": self.task,
+            "modality": self.modality,
+            "split": self.split,
+            "rows": len(self.answers.references),
+            "left_out": self.answers.left_out,
+            "unknown_labels": {column: dict(counts) for column, counts in self.answers.unknown.items()},
+            "metrics": figures_to_json(self.figures),
+        }
+
+
+def load_task_head(task: str, folder: str, modality: str | None) -> Any:
+    """Load the head of a checkpoint.
+
+    Args:
+        task: A key of `TASK_HEADS`.
+        folder: Folder or Hub id.
+        modality: What it shall see, for a checkpoint that has no head yet.
+
+    Returns:
+        The head, in evaluation mode.
+
+    Raises:
+        ValueError: the checkpoint has the head of another task, or none, and the task wants a trained one; or it does
+            not look at what it shall see.
+    """
+    config = EClipConfig.from_pretrained(folder)
+    names = [name for name in config.architectures or () if name in TASK_HEADS.values()]
+    wanted = TASK_HEADS[task]
+    if names and wanted not in names:
+        raise ValueError(f"{folder!r} holds {names[0]}, the head of another task than {task!r}, which has {wanted}.")
+    if not names and task not in _UNTRAINED_TASKS:
+        raise ValueError(
+            f"{folder!r} holds {config.architectures} and no {wanted}; train one: `python training/finetune.py "
+            f"--checkpoint {folder} --task {task}`."
+        )
+    if not names:
+        return getattr(modeling_eclip, wanted).from_pretrained(folder, modality=modality or "both").eval()
+    head = load_head(folder)
+    if modality is not None and head.config.modality not in ("both", modality):
+        raise ValueError(f"`modality` is {modality!r}, but the head of {folder!r} sees {head.config.modality} only.")
+    return head
+
+
+def load_evaluated_split(task: str, data: DataArguments, split: str, seed: int) -> Products | ProductPairs:
+    """Load what heads are measured on.
+
+    Args:
+        task: A key of `TASK_HEADS`.
+        data: The data arguments. For matching, the test split is `test_pairs` of `pairs_data`, or of `test_data` where
+            that is empty.
+        split: `"train"`, `"validation"` or `"test"`.
+        seed: Seed of pairs that are derived from catalogs, where none are named.
+
+    Returns:
+        Products, or pairs of them.
+    """
+    data = replace(data, streaming=False)
+    if task == "matching" and split == "test" and data.test_pairs:
+        data = replace(data, test_data=data.pairs_data or data.test_data, id_column=data.pair_id_column)
+        if data.pairs_data:
+            # The training offers' columns of catalogs need not be there, and the pairs tell what is of one product.
+            data = replace(data, catalog_id_column=[])
+    return load_task_split(task, data, split, seed)
+
+
+def evaluate_head(
+    task: str,
+    head: Any,
+    processor: EClipProcessor,
+    products: Products | ProductPairs,
+    data: DataArguments,
+    arguments: EvaluationArguments,
+    accelerator: Accelerator,
+) -> TaskEvaluation | None:
+    """Measure a head; all ranks call this together.
+
+    Args:
+        task: A key of `TASK_HEADS`.
+        head: The head.
+        processor: Its processor.
+        products: The products, or pairs of products.
+        data: The data arguments, which name the columns of the labels.
+        arguments: The evaluation arguments.
+        accelerator: The process's accelerator.
+
+    Returns:
+        How it did; nothing on other ranks than the first.
+
+    Raises:
+        ValueError: a column is missing, or no row has a label.
+    """
+    modality = arguments.modality or head.config.modality
+    if modality != head.config.modality:
+        products = _hidden(products, "image" if modality == "text" else "text")
+    represented = represent(
+        head,
+        products,
+        processor,
+        accelerator,
+        batch_size=arguments.eval_batch_size,
+        num_workers=data.num_workers,
+        description=f"{arguments.split} rows",
+    )
+    if not accelerator.is_main_process:
+        return None
+    answers = answer_task(task, head, products, represented, data)
+    for reason, count in answers.left_out.items():
+        logger.warning("%s of %s rows left out: %s", count, len(products), reason)
+    for column, counts in answers.unknown.items():
+        told = ", ".join(f"{value} {count}" for value, count in counts.most_common(5))
+        logger.warning("%s: %s rows with values that the head has not, all wrong (%s)", column, counts.total(), told)
+    figures = measure(
+        answers,
+        num_resamples=arguments.num_resamples,
+        by_catalog=arguments.resample_by == "catalogs",
+        seed=arguments.seed,
+    )
+    return TaskEvaluation(task, modality, arguments.split, answers, figures)
+
+
+def _hidden(products: Any, side: str) -> Any:
+    """Return the same rows without one side."""
+    if isinstance(products, ProductPairs):
+        return replace(products, products=_hidden(products.products, side))
+    name, nothing = ("image", None) if side == "image" else ("title", "")
+    blank = datasets.Dataset.from_dict(
+        {name: [nothing] * len(products)}, features=datasets.Features({name: CANONICAL_FEATURES[name]})
+    )
+    return datasets.concatenate_datasets([products.remove_columns(name), blank], axis=1)

@@ -1,0 +1,121 @@
+"""Heads by the name of their task: built on any start of a model, or loaded as fine-tuning saved them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase, set_seed
+
+import modeling_eclip
+from modeling_eclip import EClipConfig
+from modeling_eclip.representation_eclip import EClipTaskModel
+from training.arguments import ModelArguments
+from training.build import build_model, source_of
+
+__all__ = ["TASK_HEADS", "build_head", "freeze_unused", "load_head", "save_adapters"]
+
+TASK_HEADS = {
+    "category": "EClipForCategoryClassification",
+    "attributes": "EClipForAttributeExtraction",
+    "matching": "EClipForProductMatching",
+    "clustering": "EClipForProductClustering",
+    "adult": "EClipForAdultRecognition",
+}
+"""The class of each task's head."""
+
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+def build_head(
+    task: str, arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], *, seed: int
+) -> EClipTaskModel:
+    """Put a head on a model, wherever that comes from.
+
+    Args:
+        task: A key of `TASK_HEADS`.
+        arguments: The model arguments.
+        tokenizer: Tokenizer of the processor, whose vocabulary a new title tower gets.
+        fields: Fields of the configuration that the head reads.
+        seed: Seed of new weights.
+
+    Returns:
+        The head, in float32. The weights of a head in the checkpoint that fit are kept.
+    """
+    head_class = getattr(modeling_eclip, TASK_HEADS[task])
+    if source_of(arguments) == "checkpoint":
+        set_seed(seed)
+        return head_class.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
+    model = build_model(arguments, tokenizer, seed=seed)
+    head = head_class(EClipConfig.from_dict(model.config.to_dict() | fields))
+    head.eclip.load_state_dict(model.state_dict())
+    return head
+
+
+def freeze_unused(head: EClipTaskModel) -> None:
+    """Exclude from training what the head does not use: the shared space, and the tower of a side it does not see."""
+    unused = ["visual_projection", "text_projection"]
+    unused += {"text": ["vision_model"], "image": ["text_model"]}.get(head.config.modality, [])
+    for name in unused:
+        head.eclip.get_submodule(name).requires_grad_(False)
+    head.eclip.logit_scale.requires_grad_(False)
+
+
+def load_head(folder: str) -> EClipTaskModel:
+    """Load a head as fine-tuning saved it: a whole model, or adapters alone, which are added to the model they name.
+
+    Args:
+        folder: Folder or Hub id of a whole model, or folder of adapters.
+
+    Returns:
+        The head, in evaluation mode.
+
+    Raises:
+        ValueError: it is no head's checkpoint.
+    """
+    config = EClipConfig.from_pretrained(folder)
+    names = [name for name in config.architectures or () if name in TASK_HEADS.values()]
+    if not names:
+        raise ValueError(f"{folder!r} holds {config.architectures} and no head; give one of {[*TASK_HEADS.values()]}.")
+    head_class = getattr(modeling_eclip, names[0])
+    adapters = Path(folder) / _ADAPTER_CONFIG
+    if not adapters.is_file():
+        return head_class.from_pretrained(folder)
+    base = json.loads(adapters.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    head = head_class.from_pretrained(base, config=config)
+    return PeftModel.from_pretrained(head, folder).merge_and_unload().eval()
+
+
+def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, base: str) -> None:
+    """Save a head's adapters and its own weights alone, as peft does: `PeftModel.from_pretrained` reads them.
+
+    Args:
+        head: The head, whose model has adapters.
+        layers: Names of the layers of `head.eclip` that have them.
+        folder: Where to.
+        base: The checkpoint that they were trained on.
+    """
+    (trained,) = head.eclip.peft_config.values()
+    own = [name for name, _ in head.named_children() if name != head.base_model_prefix]
+    LoraConfig(
+        r=trained.r,
+        lora_alpha=trained.lora_alpha,
+        target_modules=[f"{head.base_model_prefix}.{name}" for name in layers],
+        modules_to_save=own,
+        base_model_name_or_path=base,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    # peft's names: https://huggingface.co/docs/peft/developer_guides/checkpoint. It looks for the modules to save by
+    # the end of their names, and wants the weights of all that it finds.
+    found = tuple(f"{name}." for name, _ in head.named_modules() if name.endswith(tuple(own)))
+    state = {
+        f"base_model.model.{name.replace('.default', '')}": value.contiguous()
+        for name, value in head.state_dict().items()
+        if ".lora_" in name or name.startswith(found)
+    }
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    head.config.architectures = [type(head).__name__]
+    head.config.save_pretrained(folder)

@@ -147,9 +147,6 @@ class EClipTaskModel(EClipPreTrainedModel):
         config: The configuration.
     """
 
-    # The losses are means over a batch, so `Trainer` divides them by the batches that it accumulates.
-    accepts_loss_kwargs = False
-
     def __init__(self, config: EClipConfig):
         """Build the towers and the representation; a head adds its own and calls `post_init`."""
         super().__init__(config)

@@ -24,6 +24,8 @@ from .gather_eclip import add_up_rows, count_rows, gather_rows, is_distributed
 
 # A row whose largest similarity lies this far below its tile's largest would lose digits in a shared exponential.
 _SHARED_RANGE = 60.0
+# Exponentials of similarities that can't be larger are sums and products of float32 as they are.
+_PLAIN_RANGE = 30.0
 _CPU_TILE, _ACCELERATOR_TILE = 1024, 8192
 # Up to this many multiplications (B = 2,896 at D = 512) a CPU computes the similarities in float64: it takes a second
 # at most, little beside the towers of such a batch.
@@ -176,6 +178,7 @@ class _Sweep:
             self.dtype = torch.float64
         self.mate_mass, self.weights = targets.mate.to(self.dtype), targets.weights.to(self.dtype)
         self.scale = logit_scale.double().reshape(()).exp()
+        self.is_plain = bool(self.scale * _largest_norm(u) * _largest_norm(w) < _PLAIN_RANGE)
         self.row_tiles = [slice(start, min(start + tile_size, len(u))) for start in range(0, len(u), tile_size)]
         self.column_tiles = [slice(start, min(start + tile_size, len(w))) for start in range(0, len(w), tile_size)]
 
@@ -200,11 +203,12 @@ class _Sweep:
             w_sums = self._catalog_sums(self.w, self.targets.groups)
             for rows in self.row_tiles:
                 u = self.u[rows].to(self.dtype)
+                scaled_u = u * self.scale
                 own_logits[rows] = (u.double() * self.own(self.w, rows)).sum(1) * self.scale
                 if self.targets.num_groups:
                     mates_agreement[rows] = (u.double() * self._mates_of(self.w, w_sums, rows)).sum(1) * self.scale
                 for columns in self.column_tiles:
-                    in_rows, in_columns = _log_sum_exp_both(self._cosines(u, rows, columns), self.scale)
+                    in_rows, in_columns = _log_sum_exp_both(self._logits(scaled_u, rows, columns), self.is_plain)
                     row_sums[rows] = torch.logaddexp(row_sums[rows], in_rows)
                     column_sums[columns] = torch.logaddexp(column_sums[columns], in_columns)
         return row_sums, column_sums, own_logits, mates_agreement
@@ -244,17 +248,18 @@ class _Sweep:
             w_sums = self._catalog_sums(self.w, self.targets.groups)
             for rows in self.row_tiles:
                 u, row_weights = self.u[rows].to(self.dtype), self.own(self.weights, rows)
+                scaled_u = u * self.scale
                 gradient = self.own(self.w, rows).to(self.dtype) * own_pairs[rows, None]  # (T, D)
                 if self.targets.num_groups:
                     gradient -= 2 * row_weights[:, None] * self._mates_of(self.w, w_sums, rows)
                 for columns in self.column_tiles:
                     shares = _softmax_both(
-                        self._cosines(u, rows, columns),
-                        self.scale,
+                        self._logits(scaled_u, rows, columns),
                         row_sums[rows],
                         column_sums[columns],
                         row_weights,
                         self.weights[columns],
+                        self.is_plain,
                     )
                     gradient.addmm_(shares, self.w[columns].to(self.dtype))
                     if w_grad is not None:
@@ -267,17 +272,17 @@ class _Sweep:
                 w_grad.mul_(self.scale / 2)
         return u_grad, w_grad, scale_grad
 
-    def _cosines(self, u: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
-        """Return one tile of similarities, not scaled, `-inf` for own and for excluded pairs, shape `(T, T)`."""
-        cosines = u @ self.w[columns].to(self.dtype).T
+    def _logits(self, scaled_u: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+        """Return one tile of similarities, `-inf` for own and for excluded pairs, shape `(T, T)`."""
+        logits = scaled_u @ self.w[columns].to(self.dtype).T
         if self.targets.excluded == "mates":
             own_groups, groups = self.own(self.targets.groups, rows), self.targets.groups[columns]
             are_mates = (own_groups[:, None] == groups) & (own_groups < self.targets.num_groups)[:, None]
-            cosines.masked_fill_(are_mates, -math.inf)
+            logits.masked_fill_(are_mates, -math.inf)
         diagonal = self.offset + rows.start - columns.start
-        if -cosines.shape[0] < diagonal < cosines.shape[1]:
-            cosines.diagonal(diagonal).fill_(-math.inf)
-        return cosines
+        if -logits.shape[0] < diagonal < logits.shape[1]:
+            logits.diagonal(diagonal).fill_(-math.inf)
+        return logits
 
     def _own_pair_gradients(
         self, row_sums: torch.Tensor, own_column_sums: torch.Tensor, own_logits: torch.Tensor
@@ -315,35 +320,46 @@ class _Sweep:
             self.own(w_grad, rows).add_(self.u[rows].to(self.dtype) * (own_pairs - self.own(mass))[rows, None])
 
 
-def _log_sum_exp_both(cosines: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-sum-exp of a tile's scaled rows and columns, float64; the tile is used up."""
-    row_largest = cosines.amax(1)
-    largest = row_largest.amax()
-    if (largest - torch.minimum(row_largest.amin(), cosines.amax(0).amin())) * scale < _SHARED_RANGE:
-        # One exponential serves both directions; to subtract before scaling keeps the digits of the largest.
-        exponentials = cosines.sub_(largest).mul_(scale).exp_()
-        return tuple(exponentials.sum(dim).double().log() + largest * scale for dim in (1, 0))  # type: ignore[return-value]
-    logits = cosines.double().mul_(scale)
-    return logits.logsumexp(1), logits.logsumexp(0)
+def _largest_norm(embeds: torch.Tensor) -> torch.Tensor:
+    """Return the length of the longest row; 0 without any."""
+    norms = torch.linalg.vector_norm(embeds, dim=1).double()
+    return norms.amax() if len(norms) else norms.sum()
+
+
+def _log_sum_exp_both(logits: torch.Tensor, is_plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-sum-exp of a tile's rows and columns, float64; the tile is used up."""
+    largest = logits.new_zeros(())
+    if not is_plain:
+        row_largest = logits.amax(1)
+        largest = row_largest.amax()
+        if not largest - torch.minimum(row_largest.amin(), logits.amax(0).amin()) < _SHARED_RANGE:
+            logits = logits.double()
+            return logits.logsumexp(1), logits.logsumexp(0)
+        logits.sub_(largest)
+    # One exponential serves both directions.
+    exponentials = logits.exp_()
+    return exponentials.sum(1).double().log() + largest, exponentials.sum(0).double().log() + largest
 
 
 def _softmax_both(
-    cosines: torch.Tensor,
-    scale: torch.Tensor,
+    logits: torch.Tensor,
     row_sums: torch.Tensor,
     column_sums: torch.Tensor,
     row_weights: torch.Tensor,
     column_weights: torch.Tensor,
+    is_plain: bool,
 ) -> torch.Tensor:
     """Return the weighted sum of a tile's softmaxes over rows and columns, shape `(T, T)`; the tile is used up."""
-    dtype = cosines.dtype
-    middle = ((row_sums.amax() + column_sums.amax()) / 2 / scale).to(dtype)
-    rows, columns = middle * scale - row_sums, middle * scale - column_sums
-    if torch.maximum(rows.abs().amax(), columns.abs().amax()) < _SHARED_RANGE:
+    dtype = logits.dtype
+    middle = row_sums.new_zeros(()) if is_plain else ((row_sums.amax() + column_sums.amax()) / 2).to(dtype)
+    rows, columns = middle - row_sums, middle - column_sums
+    if is_plain or torch.maximum(rows.abs().amax(), columns.abs().amax()) < _SHARED_RANGE:
         # exp(s - a) = exp(s - m) exp(m - a): one exponential serves both directions
         factors = (rows.exp() * row_weights).to(dtype)[:, None] + (columns.exp() * column_weights).to(dtype)
-        return cosines.sub_(middle).mul_(scale).exp_().mul_(factors)
-    logits = cosines.double().mul_(scale)
+        if not is_plain:
+            logits.sub_(middle)
+        return logits.exp_().mul_(factors)
+    logits = logits.double()
     over_rows = (logits - row_sums[:, None]).exp_().mul_(row_weights[:, None])
     over_columns = (logits - column_sums).exp_().mul_(column_weights)
     return over_rows.add_(over_columns).to(dtype)

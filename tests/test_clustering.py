@@ -179,8 +179,6 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
     assert torch.equal(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)
 
 
-# peft asks transformers by a name that transformers has deprecated.
-@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
 def test_adapters():
     head = make_head()
     before = head(**make_inputs(6)).embeds

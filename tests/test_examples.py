@@ -70,8 +70,6 @@ def test_continue_from_clip(tokenizer, tmp_path, capsys):
     assert EClipModel.from_pretrained(tmp_path / "eclip").config.projection_dim == 24
 
 
-# peft asks transformers by a name that transformers has deprecated.
-@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
 def test_lora_category_learns(checkpoint, capsys):
     load_example("lora_category").main(checkpoint, num_offers=200, num_epochs=2)
     printed = capsys.readouterr().out
@@ -80,7 +78,6 @@ def test_lora_category_learns(checkpoint, capsys):
     assert last < first
 
 
-@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
 def test_lora_matching_learns(checkpoint, capsys):
     before, after = load_example("lora_matching").main(checkpoint, num_offers=100, num_epochs=1)
     assert 0 < before <= 1 and 0 < after <= 1

@@ -117,8 +117,6 @@ def test_a_whole_model_learns_resumes_and_ends_at_its_best(base, tmp_path):
     assert not any(name.startswith("text_model.encoder") for name in same)
 
 
-# peft asks transformers by a name that transformers has deprecated.
-@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
 def test_adapters_are_saved_alone_or_merged(base, tmp_path):
     arguments_of = {"modality": "both", "method": "lora", "num_epochs": 3.0}
     model = replace(base, lora_rank=2)
@@ -185,8 +183,6 @@ def test_the_best_weights_come_back():
     assert best.offer(float("nan"), 4)  # nothing to choose by: the latest
 
 
-# peft asks transformers by a name that transformers has deprecated.
-@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("method", ["linear", "full", "lora"])
 @pytest.mark.parametrize("task", ["attributes", "matching", "clustering", "adult"])
 def test_every_other_task_by_every_method(base, tmp_path, task, method):

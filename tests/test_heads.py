@@ -233,8 +233,6 @@ def test_gradient_checkpointing(head_class, use_reentrant):
         torch.testing.assert_close(checkpointed[name], gradient, msg=name)
 
 
-# peft asks transformers by a name that transformers has deprecated.
-@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
 @parametrize_heads
 def test_adapters(head_class, model, tmp_path):
     fields, _ = HEADS[head_class]

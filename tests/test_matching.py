@@ -213,8 +213,6 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
     assert torch.equal(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)
 
 
-# peft asks transformers by a name that transformers has deprecated.
-@pytest.mark.filterwarnings("default:`is_gradient_checkpointing`:FutureWarning")
 def test_adapters(model, tmp_path):
     model.save_pretrained(tmp_path / "base")
     pairs, labels = make_pairs(4), torch.tensor([1, 0, 1, 0])

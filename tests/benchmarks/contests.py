@@ -71,7 +71,7 @@ _LOSS = {"batch_size": 16384, "dim": 512}
 _LOSS_WORK = "loss, forward and backward, B = 16,384, d = 512, fp32"
 _STEP = {"batch_size": 512}
 _STEP_WORK = "training step, B = 512, 6-layer towers of width 128, within 2.25 GiB"
-# The peers could take larger parts of the batch within that, and would not be faster: they encode them twice anyway.
+# open_clip could take larger parts of the batch within that, and would be no faster: it encodes them twice anyway.
 _OUR_STREAMS = {"text_stream_size": 64, "image_stream_size": 32, "keep_graphs": 1.0}
 _JPEG = {"number": 200, "side": 500, "target": 224}
 

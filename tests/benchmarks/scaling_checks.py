@@ -20,7 +20,7 @@ from modeling_eclip import contrastive_loss
 __all__ = ["print_checks"]
 
 _CPU_TILE = 1024
-_RANKS, _LINK_BATCH = 4, 4096
+_RANKS, _LINK_BATCH = 4, 16384
 
 
 def print_checks() -> None:

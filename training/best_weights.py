@@ -21,7 +21,7 @@ class BestWeights:
     def __init__(self, model: nn.Module) -> None:
         """Remember which weights are trained."""
         self._tensors: dict[str, torch.Tensor] = {
-            name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         self._tensors |= dict(model.named_buffers())
         self.score = -float("inf")
@@ -41,7 +41,7 @@ class BestWeights:
         if self._kept and score < self.score:
             return False
         self.score, self.samples = score, samples
-        self._kept = {name: tensor.to("cpu", copy=True) for name, tensor in self._tensors.items()}
+        self._kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors.items()}
         return True
 
     @torch.no_grad()

@@ -128,6 +128,7 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     )
     train = _represent(cached, cached.train_products, data, arguments, "training rows")
     validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")
+    head.cpu()
     parts.task.fit_linear(head, train, validation)
     parts.task.fit_decisions(head, validation)
     figures = parts.task.figures(head, validation)
@@ -179,6 +180,7 @@ def train_head(
     head = loop.bare_model
     parts = replace(parts, head=head)
     validation = _represent(parts, parts.validation_products, data, arguments, "validation rows")
+    head.cpu()
     parts.task.settle(head, parts.train_labels, validation)
     figures = parts.task.figures(head, validation)
     if accelerator.is_main_process:

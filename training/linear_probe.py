@@ -172,7 +172,6 @@ def fit_projection(
     order = RowOrder(len(labels), seed, catalog_ids=labels.numpy(), mates_share=1.0)
     optimizer = torch.optim.AdamW(head.projection.parameters(), lr=learning_rate)
     sides = dict(embeds)
-    head.to("cpu")
     for epoch in range(num_epochs):
         for start, stop in batch_spans(batch_size, (epoch + 1) * len(labels), epoch * len(labels)):
             rows = torch.from_numpy(order.rows(start, stop))

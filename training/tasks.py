@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from modeling_eclip.late_fusion_eclip import LateFusionClassifier
+from modeling_eclip.matching_eclip import MatchingOutput
 from modeling_eclip.product_embeds_eclip import ProductEmbeds
 from training.arguments import FinetuneArguments
 from training.best_weights import BestWeights
@@ -267,23 +268,29 @@ def _yes_or_no(metric: Any, head: Any, logits: torch.Tensor, labels: torch.Tenso
 @torch.no_grad()
 def answer(head: Any, rows: Represented) -> Any:
     """Return what a head makes of rows that are represented already, on the CPU; of pairs the logits alone."""
-    device, was_training = head.device, head.training
-    head.eval().cpu()
-    try:
-        if rows.right is None:
-            return head.answer(rows.embeds)
-        blocks = torch.arange(len(rows.row_ids)).split(_PAIRS_AT_ONCE)
+    was_training = head.training
+    head.eval()
+    if rows.right is None:
+        output = _on("cpu", head.answer(_on(head.device, rows.embeds)))
+    else:
         left, right = dict(rows.embeds), dict(rows.right)
-        outputs = [
+        logits = [
             head.answer(
-                ProductEmbeds(**{name: value[block] for name, value in left.items()}),
-                right=ProductEmbeds(**{name: value[block] for name, value in right.items()}),
-            )
-            for block in blocks
+                ProductEmbeds(**{name: value[block].to(head.device) for name, value in left.items()}),
+                right=ProductEmbeds(**{name: value[block].to(head.device) for name, value in right.items()}),
+            ).logits.cpu()
+            for block in torch.arange(len(rows.row_ids)).split(_PAIRS_AT_ONCE)
         ]
-        return type(outputs[0])(logits=torch.cat([output.logits for output in outputs]))
-    finally:
-        head.to(device).train(was_training)
+        output = MatchingOutput(logits=torch.cat(logits))
+    head.train(was_training)
+    return output
+
+
+def _on(device: torch.device | str, value: Any) -> Any:
+    """Bring a tensor, or all tensors of a dictionary or an output, to a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    return type(value)(**{name: _on(device, part) for name, part in value.items()})
 
 
 TASKS: dict[str, type[Task]] = {

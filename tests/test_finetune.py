@@ -67,7 +67,9 @@ def answers(head, processor, titles):
 @pytest.mark.parametrize("modality", ["text", "both"])
 def test_a_linear_probe_answers_in_words(base, tmp_path, modality):
     data = replace(DATA, validation_split="train")  # a few held-out rows of 30 kinds would choose by chance
-    report = finetune(base, data, arguments(tmp_path, method="linear", modality=modality))
+    report = finetune(
+        replace(TOWERS, checkpoint=base.checkpoint), data, arguments(tmp_path, method="linear", modality=modality)
+    )
     head, processor = (
         EClipForCategoryClassification.from_pretrained(tmp_path),
         EClipProcessor.from_pretrained(tmp_path),

@@ -19,7 +19,7 @@ from training.pairs import pairs_of_catalogs
 from training.products import load_products
 
 
-def main(checkpoint: str, num_offers: int = 2000, num_epochs: int = 2, batch_size: int = 32) -> tuple[float, float]:
+def main(checkpoint: str, num_offers: int = 1000, num_epochs: int = 2, batch_size: int = 32) -> tuple[float, float]:
     """Train on pairs of drawn offers; print the average precision on others before and after."""
     device = torch.device("cpu")
     processor = EClipProcessor.from_pretrained(checkpoint)

@@ -101,7 +101,7 @@ class EClipForProductClustering(EClipTaskModel):
     def __init__(self, config: EClipConfig):
         """Build the maps."""
         super().__init__(config)
-        self.projection = SideProjection(side_widths(config))
+        self.product_projection = SideProjection(side_widths(config))
         if config.modality == "both":
             # A side that is not there counts nothing here.
             self.representation.text_stand_in.requires_grad_(False)
@@ -127,8 +127,8 @@ class EClipForProductClustering(EClipTaskModel):
             [`ClusteringOutput`]. The loss is that of the joined vectors plus the mean of the sides' own, each over the
             products that have the side, so that one side alone tells products apart, too.
         """
-        mapped = self.projection(embeds)
-        joined = self.projection.join(mapped)
+        mapped = self.product_projection(embeds)
+        joined = self.product_projection.join(mapped)
         loss = None
         if labels is not None:
             labels = labels.to(joined.device)
@@ -231,10 +231,10 @@ class EClipForProductClustering(EClipTaskModel):
         Raises:
             ValueError: no two products are of one catalog.
         """
-        mapped = self.projection(embeds)
-        scale = self.projection.fusion_scale
+        mapped = self.product_projection(embeds)
+        scale = self.product_projection.fusion_scale
         if scale is None:
-            return self.fit_threshold(self.projection.join(mapped), labels)
+            return self.fit_threshold(self.product_projection.join(mapped), labels)
         counted = torch.stack([vectors.any(dim=1).to(labels.device) for vectors in mapped.values()]).all(dim=0)
         mapped = {side: vectors[counted.to(vectors.device)] for side, vectors in mapped.items()}
         # As learned comes first: it stays unless another is better.
@@ -243,7 +243,7 @@ class EClipForProductClustering(EClipTaskModel):
         best: tuple[float, torch.Tensor, float] | None = None
         for trial in trials:
             scale.copy_(trial)
-            score = self.fit_threshold(self.projection.join(mapped), labels[counted])
+            score = self.fit_threshold(self.product_projection.join(mapped), labels[counted])
             if best is None or score > best[0]:
                 best = (score, trial, self.config.cluster_threshold)
         assert best is not None

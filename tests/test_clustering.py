@@ -149,9 +149,9 @@ def test_a_side_that_tells_nothing_is_fitted_away():
     assert score == 1
     groups = head.cluster(head.answer(embeds).embeds)
     assert adjusted_rand_score(catalogs, groups) == 1
-    title_scale, image_scale = head.projection.fusion_scale.tolist()
+    title_scale, image_scale = head.product_projection.fusion_scale.tolist()
     assert title_scale >= image_scale
-    assert head.projection.fusion_scale.requires_grad
+    assert head.product_projection.fusion_scale.requires_grad
 
 
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
@@ -161,11 +161,11 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
         tmp_path / "base", modality=modality, output_loading_info=True
     )
     parts = {name.split(".")[0] for name in info["missing_keys"]}
-    assert parts == ({"projection", "representation"} if modality == "both" else {"projection"})
-    for linear in (head.projection.text, head.projection.image):
+    assert parts == ({"product_projection", "representation"} if modality == "both" else {"product_projection"})
+    for linear in (head.product_projection.text, head.product_projection.image):
         assert linear is None or torch.equal(linear.weight, torch.eye(32))
     with torch.no_grad():
-        head.projection.get_parameter("image.weight" if modality == "image" else "text.weight").mul_(2).add_(0.1)
+        head.product_projection.get_parameter("image.weight" if modality == "image" else "text.weight").mul_(2).add_(0.1)
     head.save_pretrained(tmp_path / "head")
     loaded, info = EClipForProductClustering.from_pretrained(tmp_path / "head", output_loading_info=True)
     assert not any(info.values()), info
@@ -182,7 +182,7 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
 def test_adapters():
     head = make_head()
     before = head(**make_inputs(6)).embeds
-    lora = LoraConfig(target_modules=r".*\.(query|q_proj)", modules_to_save=["projection"])
+    lora = LoraConfig(target_modules=r".*\.(query|q_proj)", modules_to_save=["product_projection"])
     adapted = get_peft_model(head, lora).train()
     optimizer = torch.optim.AdamW([each for each in adapted.parameters() if each.requires_grad], lr=0.01)
     for _ in range(2):

@@ -44,6 +44,12 @@ TOWERS = ModelArguments(
 DATA = DataArguments(num_workers=0)
 
 
+class Output(dict):
+    """A head's output."""
+
+    __getattr__ = dict.__getitem__
+
+
 class FixedHead(nn.Module):
     """A head whose answers are given beforehand."""
 
@@ -55,7 +61,7 @@ class FixedHead(nn.Module):
         self.config = SimpleNamespace(decision_threshold=None, not_stated="not stated", **fields)
 
     def answer(self, embeds, labels=None, right=None):
-        return SimpleNamespace(logits=self.given, embeds=self.given)
+        return Output(logits=self.given, embeds=self.given)
 
     def probabilities(self, logits):
         return logits

@@ -170,7 +170,7 @@ def fit_projection(
         learning_rate: Rate of AdamW.
     """
     order = RowOrder(len(labels), seed, catalog_ids=labels.numpy(), mates_share=1.0)
-    optimizer = torch.optim.AdamW(head.projection.parameters(), lr=learning_rate)
+    optimizer = torch.optim.AdamW(head.product_projection.parameters(), lr=learning_rate)
     sides = dict(embeds)
     for epoch in range(num_epochs):
         for start, stop in batch_spans(batch_size, (epoch + 1) * len(labels), epoch * len(labels)):

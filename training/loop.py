@@ -172,12 +172,10 @@ class TrainingLoop:
                 self._stop()
             # What comes now takes less time than another start would: a signal waits until it is done.
             self._evaluate()
-        if self.step.average is not None:
-            self.step.average.swap()
-        evaluations = [record for record in progress.history if "text_to_image_recall@1" in record]
+        trained = self._choose_weights()
         return RunResult(
-            untrained=evaluations[0],
-            trained=evaluations[-1],
+            untrained=self._evaluations()[0],
+            trained=trained,
             samples=progress.samples_seen,
             seconds=progress.seconds,
             waiting_seconds=progress.waiting_seconds,
@@ -185,6 +183,16 @@ class TrainingLoop:
             history=progress.history,
             skips=self.skips.state_dict(),
         )
+
+    def _choose_weights(self) -> dict[str, float]:
+        """Leave the model with the weights that are to be used, and return their figures."""
+        if self.step.average is not None:
+            self.step.average.swap()
+        return self._evaluations()[-1]
+
+    def _evaluations(self) -> list[dict[str, float]]:
+        """Return the records of evaluations, in order."""
+        return [record for record in self.progress.history if "loss" not in record]
 
     def _resume(self, folder: Path) -> None:
         """Go on from a checkpoint, with this run's rates, decay and betas."""
@@ -225,15 +233,19 @@ class TrainingLoop:
             mates_share=self.data.mates_share,
             shuffle_buffer=self.data.shuffle_buffer,
             num_workers=self.data.num_workers,
+            **self._loader_settings(),
         )
+
+    def _loader_settings(self) -> dict[str, Any]:
+        """Return what else the loader is told."""
+        return {}
 
     def _report(self, record: dict[str, float], bar: Any) -> None:
         """Show a step in the bar, and add it to the history and to the trackers."""
         progress = self.progress
         waiting = progress.waiting_seconds / progress.seconds
-        bar.set_postfix_str(
-            f"loss {record['loss']:.3f}, scale {record['scale']:.1f}, waiting for data {waiting:.0%}", refresh=False
-        )
+        scale = f"scale {record['scale']:.1f}, " if "scale" in record else ""
+        bar.set_postfix_str(f"loss {record['loss']:.3f}, {scale}waiting for data {waiting:.0%}", refresh=False)
         progress.history.append({"samples": progress.samples_seen} | record)
         rates = {"samples_per_second": bar.format_dict["rate"] or 0.0, "waiting_for_data": waiting}
         self.accelerator.log(record | rates, step=progress.samples_seen)

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,10 @@ from modeling_eclip import EClipProcessor
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.adapters import AdapterState, plain_state_dict
 from training.arguments import DataArguments, FinetuneArguments
-from training.augmentation import ProductAugmentation, TitleAugmentation
 from training.best_weights import BestWeights
 from training.checkpoint import Checkpoints, Progress
 from training.compilation import compile_towers
-from training.data import train_loader
-from training.interruption import Interruption
-from training.loop import RunResult, TrainingLoop, _passes, count_samples, image_size_of
+from training.loop import TrainingLoop, count_samples
 from training.pairs import ProductPairs
 from training.patch_dropping import drop_patches
 from training.products import Products
@@ -28,7 +24,6 @@ from training.representing import represent
 from training.skip_counter import SkipCounter
 from training.task_step import TaskStep
 from training.tasks import Task
-from training.waiting import WaitingTime
 
 logger = logging.getLogger(__name__)
 
@@ -95,104 +90,14 @@ class TaskLoop(TrainingLoop):
             limit=arguments.save_total_limit,
         )
 
-    def run(self, resume_from: Path | None = None) -> RunResult:
-        """Train to the end, and leave the head with its best weights.
-
-        Args:
-            resume_from: Checkpoint to go on from; the head must have been built from it.
-
-        Returns:
-            The run's result, the same on every rank.
-
-        Raises:
-            ValueError: too many rows can't be used.
-            FloatingPointError: too many steps in a row were not a number.
-            SystemExit: SIGTERM came; a checkpoint is written.
-        """
-        progress, arguments = self.progress, self.arguments
-        if resume_from is not None:
-            self._resume(resume_from)
-        else:
-            self._evaluate()
-        batches = WaitingTime(self._train_loader(start=progress.samples_seen))
-        waited_before = progress.waiting_seconds
-        with (
-            Interruption() as interruption,
-            tqdm(
-                total=self.total_samples,
-                initial=progress.samples_seen,
-                unit="samples",
-                desc="training",
-                disable=not self.accelerator.is_main_process,
-            ) as bar,
-        ):
-            started = time.perf_counter()
-            for batch in batches:
-                before = progress.samples_seen
-                ranks = self._tell_all((batch["num_rows"], batch["skipped"], interruption.requested))
-                if any(is_stopped for _, _, is_stopped in ranks):
-                    self._stop()
-                num_rows, num_usable = self._count(ranks)
-                record = self.step(batch, before) if num_usable else None
-                progress.samples_seen += num_rows
-                progress.waiting_seconds = waited_before + batches.seconds
-                progress.seconds += time.perf_counter() - started
-                bar.update(num_rows)
-                if record is not None:
-                    self._report(record, bar)
-                self.skips.check(self.data.max_skipped_share)
-                if _passes(arguments.eval_every_samples, before, progress.samples_seen, self.total_samples):
-                    self._evaluate()
-                if _passes(arguments.save_every_samples, before, progress.samples_seen, self.total_samples):
-                    self._save()
-                started = time.perf_counter()
-        self._evaluate()
+    def _choose_weights(self) -> dict[str, float]:
+        """Leave the head with its best weights, and return their figures."""
         self.best.restore()
-        evaluations = [record for record in progress.history if "loss" not in record]
-        return RunResult(
-            untrained=evaluations[0],
-            trained=next(record for record in evaluations if record["samples"] == self.best.samples),
-            samples=progress.samples_seen,
-            seconds=progress.seconds,
-            waiting_seconds=progress.waiting_seconds,
-            bad_steps=self.step.bad_steps.total,
-            history=progress.history,
-            skips=self.skips.state_dict(),
-        )
+        return next(record for record in self._evaluations() if record["samples"] == self.best.samples)
 
-    def _train_loader(self, start: int) -> Any:
-        return train_loader(
-            self.train_products,
-            self.processor,
-            batch_size=self.step.batch_size,
-            total_samples=self.total_samples,
-            seed=self.arguments.seed,
-            start=start,
-            rank=self.accelerator.process_index,
-            num_ranks=self.accelerator.num_processes,
-            augmentation=ProductAugmentation(
-                image_size_of(self.processor),
-                min_crop_scale=self.data.min_crop_scale,
-                flip_probability=self.data.flip_probability,
-                colour_jitter=self.data.colour_jitter,
-            ),
-            title_augmentation=TitleAugmentation(self.data.word_dropout, self.data.shuffle_probability),
-            own_catalog_for_singles=False,
-            mates_share=self.data.mates_share,
-            shuffle_buffer=self.data.shuffle_buffer,
-            modality=self.modality,
-            labels=self.task.labels,
-            num_workers=self.data.num_workers,
-        )
-
-    def _report(self, record: dict[str, float], bar: Any) -> None:
-        """Show a step in the bar, and add it to the history and to the trackers."""
-        progress = self.progress
-        waiting = progress.waiting_seconds / progress.seconds
-        bar.set_postfix_str(f"loss {record['loss']:.3f}, waiting for data {waiting:.0%}", refresh=False)
-        progress.history.append({"samples": progress.samples_seen} | record)
-        rates = {"samples_per_second": bar.format_dict["rate"] or 0.0, "waiting_for_data": waiting}
-        self.accelerator.log(record | rates, step=progress.samples_seen)
+    def _loader_settings(self) -> dict[str, Any]:
+        """Have the loader read labels, and no side that the head does not look at."""
+        return {"own_catalog_for_singles": False, "modality": self.modality, "labels": self.task.labels}
 
     def _evaluate(self) -> None:
         """Measure the held-out rows, and keep the weights if they are the best."""

@@ -238,7 +238,7 @@ class ClusteringTask(Task):
 
     def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:
         """Train the linear maps by the head's own loss, and keep them at their best on validation."""
-        best = BestWeights(head.projection)
+        best = BestWeights(head.product_projection)
 
         def judge(epoch: int) -> None:
             self.fit_decisions(head, validation)
@@ -247,6 +247,10 @@ class ClusteringTask(Task):
         judge(0)
         fit_projection(head, train.embeds, train.labels, seed=self.arguments.seed, after_epoch=judge)
         best.restore()
+
+    def fit_joining(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
+        """Fit how much each side of a product counts."""
+        head.fit_fusion(_on(head.device, validation.embeds), validation.labels)
 
     def fit_decisions(self, head: Any, validation: Represented) -> None:
         """Set the similarity from which groups are joined."""

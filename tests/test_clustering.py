@@ -165,7 +165,8 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
     for linear in (head.product_projection.text, head.product_projection.image):
         assert linear is None or torch.equal(linear.weight, torch.eye(32))
     with torch.no_grad():
-        head.product_projection.get_parameter("image.weight" if modality == "image" else "text.weight").mul_(2).add_(0.1)
+        changed = "image.weight" if modality == "image" else "text.weight"
+        head.product_projection.get_parameter(changed).mul_(2).add_(0.1)
     head.save_pretrained(tmp_path / "head")
     loaded, info = EClipForProductClustering.from_pretrained(tmp_path / "head", output_loading_info=True)
     assert not any(info.values()), info

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from .configuration_eclip import EClipConfig
 from .late_fusion_eclip import LateFusionClassifier
 from .product_embeds_eclip import ProductEmbeds
-from .representation_eclip import EClipTaskModel, side_widths
+from .representation_eclip import EClipYesOrNoModel, side_widths
 
 
 @dataclass
@@ -31,7 +31,7 @@ class AdultOutput(ModelOutput):
     products: ProductEmbeds | None = None
 
 
-class EClipForAdultRecognition(EClipTaskModel):
+class EClipForAdultRecognition(EClipYesOrNoModel):
     """Recognise products that not everybody may see.
 
     Args:
@@ -61,23 +61,6 @@ class EClipForAdultRecognition(EClipTaskModel):
         weights = torch.tensor([1.0, float(self.config.positive_weight)])
         class_logits, loss = self.classifier(embeds, labels, weights)
         return AdultOutput(loss=loss, logits=class_logits[:, 1] - class_logits[:, 0], products=embeds)
-
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Turn logits into calibrated probabilities, shape `(B,)` to the same."""
-        slope, intercept = self.config.calibration
-        return torch.sigmoid(slope * logits + intercept)
-
-    def decode(self, logits: torch.Tensor) -> list[bool]:
-        """Answer yes or no.
-
-        Args:
-            logits: Shape `(B,)`.
-
-        Returns:
-            For each product whether its probability reaches `config.decision_threshold`, or 0.5 where that is `None`.
-        """
-        threshold = self.config.decision_threshold
-        return (self.probabilities(logits) >= (0.5 if threshold is None else threshold)).tolist()
 
 
 __all__ = ["AdultOutput", "EClipForAdultRecognition"]

@@ -27,7 +27,7 @@ from .late_fusion_eclip import IGNORED_LABEL, LateFusionClassifier, mean_cross_e
 from .modeling_eclip import normalize
 from .neighbors_eclip import candidate_pairs, unique_pairs
 from .product_embeds_eclip import ProductEmbeds
-from .representation_eclip import EClipTaskModel, side_widths
+from .representation_eclip import EClipYesOrNoModel, side_widths
 
 # Where matching starts: two products are as likely one as two at a cosine of .7, of a title with an image at .3.
 _START_SCALE = 10.0
@@ -96,7 +96,7 @@ class PairClassifier(LateFusionClassifier):
         self.cross_modal = CrossModalLinear() if len(widths) == 2 else None
 
 
-class EClipForProductMatching(EClipTaskModel):
+class EClipForProductMatching(EClipYesOrNoModel):
     """Tell whether two offers are of one product.
 
     Args:
@@ -293,23 +293,6 @@ class EClipForProductMatching(EClipTaskModel):
             rows = has_view.nonzero().flatten()
             found.append(rows[candidate_pairs(normalize(vectors[rows].float()), num_neighbors)])
         return unique_pairs(torch.cat(found), num_rows)
-
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Turn logits into calibrated probabilities, shape `(B,)` to the same."""
-        slope, intercept = self.config.calibration
-        return torch.sigmoid(slope * logits + intercept)
-
-    def decode(self, logits: torch.Tensor) -> list[bool]:
-        """Answer yes or no.
-
-        Args:
-            logits: Shape `(B,)`.
-
-        Returns:
-            For each pair whether its probability reaches `config.decision_threshold`, or 0.5 where that is `None`.
-        """
-        threshold = self.config.decision_threshold
-        return (self.probabilities(logits) >= (0.5 if threshold is None else threshold)).tolist()
 
     def _cross_modal_logits(self, left: ProductEmbeds, right: ProductEmbeds) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare the title of one product with the image of the other one, in the shared space.

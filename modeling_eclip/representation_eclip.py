@@ -287,4 +287,30 @@ class EClipTaskModel(EClipPreTrainedModel):
         return self.answer(embeds, labels)
 
 
-__all__ = ["EClipTaskModel", "ProductRepresentation", "side_widths"]
+class EClipYesOrNoModel(EClipTaskModel):
+    """What heads have in common that answer yes or no: log odds, calibration, a threshold."""
+
+    @property
+    def decision_threshold(self) -> float:
+        """Probability from which the answer is yes: `config.decision_threshold`, or 0.5 where that is `None`."""
+        threshold = self.config.decision_threshold
+        return 0.5 if threshold is None else threshold
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Turn logits into calibrated probabilities, shape `(B,)` to the same."""
+        slope, intercept = self.config.calibration
+        return torch.sigmoid(slope * logits + intercept)
+
+    def decode(self, logits: torch.Tensor) -> list[bool]:
+        """Answer yes or no.
+
+        Args:
+            logits: Shape `(B,)`.
+
+        Returns:
+            Whether each probability reaches the threshold.
+        """
+        return (self.probabilities(logits) >= self.decision_threshold).tolist()
+
+
+__all__ = ["EClipTaskModel", "EClipYesOrNoModel", "ProductRepresentation", "side_widths"]

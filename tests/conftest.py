@@ -1,5 +1,6 @@
 """Small models and the reasons for their numbers, once for all tests."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from modeling_eclip import EClipConfig, EClipModel
+from training.arguments import ModelArguments
 
 REAL_DATA = Path(__file__).parents[2] / "shared"
 
@@ -20,6 +22,22 @@ VIT = {**TRANSFORMER, "image_size": IMAGE_SIZE, "patch_size": 8}
 # 100 tokens, of which 0 to 4 are special in one family or another.
 VOCAB_SIZE = 100
 SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+
+# The same smallness, as a user would ask for it, with one layer; dropout stays on, so that a resumed run must restore
+# random states.
+MODEL = ModelArguments(
+    vision_config=json.dumps(
+        {"model_type": "vit", "image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1,
+         "num_attention_heads": 2, "intermediate_size": 64, "hidden_dropout_prob": 0.1}
+    ),
+    text_config=json.dumps(
+        {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "intermediate_size": 64}
+    ),
+    vocab_size=300,
+    projection_dim=16,
+    max_title_length=16,
+)  # fmt: skip
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
     "vit": VIT,

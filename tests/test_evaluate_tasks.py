@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import MODEL
 from torch import nn
 
 import modeling_eclip
 from modeling_eclip import ProductEmbeds
+from modeling_eclip.representation_eclip import EClipYesOrNoModel
 from training import evaluate_tasks
-from training.arguments import DataArguments, ModelArguments
+from training.arguments import DataArguments
 from training.build import build_model, build_processor
 from training.pairs import ProductPairs
 from training.product_columns import CANONICAL_FEATURES
@@ -28,19 +30,6 @@ from training.task_evaluation import load_evaluated_split, load_task_head
 from training.task_figures import Figure, figures_to_json, measure
 from training.toy_catalog import toy_catalog
 
-TOWERS = ModelArguments(
-    vision_config=json.dumps(
-        {"model_type": "vit", "image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1,
-         "num_attention_heads": 2, "intermediate_size": 64}
-    ),
-    text_config=json.dumps(
-        {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-         "intermediate_size": 64}
-    ),
-    vocab_size=300,
-    projection_dim=16,
-    max_title_length=16,
-)  # fmt: skip
 DATA = DataArguments(num_workers=0)
 
 
@@ -54,6 +43,7 @@ class FixedHead(nn.Module):
     """A head whose answers are given beforehand."""
 
     device = torch.device("cpu")
+    decision_threshold = EClipYesOrNoModel.decision_threshold
 
     def __init__(self, given, **fields):
         super().__init__()
@@ -225,8 +215,8 @@ def checkpoints(tmp_path_factory):
     catalog = toy_catalog(150)
     for split in ("test", "validation"):
         catalog[split].to_parquet(folder / f"{split}.parquet")
-    processor = build_processor(TOWERS, catalog["train"]["title"])
-    model = build_model(TOWERS, processor.tokenizer, seed=0)
+    processor = build_processor(MODEL, catalog["train"]["title"])
+    model = build_model(MODEL, processor.tokenizer, seed=0)
     model.save_pretrained(folder / "base")
     processor.save_pretrained(folder / "base")
     paths = sorted(map(list, {tuple(path) for path in catalog["test"]["category"]}))

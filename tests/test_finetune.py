@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from conftest import MODEL
 from safetensors.torch import load_file
 
 from modeling_eclip import EClipForCategoryClassification, EClipModel, EClipProcessor
@@ -19,20 +20,6 @@ from training.finetune import finetune
 from training.task_data import choose_labelled
 from training.task_models import load_head
 
-# Towers as small as tests/conftest.py has them; dropout stays on, so that a resumed run must restore random states.
-TOWERS = ModelArguments(
-    vision_config=json.dumps(
-        {"model_type": "vit", "image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1,
-         "num_attention_heads": 2, "intermediate_size": 64}
-    ),
-    text_config=json.dumps(
-        {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-         "intermediate_size": 64}
-    ),
-    vocab_size=300,
-    projection_dim=16,
-    max_title_length=16,
-)  # fmt: skip
 DATA = DataArguments(toy_offers=100, num_workers=0)
 
 
@@ -47,8 +34,8 @@ def base(tmp_path_factory):
     """A base checkpoint with its processor."""
     folder = tmp_path_factory.mktemp("base")
     titles = load_split(DATA, "train")["title"]
-    processor = build_processor(TOWERS, titles)
-    build_model(TOWERS, processor.tokenizer, seed=0).save_pretrained(folder)
+    processor = build_processor(MODEL, titles)
+    build_model(MODEL, processor.tokenizer, seed=0).save_pretrained(folder)
     processor.save_pretrained(folder)
     return ModelArguments(checkpoint=str(folder))
 
@@ -68,7 +55,7 @@ def answers(head, processor, titles):
 def test_a_linear_probe_answers_in_words(base, tmp_path, modality):
     data = replace(DATA, validation_split="train")  # a few held-out rows of 30 kinds would choose by chance
     report = finetune(
-        replace(TOWERS, checkpoint=base.checkpoint), data, arguments(tmp_path, method="linear", modality=modality)
+        replace(MODEL, checkpoint=base.checkpoint), data, arguments(tmp_path, method="linear", modality=modality)
     )
     head, processor = (
         EClipForCategoryClassification.from_pretrained(tmp_path),
@@ -143,7 +130,7 @@ def test_adapters_are_saved_alone_or_merged(base, tmp_path):
 
 def test_adapters_alone_need_a_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="comes from `configs`.*--merge true"):
-        finetune(TOWERS, DATA, arguments(tmp_path, method="lora"))
+        finetune(MODEL, DATA, arguments(tmp_path, method="lora"))
 
 
 def test_calibration_and_thresholds():

@@ -6,28 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import MODEL
 from safetensors.torch import load_file
 
 import training.step as step_module
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments import DataArguments, ModelArguments, TrainArguments
+from training.arguments import DataArguments, TrainArguments
 from training.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
 from training.train import train
 
-# Towers as small as tests/conftest.py has them; dropout stays on, so that a resumed run must restore random states.
-MODEL = ModelArguments(
-    vision_config=json.dumps(
-        {"model_type": "vit", "image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1,
-         "num_attention_heads": 2, "intermediate_size": 64, "hidden_dropout_prob": 0.1}
-    ),
-    text_config=json.dumps(
-        {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-         "intermediate_size": 64}
-    ),
-    vocab_size=300,
-    projection_dim=16,
-    max_title_length=16,
-)  # fmt: skip
 # 60 drawn offers: about 48 to train on, two batches and a half an epoch.
 DATA = DataArguments(toy_offers=60, num_workers=0)
 

@@ -11,14 +11,16 @@ ranks and workers changes nothing, and a resumed run reads no block twice.
 
 import numpy as np
 
+from training.order import EpochOrder
+
 __all__ = ["BlockOrder"]
 
 _MIN_BLOCKS = 8
 """Fewest blocks of a window: what a batch may be made of, however long the blocks are."""
 
 
-class BlockOrder:
-    """Maps positions to rows, as `RowOrder` does.
+class BlockOrder(EpochOrder):
+    """Maps positions to the rows of a stream.
 
     Args:
         block_lengths: Rows of each block, shape `(num_blocks,)`. Rows are numbered through all blocks.
@@ -50,32 +52,11 @@ class BlockOrder:
         self._cached_epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
         self._cached_window: tuple[tuple[int, int], np.ndarray] | None = None
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows at the positions `start` to `stop` (exclusive), which may lie anywhere and cross epochs.
-
-        Args:
-            start: First position.
-            stop: Position after the last.
-
-        Returns:
-            Row indices of shape `(stop - start,)`, int64.
-
-        Raises:
-            ValueError: If not `0 <= start <= stop`.
-        """
-        if not 0 <= start <= stop:
-            raise ValueError(f"start and stop must satisfy 0 <= start <= stop, received start={start}, stop={stop}.")
-        pieces = [np.empty(0, dtype=np.int64)]
-        while start < stop:
-            epoch, offset = divmod(start, self.num_rows)
-            windows, window_stops = self._epoch(epoch)
-            number = int(np.searchsorted(window_stops, offset, side="right"))
-            rows = self._window(epoch, number, windows[number])
-            first = offset - (int(window_stops[number]) - len(rows))
-            taken = rows[first : first + stop - start]
-            pieces.append(taken)
-            start += len(taken)
-        return np.concatenate(pieces)
+    def _piece(self, epoch: int, offset: int) -> np.ndarray:
+        windows, window_stops = self._epoch(epoch)
+        number = int(np.searchsorted(window_stops, offset, side="right"))
+        rows = self._window(epoch, number, windows[number])
+        return rows[offset - (int(window_stops[number]) - len(rows)) :]
 
     def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """The blocks of each window, and the position in the epoch after each window's last row."""

@@ -62,6 +62,20 @@ def _pairs_speak_of(arguments: DataArguments, split: str) -> bool:
     return split == "pairs" or getattr(arguments, f"{split}_pairs") is not None and split != "test"
 
 
+def on_checkpoint(arguments: ModelArguments, checkpoint: str) -> ModelArguments:
+    """Start from a checkpoint, and leave out what it has settled: what its model was built of.
+
+    Args:
+        arguments: Model arguments that say anything else, too.
+        checkpoint: Hub id or folder.
+
+    Returns:
+        The checkpoint, and of the arguments what still counts.
+    """
+    left = ("freeze", "catalog_mates", "catalog_weight", "lora_rank", "lora_alpha", "lora_targets")
+    return ModelArguments(checkpoint=checkpoint, **{name: getattr(arguments, name) for name in left})
+
+
 def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> EClipProcessor:
     """Build or load the processor that goes with the model.
 

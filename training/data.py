@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from training.augmentation import ProductAugmentation, TitleAugmentation
 from training.block_order import BlockOrder
 from training.blocks import StreamedProducts
 from training.collation import FROZEN_COLUMNS, ProductCollator, RowLabels, sides_of
-from training.order import RowOrder, batch_spans, rank_slice
+from training.order import EpochOrder, RowOrder, batch_spans, rank_slice
 from training.pairs import PairCollator, ProductPairs
 from training.products import Products
 
@@ -33,13 +33,6 @@ logger = logging.getLogger(__name__)
 _COLUMNS = ("title", "image", "catalog_id", "row_id")
 _MUCH_MEMORY = 2**30
 _PARENT_CHECK_SECONDS = 1.0
-
-
-class Order(Protocol):
-    """Maps positions of a run to rows."""
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Row indices `(stop - start,)` at the positions `start` to `stop` (exclusive)."""
 
 
 class ProductBatches(Dataset[dict[str, Any]]):
@@ -58,7 +51,7 @@ class ProductBatches(Dataset[dict[str, Any]]):
         self,
         products: Products | ProductPairs,
         collator: ProductCollator | PairCollator,
-        order: Order,
+        order: EpochOrder,
         spans: Sequence[tuple[int, int]],
         rank: int = 0,
         num_ranks: int = 1,
@@ -166,7 +159,7 @@ def train_loader(
     )
     products = products.select_columns(_columns_of(products, modality, labels))
     spans = list(batch_spans(batch_size, total_samples, start))
-    order: Order
+    order: EpochOrder
     if isinstance(products, StreamedProducts):
         if mates_share:
             raise ValueError(

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from modeling_eclip import EClipProcessor
 from training.adapters import add_adapters, merge_adapters
 from training.arguments import DataArguments, FinetuneArguments, ModelArguments, parse_arguments
-from training.build import build_processor, source_of
+from training.build import build_processor, on_checkpoint, source_of
 from training.collation import sides_of
 from training.frozen_cache import cache_frozen_towers
 from training.loop import describe
@@ -75,7 +75,8 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
         ValueError: the arguments do not fit together, or the data has no such labels.
     """
     started = time.perf_counter()
-    model_arguments = without_what_it_was_built_of(model_arguments)
+    if model_arguments.checkpoint:  # a configuration of pre-training may name, too, what its model was built of
+        model_arguments = on_checkpoint(model_arguments, model_arguments.checkpoint)
     source = source_of(model_arguments)  # a mistake there is told before any data is read
     if arguments.method == "lora" and source != "checkpoint" and not arguments.merge:
         raise ValueError(
@@ -245,14 +246,6 @@ def _save(parts: Parts, arguments: FinetuneArguments) -> None:
         repository = arguments.hub_model_id or Path(arguments.output_dir).resolve().name
         parts.head.push_to_hub(repository, private=arguments.hub_private)
         parts.processor.push_to_hub(repository, private=arguments.hub_private)
-
-
-def without_what_it_was_built_of(model_arguments: ModelArguments) -> ModelArguments:
-    """Leave out what a checkpoint has settled: a configuration of pre-training says what its model was built of."""
-    if not model_arguments.checkpoint:
-        return model_arguments
-    kept = ("checkpoint", "freeze", "lora_rank", "lora_alpha", "lora_targets")
-    return ModelArguments(**{name: getattr(model_arguments, name) for name in kept})
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
-from modeling_eclip import EClipModel, EClipProcessor
+from modeling_eclip import EClipProcessor
 from training.adapters import AdapterState, plain_state_dict
 from training.arguments import DataArguments, TrainArguments
 from training.augmentation import ProductAugmentation, TitleAugmentation
@@ -27,7 +28,7 @@ from training.interruption import EXIT_STATUS, Interruption
 from training.patch_dropping import drop_patches
 from training.products import Products
 from training.skip_counter import SkipCounter
-from training.step import TrainingStep
+from training.step import OptimizerStep, TrainingStep
 from training.waiting import WaitingTime
 from training.zero_shot import embed_products, retrieval_figures
 
@@ -63,10 +64,10 @@ class TrainingLoop:
     """Trains one model on one set of offers.
 
     Args:
-        model: The model, frozen where it shall be, with its adapters.
+        model: The model, or a head on it, frozen where it shall be, with its adapters.
         processor: Turns titles and images into inputs.
-        train_products: Offers to train on.
-        validation_products: Held-out offers for retrieval.
+        train_products: What to train on.
+        validation_products: Held-out offers for evaluation.
         data: The data arguments.
         arguments: The training arguments.
         accelerator: The process's accelerator.
@@ -74,10 +75,10 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: EClipModel,
+        model: PreTrainedModel,
         processor: EClipProcessor,
-        train_products: Products,
-        validation_products: Products,
+        train_products: Any,
+        validation_products: Any,
         *,
         data: DataArguments,
         arguments: TrainArguments,
@@ -92,17 +93,17 @@ class TrainingLoop:
             model.activation_checkpointing_enable({"use_reentrant": False})
         if arguments.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        drop_patches(model, arguments.keep_patches)
+        drop_patches(model.base_model, arguments.keep_patches)
         if arguments.compile:
-            compile_towers(model, arguments.compile_backend)
-        self.step = TrainingStep(model, arguments, accelerator, self.total_samples)
+            compile_towers(model.base_model, arguments.compile_backend)
+        self.step: OptimizerStep = self._make_step(model)
         self.bare_model = self.step.bare_model
         self.progress = Progress()
         self.skips = SkipCounter()
-        kept = [self.progress, self.step.bad_steps]
+        kept = [self.progress, self.step.bad_steps, *self._also_kept()]
         if self.step.average is not None:
             kept.append(self.step.average)
-        if hasattr(self.bare_model, "peft_config"):
+        if hasattr(self.bare_model.base_model, "peft_config"):
             kept.append(AdapterState(self.bare_model))
         self.checkpoints = Checkpoints(
             Path(arguments.output_dir),
@@ -114,6 +115,14 @@ class TrainingLoop:
             processor=processor,
             limit=arguments.save_total_limit,
         )
+
+    def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
+        """Return what takes the steps."""
+        return TrainingStep(model, self.arguments, self.accelerator, self.total_samples)
+
+    def _also_kept(self) -> list[Any]:
+        """Return what else every checkpoint holds."""
+        return []
 
     def run(self, resume_from: Path | None = None) -> RunResult:
         """Train to the end, and leave the model with the weights that are to be used: the averaged ones if there are.

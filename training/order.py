@@ -9,11 +9,47 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-__all__ = ["RowOrder", "batch_spans", "rank_slice"]
+__all__ = ["EpochOrder", "RowOrder", "batch_spans", "rank_slice"]
 
 
-class RowOrder:
-    """Maps positions to rows.
+class EpochOrder:
+    """Maps positions to rows; a subclass says what an epoch looks like.
+
+    Attributes:
+        num_rows: Rows of an epoch.
+    """
+
+    num_rows: int
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows at the positions `start` to `stop` (exclusive), which may lie anywhere and cross epochs.
+
+        Args:
+            start: First position.
+            stop: Position after the last.
+
+        Returns:
+            Row indices of shape `(stop - start,)`, int64.
+
+        Raises:
+            ValueError: If not `0 <= start <= stop`.
+        """
+        if not 0 <= start <= stop:
+            raise ValueError(f"start and stop must satisfy 0 <= start <= stop, received start={start}, stop={stop}.")
+        pieces = [np.empty(0, dtype=np.int64)]
+        while start < stop:
+            taken = self._piece(*divmod(start, self.num_rows))[: stop - start]
+            pieces.append(taken)
+            start += len(taken)
+        return np.concatenate(pieces)
+
+    def _piece(self, epoch: int, offset: int) -> np.ndarray:
+        """Rows of an epoch from an offset on: at least one, and as many as are at hand."""
+        raise NotImplementedError
+
+
+class RowOrder(EpochOrder):
+    """Maps positions to the rows of a table.
 
     Args:
         num_rows: Number of rows of the table.
@@ -53,28 +89,8 @@ class RowOrder:
         self.shuffle = shuffle
         self._cached_epoch: tuple[int, np.ndarray] | None = None
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows at the positions `start` to `stop` (exclusive), which may lie anywhere and cross epochs.
-
-        Args:
-            start: First position.
-            stop: Position after the last.
-
-        Returns:
-            Row indices of shape `(stop - start,)`, int64.
-
-        Raises:
-            ValueError: If not `0 <= start <= stop`.
-        """
-        if not 0 <= start <= stop:
-            raise ValueError(f"start and stop must satisfy 0 <= start <= stop, received start={start}, stop={stop}.")
-        pieces = [np.empty(0, dtype=np.int64)]
-        while start < stop:
-            epoch, offset = divmod(start, self.num_rows)
-            taken = min(self.num_rows - offset, stop - start)
-            pieces.append(self._epoch(epoch)[offset : offset + taken])
-            start += taken
-        return np.concatenate(pieces)
+    def _piece(self, epoch: int, offset: int) -> np.ndarray:
+        return self._epoch(epoch)[offset:]
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if not self.shuffle:

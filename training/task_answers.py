@@ -194,12 +194,12 @@ def _adult(split: _Split) -> TaskAnswers:
         probabilities[labelled],
         right[labelled],
         split.catalogs[split.rows[labelled]],
-        figure_settings={"threshold": _threshold(split.head)},
+        figure_settings={"threshold": split.head.decision_threshold},
         mistakes=_wrong_decisions(
             split.rows[labelled, None],
             probabilities[labelled],
             right[labelled],
-            _threshold(split.head),
+            split.head.decision_threshold,
             ("not restricted", "restricted"),
         ),
         left_out={"without a label": int((~labelled).sum())},
@@ -215,12 +215,12 @@ def _matching(split: _Split) -> TaskAnswers:
         probabilities,
         right,
         _products_of_pairs(split.products)[left_rows],
-        figure_settings={"threshold": _threshold(split.head)},
+        figure_settings={"threshold": split.head.decision_threshold},
         mistakes=_wrong_decisions(
             np.stack([left_rows, right_rows], axis=1),
             probabilities,
             right,
-            _threshold(split.head),
+            split.head.decision_threshold,
             ("two products", "one product"),
         ),
     )
@@ -282,10 +282,6 @@ def _products_of_pairs(pairs: ProductPairs) -> np.ndarray:
 def _own_if_alone(catalogs: np.ndarray) -> np.ndarray:
     """Return the catalogs, with one of its own for every row that is alone."""
     return np.where(catalogs >= 0, catalogs, -1 - np.arange(len(catalogs)))
-
-
-def _threshold(head: Any) -> float:
-    return 0.5 if head.config.decision_threshold is None else head.config.decision_threshold
 
 
 def _row_ids(products: Products | ProductPairs) -> list[str]:

@@ -2,26 +2,21 @@
 
 import contextlib
 import logging
-from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from modeling_eclip import EClipProcessor
 from modeling_eclip.representation_eclip import EClipTaskModel
-from training.adapters import AdapterState, plain_state_dict
 from training.arguments import DataArguments, FinetuneArguments
 from training.best_weights import BestWeights
-from training.checkpoint import Checkpoints, Progress
-from training.compilation import compile_towers
-from training.loop import TrainingLoop, count_samples
+from training.loop import TrainingLoop
 from training.pairs import ProductPairs
-from training.patch_dropping import drop_patches
 from training.products import Products
 from training.representing import represent
-from training.skip_counter import SkipCounter
+from training.step import OptimizerStep
 from training.task_step import TaskStep
 from training.tasks import Task
 
@@ -57,38 +52,25 @@ class TaskLoop(TrainingLoop):
         accelerator: Accelerator,
     ) -> None:
         """Prepare the head for training."""
-        self.data, self.arguments, self.accelerator, self.task = data, arguments, accelerator, task
-        self.processor = processor
-        self.train_products, self.validation_products = train_products, validation_products
-        self.total_samples = count_samples(train_products, arguments)
-        if arguments.gradient_checkpointing:
-            head.activation_checkpointing_enable({"use_reentrant": False})
-        if arguments.channels_last:
-            head = head.to(memory_format=torch.channels_last)
-        drop_patches(head.eclip, arguments.keep_patches)
-        if arguments.compile:
-            compile_towers(head.eclip, arguments.compile_backend)
-        self.modality = arguments.modality
-        self.step: Any = TaskStep(head, arguments, accelerator, self.total_samples)
-        self.bare_model = self.step.bare_model
-        self.progress = Progress()
-        self.skips = SkipCounter()
-        self.best = BestWeights(self.bare_model)
-        kept = [self.progress, self.step.bad_steps, self.best]
-        if self.step.average is not None:
-            kept.append(self.step.average)
-        if hasattr(self.bare_model.eclip, "peft_config"):
-            kept.append(AdapterState(self.bare_model))
-        self.checkpoints = Checkpoints(
-            Path(arguments.output_dir),
-            accelerator,
-            kept,
-            save_model=lambda folder: self.bare_model.save_pretrained(
-                folder, state_dict=plain_state_dict(self.bare_model)
-            ),
-            processor=processor,
-            limit=arguments.save_total_limit,
+        self.task = task
+        super().__init__(
+            head,
+            processor,
+            train_products,
+            validation_products,
+            data=data,
+            arguments=arguments,
+            accelerator=accelerator,
         )
+
+    def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
+        """Have the head's own loss."""
+        return TaskStep(model, self.arguments, self.accelerator, self.total_samples)
+
+    def _also_kept(self) -> list[Any]:
+        """Keep the best weights so far."""
+        self.best = BestWeights(self.bare_model)
+        return [self.best]
 
     def _choose_weights(self) -> dict[str, float]:
         """Leave the head with its best weights, and return their figures."""
@@ -97,7 +79,11 @@ class TaskLoop(TrainingLoop):
 
     def _loader_settings(self) -> dict[str, Any]:
         """Have the loader read labels, and no side that the head does not look at."""
-        return {"own_catalog_for_singles": False, "modality": self.modality, "labels": self.task.labels}
+        return {
+            "own_catalog_for_singles": False,
+            "modality": self.bare_model.config.modality,
+            "labels": self.task.labels,
+        }
 
     def _evaluate(self) -> None:
         """Measure the held-out rows, and keep the weights if they are the best."""

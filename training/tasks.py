@@ -265,8 +265,7 @@ class ClusteringTask(Task):
 def _yes_or_no(metric: Any, head: Any, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     counted = (labels == 0) | (labels == 1)
     outcomes = metric.outcomes(head.probabilities(logits[counted]).numpy(), labels[counted].numpy())
-    threshold = head.config.decision_threshold
-    return metric.figures(outcomes, threshold=0.5 if threshold is None else threshold)
+    return metric.figures(outcomes, threshold=head.decision_threshold)
 
 
 @torch.no_grad()

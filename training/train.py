@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.adapters import add_adapters, merge_adapters
 from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
-from training.build import build_model, build_processor, load_split, source_of
+from training.build import build_model, build_processor, load_split, on_checkpoint, source_of
 from training.frozen_cache import cache_frozen_towers
 from training.loop import RunResult, TrainingLoop, describe
 from training.optimization import freeze_parameters
@@ -38,15 +38,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         train_products = load_split(data, "train")
         validation_products = load_split(data, "validation")
     if resume_from is not None:
-        model_arguments = ModelArguments(
-            checkpoint=str(resume_from),
-            freeze=model_arguments.freeze,
-            catalog_mates=model_arguments.catalog_mates,
-            catalog_weight=model_arguments.catalog_weight,
-            lora_rank=model_arguments.lora_rank,
-            lora_alpha=model_arguments.lora_alpha,
-            lora_targets=model_arguments.lora_targets,
-        )
+        model_arguments = on_checkpoint(model_arguments, str(resume_from))
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
     model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed)

@@ -118,6 +118,17 @@ def test_one_column_name_will_do_for_the_catalog():
     assert ProductColumns(catalog_id="group").catalog_id == ("group",)
 
 
+@pytest.mark.parametrize("lacking", ["title", "image"])
+def test_tables_of_one_side(tmp_path, lacking):
+    path = write_parquet(tmp_path / "train.parquet", **{lacking: None})
+    rows = both_ways([path], ProductColumns(**{lacking: "none"}), split="train")
+    assert [row[lacking] for row in rows] == [None] * 4
+    assert all(row["title" if lacking == "image" else "image"] for row in rows)
+    assert [row["catalog_id"] for row in rows] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match=f"{lacking}_column='{lacking}'.*, or to none where there is none"):
+        load_products([path], ProductColumns(), split="train")
+
+
 def test_titles_that_are_numbers_are_text(tmp_path):
     path = write_parquet(tmp_path / "offers.parquet", title=[1, 2, 3, None])
     assert [row["title"] for row in both_ways([path])] == ["1", "2", "3", None]

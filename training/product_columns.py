@@ -26,15 +26,18 @@ CANONICAL_FEATURES = {
 }
 """The canonical columns and their types."""
 
+_NONE = "none"  # what users call a column of titles or pictures that there is not
+
 
 @dataclass(frozen=True)
 class ProductColumns:
     """Where the canonical columns are found in the user's tables.
 
     Args:
-        title: Column with the title.
-        image: Column with the picture: a `datasets.Image`, its bytes, or a path (relative to the table's folder).
-            In a table that lacks it, `file_name` is taken, as in the image folders of `datasets`.
+        title: Column with the title; `"none"` where there are no titles.
+        image: Column with the picture: a `datasets.Image`, its bytes, or a path (relative to the table's folder);
+            `"none"` where there are no pictures. In a table that lacks it, `file_name` is taken, as in the image
+            folders of `datasets`.
         catalog_id: Columns with the id of the product, tried in this order; per row the first that is not null wins.
             A non-negative integer is kept, any other integer or text is hashed; null, NaN, -1 and blank text mean
             "alone". The ids of all sources live in one space: the same id in two sources is the same product.
@@ -63,7 +66,7 @@ class ColumnLayout:
 
     Attributes:
         names: Columns of the part.
-        image_is_path: Whether the picture's column holds text, that is paths.
+        image_is_path: Whether the picture's column holds text, that is paths, or is not there.
         kept: Columns that are kept beside the canonical ones, and the names that they get.
 
     Raises:
@@ -76,24 +79,27 @@ class ColumnLayout:
         self.title = self._require("title", columns.title)
         has_file_names = columns.image not in features and "file_name" in features
         self.image = "file_name" if has_file_names else self._require("image", columns.image)
-        self.image_is_path = features[self.image] in (datasets.Value("string"), datasets.Value("large_string"))
+        text = (datasets.Value("string"), datasets.Value("large_string"))
+        self.image_is_path = self.image is None or features[self.image] in text
         self.catalog_ids = [name for name in columns.catalog_id if name in features]
         self.row_id = columns.row_id if columns.row_id in features else None
         mapped = [self.title, self.image, *self.catalog_ids, self.row_id]
-        replaced = {name for name in mapped if name in CANONICAL_FEATURES} | {self.title, self.image}
+        replaced = {name for name in mapped if name in CANONICAL_FEATURES or name in (self.title, self.image)}
         self.kept = {
             name: f"{name}_original" if name in CANONICAL_FEATURES else name
             for name in self.names
             if name not in replaced
         }
 
-    def _require(self, field: str, name: str) -> str:
-        if name not in self.names:
-            raise ValueError(
-                f"{field}_column={name!r}: source {self.source!r} has no such column. It has: "
-                f"{', '.join(sorted(self.names))}. Set {field}_column to one of these."
-            )
-        return name
+    def _require(self, field: str, name: str) -> str | None:
+        if name in self.names:
+            return name
+        if name == _NONE:
+            return None
+        raise ValueError(
+            f"{field}_column={name!r}: source {self.source!r} has no such column. It has: "
+            f"{', '.join(sorted(self.names))}. Set {field}_column to one of these, or to {_NONE} where there is none."
+        )
 
     def read_from(self, name: str) -> list[str]:
         """Columns of the part that a canonical or kept column is made of."""
@@ -101,7 +107,9 @@ class ColumnLayout:
             return self.catalog_ids
         if name == "row_id":
             return [self.row_id] if self.row_id is not None else []
-        return [{"title": self.title, "image": self.image}.get(name) or self._kept_from(name)]
+        if name in ("title", "image"):
+            return [column for column in (getattr(self, name),) if column is not None]
+        return [self._kept_from(name)]
 
     def _kept_from(self, name: str) -> str:
         return next(old for old, new in self.kept.items() if new == name)
@@ -121,7 +129,7 @@ class ColumnLayout:
             ValueError: If the user's column is of a type that no such column can be made of.
         """
         if name == "title":
-            return self._titles(table)
+            return pa.nulls(len(index), pa.string()) if self.title is None else self._titles(table, self.title)
         if name == "row_id":
             made = pa.array([f"{self.source}:{i}" for i in index.tolist()], type=pa.string())
             return made if self.row_id is None else pc.coalesce(_column(table, self.row_id).cast(pa.string()), made)
@@ -133,17 +141,17 @@ class ColumnLayout:
                 catalog_ids = np.where(catalog_ids == NO_CATALOG, found, catalog_ids)
             return pa.array(catalog_ids)
         if name == "image":
-            images = _column(table, self.image)
+            images = pa.nulls(len(index), pa.string()) if self.image is None else _column(table, self.image)
             if self.image_is_path:
                 images = pa.array([self._resolve(path) for path in images.to_pylist()], type=pa.string())
             return CANONICAL_FEATURES["image"].cast_storage(images)
         return _column(table, self._kept_from(name))
 
-    def _titles(self, table: pa.Table) -> pa.Array:
-        titles = _column(table, self.title)
+    def _titles(self, table: pa.Table, name: str) -> pa.Array:
+        titles = _column(table, name)
         if pa.types.is_nested(titles.type) or pa.types.is_binary(titles.type):
             raise ValueError(
-                f"title_column={self.title!r}: source {self.source!r} holds {titles.type} there. Name a text column."
+                f"title_column={name!r}: source {self.source!r} holds {titles.type} there. Name a text column."
             )
         return titles.cast(pa.string())
 

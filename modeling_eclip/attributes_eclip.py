@@ -156,20 +156,24 @@ class EClipForAttributeExtraction(EClipTaskModel):
             embeds[name] = embed_names(self, processor, titles)
         return embeds
 
-    def zero_shot(self, value_embeds: Mapping[str, torch.Tensor], **inputs: Any) -> AttributeOutput:
+    def zero_shot(
+        self, value_embeds: Mapping[str, torch.Tensor], embeds: ProductEmbeds | None = None, **inputs: Any
+    ) -> AttributeOutput:
         """Tell attributes by how near products are to the names of the values, without any training for it.
 
         Args:
             value_embeds: What `embed_values` returned.
-            **inputs: As for `forward`: `input_ids`, `attention_mask`, `pixel_values`, `has_text`, `has_image`, ...
+            embeds: The products, as `represent` returns them; `None` where `inputs` are given.
+            **inputs: As for `represent`: `input_ids`, `attention_mask`, `pixel_values`, `has_text`, `has_image`, ...
 
         Returns:
             [`AttributeOutput`], with logits only; `decode` puts them into words.
         """
         names = list(self.values)
-        logits = zero_shot_logits(self, torch.cat([value_embeds[name] for name in names]), **inputs)
+        embeds = self.represent(**inputs) if embeds is None else embeds
+        logits = zero_shot_logits(self, torch.cat([value_embeds[name] for name in names]), embeds)
         columns = logits.split([len(value_embeds[name]) for name in names], dim=1)
-        return AttributeOutput(logits=dict(zip(names, columns, strict=True)))
+        return AttributeOutput(logits=dict(zip(names, columns, strict=True)), products=embeds)
 
 
 __all__ = ["AttributeClassifier", "AttributeOutput", "EClipForAttributeExtraction"]

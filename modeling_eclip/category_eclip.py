@@ -115,17 +115,21 @@ class EClipForCategoryClassification(EClipTaskModel):
         ]
         return embed_names(self, processor, names)
 
-    def zero_shot(self, category_embeds: torch.Tensor, **inputs: Any) -> CategoryOutput:
+    def zero_shot(
+        self, category_embeds: torch.Tensor, embeds: ProductEmbeds | None = None, **inputs: Any
+    ) -> CategoryOutput:
         """Sort products by how near they are to the names of the categories, without any training for it.
 
         Args:
             category_embeds: What `embed_categories` returned, shape `(leaves, projection_dim)`.
-            **inputs: As for `forward`: `input_ids`, `attention_mask`, `pixel_values`, `has_text`, `has_image`, ...
+            embeds: The products, as `represent` returns them; `None` where `inputs` are given.
+            **inputs: As for `represent`: `input_ids`, `attention_mask`, `pixel_values`, `has_text`, `has_image`, ...
 
         Returns:
             [`CategoryOutput`], with logits only; `decode` puts them into words.
         """
-        return CategoryOutput(logits=zero_shot_logits(self, category_embeds, **inputs))
+        embeds = self.represent(**inputs) if embeds is None else embeds
+        return CategoryOutput(logits=zero_shot_logits(self, category_embeds, embeds), products=embeds)
 
 
 __all__ = ["CategoryOutput", "EClipForCategoryClassification"]

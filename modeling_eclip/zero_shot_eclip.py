@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .modeling_eclip import normalize
+from .product_embeds_eclip import ProductEmbeds
 from .representation_eclip import EClipTaskModel
 
 
@@ -33,43 +34,26 @@ def embed_names(model: EClipTaskModel, processor: Any, names: Sequence[Sequence[
     return torch.stack(embeds)
 
 
-def zero_shot_logits(
-    model: EClipTaskModel,
-    class_embeds: torch.Tensor,
-    has_text: torch.Tensor | None = None,
-    has_image: torch.Tensor | None = None,
-    **inputs: Any,
-) -> torch.Tensor:
+def zero_shot_logits(model: EClipTaskModel, class_embeds: torch.Tensor, embeds: ProductEmbeds) -> torch.Tensor:
     """Compare products with classes.
 
     Args:
-        model: A head; its `modality` tells what is compared.
+        model: A head.
         class_embeds: What `embed_names` returned, shape `(num_classes, projection_dim)`.
-        has_text: Which products have a title, bool, shape `(B,)`; `None` means all, if titles are given.
-        has_image: The same for images.
-        **inputs: As for [`EClipModel`]: `input_ids`, `attention_mask`, `pixel_values`, ...
+        embeds: `B` products, as the head represents them.
 
     Returns:
         Logits, float32, shape `(B, num_classes)`: the mean of the similarities that there are, divided by the
         temperature.
-
-    Raises:
-        ValueError: neither titles nor images are given that the head looks at.
     """
-    if model.config.modality == "image":
-        inputs.update(input_ids=None, text_pooler_output=None)
-    if model.config.modality == "text":
-        inputs.update(pixel_values=None, image_pooler_output=None)
-    output = model.eclip(**inputs)
+    projections = {"text": model.eclip.text_projection, "image": model.eclip.visual_projection}
     device = class_embeds.device
     similarities, weights = [], []
-    for embeds, has_side in ((output.text_embeds, has_text), (output.image_embeds, has_image)):
-        if embeds is None:
-            continue
-        present = torch.ones(len(embeds), dtype=torch.bool) if has_side is None else has_side.bool()
-        present = present.to(device).unsqueeze(1)
-        similarity = (embeds @ class_embeds.to(embeds).T).float().to(device)  # (B, num_classes)
-        # Not multiplied: a row that is not to be read may hold anything.
+    for side, (vectors, has_side) in embeds.sides.items():
+        # A product's vectors are the tower's but for their length, which the projection hands on.
+        projected = normalize(projections[side](vectors.to(projections[side].weight.dtype)))
+        similarity = (projected @ class_embeds.to(projected).T).float().to(device)  # (B, num_classes)
+        present = has_side.to(device).unsqueeze(1)
         similarities.append(similarity.masked_fill(~present, 0))
         weights.append(present.float())
     mean = torch.stack(similarities).sum(dim=0) / torch.stack(weights).sum(dim=0).clamp(min=1)

@@ -27,7 +27,7 @@ from training.product_columns import CANONICAL_FEATURES
 from training.representing import Represented
 from training.task_answers import TaskAnswers, answer_task
 from training.task_evaluation import load_evaluated_split, load_task_head
-from training.task_figures import Figure, figures_to_json, measure
+from training.task_figures import Figure, Outcomes, figures_to_json, measure
 from training.toy_catalog import toy_catalog
 
 DATA = DataArguments(num_workers=0)
@@ -104,7 +104,7 @@ def test_category_answers():
         ([1], "Shoes > Boots (0.90)", "Bags"),
         ([3], "Shoes > Boots (0.60)", "Shoes > Clogs"),
     ]
-    figures = measure(answers, num_resamples=50)
+    figures = measure([Outcomes.of(answers)], num_resamples=50)
     assert figures["accuracy"].value == pytest.approx(1 / 3)
     assert figures["level_1_accuracy"].value == pytest.approx(2 / 3)  # shoes they are
 
@@ -126,7 +126,7 @@ def test_attribute_answers():
         ([0], "colour: blue (0.80)", "colour: red"),
         ([1], "colour: red (0.60)", "colour: pink"),
     ]
-    assert measure(answers, num_resamples=50)["accuracy"].value == pytest.approx(1 / 3)
+    assert measure([Outcomes.of(answers)], num_resamples=50)["accuracy"].value == pytest.approx(1 / 3)
 
 
 def test_adult_answers():
@@ -141,7 +141,7 @@ def test_adult_answers():
     head.config.decision_threshold = 0.4
     answers = answer_task("adult", head, table, represented("0123"), DATA)
     assert len(answers.mistakes) == 1
-    assert measure(answers, num_resamples=50)["recall"].value == 1.0
+    assert measure([Outcomes.of(answers)], num_resamples=50)["recall"].value == 1.0
 
 
 def test_matching_answers():
@@ -172,7 +172,7 @@ def test_clustering_answers():
         ([3, 2, 5], "one group of 4 offers", "3 products"),  # 5 wrong pairs
         ([0, 2], "2 groups", "one product of 3 offers"),  # 2 pairs apart
     ]
-    assert measure(answers)["pairwise_recall"].value == 0.5
+    assert measure([Outcomes.of(answers)])["pairwise_recall"].value == 0.5
 
 
 def test_a_large_wrong_group_is_shown_in_part():
@@ -194,15 +194,16 @@ def test_what_cannot_be_answered():
 def test_rows_of_a_catalog_are_drawn_together_if_wished():
     right = np.tile([1, 0, 0, 0], 50)
     answers = TaskAnswers("adult_recognition", np.tile([0.9, 0.1, 0.6, 0.2], 50), right, np.repeat(np.arange(25), 8))
-    by_catalog = measure(answers, num_resamples=200)
-    by_row = measure(answers, num_resamples=200, by_catalog=False)
+    by_catalog = measure([Outcomes.of(answers)], num_resamples=200)
+    by_row = measure([Outcomes.of(answers)], num_resamples=200, by_catalog=False)
     # Catalogs are all alike here: to draw others changes nothing.
     assert by_catalog["precision"] == Figure(0.5, 0.5, 0.5)
     assert by_row["precision"].low < 0.5 < by_row["precision"].high
 
 
 def test_report_is_json_where_a_figure_is_not_defined():
-    figures = measure(TaskAnswers("adult_recognition", [0.1, 0.2], [0, 0], np.array([-1, -1])), num_resamples=10)
+    answers = TaskAnswers("adult_recognition", [0.1, 0.2], [0, 0], np.array([-1, -1]))
+    figures = measure([Outcomes.of(answers)], num_resamples=10)
     assert math.isnan(figures["recall"].value)
     report = json.loads(json.dumps(figures_to_json(figures), allow_nan=False))
     assert report["recall"] == {"value": None, "low": None, "high": None}
@@ -301,6 +302,37 @@ def test_a_checkpoint_without_a_head_matches_and_groups(checkpoints, run, task):
     report = run("--task", task, "--checkpoints", folder, "--modality", "text")[folder]
     metric = {"matching": "average_precision", "clustering": "adjusted_rand_index"}[task]
     assert report["modality"] == "text" and math.isfinite(report["metrics"][metric]["value"])
+
+
+@pytest.mark.parametrize("task", ["category", "attributes"])
+def test_classes_by_their_names(checkpoints, run, task):
+    folder = str(checkpoints / "base")
+    words = ["--task", task, "--checkpoints", folder, "--zero_shot", "true", "--modality", "text"]
+    words += ["--attribute_columns", "colour", "pattern"] if task == "attributes" else []
+    report = run(*words)[folder]
+    rows = pq.read_table(checkpoints / "test.parquet").to_pylist()
+    assert report["modality"] == "text" and report["rows"] == len(rows) and not report["unknown_labels"]
+    # What the head itself says of the names.
+    products = load_evaluated_split(task, DataArguments(test_data=[str(checkpoints / "test.parquet")]), "test", 0)
+    if task == "category":
+        head = modeling_eclip.EClipForCategoryClassification.from_pretrained(
+            folder, modality="text", category_paths=sorted(map(list, {tuple(row["category"]) for row in rows}))
+        ).eval()
+        processor = modeling_eclip.EClipProcessor.from_pretrained(folder)
+        titles = processor(text=list(products["title"]), return_tensors="pt")
+        with torch.no_grad():
+            said = head.decode(head.zero_shot(head.embed_categories(processor), **titles).logits)
+        right = np.mean([answer[0][0] == tuple(row["category"]) for answer, row in zip(said, rows, strict=True)])
+        assert report["metrics"]["accuracy"]["value"] == pytest.approx(right)
+    with pytest.raises(ValueError, match="the task is 'adult'; category and attributes"):
+        run("--task", "adult", "--checkpoints", folder, "--zero_shot", "true")
+
+
+def test_classes_of_a_trained_head_by_their_names(checkpoints, run):
+    folder = str(checkpoints / "category")
+    by_name = run("--task", "category", "--checkpoints", folder, "--zero_shot", "true")[folder]
+    trained = run("--task", "category", "--checkpoints", folder)[folder]
+    assert by_name["unknown_labels"] == trained["unknown_labels"] and by_name["metrics"] != trained["metrics"]
 
 
 def test_heads_that_do_not_fit(checkpoints):

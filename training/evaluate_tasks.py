@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments import DataArguments, EvaluationArguments, ModelArguments, parse_arguments
 from training.build import build_model, build_processor, load_split
-from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head
+from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head, load_zero_shot_head
 from training.task_gallery import draw_evaluations
 from training.zero_shot import embed_products, matching_figures, retrieval_figures
 
@@ -92,8 +92,15 @@ def evaluate_task(task: str, data: DataArguments, arguments: EvaluationArguments
     """
     accelerator = Accelerator()
     # A mistake in one of them is told before any is measured.
-    heads = {folder: load_task_head(task, folder, arguments.modality) for folder in arguments.checkpoints}
+    heads = {}
+    if not arguments.zero_shot:
+        heads = {folder: load_task_head(task, folder, arguments.modality) for folder in arguments.checkpoints}
     products = load_evaluated_split(task, data, arguments.split, arguments.seed)
+    if arguments.zero_shot:  # the products may tell the classes
+        heads = {
+            folder: load_zero_shot_head(task, folder, arguments.modality, products, data)
+            for folder in arguments.checkpoints
+        }
     evaluations = {}
     for name, folder in zip(short_names(arguments.checkpoints), heads, strict=True):
         processor = EClipProcessor.from_pretrained(folder)

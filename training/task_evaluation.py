@@ -6,6 +6,7 @@ the similarity of what the towers see.
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import datasets
@@ -20,10 +21,11 @@ from training.products import Products
 from training.representing import represent
 from training.task_answers import TaskAnswers, answer_task
 from training.task_data import load_task_split
-from training.task_figures import Figure, figures_to_json, measure
+from training.task_figures import Figure, Outcomes, figures_to_json, measure
+from training.task_labels import find_labels
 from training.task_models import TASK_HEADS, load_head
 
-__all__ = ["TaskEvaluation", "evaluate_head", "load_evaluated_split", "load_task_head"]
+__all__ = ["TaskEvaluation", "evaluate_head", "load_evaluated_split", "load_task_head", "load_zero_shot_head"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,41 @@ def load_task_head(task: str, folder: str, modality: str | None) -> Any:
     head = load_head(folder)
     if modality is not None and head.config.modality not in ("both", modality):
         raise ValueError(f"`modality` is {modality!r}, but the head of {folder!r} sees {head.config.modality} only.")
+    return head
+
+
+def load_zero_shot_head(
+    task: str, folder: str, modality: str | None, products: Products | ProductPairs, data: DataArguments
+) -> Any:
+    """Load a checkpoint as a head that answers by the names of its classes, without training.
+
+    Args:
+        task: `"category"` or `"attributes"`.
+        folder: Folder or Hub id.
+        modality: What it shall see, for a checkpoint that has no head yet.
+        products: Where the classes are found, for a checkpoint that has no head yet.
+        data: The data arguments, which name the columns of the labels.
+
+    Returns:
+        The head, in evaluation mode.
+
+    Raises:
+        ValueError: the task's classes have no names.
+    """
+    if task not in ("category", "attributes") or isinstance(products, ProductPairs):
+        raise ValueError(
+            f"`zero_shot` is true, but the task is {task!r}; category and attributes have classes with names."
+        )
+    if EClipConfig.from_pretrained(folder).architectures == [TASK_HEADS[task]]:
+        head = load_task_head(task, folder, modality)
+    else:
+        labels = find_labels(task, products, data)
+        assert labels is not None  # these tasks have some
+        head_class = getattr(modeling_eclip, TASK_HEADS[task])
+        head = head_class.from_pretrained(folder, modality=modality or "both", **labels.config_fields()).eval()
+    processor = EClipProcessor.from_pretrained(folder)
+    embed = head.embed_categories if task == "category" else head.embed_values
+    head.answer = partial(head.zero_shot, embed(processor))
     return head
 
 
@@ -163,7 +200,7 @@ def evaluate_head(
         told = ", ".join(f"{value} {count}" for value, count in counts.most_common(5))
         logger.warning("%s: %s rows with values that the head has not, all wrong (%s)", column, counts.total(), told)
     figures = measure(
-        answers,
+        [Outcomes.of(answers)],
         num_resamples=arguments.num_resamples,
         by_catalog=arguments.resample_by == "catalogs",
         seed=arguments.seed,

@@ -1,17 +1,20 @@
 """Answers to figures with intervals, through the metric modules in `training/metrics`."""
 
+import json
 import math
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import evaluate
+import numpy as np
 
 from training.bootstrap import bootstrap_intervals, jackknife_intervals
 from training.task_answers import TaskAnswers
 
-__all__ = ["Figure", "figures_to_json", "measure"]
+__all__ = ["Figure", "Outcomes", "figures_to_json", "load_metric", "measure"]
 
 METRICS = Path(__file__).parent / "metrics"
 # Their figures are of pairs of rows.
@@ -30,13 +33,62 @@ class Figure(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def measure(
-    answers: TaskAnswers, *, num_resamples: int = 1000, by_catalog: bool = True, seed: int = 0
-) -> dict[str, Figure]:
-    """Measure answers.
+@dataclass
+class Outcomes:
+    """What the figures of one run are made of.
 
     Args:
-        answers: The answers, of a head or of anything else.
+        metric: Name of the metric module in `training/metrics`.
+        arrays: Its outcomes: arrays over the rows.
+        groups: Rows that are right or wrong together, int64, shape `(N,)`; -1 for a row that is alone.
+        settings: Further arguments that figures depend on.
+    """
+
+    metric: str
+    arrays: dict[str, np.ndarray]
+    groups: np.ndarray
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, answers: TaskAnswers) -> "Outcomes":
+        """Judge answers, row by row."""
+        metric = load_metric(answers.metric)
+        arrays = metric.outcomes(answers.predictions, answers.references, **answers.outcome_settings)
+        return cls(answers.metric, arrays, answers.groups, answers.figure_settings)
+
+    def save(self, path: Path) -> None:
+        """Write an `.npz` file, which holds no pickled objects."""
+        settings = np.array(json.dumps({"metric": self.metric, "settings": self.settings}))
+        np.savez_compressed(path, allow_pickle=False, settings=settings, groups=self.groups, **_prefixed(self.arrays))
+
+    @classmethod
+    def load(cls, path: Path) -> "Outcomes":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as content:
+            settings = json.loads(str(content["settings"]))
+            arrays = {name[len(_PREFIX) :]: content[name] for name in content.files if name.startswith(_PREFIX)}
+            return cls(settings["metric"], arrays, content["groups"], settings["settings"])
+
+
+_PREFIX = "outcome."
+
+
+def _prefixed(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {_PREFIX + name: values for name, values in arrays.items()}
+
+
+def load_metric(name: str) -> Any:
+    """Load a metric module of `training/metrics`."""
+    return evaluate.load(str(METRICS / name), keep_in_memory=True)
+
+
+def measure(
+    runs: Sequence[Outcomes], *, num_resamples: int = 1000, by_catalog: bool = True, seed: int = 0
+) -> dict[str, Figure]:
+    """Measure one run, or several of the same rows.
+
+    Args:
+        runs: What each answered, judged.
         num_resamples: How often rows are drawn for the intervals; for clustering a jackknife takes their place, since
             its figures are of pairs of rows (see `training.bootstrap`).
         by_catalog: Whether the rows of a catalog are drawn together. Where training has seen the very catalogs, rows
@@ -44,25 +96,41 @@ def measure(
         seed: Seed of what is drawn.
 
     Returns:
-        The figures of the answers' metric, by name.
+        By name the mean of the runs' figures. Its interval is of what rows are drawn; with several runs it is widened
+        by the standard error of their mean.
 
     Raises:
-        ValueError: there are no rows, or the metric refuses them.
+        ValueError: there are no rows, or the runs are of different rows or metrics.
     """
-    metric = evaluate.load(str(METRICS / answers.metric), keep_in_memory=True)
-    values = metric.compute(
-        predictions=answers.predictions,
-        references=answers.references,
-        **(answers.outcome_settings | answers.figure_settings),
-    )
-    outcomes = metric.outcomes(answers.predictions, answers.references, **answers.outcome_settings)
-    figures = partial(metric.figures, **answers.figure_settings)
-    groups = answers.groups if by_catalog else None
-    if answers.metric in _METRICS_OF_PAIRS:
-        intervals = jackknife_intervals(figures, outcomes, groups, seed=seed)
+    first = runs[0]
+    if any(run.metric != first.metric or not np.array_equal(run.groups, first.groups) for run in runs):
+        raise ValueError("the runs are of different rows or metrics; measure those of one split together.")
+    metric = load_metric(first.metric)
+    each = [dict(metric.figures(run.arrays, **run.settings)) for run in runs]
+
+    def mean_figures(chosen: dict[str, np.ndarray]) -> dict[str, float]:
+        parts: list[dict[str, np.ndarray]] = [{} for _ in runs]
+        for key, values in chosen.items():
+            number, name = key.split(" ", 1)
+            parts[int(number)][name] = values
+        figures = [metric.figures(part, **run.settings) for part, run in zip(parts, runs, strict=True)]
+        return {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
+
+    arrays = {f"{number} {name}": values for number, run in enumerate(runs) for name, values in run.arrays.items()}
+    groups = first.groups if by_catalog else None
+    if first.metric in _METRICS_OF_PAIRS:
+        intervals = jackknife_intervals(mean_figures, arrays, groups, seed=seed)
     else:
-        intervals = bootstrap_intervals(figures, outcomes, groups, num_resamples=num_resamples, seed=seed)
-    return {name: Figure(value, *intervals[name]) for name, value in values.items()}
+        intervals = bootstrap_intervals(mean_figures, arrays, groups, num_resamples=num_resamples, seed=seed)
+    found = {}
+    for name in each[0]:
+        values = np.array([figures[name] for figures in each])
+        value, (low, high) = float(values.mean()), intervals[name]
+        if len(values) > 1:
+            error = NormalDist().inv_cdf(0.975) * values.std(ddof=1) / math.sqrt(len(values))
+            low, high = value - math.hypot(value - low, error), min(value + math.hypot(high - value, error), 1.0)
+        found[name] = Figure(value, low, high)
+    return found
 
 
 def figures_to_json(figures: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:

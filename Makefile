@@ -63,6 +63,14 @@ bench: $(INSTALLED) ## Measure against peers (PEER_PYTHON=an interpreter that ha
 		"not be had: their rows will be empty." >&2
 	$(BIN)/python tests/benchmarks/bench.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(BENCH_ARGS)
 
+.PHONY: report
+report: $(INSTALLED) ## The paper's claim on real data: pre-train, learn five tasks, write outputs/report (two hours, resumable)
+	$(BIN)/python training/report.py --config training/configs/report.yaml $(REPORT_ARGS)
+
+.PHONY: report-fast
+report-fast: $(INSTALLED) ## The same of a part of it, in ten minutes, to outputs/report-fast
+	$(BIN)/python training/report.py --config training/configs/report_fast.yaml $(REPORT_ARGS)
+
 .PHONY: quality
 quality: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check .

@@ -65,3 +65,26 @@ def test_two_launched_ranks_train_as_one(tmp_path):
     assert len(history) == 4
     for alone, shared in zip(histories["1"], history, strict=True):
         assert alone == pytest.approx(shared, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["full", "linear"])
+def test_two_launched_ranks_learn_a_task_as_one(tmp_path, method):
+    text_config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text_config |= {"intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = ["--config", "training/configs/quickstart.yaml", "--toy_offers", "120", "--num_workers", "0"]
+    config += ["--text_config", json.dumps(text_config), "--task", "category", "--method", method]
+    config += ["--num_epochs", "1", "--batch_size", "30", "--modality_dropout", "0", "--eval_every_samples", "1000"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    reports = {}
+    for ranks in ("1", "2"):
+        output_dir = tmp_path / ranks
+        run(*launch, ranks, "training/finetune.py", *config, "--output_dir", str(output_dir))
+        reports[ranks] = json.loads((output_dir / "report.json").read_text())
+        assert (output_dir / "model.safetensors").is_file()
+    alone, shared = reports["1"], reports["2"]
+    assert alone["rows"] == shared["rows"] and alone["validation"] == pytest.approx(shared["validation"], abs=0.1)
+    if method == "full":
+        losses = [
+            [entry["loss"] for entry in one["training"]["history"] if "loss" in entry] for one in reports.values()
+        ]
+        assert len(losses[0]) >= 3 and losses[0] == pytest.approx(losses[1], rel=1e-3)

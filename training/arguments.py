@@ -79,8 +79,8 @@ class DataArguments:
     restricted_column: str = _help("Column that is true for products for adults only.", "restricted")
     streaming: bool = _help("Read training offers, as parquet, when they are needed, not beforehand.", False)
     shuffle_buffer: int = _help("Rows of a stream that are shuffled together, and held in memory.", 4096)
-    title_column: str = _help("Column of the title.", "title")
-    image_column: str = _help("Column of the image.", "image")
+    title_column: str = _help("Column of the title; none where there are no titles.", "title")
+    image_column: str = _help("Column of the image; none where there are no images.", "image")
     catalog_id_column: list[str] = _help(
         "Columns of the catalog id; per row the first that is not null is taken.", ["catalog_id"]
     )
@@ -190,6 +190,9 @@ class FinetuneArguments(TrainArguments):
     method: Literal["linear", "full", "lora"] = _help(
         "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters.", "full"
     )
+    join: list[str] = _help(
+        "Two heads, of titles and of images, that are put together; only how they are joined is fitted then.", []
+    )
     label_share: float = _help("Share of the training rows (or pairs, or catalogs) whose labels are used.", 1.0)
     num_epochs: float = _help("Passes over the labelled rows.", 8.0)
     batch_size: int = _help("Rows in a batch, all ranks together.", 64)
@@ -227,11 +230,50 @@ class EvaluationArguments:
     modality: Literal["text", "image", "both"] | None = _help(
         "What of a product a head gets to see; all that it looks at if not given.", None
     )
+    zero_shot: bool = _help(
+        "Answer by the names of the classes, without training; categories and attributes, those of the split where "
+        "a checkpoint has no head.",
+        False,
+    )
     split: Literal["train", "validation", "test"] = _help("Split that heads are measured on.", "test")
     num_resamples: int = _help("How often rows are drawn for the intervals of a head's figures.", 1000)
     resample_by: Literal["catalogs", "rows"] = _help(
         "What is drawn; rows where training has seen the very catalogs of the split.", "catalogs"
     )
+
+
+@dataclass
+class ReportArguments:
+    """What `report.py` compares."""
+
+    output_dir: str = _help("Where cells, checkpoints, tables and pictures go.", "outputs/report")
+    pretraining: str = _help("Configuration of the pre-training.", "training/configs/fashion.yaml")
+    pretraining_samples: int | None = _help("Samples of each pre-training, if not as it is configured.", None)
+    pretraining_seeds: int = _help("Pre-trainings of each kind; a seed of the tasks takes one after the other.", 1)
+    tasks: list[str] = _help("What is learned, as task:configuration; the file's name is that of the data.", [])
+    trained_sides: list[str] = _help(
+        "Sides whose towers are trained for a task, where validation prefers that to a probe, as task:data:side.", []
+    )
+    max_task_rows: int | None = _help("Training rows that a task has at most; all if not given.", None)
+    modalities: list[str] = _help("What of a product is looked at; both needs its parts.", ["text", "image", "both"])
+    methods: list[str] = _help(
+        "eclip, hard_labels, no_pretraining, classical.", ["eclip", "hard_labels", "no_pretraining", "classical"]
+    )
+    baseline: list[str] = _help("Further models: Hub ids or folders of CLIP, SigLIP or e-CLIP checkpoints.", [])
+    label_shares: list[float] = _help("Shares of the labels that are learned from.", [0.01, 0.1, 1.0])
+    num_seeds: int = _help("Seeds of the shares and of the learning.", 3)
+    num_resamples: int = _help("How often rows are drawn for intervals.", 300)
+    jobs: int = _help("Cells that are computed side by side; one on a GPU.", 2)
+
+    def __post_init__(self) -> None:
+        """Refuse what no report can be made of."""
+        if "both" in self.modalities and not {"text", "image"} <= set(self.modalities):
+            raise ValueError(f"`modalities` is {self.modalities}; both is put together from text and image.")
+        if not all(0 < share <= 1 for share in self.label_shares) or not self.label_shares:
+            raise ValueError(f"`label_shares` is {self.label_shares}; give shares above 0 and at most 1.")
+        for name in ("num_seeds", "pretraining_seeds", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
 
 
 ALL_ARGUMENTS: tuple[type, ...] = (
@@ -240,6 +282,7 @@ ALL_ARGUMENTS: tuple[type, ...] = (
     TrainArguments,
     FinetuneArguments,
     EvaluationArguments,
+    ReportArguments,
 )
 
 
@@ -351,6 +394,7 @@ __all__ = [
     "EvaluationArguments",
     "FinetuneArguments",
     "ModelArguments",
+    "ReportArguments",
     "TrainArguments",
     "parse_arguments",
 ]

@@ -72,7 +72,7 @@ def on_checkpoint(arguments: ModelArguments, checkpoint: str) -> ModelArguments:
     Returns:
         The checkpoint, and of the arguments what still counts.
     """
-    left = ("freeze", "catalog_mates", "catalog_weight", "lora_rank", "lora_alpha", "lora_targets")
+    left = ("max_title_length", "freeze", "catalog_mates", "catalog_weight", "lora_rank", "lora_alpha", "lora_targets")
     return ModelArguments(checkpoint=checkpoint, **{name: getattr(arguments, name) for name in left})
 
 

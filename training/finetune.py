@@ -29,7 +29,7 @@ from training.representing import Represented, represent
 from training.startup import start_run
 from training.task_data import choose_rows, load_task_split
 from training.task_loop import TaskLoop
-from training.task_models import build_head, freeze_unused, save_adapters
+from training.task_models import build_head, freeze_unused, join_heads, save_adapters
 from training.tasks import Task
 
 logger = logging.getLogger("training")
@@ -75,10 +75,13 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
         ValueError: the arguments do not fit together, or the data has no such labels.
     """
     started = time.perf_counter()
+    if arguments.join:
+        model_arguments = on_checkpoint(model_arguments, arguments.join[0])
+        arguments = replace(arguments, modality="both")
     if model_arguments.checkpoint:  # a configuration of pre-training may name, too, what its model was built of
         model_arguments = on_checkpoint(model_arguments, model_arguments.checkpoint)
     source = source_of(model_arguments)  # a mistake there is told before any data is read
-    if arguments.method == "lora" and source != "checkpoint" and not arguments.merge:
+    if arguments.method == "lora" and source != "checkpoint" and not arguments.merge and not arguments.join:
         raise ValueError(
             f"`method` is lora and the model comes from `{source}`: adapters alone would belong to no checkpoint; "
             "give `--merge true`, or a `checkpoint`."
@@ -94,11 +97,16 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     table = train_products.products if isinstance(train_products, ProductPairs) else train_products
     processor = build_processor(start, (row["title"] for row in table.select_columns("title")))
     fields = task.config_fields(train_labels)
-    head = build_head(arguments.task, start, processor.tokenizer, fields, seed=arguments.seed)
+    if arguments.join:
+        head = join_heads(arguments.task, arguments.join, fields)
+    else:
+        head = build_head(arguments.task, start, processor.tokenizer, fields, seed=arguments.seed)
     freeze_unused(head)
     num_weights = head.num_parameters()
     parts = Parts(head, processor, train_products, validation_products, task, train_labels, accelerator)
-    if arguments.method == "linear":
+    if arguments.join:
+        found = settle_joined(parts, data, arguments)
+    elif arguments.method == "linear":
         found = probe(parts, rows, data, arguments)
     else:
         found = train_head(parts, rows, model_arguments, data, arguments, resume_from)
@@ -136,6 +144,19 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     figures = parts.task.figures(head, validation)
     _save(parts, arguments)
     return {"validation": figures, "trained_weights": trained_weights}
+
+
+def settle_joined(parts: Parts, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:
+    """Fit how a head that was put together joins its sides, and save it."""
+    head = parts.head
+    head.eclip.requires_grad_(False)
+    cached = replace(parts, validation_products=_cached(parts, parts.validation_products, data, arguments))
+    validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")
+    head.cpu()
+    parts.task.settle(head, parts.train_labels, validation)
+    figures = parts.task.figures(head, validation)
+    _save(parts, arguments)
+    return {"validation": figures, "trained_weights": 0}
 
 
 def train_head(

@@ -146,7 +146,8 @@ class _Collator:
 @torch.no_grad()
 def _encode(side: str, batches: Any, model: EClipModel, accelerator: Accelerator) -> list[Any]:
     """Return one vector per row, or `None` for a row that can't be used."""
-    model.to(accelerator.device)
+    # Half as fast again, of convolutions on CPUs.
+    model.to(accelerator.device, memory_format=torch.channels_last)
     encode = getattr(model, f"encode_{side}")
     was_training = model.training
     model.eval()

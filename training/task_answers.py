@@ -214,7 +214,7 @@ def _matching(split: _Split) -> TaskAnswers:
         "product_matching",
         probabilities,
         right,
-        _products_of_pairs(split.products)[left_rows],
+        products_of_pairs(split.products)[left_rows],
         figure_settings={"threshold": split.head.decision_threshold},
         mistakes=_wrong_decisions(
             np.stack([left_rows, right_rows], axis=1),
@@ -272,7 +272,7 @@ def _mixed(whole: np.ndarray, parts: np.ndarray, rows: np.ndarray, said: str, ri
     return mistakes
 
 
-def _products_of_pairs(pairs: ProductPairs) -> np.ndarray:
+def products_of_pairs(pairs: ProductPairs) -> np.ndarray:
     """Return the product of each row of the table, as far as the pairs themselves tell which rows are of one."""
     number, same = len(pairs.products), pairs.labels == 1
     links = coo_array((np.ones(same.sum()), (pairs.left[same], pairs.right[same])), shape=(number, number))

@@ -16,7 +16,7 @@ from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments import ModelArguments
 from training.build import build_model, source_of
 
-__all__ = ["TASK_HEADS", "build_head", "freeze_unused", "load_head", "save_adapters"]
+__all__ = ["TASK_HEADS", "build_head", "freeze_unused", "join_heads", "load_head", "save_adapters"]
 
 TASK_HEADS = {
     "category": "EClipForCategoryClassification",
@@ -27,6 +27,7 @@ TASK_HEADS = {
 }
 """The class of each task's head."""
 
+_CLASSES = ("category_paths", "attributes")
 _ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -53,6 +54,40 @@ def build_head(
     head = head_class(EClipConfig.from_dict(model.config.to_dict() | fields))
     head.eclip.load_state_dict(model.state_dict())
     return head
+
+
+def join_heads(task: str, folders: Sequence[str], fields: dict[str, Any]) -> EClipTaskModel:
+    """Put a head of both sides together from two that look at one side each, with the towers that they have.
+
+    Args:
+        task: A key of `TASK_HEADS`.
+        folders: Folder or Hub id of the head that looks at titles, and of the one that looks at images.
+        fields: Fields of the configuration of the new head.
+
+    Returns:
+        The head, in float32; how it joins the sides is not fitted yet.
+
+    Raises:
+        ValueError: there are not two heads of this task, one for each side, with the same classes.
+    """
+    if len(folders) != 2:
+        raise ValueError(f"`join` names {list(folders)}; give two heads, the one of titles first.")
+    heads = [load_head(folder) for folder in folders]
+    for folder, head, side in zip(folders, heads, ("text", "image"), strict=True):
+        found = f"a {type(head).__name__} of {head.config.modality}"
+        if type(head).__name__ != TASK_HEADS[task] or head.config.modality != side:
+            raise ValueError(f"`join` names {folder!r}, {found}; give a {TASK_HEADS[task]} of {side} there.")
+        for name in _CLASSES:
+            if name in fields and getattr(head.config, name) != fields[name]:
+                raise ValueError(f"`{name}` of {folder!r} is not what the training products have; train it on them.")
+    titles, images = heads
+    config = EClipConfig.from_dict(titles.config.to_dict() | fields)
+    joined = type(titles).from_pretrained(folders[0], config=config, dtype=torch.float32)
+    tower = f"{joined.base_model_prefix}.vision_model."
+    state = images.state_dict()
+    state = {name: value for name, value in state.items() if name.startswith(tower) or ".image." in name}
+    joined.load_state_dict(titles.state_dict() | state, strict=False)
+    return joined
 
 
 def freeze_unused(head: EClipTaskModel) -> None:

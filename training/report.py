@@ -1,0 +1,281 @@
+"""The paper's claim on real data: `python training/report.py --config training/configs/report.yaml` (`make report`).
+
+Pre-trains e-CLIP and what it is compared with, lets all of them learn every task from every share of the labels, and
+writes to `output_dir`
+
+- `report.md` and its pictures, `report.json` (a list of figures with intervals, see `training.report_tables`);
+- `checkpoints/DATA-TASK-MODALITY`: e-CLIP's heads, each the one of its seeds that validation prefers;
+- `pretraining/METHOD`, and `cells/`, what has been computed. A report that was stopped goes on from there.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import AutoConfig
+
+from training.arguments import (
+    DataArguments,
+    FinetuneArguments,
+    ModelArguments,
+    ReportArguments,
+    TrainArguments,
+    parse_arguments,
+)
+from training.build import build_model, build_processor, load_split
+from training.checkpoint import find_checkpoints
+from training.report_cells import CLASSICAL, CellGroup, TaskConfig, compute_group
+from training.report_checkpoints import draw_checkpoints, keep_checkpoints
+from training.report_tables import measure_group, write_report
+from training.train import train
+
+logger = logging.getLogger("training")
+
+# Plain CLIP: a mate is a negative like any other offer, and no loss knows of mates.
+_HARD_LABELS = ["--catalog_mates", "negative", "--mate_contrast_weight", "0", "--mates_share", "0"]
+
+
+def report(arguments: ReportArguments) -> list[dict[str, Any]]:
+    """Compute what is not there yet, and write the report.
+
+    Args:
+        arguments: What is compared.
+
+    Returns:
+        The rows of `report.json`.
+    """
+    folder = Path(arguments.output_dir)
+    tasks = plan_tasks(arguments)  # a mistake there is told before anything is computed
+    folder.mkdir(parents=True, exist_ok=True)
+    check_settings(arguments, tasks, folder / "settings.json")
+    with Stopwatch(folder / "seconds.json") as stopwatch:
+        models = {
+            method: tuple(pretrain(method, arguments, seed) for seed in range(arguments.pretraining_seeds))
+            for method in [*arguments.methods, *arguments.baseline]
+        }
+        most = max(arguments.label_shares)
+        seeds = tuple(range(arguments.num_seeds))
+        groups = [
+            CellGroup(task, method, of, share, seeds, keep_heads=method == "eclip" and share == most)
+            for task in tasks
+            for share in sorted(arguments.label_shares, reverse=True)
+            for method, of in models.items()
+        ]
+        workers = Workers(arguments.jobs, folder / "logs")
+        workers.call(compute_group, [(group, folder) for group in groups], "learning tasks")
+        measured = [(group, folder, arguments.num_resamples) for group in groups]
+        rows = [row for found in workers.call(measure_group, measured, "measuring") for row in found]
+        checkpoints = keep_checkpoints([group for group in groups if group.keep_heads], folder)
+        pictures = draw_checkpoints(checkpoints, folder)
+        write_report(rows, groups, folder, pictures, stopwatch.seconds)
+    logger.info(
+        "%.0f minutes in all; report.md, report.json and checkpoints/ are in %s", stopwatch.seconds / 60, folder
+    )
+    return rows
+
+
+class Stopwatch:
+    """Counts the time of a run to that of those before, which it goes on from.
+
+    Args:
+        path: JSON file of the seconds so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the time so far."""
+        self.path = path
+        self._before = float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all runs until now."""
+        return self._before + time.perf_counter() - self._started
+
+    def __enter__(self) -> "Stopwatch":
+        """Run."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Write the time, also of a run that fails or is stopped."""
+        self.path.write_text(json.dumps(self.seconds), encoding="utf-8")
+
+
+def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path: Path) -> None:
+    """Refuse to go on with what was computed with other settings; further tasks and methods may come.
+
+    Args:
+        arguments: What is compared.
+        tasks: The tasks.
+        path: Where the settings are kept.
+
+    Raises:
+        ValueError: a setting, or the content of a configuration, has changed.
+    """
+    names = ("pretraining_samples", "pretraining_seeds", "max_task_rows")
+    settings: dict[str, Any] = {f"`{name}`": getattr(arguments, name) for name in names}
+    for config in (arguments.pretraining, *(task.config for task in tasks)):
+        settings[config] = Path(config).read_text(encoding="utf-8")
+    settings |= {f"`trained_sides` of {task.task}, {task.data}": list(task.trained_sides) for task in tasks}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name, value in settings.items():
+        if name in before and before[name] != value:
+            raise ValueError(
+                f"{name} is not what it was when {path.parent} was begun; give another `output_dir`, or remove that."
+            )
+    path.write_text(json.dumps(before | settings, indent=1), encoding="utf-8")
+
+
+def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
+    """Read which tasks are learned on which data.
+
+    Args:
+        arguments: What is compared.
+
+    Returns:
+        A task and its data each.
+
+    Raises:
+        ValueError: an entry of `tasks` or `trained_sides` is not understood.
+    """
+    if not arguments.tasks:
+        raise ValueError("`tasks` is empty; name some as task:configuration, or give a --config that does.")
+    planned = []
+    for entry in arguments.tasks:
+        task, _, config = entry.partition(":")
+        if not Path(config).is_file():
+            raise ValueError(f"`tasks` holds {entry!r}, and {config!r} is no file; write task:configuration.")
+        data, finetuning = parse_arguments((DataArguments, FinetuneArguments), ["--config", config, "--task", task])
+        name = Path(config).stem
+        only = finetuning.modality
+        modalities = tuple(side for side in arguments.modalities if only in (side, "both"))
+        trained = tuple(side for side in modalities if f"{task}:{name}:{side}" in arguments.trained_sides)
+        draws_pairs = task == "matching" and not data.train_pairs
+        planned.append(TaskConfig(task, name, config, modalities, trained, draws_pairs, arguments.max_task_rows))
+    known = {f"{on.task}:{on.data}:{side}" for on in planned for side in on.modalities}
+    if unknown := sorted(set(arguments.trained_sides) - known):
+        raise ValueError(f"`trained_sides` holds {unknown[0]!r}, which is none of {sorted(known)}.")
+    return planned
+
+
+def pretrain(method: str, arguments: ReportArguments, seed: int) -> ModelArguments:
+    """Make what a method's heads are put on, or find it made.
+
+    Args:
+        method: A method of the report, or a Hub id or folder.
+        arguments: What is compared.
+        seed: Seed of the pre-training.
+
+    Returns:
+        Where heads start from.
+    """
+    if method == CLASSICAL:
+        return ModelArguments()
+    if method not in ("eclip", "hard_labels", "no_pretraining"):
+        is_ours = AutoConfig.from_pretrained(method).model_type == "eclip"
+        return ModelArguments(checkpoint=method) if is_ours else ModelArguments(clip=method)
+    output_dir = Path(arguments.output_dir) / "pretraining" / (method if seed == 0 else f"{method}-{seed}")
+    model = ModelArguments(checkpoint=str(output_dir))
+    words = ["--config", arguments.pretraining, "--output_dir", str(output_dir), "--seed", str(seed)]
+    words += _HARD_LABELS if method == "hard_labels" else []
+    model_arguments, data, training = parse_arguments((ModelArguments, DataArguments, TrainArguments), words)
+    if method == "no_pretraining":
+        if not (output_dir / "model.safetensors").is_file():
+            processor = build_processor(model_arguments, load_split(data, "train")["title"])
+            processor.save_pretrained(output_dir)
+            build_model(model_arguments, processor.tokenizer, seed=seed).save_pretrained(output_dir)
+        return model
+    if not (output_dir / "report.json").is_file():
+        logger.info("pre-training %s", output_dir.name)
+        latest = "latest" if find_checkpoints(output_dir) else None
+        samples = arguments.pretraining_samples or training.max_samples
+        train(model_arguments, data, replace(training, resume_from_checkpoint=latest, max_samples=samples))
+    return model
+
+
+class Workers:
+    """Fresh processes that share the cores.
+
+    Args:
+        jobs: How many.
+        log_dir: Where each writes what it has to say, its progress bars and warnings.
+    """
+
+    def __init__(self, jobs: int, log_dir: Path) -> None:
+        """Keep the settings."""
+        self.jobs, self.log_dir = jobs, log_dir
+
+    def call(self, function: Callable[..., Any], given: Sequence[tuple[Any, ...]], description: str) -> list[Any]:
+        """Call a function for each of several arguments.
+
+        Args:
+            function: What is called.
+            given: Its arguments.
+            description: What the progress bar says.
+
+        Returns:
+            What it returned, in the order of `given`.
+        """
+        self.log_dir.mkdir(exist_ok=True)
+        # Read when a process starts: libraries of linear algebra have threads of their own.
+        settings = {
+            "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // self.jobs, 1)),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        found: dict[int, Any] = {}
+        context = multiprocessing.get_context("spawn")
+        try:
+            with ProcessPoolExecutor(self.jobs, context, _start_worker, (self.log_dir,)) as pool:
+                futures = {pool.submit(function, *one): place for place, one in enumerate(given)}
+                try:
+                    for future in tqdm(as_completed(futures), total=len(futures), desc=description):
+                        found[futures[future]] = future.result()
+                except BaseException:
+                    for process in multiprocessing.active_children():
+                        process.kill()  # what is under way takes minutes, and is begun anew by the next run
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        return [found[place] for place in range(len(given))]
+
+
+def _start_worker(log_dir: Path) -> None:
+    """Have a process write to a file of its own, since bars would write over each other, and end with its parent."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    with (log_dir / f"{os.getpid()}.log").open("a", encoding="utf-8") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+def main() -> None:
+    """Parse the arguments and report."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the time until then is counted, too
+    report(*parse_arguments((ReportArguments,)))
+
+
+if __name__ == "__main__":
+    main()

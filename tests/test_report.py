@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import MODEL
 from PIL import Image
+from transformers import CLIPConfig
 
 import modeling_eclip
 from modeling_eclip import EClipProcessor
@@ -129,6 +130,8 @@ def test_pretrains_rivals_without_what_the_method_adds(configs, tmp_path):
     assert modeling_eclip.EClipConfig.from_pretrained(rival.checkpoint).catalog_mates == "negative"
     assert pretrain("classical", arguments, 0) == ModelArguments()
     assert pretrain(rival.checkpoint, arguments, 0) == ModelArguments(checkpoint=rival.checkpoint)
+    CLIPConfig().save_pretrained(tmp_path / "clip")
+    assert pretrain(str(tmp_path / "clip"), arguments, 0) == ModelArguments(clip=str(tmp_path / "clip"))
 
 
 def test_plans(configs, tmp_path):

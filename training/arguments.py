@@ -252,7 +252,7 @@ class ReportArguments:
     pretraining_seeds: int = _help("Pre-trainings of each kind; a seed of the tasks takes one after the other.", 1)
     tasks: list[str] = _help("What is learned, as task:configuration; the file's name is that of the data.", [])
     trained_sides: list[str] = _help(
-        "Sides whose towers are trained for a task, where validation prefers that to a probe, as task:data:side.", []
+        "Sides whose towers are trained with all labels, if validation prefers it to a probe: task:data:side.", []
     )
     max_task_rows: int | None = _help("Training rows that a task has at most; all if not given.", None)
     modalities: list[str] = _help("What of a product is looked at; both needs its parts.", ["text", "image", "both"])

@@ -195,6 +195,7 @@ def test_the_report_says_where_it_is_behind(tmp_path):
     write_report(rows, groups, tmp_path, {}, 60.0)
     text = (tmp_path / "report.md").read_text()
     assert "| classical | 0 | 0 | 0 | 0 | 1 |" in text
+    assert "| adult, drawn | average precision | text | 0.500 | **0.800** |" in text
     assert "average precision 0.500 against 0.800 (classical)" in text
     assert "0.500 [0.400, 0.600] | **0.800** [0.700, 0.900]" in text
 
@@ -284,6 +285,21 @@ def test_heads_of_each_side_are_put_together(parts, tmp_path):
             expected = part(**inputs).logits.softmax(dim=-1)
             torch.testing.assert_close(joined(**inputs).logits.softmax(dim=-1), expected)
     assert not torch.equal(joined.classifier.fusion_scale, torch.full((2,), 0.5))
+
+
+def test_adapters_are_put_together_with_the_weights_that_they_belong_to(parts, tmp_path):
+    folder, data = parts
+    adapters = FinetuneArguments(
+        task="category", modality="text", method="lora", num_epochs=1, output_dir=str(tmp_path / "lora")
+    )
+    finetune(ModelArguments(checkpoint=str(folder / "base")), data, adapters)
+    assert not (tmp_path / "lora" / "model.safetensors").exists()
+    join = [str(tmp_path / "lora"), str(folder / "image")]
+    finetune(ModelArguments(), data, FinetuneArguments(task="category", join=join, output_dir=str(tmp_path / "both")))
+    titles, joined = (load_head(path).state_dict() for path in (join[0], str(tmp_path / "both")))
+    for name, value in titles.items():
+        if not name.startswith("eclip.vision_model."):
+            torch.testing.assert_close(joined[name], value, msg=name)
 
 
 def test_what_does_not_fit_is_not_put_together(parts, tmp_path):

@@ -82,6 +82,8 @@ def write_report(
         "run is all of them). Intervals, in brackets, are 95 % ones: of which products are in the test split, and of "
         f"the seeds. The best of a row is bold. It took {seconds / 60:.0f} minutes.",
         "",
+        *_summary(rows, methods, sorted(shares)),
+        "",
         *_verdict(rows, methods),
     ]
     for task, data in dict.fromkeys((group.on.task, group.on.data) for group in groups):
@@ -96,6 +98,28 @@ def write_report(
         drawn = ", ".join(f"[{file.stem}]({file.relative_to(folder)})" for file in files)
         lines.append(f"- `checkpoints/{name}`: {drawn}")
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _summary(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float]) -> list[str]:
+    """Return a line per task, data and modality: the main figure, of attributes the mean accuracy, per share."""
+    told = " / ".join(f"{share:.0%}" for share in shares)
+    lines = [f"With {told} of the labels:", "", f"| task, data | figure | from | {' | '.join(methods)} |"]
+    lines.append("|---|---|---|" + "---|" * len(methods))
+    for task, data, modality in dict.fromkeys((row["task"], row["data"], row["modality"]) for row in rows):
+        metric = "accuracy" if task == "attributes" else _SHOWN[task][0]
+        of_task = [row for row in rows if (row["task"], row["data"]) == (task, data)]
+        by_share = [_by_method(of_task, modality, metric, share) for share in shares]
+        cells = []
+        for method in methods:
+            parts = []
+            for found in by_share:
+                value = found[method]["value"] if method in found else None
+                text = "-" if value is None else f"{value:.3f}"
+                is_best = value is not None and value == max(row["value"] for row in found.values())
+                parts.append(f"**{text}**" if is_best else text)
+            cells.append(" / ".join(parts))
+        lines.append(f"| {task}, {data} | {metric.replace('_', ' ')} | {modality} | {' | '.join(cells)} |")
+    return lines
 
 
 def draw_label_curves(rows: Sequence[Row], methods: Sequence[str], title: str, path: Path) -> None:

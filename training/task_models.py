@@ -82,12 +82,12 @@ def join_heads(task: str, folders: Sequence[str], fields: dict[str, Any]) -> ECl
                 raise ValueError(f"`{name}` of {folder!r} is not what the training products have; train it on them.")
     titles, images = heads
     config = EClipConfig.from_dict(titles.config.to_dict() | fields)
-    joined = type(titles).from_pretrained(folders[0], config=config, dtype=torch.float32)
+    joined = type(titles)(config)
     tower = f"{joined.base_model_prefix}.vision_model."
     state = images.state_dict()
     state = {name: value for name, value in state.items() if name.startswith(tower) or ".image." in name}
     joined.load_state_dict(titles.state_dict() | state, strict=False)
-    return joined
+    return joined.eval()
 
 
 def freeze_unused(head: EClipTaskModel) -> None:

@@ -9,6 +9,7 @@ with two scales and a bias that make up for what title and image both know. A pr
 side's own answer. The joining is this package's; e-CLIP (Shin et al. 2022) uses text, image, and both.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from .product_embeds_eclip import ProductEmbeds
 
 IGNORED_LABEL = -100
+_HELD = 1e-4  # how much the fitted joining is held where it starts
 
 
 class LateFusionClassifier(nn.Module):
@@ -155,10 +157,14 @@ class LateFusionClassifier(nn.Module):
                 optimizer.zero_grad()
                 scales = log_scales.exp()
                 loss = F.cross_entropy(scales[0] * text + scales[1] * image - strength * prior, labels)
+                # A handful of products may be told apart without a mistake, and then no scale is large enough.
+                loss = loss + _HELD * ((log_scales - math.log(0.5)).square().sum() + strength.square())
                 loss.backward()
                 return loss
 
             optimizer.step(closure)
+        if not (log_scales.isfinite().all() and strength.isfinite()):
+            return
         with torch.no_grad():
             self.fusion_scale.copy_(log_scales.exp())
             self.fusion_bias.copy_(-strength * prior)

@@ -17,6 +17,7 @@ from training.build import build_model, build_processor, load_split
 from training.checkpoint import find_checkpoints
 from training.decisions import calibrate, threshold_of_best_f1, threshold_of_recall
 from training.finetune import finetune
+from training.linear_probe import fit_linear
 from training.task_data import choose_labelled
 from training.task_models import load_head
 
@@ -169,7 +170,46 @@ def test_the_best_weights_come_back():
     again.load_state_dict(best.state_dict())
     again.restore()
     assert layer.weight.item() == 2.0
-    assert best.offer(float("nan"), 4)  # nothing to choose by: the latest
+    assert not best.offer(float("nan"), 4)
+    nothing = BestWeights(layer)
+    assert nothing.offer(float("nan"), 1) and nothing.offer(float("nan"), 2)  # nothing to choose by: the latest
+    assert nothing.offer(0.1, 3) and nothing.samples == 3
+
+
+def test_labels_of_one_class_make_a_constant_answer():
+    layer = torch.nn.Linear(3, 4)
+    fit_linear(layer, np.eye(3), np.array([2, 2, 2]), np.eye(3), np.array([2, 1, 2]))
+    assert layer(torch.randn(5, 3)).argmax(dim=1).tolist() == [2] * 5
+    fit_linear(layer, np.empty((0, 3)), np.empty(0, dtype=int), np.eye(3), np.array([2, 1, 2]))
+    assert not layer(torch.randn(5, 3)).any()
+
+
+def test_validation_without_labels_is_refused(base, tmp_path):
+    with_other_kinds = load_split(DATA, "validation").map(lambda row: {"category": ["Elsewhere", "Nothing"]})
+    with_other_kinds.to_parquet(tmp_path / "validation.parquet")
+    data = replace(DATA, validation_data=[str(tmp_path / "validation.parquet")])
+    with pytest.raises(
+        ValueError, match="none of the .* rows of `validation_data` has a label that training has seen"
+    ):
+        finetune(base, data, arguments(tmp_path / "head", method="linear"))
+
+
+def test_figures_that_are_not_defined_are_null(base, tmp_path):
+    blank = load_split(DATA, "validation").map(lambda row: {"restricted": False})
+    blank.to_parquet(tmp_path / "validation.parquet")
+    data = replace(DATA, validation_data=[str(tmp_path / "validation.parquet")])
+    report = finetune(base, data, arguments(tmp_path / "head", task="adult", method="linear", modality="text"))
+    assert np.isnan(report["validation"]["average_precision"])
+    written = (tmp_path / "head" / "report.json").read_text()
+    assert json.loads(written, parse_constant=pytest.fail)["validation"]["average_precision"] is None
+
+
+def test_attributes_may_be_left_unsaid(base, tmp_path):
+    settings = arguments(tmp_path, task="attributes", method="linear", modality="text", min_probability=1.0)
+    finetune(base, DATA, settings)
+    head, processor = load_head(str(tmp_path)), EClipProcessor.from_pretrained(tmp_path)
+    said = head.decode(answers(head, processor, ["what is it"]))
+    assert set(said[0].values()) == {head.config.not_stated}
 
 
 @pytest.mark.parametrize("method", ["linear", "full", "lora"])

@@ -145,6 +145,20 @@ def test_fitting_turns_noise_off_and_joins_no_worse_than_the_better_side():
     assert joined < F.cross_entropy(classifier.side_logits(embeds)["text"], labels) + 1e-3
 
 
+def test_a_few_products_without_a_mistake_leave_finite_scales():
+    classifier = make_classifier({"text": 4, "image": 4})
+    for linear in (classifier.text, classifier.image):
+        linear.weight.data = 50 * torch.eye(4)
+        linear.bias.data = torch.zeros(4)
+    labels = torch.tensor([0, 1, 0, 3, 1, 2])
+    sides = F.one_hot(labels, 4).float()
+    everywhere = torch.ones(6, dtype=torch.bool)
+    embeds = ProductEmbeds(text=sides, image=sides.clone(), has_text=everywhere, has_image=everywhere)
+    classifier.fit_fusion(embeds, labels, class_counts=torch.tensor([2, 2, 1, 1]))
+    assert classifier.fusion_scale.isfinite().all() and classifier.fusion_bias.isfinite().all()
+    assert (classifier(embeds)[0].argmax(dim=1) == labels).all()
+
+
 def test_fitting_without_labelled_products_changes_nothing():
     classifier = make_classifier()
     classifier.fit_fusion(make_embeds(3), torch.tensor([-100, -100, -100]))

@@ -1,6 +1,7 @@
 """`report.py`: the table end to end on the drawn catalogue, and its parts."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,8 @@ from training.classical import answer_classically
 from training.classical_features import ClassicalFeatures, picture_histograms
 from training.finetune import finetune
 from training.report import plan_tasks, pretrain, report
-from training.report_cells import CLASSICAL, CellGroup, TaskConfig, compute_group
+from training.report_cells import CLASSICAL, CellGroup, TaskConfig, compute_group, head_folder
+from training.report_checkpoints import keep_checkpoints
 from training.report_tables import measure_group, write_report
 from training.task_data import load_task_split
 from training.task_evaluation import load_evaluated_split
@@ -156,6 +158,35 @@ def test_plans(configs, tmp_path):
         ReportArguments(label_shares=[0.0])
 
 
+def test_what_is_named_twice_or_wrongly(configs, tmp_path):
+    _, task = configs
+    titles = tmp_path / "titles.yaml"
+    titles.write_text("train_data: [toy]\nmodality: text\n")
+    with pytest.raises(ValueError, match="`tasks` names category on 'drawn' twice"):
+        plan_tasks(ReportArguments(tasks=[f"category:{task}", f"category:{task}"]))
+    (planned,) = plan_tasks(ReportArguments(tasks=[f"category:{task}", f"adult:{titles}"], modalities=["image"]))
+    assert planned.task == "category" and planned.modalities == ("image",)
+    with pytest.raises(ValueError, match="`modalities` holds 'texts'; give some of text, image, both"):
+        ReportArguments(modalities=["texts"])
+
+
+def test_a_kept_head_gives_way_to_a_better_one_only(tmp_path):
+    task = TaskConfig("category", "drawn", "drawn.yaml", ("text",), trained_sides=("text",))
+    for seeds, scores, kept in (((0,), (0.5,), 0), ((0, 1), (0.5, 0.4), 0), ((0, 1, 2), (0.5, 0.4, 0.9), 2)):
+        group = CellGroup(task, "eclip", (ModelArguments(),), 1.0, seeds, keep_heads=True)
+        for cell, score in zip(group.cells("text"), scores, strict=len(seeds) > 1):
+            if cell.seed == seeds[-1]:  # the new one
+                head_folder(cell, tmp_path).mkdir(parents=True)
+                (head_folder(cell, tmp_path) / "which").write_text(str(cell.seed))
+            (tmp_path / "cells").mkdir(exist_ok=True)
+            (tmp_path / "cells" / f"{cell.name}.json").write_text(json.dumps({"score": score}))
+        (tmp_path / "pictures" / "drawn-category-text").mkdir(parents=True, exist_ok=True)
+        keep_checkpoints([group], tmp_path)
+        assert (tmp_path / "checkpoints" / "drawn-category-text" / "which").read_text() == str(kept)
+        assert (tmp_path / "pictures" / "drawn-category-text").is_dir() == (seeds == (0, 1))
+        assert not list((tmp_path / "heads").iterdir())
+
+
 def test_cells_without_chance_are_computed_once():
     task = TaskConfig("category", "drawn", "drawn.yaml", ("text", "image", "both"), trained_sides=("text",))
     group = CellGroup(task, "eclip", (ModelArguments(),), 1.0, (0, 1, 2))
@@ -178,8 +209,8 @@ def test_several_runs_are_measured_together(tmp_path):
         runs.append(Outcomes.load(tmp_path / f"{number}.npz"))
     both, alone = measure(runs, num_resamples=50)["accuracy"], measure(runs[1:], num_resamples=50)["accuracy"]
     assert both.value == pytest.approx((0.75 + 1.0) / 2) and tuple(alone) == (1.0, 1.0, 1.0)
-    # The standard error of .75 and 1 is .125: that much on either side, at least.
-    assert both.low <= both.value - 1.95 * 0.125 and both.high == 1.0
+    # The standard error of .75 and 1 is .125, and Student's t of two 12.7: that much on either side, at least.
+    assert both.low <= both.value - 12.7 * 0.125 and both.high == 1.0
     with pytest.raises(ValueError, match="different rows"):
         measure([runs[0], replace(runs[1], groups=np.arange(4))])
 
@@ -192,6 +223,8 @@ def test_the_report_says_where_it_is_behind(tmp_path):
     ]
     task = TaskConfig("adult", "drawn", "drawn.yaml", ("text",))
     groups = [CellGroup(task, method, (), 1.0, (0,)) for method in ("eclip", "classical")]
+    nothing = {"value": None, "low": None, "high": None}
+    rows += [{**row, "metric": "precision_at_recall_95", **nothing} for row in rows]
     write_report(rows, groups, tmp_path, {}, 60.0)
     text = (tmp_path / "report.md").read_text()
     assert "| classical | 0 | 0 | 0 | 0 | 1 |" in text
@@ -312,6 +345,12 @@ def test_what_does_not_fit_is_not_put_together(parts, tmp_path):
         finetune(ModelArguments(), data, replace(arguments, join=[text]))
     with pytest.raises(ValueError, match="give a EClipForProductMatching of text there"):
         finetune(ModelArguments(), data, replace(arguments, task="matching", join=[text, image]))
+    shutil.copytree(image, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="image towers of different kinds"):
+        finetune(ModelArguments(), data, replace(arguments, join=[text, str(tmp_path / "other")]))
     fewer = replace(data, exclude_rows=[], category_column="colour")
     with pytest.raises(ValueError, match="`category_paths` of .* is not what the training products have"):
         finetune(ModelArguments(), fewer, replace(arguments, join=[text, image]))

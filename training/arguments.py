@@ -204,6 +204,7 @@ class FinetuneArguments(TrainArguments):
     modality_dropout: float = _help("Probability, per side, of learning from both without it; not by linear.", 0.1)
     positive_weight: float | None = _help("Weight of restricted products; as much as all others if not given.", None)
     wished_recall: float = _help("Share of restricted products that the threshold finds on validation.", 0.95)
+    min_probability: float = _help("Attributes that are less probable than this are answered as not stated.", 0.0)
     merge: bool = _help("Save adapters added to the weights, as a model of its own, not alone.", False)
 
     def __post_init__(self) -> None:
@@ -269,6 +270,13 @@ class ReportArguments:
         """Refuse what no report can be made of."""
         if "both" in self.modalities and not {"text", "image"} <= set(self.modalities):
             raise ValueError(f"`modalities` is {self.modalities}; both is put together from text and image.")
+        known = {
+            "modalities": ("text", "image", "both"),
+            "methods": ("eclip", "hard_labels", "no_pretraining", "classical"),
+        }
+        for name, values in known.items():
+            if unknown := [value for value in getattr(self, name) if value not in values]:
+                raise ValueError(f"`{name}` holds {unknown[0]!r}; give some of {', '.join(values)}.")
         if not all(0 < share <= 1 for share in self.label_shares) or not self.label_shares:
             raise ValueError(f"`label_shares` is {self.label_shares}; give shares above 0 and at most 1.")
         for name in ("num_seeds", "pretraining_seeds", "jobs"):

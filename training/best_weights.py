@@ -1,5 +1,6 @@
 """The best weights of a run by its validation score: kept in memory and in checkpoints, put back at the end."""
 
+import math
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class BestWeights:
         Returns:
             Whether they were kept.
         """
-        if self._kept and score < self.score:
+        if self._kept and not score >= self.score and not math.isnan(self.score):
             return False
         self.score, self.samples = score, samples
         self._kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors.items()}

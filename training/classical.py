@@ -29,6 +29,7 @@ __all__ = ["answer_classically"]
 
 _STRENGTHS = (1.0, 10.0, 100.0)
 _UNSEEN = -30.0  # log probability of a class without training rows
+_JUDGED = ("validation", "test")
 _TEXT_SHARES = np.linspace(0, 1, 11)
 
 
@@ -112,11 +113,16 @@ class _Learning:
         of_sides = []
         for side, train in self.features["train"].items():
             trials = []
+            if len(classes := np.unique(train_labels[counted])) < 2:  # some labels are too few to tell anything apart
+                constant = np.full(num_classes, _UNSEEN)
+                constant[classes] = 0.0
+                of_sides.append({split: np.tile(constant, (len(self.splits[split]), 1)) for split in _JUDGED})
+                continue
             for strength in _STRENGTHS:
                 regression = LogisticRegression(C=strength, class_weight=class_weight, max_iter=300, tol=1e-3)
                 regression.fit(train[self.rows[counted]], train_labels[counted])
                 logits = {}
-                for split in ("validation", "test"):
+                for split in _JUDGED:
                     logits[split] = np.full((len(self.splits[split]), num_classes), _UNSEEN)
                     said = regression.predict_log_proba(self.features[split][side])
                     logits[split][:, regression.classes_] = said

@@ -91,6 +91,7 @@ def evaluate_task(task: str, data: DataArguments, arguments: EvaluationArguments
         ValueError: a checkpoint has no such head, or a column of labels is missing.
     """
     accelerator = Accelerator()
+    arguments.checkpoints = list(dict.fromkeys(arguments.checkpoints))
     # A mistake in one of them is told before any is measured.
     heads = {}
     if not arguments.zero_shot:

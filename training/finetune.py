@@ -7,6 +7,7 @@ disk, where further tasks, modalities and shares of the labels find them.
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +115,9 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     report = {name: getattr(arguments, name) for name in names}
     report |= {"rows": len(train_labels), **found, "weights": num_weights, "seconds": time.perf_counter() - started}
     if accelerator.is_main_process:
-        text = json.dumps(report, indent=2) + "\n"
+        # A figure that is not defined is null there.
+        told = {name: None if math.isnan(value) else value for name, value in report["validation"].items()}
+        text = json.dumps(report | {"validation": told}, indent=2) + "\n"
         (Path(arguments.output_dir) / "report.json").write_text(text, encoding="utf-8")
         for name, value in report["validation"].items():
             logger.info("%-32s %10.3f", name, value)

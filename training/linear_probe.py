@@ -55,8 +55,6 @@ def fit_classifier(
     Returns:
         The chosen strength of each side.
 
-    Raises:
-        ValueError: the labelled rows of a side are of one class.
     """
     strengths = {}
     held_out = validation.sides
@@ -106,17 +104,16 @@ def fit_linear(
         strengths: What `C` is chosen from.
 
     Returns:
-        The chosen `C`.
-
-    Raises:
-        ValueError: there are fewer than two classes.
+        The chosen `C`. Rows of one class make a layer that always answers it, and no rows one that answers nothing.
     """
     classes = np.unique(labels)
     if len(classes) < 2:
-        raise ValueError(
-            f"the {len(labels)} labelled training rows are of {len(classes)} class(es); raise `label_share`, or give "
-            "more rows."
-        )
+        logger.warning("the %s labelled training rows are of %s: that is the answer", len(labels), classes)
+        with torch.no_grad():
+            linear.weight.zero_()
+            linear.bias.zero_()
+            linear.bias[classes] = _UNSEEN
+        return min(strengths)
     scaler = StandardScaler().fit(vectors)
     weights = None if class_weights is None else {int(number): class_weights[int(number)] for number in classes}
     regression = LogisticRegression(class_weight=weights, max_iter=300, tol=1e-3, warm_start=True)

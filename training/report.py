@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -35,7 +36,7 @@ from training.arguments import (
 )
 from training.build import build_model, build_processor, load_split
 from training.checkpoint import find_checkpoints
-from training.report_cells import CLASSICAL, CellGroup, TaskConfig, compute_group
+from training.report_cells import CLASSICAL, PRETRAININGS, CellGroup, TaskConfig, compute_group
 from training.report_checkpoints import draw_checkpoints, keep_checkpoints
 from training.report_tables import measure_group, write_report
 from training.train import train
@@ -59,6 +60,8 @@ def report(arguments: ReportArguments) -> list[dict[str, Any]]:
     tasks = plan_tasks(arguments)  # a mistake there is told before anything is computed
     folder.mkdir(parents=True, exist_ok=True)
     check_settings(arguments, tasks, folder / "settings.json")
+    for method in arguments.baseline:
+        pretrain(method, arguments, seed=0)  # one that is not there is told before hours of work
     with Stopwatch(folder / "seconds.json") as stopwatch:
         models = {
             method: tuple(pretrain(method, arguments, seed) for seed in range(arguments.pretraining_seeds))
@@ -69,10 +72,12 @@ def report(arguments: ReportArguments) -> list[dict[str, Any]]:
         groups = [
             CellGroup(task, method, of, share, seeds, keep_heads=method == "eclip" and share == most)
             for task in tasks
-            for share in sorted(arguments.label_shares, reverse=True)
+            for share in sorted(set(arguments.label_shares), reverse=True)
             for method, of in models.items()
         ]
-        workers = Workers(arguments.jobs, folder / "logs")
+        for left in folder.glob("heads/tmp*"):  # by a run that was killed
+            shutil.rmtree(left)
+        workers = Workers(arguments.jobs, folder / "logs", stopwatch.note)
         workers.call(compute_group, [(group, folder) for group in groups], "learning tasks")
         measured = [(group, folder, arguments.num_resamples) for group in groups]
         rows = [row for found in workers.call(measure_group, measured, "measuring") for row in found]
@@ -108,8 +113,14 @@ class Stopwatch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Write the time, also of a run that fails or is stopped."""
-        self.path.write_text(json.dumps(self.seconds), encoding="utf-8")
+        """Note the time, also of a run that fails or is stopped."""
+        self.note()
+
+    def note(self) -> None:
+        """Write the time."""
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.seconds), encoding="utf-8")
+        os.replace(partial, self.path)
 
 
 def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path: Path) -> None:
@@ -151,7 +162,7 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
     """
     if not arguments.tasks:
         raise ValueError("`tasks` is empty; name some as task:configuration, or give a --config that does.")
-    planned = []
+    planned: list[TaskConfig] = []
     for entry in arguments.tasks:
         task, _, config = entry.partition(":")
         if not Path(config).is_file():
@@ -160,6 +171,11 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
         name = Path(config).stem
         only = finetuning.modality
         modalities = tuple(side for side in arguments.modalities if only in (side, "both"))
+        if not modalities:
+            logger.info("%s on %s is left out: it has %s only", task, name, only)
+            continue
+        if any((on.task, on.data) == (task, name) for on in planned):
+            raise ValueError(f"`tasks` names {task} on {name!r} twice; a file's name is that of its data.")
         trained = tuple(side for side in modalities if f"{task}:{name}:{side}" in arguments.trained_sides)
         draws_pairs = task == "matching" and not data.train_pairs
         planned.append(TaskConfig(task, name, config, modalities, trained, draws_pairs, arguments.max_task_rows))
@@ -182,7 +198,7 @@ def pretrain(method: str, arguments: ReportArguments, seed: int) -> ModelArgumen
     """
     if method == CLASSICAL:
         return ModelArguments()
-    if method not in ("eclip", "hard_labels", "no_pretraining"):
+    if method not in PRETRAININGS:
         is_ours = AutoConfig.from_pretrained(method).model_type == "eclip"
         return ModelArguments(checkpoint=method) if is_ours else ModelArguments(clip=method)
     output_dir = Path(arguments.output_dir) / "pretraining" / (method if seed == 0 else f"{method}-{seed}")
@@ -210,11 +226,12 @@ class Workers:
     Args:
         jobs: How many.
         log_dir: Where each writes what it has to say, its progress bars and warnings.
+        after_each: Called after each call that is over.
     """
 
-    def __init__(self, jobs: int, log_dir: Path) -> None:
+    def __init__(self, jobs: int, log_dir: Path, after_each: Callable[[], None]) -> None:
         """Keep the settings."""
-        self.jobs, self.log_dir = jobs, log_dir
+        self.jobs, self.log_dir, self.after_each = jobs, log_dir, after_each
 
     def call(self, function: Callable[..., Any], given: Sequence[tuple[Any, ...]], description: str) -> list[Any]:
         """Call a function for each of several arguments.
@@ -243,6 +260,7 @@ class Workers:
                 try:
                     for future in tqdm(as_completed(futures), total=len(futures), desc=description):
                         found[futures[future]] = future.result()
+                        self.after_each()
                 except BaseException:
                     for process in multiprocessing.active_children():
                         process.kill()  # what is under way takes minutes, and is begun anew by the next run

@@ -4,6 +4,7 @@ What it answers is kept. A cell that is kept is not computed again, so that a re
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -35,9 +36,19 @@ from training.task_figures import Outcomes
 from training.task_models import load_head
 from training.tasks import TASKS
 
-__all__ = ["CLASSICAL", "Cell", "CellGroup", "TaskConfig", "compute_group", "head_folder", "is_computed"]
+__all__ = [
+    "CLASSICAL",
+    "PRETRAININGS",
+    "Cell",
+    "CellGroup",
+    "TaskConfig",
+    "compute_group",
+    "head_folder",
+    "is_computed",
+]
 
 CLASSICAL = "classical"
+PRETRAININGS = ("eclip", "hard_labels", "no_pretraining")
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ class CellGroup:
     def cells(self, modality: str) -> list[Cell]:
         """Return a cell per seed; the first one alone where all would be the same, as regression on all rows is."""
         sides = sides_of(modality)
-        by_chance = self.labels < 1 or self.on.draws_pairs or len(self.models) > 1
+        by_chance = self.labels < 1 or self.on.draws_pairs or len(set(map(str, self.models))) > 1
         if self.method != CLASSICAL:
             by_chance = by_chance or self.on.task == "clustering" or any(map(self.trains, sides))
         seeds = self.seeds if by_chance else self.seeds[:1]
@@ -176,10 +187,11 @@ def _compute(group: CellGroup, cell: Cell, folder: Path) -> None:
         found = _learn(group, cell, folder)
         answers = _answer(cell, head_folder(cell, folder), test, data, arguments)
     Outcomes.of(answers).save(folder / "cells" / f"{cell.name}.npz")
+    found["score"] = None if math.isnan(found["score"]) else found["score"]  # where validation says nothing
     content = asdict(cell) | found | {"rows": len(answers.references), "left_out": answers.left_out}
     content |= {"seconds": time.perf_counter() - started}
     partial = folder / "cells" / f"{cell.name}.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, folder / "cells" / f"{cell.name}.json")
 
 
@@ -197,9 +209,11 @@ def _arguments(group: CellGroup, cell: Cell) -> tuple[DataArguments, FinetuneArg
 def _learn(group: CellGroup, cell: Cell, folder: Path) -> dict[str, Any]:
     """Train the heads that are to be compared, and leave the one that validation prefers."""
     data, arguments = _arguments(group, cell)
-    (frozen,) = parse_arguments((ModelArguments,), ["--config", group.on.config])
+    (configured,) = parse_arguments((ModelArguments,), ["--config", group.on.config])
+    # Its patterns are those of the towers that the pre-training has; another model may call its layers otherwise.
+    freeze = configured.freeze if cell.method in PRETRAININGS else []
     base = group.models[cell.seed % len(group.models)]
-    model = replace(base, freeze=frozen.freeze, max_title_length=frozen.max_title_length)
+    model = replace(base, freeze=freeze, max_title_length=configured.max_title_length)
     if cell.modality == "both":
         parts = [group.cell(side, cell.seed) for side in ("text", "image")]
         for part in parts:

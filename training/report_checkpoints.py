@@ -15,6 +15,8 @@ from training.report_cells import CellGroup, head_folder
 from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head
 from training.task_gallery import draw_evaluations
 
+_CELL = "cell.json"  # beside a kept head: the cell that it is of
+
 __all__ = ["draw_checkpoints", "keep_checkpoints"]
 
 
@@ -37,16 +39,23 @@ def keep_checkpoints(groups: Sequence[CellGroup], folder: Path) -> dict[str, Cel
             there = [cell for cell in group.cells(modality) if head_folder(cell, folder).is_dir()]
             if not there:  # moved by the run before
                 continue
-            scores = {
-                cell: json.loads((folder / "cells" / f"{cell.name}.json").read_text(encoding="utf-8"))["score"]
-                for cell in there
-            }
-            best = max(there, key=lambda cell: scores[cell])
-            shutil.rmtree(folder / "checkpoints" / name, ignore_errors=True)
-            shutil.move(head_folder(best, folder), folder / "checkpoints" / name)
+            best = max(there, key=lambda cell: _score(folder / "cells" / f"{cell.name}.json"))
+            checkpoint, cell_file = folder / "checkpoints" / name, folder / "cells" / f"{best.name}.json"
+            # That of the run before stays where the new ones are no better.
+            if not checkpoint.is_dir() or _score(cell_file) > _score(checkpoint / _CELL):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+                shutil.rmtree(folder / "pictures" / name, ignore_errors=True)
+                shutil.copyfile(cell_file, head_folder(best, folder) / _CELL)
+                shutil.move(head_folder(best, folder), checkpoint)
             for cell in there:
                 shutil.rmtree(head_folder(cell, folder), ignore_errors=True)
     return kept
+
+
+def _score(path: Path) -> float:
+    """Read the score on validation that a cell has."""
+    score = json.loads(path.read_text(encoding="utf-8"))["score"]
+    return float("-inf") if score is None else float(score)
 
 
 def draw_checkpoints(checkpoints: Mapping[str, CellGroup], folder: Path) -> dict[str, list[Path]]:
@@ -78,8 +87,11 @@ def draw_checkpoints(checkpoints: Mapping[str, CellGroup], folder: Path) -> dict
             found = evaluate_head(group.on.task, head, processor, products, data, evaluation, accelerator)
             if found is None:
                 continue
-            directory.mkdir(parents=True)
-            draw_evaluations({name: found}, products, directory)
+            partial = directory.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            draw_evaluations({name: found}, products, partial)
+            partial.rename(directory)
         drawn[name] = sorted(directory.glob("*.png"))
     logging.getLogger("training").setLevel(level)
     return drawn

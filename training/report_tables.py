@@ -71,7 +71,7 @@ def write_report(
         pictures: Per checkpoint what was drawn of it.
         seconds: How long it took.
     """
-    (folder / "report.json").write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(list(rows), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     methods = list(dict.fromkeys(group.method for group in groups))
     shares = sorted({group.labels for group in groups}, reverse=True)
     lines = [
@@ -179,7 +179,7 @@ def _table(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float])
         keys = dict.fromkeys((row["modality"], row["metric"]) for row in rows if row["labels"] == share)
         for modality, metric in keys:
             found = _by_method(rows, modality, metric, share)
-            best = max(row["value"] for row in found.values())
+            best = max((row["value"] for row in found.values()), default=None)
             cells = []
             for method in methods:
                 row = found.get(method)

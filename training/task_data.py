@@ -70,8 +70,14 @@ def choose_rows(
         labels = find_labels(arguments.task, train_products, data)
         assert labels is not None  # of all tasks but matching, which has pairs
         encoded = read_labels(train_products, labels).labels
-        if told := read_labels(validation_products, labels).report():
+        held_out = read_labels(validation_products, labels)
+        if told := held_out.report():
             logger.info("validation rows: %s", told)
+        if arguments.task != "clustering" and (held_out.labels == NO_LABEL).all():
+            raise ValueError(
+                f"none of the {len(held_out.labels)} rows of `validation_data` has a label that training has seen in "
+                f"{labels.columns}; give rows that do, since the best head is chosen there."
+            )
     task = TASKS[arguments.task](arguments, labels)
     if arguments.label_share < 1.0 and not hasattr(train_products, "select"):
         raise ValueError(

@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import evaluate
 import numpy as np
+from scipy.stats import t
 
 from training.bootstrap import bootstrap_intervals, jackknife_intervals
 from training.task_answers import TaskAnswers
@@ -97,7 +97,7 @@ def measure(
 
     Returns:
         By name the mean of the runs' figures. Its interval is of what rows are drawn; with several runs it is widened
-        by the standard error of their mean.
+        by that of their mean, by Student's t.
 
     Raises:
         ValueError: there are no rows, or the runs are of different rows or metrics.
@@ -127,8 +127,9 @@ def measure(
         values = np.array([figures[name] for figures in each])
         value, (low, high) = float(values.mean()), intervals[name]
         if len(values) > 1:
-            error = NormalDist().inv_cdf(0.975) * values.std(ddof=1) / math.sqrt(len(values))
-            low, high = value - math.hypot(value - low, error), min(value + math.hypot(high - value, error), 1.0)
+            error = float(t.ppf(0.975, len(values) - 1)) * values.std(ddof=1) / math.sqrt(len(values))
+            low = value - math.hypot(value - low, error)
+            high = min(value + math.hypot(high - value, error), 1.0)
         found[name] = Figure(value, low, high)
     return found
 

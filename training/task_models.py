@@ -81,13 +81,29 @@ def join_heads(task: str, folders: Sequence[str], fields: dict[str, Any]) -> ECl
             if name in fields and getattr(head.config, name) != fields[name]:
                 raise ValueError(f"`{name}` of {folder!r} is not what the training products have; train it on them.")
     titles, images = heads
+    seen = [_vision_of(head.config) for head in heads]
+    if seen[0] != seen[1]:
+        raise ValueError(
+            f"`join` names heads with image towers of different kinds, {folders[0]!r} and {folders[1]!r}; give heads "
+            "that were trained on one base model."
+        )
     config = EClipConfig.from_dict(titles.config.to_dict() | fields)
     joined = type(titles)(config)
     tower = f"{joined.base_model_prefix}.vision_model."
     state = images.state_dict()
     state = {name: value for name, value in state.items() if name.startswith(tower) or ".image." in name}
-    joined.load_state_dict(titles.state_dict() | state, strict=False)
+    found = joined.load_state_dict(titles.state_dict() | state, strict=False)  # what joins the sides is new
+    if found.unexpected_keys:
+        raise ValueError(f"`join` names heads with weights that a head of both has not: {found.unexpected_keys[:3]}.")
     return joined.eval()
+
+
+def _vision_of(config: EClipConfig) -> dict[str, Any]:
+    """Return what an image tower's weights and its vectors depend on."""
+    traces = ("_name_or_path", "dtype", "transformers_version", "architectures")
+    vision_config: Any = config.vision_config
+    settings = {name: value for name, value in vision_config.to_dict().items() if name not in traces}
+    return settings | {"vision_pooling": config.vision_pooling}
 
 
 def freeze_unused(head: EClipTaskModel) -> None:

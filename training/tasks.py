@@ -161,6 +161,10 @@ class AttributesTask(ClassifierTask):
         """Return a classifier per attribute."""
         return list(head.classifier.attributes)
 
+    def config_fields(self, train_labels: np.ndarray) -> dict[str, Any]:
+        """Tell from where on a value is stated."""
+        return super().config_fields(train_labels) | {"decision_threshold": self.arguments.min_probability}
+
     def figures(self, head: Any, rows: Represented) -> dict[str, float]:
         """Measure every attribute."""
         names, values = head.config.attribute_names, head.config.attributes

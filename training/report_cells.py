@@ -28,10 +28,9 @@ from training.collation import sides_of
 from training.finetune import finetune
 from training.frozen_cache import cache_frozen_towers
 from training.pairs import ProductPairs
-from training.representing import represent
-from training.task_answers import TaskAnswers, answer_task
+from training.task_answers import TaskAnswers
 from training.task_data import load_task_split
-from training.task_evaluation import load_evaluated_split
+from training.task_evaluation import answer_split, load_evaluated_split
 from training.task_figures import Outcomes
 from training.task_models import load_head
 from training.tasks import TASKS
@@ -230,7 +229,7 @@ def _learn(group: CellGroup, cell: Cell, folder: Path) -> dict[str, Any]:
         for way, of_way in ways.items():
             report = finetune(model, data, replace(of_way, output_dir=str(Path(scratch) / way)))
             score = task.score(report["validation"])
-            if best is None or score > best[0]:
+            if best is None or score > best[0] or math.isnan(best[0]):
                 best = (score, way, report)
         assert best is not None
         score, way, report = best
@@ -258,13 +257,8 @@ def _answer(cell: Cell, head_dir: Path, test: Any, data: DataArguments, argument
         )
 
     products = replace(test, products=cached(test.products)) if isinstance(test, ProductPairs) else cached(test)
-    represented = represent(
-        head,
-        products,
-        processor,
-        accelerator,
-        batch_size=arguments.eval_batch_size,
-        num_workers=data.num_workers,
-        description="test rows",
+    answers = answer_split(
+        cell.task, head, processor, products, data, accelerator, batch_size=arguments.eval_batch_size, split="test"
     )
-    return answer_task(cell.task, head, products, represented, data)
+    assert answers is not None  # there is one rank
+    return answers

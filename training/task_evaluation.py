@@ -25,7 +25,14 @@ from training.task_figures import Figure, Outcomes, figures_to_json, measure
 from training.task_labels import find_labels
 from training.task_models import TASK_HEADS, load_head
 
-__all__ = ["TaskEvaluation", "evaluate_head", "load_evaluated_split", "load_task_head", "load_zero_shot_head"]
+__all__ = [
+    "TaskEvaluation",
+    "answer_split",
+    "evaluate_head",
+    "load_evaluated_split",
+    "load_task_head",
+    "load_zero_shot_head",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -182,14 +189,52 @@ def evaluate_head(
     modality = arguments.modality or head.config.modality
     if modality != head.config.modality:
         products = _hidden(products, "image" if modality == "text" else "text")
+    answers = answer_split(
+        task, head, processor, products, data, accelerator, batch_size=arguments.eval_batch_size, split=arguments.split
+    )
+    if answers is None:
+        return None
+    figures = measure(
+        [Outcomes.of(answers)],
+        num_resamples=arguments.num_resamples,
+        by_catalog=arguments.resample_by == "catalogs",
+        seed=arguments.seed,
+    )
+    return TaskEvaluation(task, modality, arguments.split, answers, figures)
+
+
+def answer_split(
+    task: str,
+    head: Any,
+    processor: EClipProcessor,
+    products: Products | ProductPairs,
+    data: DataArguments,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    split: str,
+) -> TaskAnswers | None:
+    """Let a head answer; all ranks call this together.
+
+    Args:
+        task: A key of `TASK_HEADS`.
+        head: The head.
+        processor: Its processor.
+        products: The products, or pairs of products.
+        data: The data arguments, which name the columns of the labels.
+        accelerator: The process's accelerator.
+        batch_size: Products embedded at a time.
+        split: What the progress bar calls them.
+
+    Returns:
+        Its answers; nothing on other ranks than the first.
+
+    Raises:
+        ValueError: a column is missing, or no row has a label.
+    """
+    workers = data.num_workers
     represented = represent(
-        head,
-        products,
-        processor,
-        accelerator,
-        batch_size=arguments.eval_batch_size,
-        num_workers=data.num_workers,
-        description=f"{arguments.split} rows",
+        head, products, processor, accelerator, batch_size=batch_size, num_workers=workers, description=f"{split} rows"
     )
     if not accelerator.is_main_process:
         return None
@@ -199,13 +244,7 @@ def evaluate_head(
     for column, counts in answers.unknown.items():
         told = ", ".join(f"{value} {count}" for value, count in counts.most_common(5))
         logger.warning("%s: %s rows with values that the head has not, all wrong (%s)", column, counts.total(), told)
-    figures = measure(
-        [Outcomes.of(answers)],
-        num_resamples=arguments.num_resamples,
-        by_catalog=arguments.resample_by == "catalogs",
-        seed=arguments.seed,
-    )
-    return TaskEvaluation(task, modality, arguments.split, answers, figures)
+    return answers
 
 
 def _hidden(products: Any, side: str) -> Any:

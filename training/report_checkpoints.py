@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from modeling_eclip import EClipProcessor
 from training.arguments import DataArguments, EvaluationArguments, parse_arguments
-from training.report_cells import CellGroup, head_folder
+from training.report_cells import EMBEDDED_AT_ONCE, CellGroup, head_folder
 from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head
 from training.task_gallery import draw_evaluations
 
@@ -80,6 +80,7 @@ def draw_checkpoints(checkpoints: Mapping[str, CellGroup], folder: Path) -> dict
         if not directory.is_dir():
             data, evaluation = parse_arguments((DataArguments, EvaluationArguments), ["--config", group.on.config])
             evaluation.modality, evaluation.num_resamples = None, 100
+            evaluation.eval_batch_size = EMBEDDED_AT_ONCE
             checkpoint = str(folder / "checkpoints" / name)
             head = load_task_head(group.on.task, checkpoint, None)
             products = load_evaluated_split(group.on.task, data, "test", seed=0)

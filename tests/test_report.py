@@ -194,7 +194,9 @@ def test_cells_without_chance_are_computed_once():
     assert group.cell("image", 2).seed == 0 and group.cell("text", 2).seed == 2
     assert len(replace(group, labels=0.1).cells("image")) == 3
     assert len(replace(group, method=CLASSICAL).cells("both")) == 1
-    assert len(replace(group, on=replace(task, task="clustering")).cells("image")) == 3
+    grouping = replace(group, on=replace(task, task="clustering"))
+    assert len(grouping.cells("image")) == 3
+    assert len(replace(grouping, method=CLASSICAL, labels=0.1).cells("both")) == 1
 
 
 def test_several_runs_are_measured_together(tmp_path):

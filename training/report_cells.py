@@ -128,7 +128,9 @@ class CellGroup:
         """Return a cell per seed; the first one alone where all would be the same, as regression on all rows is."""
         sides = sides_of(modality)
         by_chance = self.labels < 1 or self.on.draws_pairs or len(set(map(str, self.models))) > 1
-        if self.method != CLASSICAL:
+        if self.method == CLASSICAL:
+            by_chance = by_chance and self.on.task != "clustering"  # where it learns from validation alone
+        else:
             by_chance = by_chance or self.on.task == "clustering" or any(map(self.trains, sides))
         seeds = self.seeds if by_chance else self.seeds[:1]
         return [Cell(self.on.task, modality, self.on.data, self.method, self.labels, seed) for seed in seeds]

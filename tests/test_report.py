@@ -148,6 +148,11 @@ def test_plans(configs, tmp_path):
     assert matching.modalities == ("text",) and matching.draws_pairs
     with pytest.raises(ValueError, match="`trained_sides` holds 'matching:titles:image'"):
         plan_tasks(replace(arguments, trained_sides=["matching:titles:image"]))
+    # A configuration may speak of tasks that the command line has left out.
+    (alone,) = plan_tasks(replace(arguments, tasks=[f"clustering:{task}"], trained_sides=["adult:elsewhere:text"]))
+    assert alone.trained_sides == ()
+    with pytest.raises(ValueError, match="`trained_sides` holds 'text'"):
+        plan_tasks(replace(arguments, trained_sides=["text"]))
     with pytest.raises(ValueError, match=r"'nowhere.yaml' is no file"):
         plan_tasks(replace(arguments, tasks=["category:nowhere.yaml"]))
     with pytest.raises(ValueError, match="`tasks` is empty"):

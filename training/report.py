@@ -180,7 +180,11 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
         draws_pairs = task == "matching" and not data.train_pairs
         planned.append(TaskConfig(task, name, config, modalities, trained, draws_pairs, arguments.max_task_rows))
     known = {f"{on.task}:{on.data}:{side}" for on in planned for side in on.modalities}
-    if unknown := sorted(set(arguments.trained_sides) - known):
+    unknown = sorted(set(arguments.trained_sides) - known)
+    others = {f"{task}:{Path(config).stem}" for task, _, config in (entry.partition(":") for entry in arguments.tasks)}
+    if elsewhere := [entry for entry in unknown if entry.count(":") == 2 and entry.rpartition(":")[0] not in others]:
+        logger.info("`trained_sides` of tasks that are not learned: %s", ", ".join(elsewhere))
+    if unknown := [entry for entry in unknown if entry not in elsewhere]:
         raise ValueError(f"`trained_sides` holds {unknown[0]!r}, which is none of {sorted(known)}.")
     return planned
 

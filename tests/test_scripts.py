@@ -12,6 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = ["--toy_offers", "80", "--max_samples", "64", "--batch_size", "32", "--num_workers", "0"]
 
+# Without dropout, whose random states are each rank's own, runs on one rank and on two differ by rounding alone.
+NO_DROPOUT = json.dumps(
+    {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+     "intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+)  # fmt: skip
+# `accelerate launch` starts several CPU processes by mpirun only; torchrun is its equal otherwise.
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
 
 def run(*command, cwd=ROOT):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
@@ -40,17 +48,12 @@ def test_quickstart_then_evaluation(tmp_path):
 
 
 def test_two_launched_ranks_train_as_one(tmp_path):
-    # Without dropout, whose random states are each rank's own, the runs differ by rounding alone.
-    text_config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text_config |= {"intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = ["--config", "training/configs/quickstart.yaml", *SMALL, "--text_config", json.dumps(text_config)]
+    config = ["--config", "training/configs/quickstart.yaml", *SMALL, "--text_config", NO_DROPOUT]
     config += ["--save_every_samples", "32"]
-    # `accelerate launch` starts several CPU processes by mpirun only; torchrun is its equal otherwise.
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     histories = {}
     for ranks in ("1", "2"):
         output_dir = tmp_path / ranks
-        printed = run(*launch, ranks, "training/train.py", *config, "--output_dir", str(output_dir))
+        printed = run(*LAUNCH, ranks, "training/train.py", *config, "--output_dir", str(output_dir))
         assert f"{ranks} ranks" in printed
         histories[ranks] = json.loads((output_dir / "report.json").read_text())["history"]
     assert len(histories["1"]) == len(histories["2"]) == 4  # two steps between two evaluations
@@ -60,7 +63,7 @@ def test_two_launched_ranks_train_as_one(tmp_path):
     changed = tmp_path / "changed"
     shutil.copytree(tmp_path / "1" / "checkpoint-32", changed / "checkpoint-32")
     resume = ["--output_dir", str(changed), "--resume_from_checkpoint", "latest"]
-    run(*launch, "2", "training/train.py", *config, *resume)
+    run(*LAUNCH, "2", "training/train.py", *config, *resume)
     history = json.loads((changed / "report.json").read_text())["history"]
     assert len(history) == 4
     for alone, shared in zip(histories["1"], history, strict=True):
@@ -69,16 +72,13 @@ def test_two_launched_ranks_train_as_one(tmp_path):
 
 @pytest.mark.parametrize("method", ["full", "linear"])
 def test_two_launched_ranks_learn_a_task_as_one(tmp_path, method):
-    text_config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text_config |= {"intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = ["--config", "training/configs/quickstart.yaml", "--toy_offers", "120", "--num_workers", "0"]
-    config += ["--text_config", json.dumps(text_config), "--task", "category", "--method", method]
+    config += ["--text_config", NO_DROPOUT, "--task", "category", "--method", method]
     config += ["--num_epochs", "1", "--batch_size", "30", "--modality_dropout", "0", "--eval_every_samples", "1000"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     reports = {}
     for ranks in ("1", "2"):
         output_dir = tmp_path / ranks
-        run(*launch, ranks, "training/finetune.py", *config, "--output_dir", str(output_dir))
+        run(*LAUNCH, ranks, "training/finetune.py", *config, "--output_dir", str(output_dir))
         reports[ranks] = json.loads((output_dir / "report.json").read_text())
         assert (output_dir / "model.safetensors").is_file()
     alone, shared = reports["1"], reports["2"]

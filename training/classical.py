@@ -6,7 +6,7 @@ validation, as for heads: the strength of the regression, calibration, threshold
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def answer_classically(
         validation.
 
     Raises:
-        ValueError: a column is missing, or the chosen rows are of one class.
+        ValueError: a column is missing.
     """
     task, rows, train_labels = choose_rows(splits["train"], splits["validation"], data, arguments)
     tables = {name: split.products if isinstance(split, ProductPairs) else split for name, split in splits.items()}
@@ -80,9 +80,10 @@ class _Learning:
     splits: Mapping[str, Any]
     features: dict[str, dict[str, Any]]
 
-    def labels(self, split: str) -> np.ndarray:
-        """Labels of all rows of a split."""
-        return read_labels(self.splits[split], self.task.labels).labels
+    @cached_property
+    def held_out_labels(self) -> np.ndarray:
+        """Labels of all validation rows."""
+        return read_labels(self.splits["validation"], self.task.labels).labels
 
     def logits(
         self, column: int | None = None, class_weight: str | None = None
@@ -97,7 +98,7 @@ class _Learning:
             Log probabilities of the classes, shape `(N, classes)`, of the rows of `"validation"` and `"test"`; and
             the score on validation: average precision of two balanced classes, or the mean of accuracy and macro F1.
         """
-        train_labels, held_out = self.train_labels, self.labels("validation")
+        train_labels, held_out = self.train_labels, self.held_out_labels
         if column is not None:
             train_labels, held_out = train_labels[:, column], held_out[:, column]
         counted, held_out_rows = train_labels != NO_LABEL, np.flatnonzero(held_out != NO_LABEL)
@@ -112,12 +113,12 @@ class _Learning:
 
         of_sides = []
         for side, train in self.features["train"].items():
-            trials = []
             if len(classes := np.unique(train_labels[counted])) < 2:  # some labels are too few to tell anything apart
                 constant = np.full(num_classes, _UNSEEN)
                 constant[classes] = 0.0
                 of_sides.append({split: np.tile(constant, (len(self.splits[split]), 1)) for split in _JUDGED})
                 continue
+            trials = []
             for strength in _STRENGTHS:
                 regression = LogisticRegression(C=strength, class_weight=class_weight, max_iter=300, tol=1e-3)
                 regression.fit(train[self.rows[counted]], train_labels[counted])
@@ -178,9 +179,9 @@ def _attributes(given: _Learning) -> tuple[TaskAnswers, float]:
 def _adult(given: _Learning) -> tuple[TaskAnswers, float]:
     found, score = given.logits(class_weight="balanced")
     logits = {split: torch.from_numpy(of[:, 1] - of[:, 0]) for split, of in found.items()}
-    held_out, right = torch.from_numpy(given.labels("validation")), given.labels("test")
-    slope, intercept = calibrate(logits["validation"], held_out)
-    probabilities = {split: torch.sigmoid(slope * of + intercept) for split, of in logits.items()}
+    held_out = torch.from_numpy(given.held_out_labels)
+    right = read_labels(given.splits["test"], given.task.labels).labels
+    probabilities = _calibrated(logits, held_out)
     threshold = threshold_of_recall(probabilities["validation"], held_out, given.arguments.wished_recall)
     labelled = right != NO_LABEL
     answers = TaskAnswers(
@@ -200,15 +201,10 @@ def _matching(given: _Learning) -> tuple[TaskAnswers, float]:
     # Without training: the cosine by one of the views, or the mean of all.
     ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {"trained": trained, "mean": lambda of: of.mean(axis=1)}
     ways |= {view: partial(_column, place) for place, view in enumerate(given.features["test"])}
-    scores = {
-        name: {split: torch.from_numpy(way(cosines[split])) for split in ("validation", "test")}
-        for name, way in ways.items()
-    }
+    scores = {name: {split: torch.from_numpy(way(cosines[split])) for split in _JUDGED} for name, way in ways.items()}
     precision = {name: average_precision_score(held_out, of["validation"]) for name, of in scores.items()}
     chosen = max(precision, key=lambda name: precision[name])
-    logits = scores[chosen]
-    slope, intercept = calibrate(logits["validation"], held_out)
-    probabilities = {split: torch.sigmoid(slope * of + intercept) for split, of in logits.items()}
+    probabilities = _calibrated(scores[chosen], held_out)
     pairs = given.splits["test"]
     answers = TaskAnswers(
         "product_matching",
@@ -249,6 +245,12 @@ _ANSWERS: dict[str, Callable[[_Learning], tuple[TaskAnswers, float]]] = {
     "matching": _matching,
     "clustering": _clustering,
 }
+
+
+def _calibrated(logits: Mapping[str, torch.Tensor], held_out: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Turn logits into probabilities, by the labels of validation."""
+    slope, intercept = calibrate(logits["validation"], held_out)
+    return {split: torch.sigmoid(slope * of + intercept) for split, of in logits.items()}
 
 
 def _catalogs(given: _Learning) -> np.ndarray:

@@ -10,6 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from modeling_eclip import ProductImageError, load_product_image
+from training.collation import sides_of
 
 __all__ = ["ClassicalFeatures", "picture_histograms"]
 
@@ -57,7 +58,7 @@ class ClassicalFeatures:
 
     def __init__(self, products: datasets.Dataset, modality: str) -> None:
         """Learn the words and the scales."""
-        self.sides = ("text", "image") if modality == "both" else (modality,)
+        self.sides = sides_of(modality)
         self._vectorizers: dict[str, TfidfVectorizer] = {}
         if "text" in self.sides:
             titles = _titles(products)

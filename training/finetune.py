@@ -227,8 +227,6 @@ def _cached(
     parts: Parts, products: Products | ProductPairs, data: DataArguments, arguments: FinetuneArguments
 ) -> Products | ProductPairs:
     """Give products the vectors of the frozen towers that the head looks at."""
-    if isinstance(products, ProductPairs):
-        return replace(products, products=_cached(parts, products.products, data, arguments))
     return cache_frozen_towers(
         products,
         parts.head.eclip,

@@ -13,6 +13,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data import ProductCollator
+from training.pairs import ProductPairs
 from training.product_ids import NO_CATALOG
 from training.products import Products
 
@@ -40,7 +42,7 @@ _TOWERS = {"image": "vision_model", "text": "text_model"}
 
 
 def cache_frozen_towers(
-    products: Products,
+    products: Products | ProductPairs,
     model: EClipModel,
     processor: EClipProcessor,
     accelerator: Accelerator,
@@ -49,11 +51,11 @@ def cache_frozen_towers(
     num_workers: int = 0,
     cache_dir: Path | None = None,
     sides: Sequence[str] = ("image", "text"),
-) -> datasets.Dataset:
+) -> datasets.Dataset | ProductPairs:
     """Give offers the vectors of the frozen towers as columns; all ranks call this together.
 
     Args:
-        products: Map-style offers with the canonical columns.
+        products: Map-style offers with the canonical columns, or pairs of them.
         model: The model. A tower of which no parameter is trained is frozen. It is moved to the accelerator's device.
         processor: The model's processor.
         accelerator: The process's accelerator.
@@ -63,12 +65,26 @@ def cache_frozen_towers(
         sides: The sides whose vectors are of use.
 
     Returns:
-        The offers with `image_pooler_output`, `text_pooler_output` or both: the tower's vector before the projection,
-        float32, of the tower's width; null where the picture can't be decoded or the title is empty.
+        The offers, or the pairs of them, with `image_pooler_output`, `text_pooler_output` or both: the tower's vector
+        before the projection, float32, of the tower's width; null where the picture can't be decoded or the title is
+        empty.
 
     Raises:
         ValueError: the offers are a stream, or no tower is frozen.
     """
+    if isinstance(products, ProductPairs):
+        offers = cache_frozen_towers(
+            products.products,
+            model,
+            processor,
+            accelerator,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+            sides=sides,
+        )
+        assert isinstance(offers, datasets.Dataset)
+        return replace(products, products=offers)
     if not isinstance(products, datasets.Dataset):
         raise ValueError(
             "`cache_frozen_towers` is true, but streamed offers pass once and are not kept; leave out `streaming`."

@@ -36,6 +36,7 @@ from training.arguments import (
 )
 from training.build import build_model, build_processor, load_split
 from training.checkpoint import find_checkpoints
+from training.json_files import write_json
 from training.report_cells import CLASSICAL, PRETRAININGS, CellGroup, TaskConfig, compute_group
 from training.report_checkpoints import draw_checkpoints, keep_checkpoints
 from training.report_tables import measure_group, write_report
@@ -118,9 +119,7 @@ class Stopwatch:
 
     def note(self) -> None:
         """Write the time."""
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.seconds), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_json(self.seconds, self.path)
 
 
 def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path: Path) -> None:
@@ -145,7 +144,7 @@ def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path
             raise ValueError(
                 f"{name} is not what it was when {path.parent} was begun; give another `output_dir`, or remove that."
             )
-    path.write_text(json.dumps(before | settings, indent=1), encoding="utf-8")
+    write_json(before | settings, path)
 
 
 def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
@@ -163,12 +162,14 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
     if not arguments.tasks:
         raise ValueError("`tasks` is empty; name some as task:configuration, or give a --config that does.")
     planned: list[TaskConfig] = []
+    named = set()
     for entry in arguments.tasks:
         task, _, config = entry.partition(":")
         if not Path(config).is_file():
             raise ValueError(f"`tasks` holds {entry!r}, and {config!r} is no file; write task:configuration.")
         data, finetuning = parse_arguments((DataArguments, FinetuneArguments), ["--config", config, "--task", task])
         name = Path(config).stem
+        named.add(f"{task}:{name}")
         only = finetuning.modality
         modalities = tuple(side for side in arguments.modalities if only in (side, "both"))
         if not modalities:
@@ -180,12 +181,10 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
         draws_pairs = task == "matching" and not data.train_pairs
         planned.append(TaskConfig(task, name, config, modalities, trained, draws_pairs, arguments.max_task_rows))
     known = {f"{on.task}:{on.data}:{side}" for on in planned for side in on.modalities}
-    unknown = sorted(set(arguments.trained_sides) - known)
-    others = {f"{task}:{Path(config).stem}" for task, _, config in (entry.partition(":") for entry in arguments.tasks)}
-    if elsewhere := [entry for entry in unknown if entry.count(":") == 2 and entry.rpartition(":")[0] not in others]:
-        logger.info("`trained_sides` of tasks that are not learned: %s", ", ".join(elsewhere))
-    if unknown := [entry for entry in unknown if entry not in elsewhere]:
-        raise ValueError(f"`trained_sides` holds {unknown[0]!r}, which is none of {sorted(known)}.")
+    for entry in sorted(set(arguments.trained_sides) - known):
+        if entry.count(":") != 2 or entry.rpartition(":")[0] in named:
+            raise ValueError(f"`trained_sides` holds {entry!r}, which is none of {sorted(known)}.")
+        logger.info("`trained_sides` holds %s, which is not learned", entry)
     return planned
 
 

@@ -3,9 +3,7 @@
 What it answers is kept. A cell that is kept is not computed again, so that a report goes on where it was stopped.
 """
 
-import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -27,7 +25,7 @@ from training.classical import answer_classically
 from training.collation import sides_of
 from training.finetune import finetune
 from training.frozen_cache import cache_frozen_towers
-from training.pairs import ProductPairs
+from training.json_files import write_json
 from training.task_answers import TaskAnswers
 from training.task_data import load_task_split
 from training.task_evaluation import answer_split, load_evaluated_split
@@ -44,7 +42,6 @@ __all__ = [
     "TaskConfig",
     "compute_group",
     "head_folder",
-    "is_computed",
 ]
 
 CLASSICAL = "classical"
@@ -181,7 +178,7 @@ def is_computed(cell: Cell, folder: Path) -> bool:
 
 def _compute(group: CellGroup, cell: Cell, folder: Path) -> None:
     started = time.perf_counter()
-    data, arguments = _arguments(group, cell)
+    _, data, arguments = _arguments(group, cell)
     test = load_evaluated_split(cell.task, data, "test", seed=0)
     found: dict[str, Any]
     if cell.method == CLASSICAL:
@@ -195,25 +192,22 @@ def _compute(group: CellGroup, cell: Cell, folder: Path) -> None:
     found["score"] = None if math.isnan(found["score"]) else found["score"]  # where validation says nothing
     content = asdict(cell) | found | {"rows": len(answers.references), "left_out": answers.left_out}
     content |= {"seconds": time.perf_counter() - started}
-    partial = folder / "cells" / f"{cell.name}.partial"
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "cells" / f"{cell.name}.json")
+    write_json(content, folder / "cells" / f"{cell.name}.json", allow_nan=False)
 
 
-def _arguments(group: CellGroup, cell: Cell) -> tuple[DataArguments, FinetuneArguments]:
+def _arguments(group: CellGroup, cell: Cell) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
     words = ["--config", group.on.config, "--task", cell.task, "--modality", cell.modality]
     words += ["--label_share", str(cell.labels), "--seed", str(cell.seed)]
     words += [] if group.on.max_rows is None else ["--max_train_rows", str(group.on.max_rows)]
     words += ["--num_workers", "0"]  # the cells share the cores already
     words += ["--eval_batch_size", str(EMBEDDED_AT_ONCE)]
-    data, arguments = parse_arguments((DataArguments, FinetuneArguments), words)
-    return data, arguments
+    model, data, arguments = parse_arguments((ModelArguments, DataArguments, FinetuneArguments), words)
+    return model, data, arguments
 
 
 def _learn(group: CellGroup, cell: Cell, folder: Path) -> dict[str, Any]:
     """Train the heads that are to be compared, and leave the one that validation prefers."""
-    data, arguments = _arguments(group, cell)
-    (configured,) = parse_arguments((ModelArguments,), ["--config", group.on.config])
+    configured, data, arguments = _arguments(group, cell)
     # Its patterns are those of the towers that the pre-training has; another model may call its layers otherwise.
     freeze = configured.freeze if cell.method in PRETRAININGS else []
     base = group.models[cell.seed % len(group.models)]
@@ -248,20 +242,15 @@ def _answer(cell: Cell, head_dir: Path, test: Any, data: DataArguments, argument
     accelerator = Accelerator()
     head, processor = load_head(str(head_dir)), EClipProcessor.from_pretrained(head_dir)
     head.eclip.requires_grad_(False)
-    sides = sides_of(cell.modality)
-
-    def cached(table: Any) -> Any:
-        return cache_frozen_towers(
-            table,
-            head.eclip,
-            processor,
-            accelerator,
-            batch_size=arguments.eval_batch_size,
-            num_workers=data.num_workers,
-            sides=sides,
-        )
-
-    products = replace(test, products=cached(test.products)) if isinstance(test, ProductPairs) else cached(test)
+    products = cache_frozen_towers(
+        test,
+        head.eclip,
+        processor,
+        accelerator,
+        batch_size=arguments.eval_batch_size,
+        num_workers=data.num_workers,
+        sides=sides_of(cell.modality),
+    )
     answers = answer_split(
         cell.task, head, processor, products, data, accelerator, batch_size=arguments.eval_batch_size, split="test"
     )

@@ -5,7 +5,6 @@
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,12 +148,9 @@ def draw_label_curves(rows: Sequence[Row], methods: Sequence[str], title: str, p
                 ]
                 found.sort(key=lambda row: row["labels"])
                 values = [row["value"] for row in found]
-                ends = [
-                    [row[end] if row[end] is not None else row["value"] for row in found] for end in ("low", "high")
-                ]
                 errors = [
-                    [max(value - low, 0.0) for value, low in zip(values, ends[0], strict=True)],
-                    [max(high - value, 0.0) for value, high in zip(values, ends[1], strict=True)],
+                    [0.0 if row[end] is None else max(sign * (row[end] - row["value"]), 0.0) for row in found]
+                    for end, sign in (("low", -1), ("high", 1))
                 ]
                 shares = [row["labels"] * 1.05 ** (place - len(methods) / 2) for row in found]  # side by side
                 axes.errorbar(shares, values, errors, marker="o", capsize=2, label=method)
@@ -239,7 +235,6 @@ def _verdict(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
 
 
 def _are_apart(one: Row, other: Row) -> bool:
-    ends = [one["low"], one["high"], other["low"], other["high"]]
-    if any(end is None or math.isnan(end) for end in ends):
+    if None in (one["low"], one["high"], other["low"], other["high"]):
         return False
     return one["low"] > other["high"] or other["low"] > one["high"]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from accelerate.utils import ProjectConfiguration
 
 from training.arguments import TrainArguments
 from training.checkpoint import choose_checkpoint, remove_checkpoints
+from training.json_files import write_json
 from training.precision import fastest_precision
 
 logger = logging.getLogger("training")
@@ -61,10 +61,7 @@ def keep_arguments(groups: tuple[Any, ...], path: Path, resumed: bool) -> None:
             changes_with_the_run = name in ("resume_from_checkpoint", "overwrite_output_dir", "output_dir")
             if name in before and before[name] != value and not changes_with_the_run:
                 logger.warning("resumed with `%s` %r; the run was started with %r", name, value, before[name])
-    # In one piece: a run that is killed here is resumed, too.
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(content, path)  # a run that is killed here is resumed, too
 
 
 __all__ = ["keep_arguments", "start_run"]

@@ -61,14 +61,7 @@ def draw_evaluations(
         bars = {name: _shown_figures(one) for name, one in evaluations.items()}
         draw_bars(bars, f"{of_what}: {_BARS[metric]}, with 95 % intervals", file("figures"))
     if metric in ("product_matching", "adult_recognition"):
-        curves = {
-            name: (
-                np.asarray(one.answers.references),
-                one.answers.predictions,
-                one.answers.figure_settings["threshold"],
-            )
-            for name, one in evaluations.items()
-        }
+        curves = {name: _curve(one.answers) for name, one in evaluations.items()}
         draw_precision_recall(curves, of_what, file("precision_recall"))
     if metric == "product_clustering":
         sizes = {name: _sizes(one.answers.predictions) for name, one in evaluations.items()}

@@ -169,6 +169,12 @@ class LateFusionClassifier(nn.Module):
             self.fusion_scale.copy_(log_scales.exp())
             self.fusion_bias.copy_(-strength * prior)
 
+    @torch.no_grad()
+    def rely_on(self, side: str) -> None:
+        """Take the answer of one side, `"text"` or `"image"`, wherever a product has both."""
+        self.fusion_scale.copy_(torch.tensor([float(side == "text"), float(side == "image")]))
+        self.fusion_bias.zero_()
+
 
 def mean_cross_entropy(
     logits: torch.Tensor,

@@ -1,6 +1,7 @@
 """LateFusionClassifier: the answer of each side, the joined one, the loss, and how the joining is fitted."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 
 from modeling_eclip import ProductEmbeds
 from modeling_eclip.late_fusion_eclip import LateFusionClassifier, mean_cross_entropy
+from training.arguments import FinetuneArguments
+from training.representing import Represented
+from training.tasks import ClassifierTask
 
 WIDTHS = {"text": 3, "image": 5}
 
@@ -169,3 +173,36 @@ def test_fitting_without_labelled_products_changes_nothing():
     classifier.fit_fusion(make_embeds(3), torch.tensor([-100, -100, -100]))
     classifier.fit_fusion(make_embeds(2, has_image=[False, False]), torch.tensor([0, 1]))
     assert classifier.fusion_scale.tolist() == [0.5, 0.5]
+
+
+def test_a_classifier_relies_on_one_side_of_products_with_both():
+    classifier, embeds = make_classifier(), make_embeds(3, has_text=[True, True, False])
+    sides = classifier.side_logits(embeds)
+    classifier.rely_on("text")
+    logits, _ = classifier(embeds)
+    torch.testing.assert_close(logits[:2], sides["text"][:2])
+    # The third has no title: its image answers, and what stands in for the title.
+    torch.testing.assert_close(logits[2], sides["image"][2] + sides["text"][2])
+
+
+@pytest.mark.parametrize(("score_of", "expected"), [(0, [1.0, 0.0]), (1, [0.0, 1.0]), (None, None)])
+def test_joining_is_left_to_one_side_where_that_scores_higher(score_of, expected):
+    classifier, embeds, labels = noisy_answers(400, {"text": 1.5, "image": 1.0})
+
+    class Judged(ClassifierTask):
+        scored_by = ("accuracy",)
+
+        def figures(self, head, rows):
+            return {"accuracy": 0.5 if score_of is None else head.classifier.fusion_scale[score_of].item() / 10}
+
+    head = SimpleNamespace(classifier=classifier, config=SimpleNamespace(modality="both"))
+    rows = Represented(embeds, labels, [str(row) for row in range(400)], [""] * 400)
+    with torch.no_grad():
+        classifier.text.weight.mul_(2)  # so sure of itself that the fitted scale is below 1
+        classifier.image.weight.mul_(2)
+    Judged(FinetuneArguments(task="category"), None).fit_joining(head, labels.numpy(), rows)
+    if expected is None:
+        assert 0 < classifier.fusion_scale.min() < classifier.fusion_scale.max() < 1
+    else:
+        assert classifier.fusion_scale.tolist() == expected
+        assert not classifier.fusion_bias.any()

@@ -1,9 +1,8 @@
 """Linear probes: logistic regression on the vectors of frozen towers, written into a head's own classifiers.
 
 Each side of a product gets its own regression, of standardised vectors, its strength chosen on validation; the
-standardisation is folded into the weights, so that the head is like any other. How the sides are joined is fitted on
-validation, too (`LateFusionClassifier.fit_fusion`). Clustering has no classes: its linear maps are trained by its own
-loss.
+standardisation is folded into the weights, so that the head is like any other. How the sides are joined is the task's
+to fit. Clustering has no classes: its linear maps are trained by its own loss.
 """
 
 import logging
@@ -42,7 +41,7 @@ def fit_classifier(
     *,
     class_weights: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Fit every side of a classifier, and how they are joined.
+    """Fit every side of a classifier.
 
     Args:
         classifier: The classifier; its weights are replaced.
@@ -54,7 +53,6 @@ def fit_classifier(
 
     Returns:
         The chosen strength of each side.
-
     """
     strengths = {}
     held_out = validation.sides
@@ -71,8 +69,6 @@ def fit_classifier(
             validation_labels[held_out_rows].numpy(),
             class_weights=class_weights,
         )
-    counts = None if class_weights is not None else count_classes(classifier, train_labels)
-    classifier.fit_fusion(validation, validation_labels, counts)
     return strengths
 
 

@@ -129,13 +129,23 @@ class ClassifierTask(Task):
         for classifier, (labels, held_out) in zip(self.classifiers(head), columns, strict=True):
             weights = self.class_weights(head)
             fit_classifier(classifier, seen, labels, held_out_seen, held_out, class_weights=weights)
+        self.fit_joining(head, train.labels.numpy(), validation)
 
     def fit_joining(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
-        """Fit how each classifier joins the sides."""
+        """Fit how each classifier joins the sides, or leave its answer to one of them if that scores higher."""
+        if head.config.modality != "both":
+            return
         columns = zip(_columns(torch.from_numpy(train_labels)), _columns(validation.labels), strict=True)
         for classifier, (labels, held_out) in zip(self.classifiers(head), columns, strict=True):
             counts = None if self.class_weights(head) else count_classes(classifier, labels)
             classifier.fit_fusion(self.seen(head, validation), held_out, counts)
+            fitted = {name: value.clone() for name, value in classifier.state_dict().items()}
+            best, score = fitted, self.score(self.figures(head, validation))
+            for side in ("text", "image"):
+                classifier.rely_on(side)
+                if (alone := self.score(self.figures(head, validation))) > score:
+                    best, score = {name: value.clone() for name, value in classifier.state_dict().items()}, alone
+            classifier.load_state_dict(best)
 
 
 def _columns(labels: torch.Tensor) -> list[torch.Tensor]:

@@ -71,6 +71,12 @@ report: $(INSTALLED) ## The paper's claim on real data: pre-train, learn five ta
 report-fast: $(INSTALLED) ## The same of a part of it, in ten minutes, to outputs/report-fast
 	$(BIN)/python training/report.py --config training/configs/report_fast.yaml $(REPORT_ARGS)
 
+.PHONY: prepare-demo
+prepare-demo: $(INSTALLED) ## Make raw offers of the drawn catalogue, and a corpus of them, in outputs/ (a minute)
+	$(BIN)/python training/toy_raw_offers.py --output outputs/toy_raw
+	$(BIN)/python training/prepare.py --config training/configs/prepare.yaml --id_column offer_id \
+		--input outputs/toy_raw/raw.parquet --output outputs/toy_corpus $(PREPARE_ARGS)
+
 .PHONY: quality
 quality: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from transformers import HfArgumentParser
 from training.schedule import BatchSizeRule, BatchSizeSchedule, parse_batch_size_steps
 
 
-def _help(text: str, default: Any = dataclasses.MISSING) -> Any:
+def option(text: str, default: Any = dataclasses.MISSING) -> Any:
     """Return a field with the help that `--help` prints."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": text})
@@ -33,25 +33,25 @@ def _help(text: str, default: Any = dataclasses.MISSING) -> Any:
 class ModelArguments:
     """What is trained. Give one of `checkpoint`, `clip`, the two towers, or the two tower configurations."""
 
-    checkpoint: str = _help("e-CLIP checkpoint to continue from: Hub id or folder.", "")
-    clip: str = _help("CLIP, SigLIP or SigLIP 2 checkpoint to continue from: Hub id or folder.", "")
-    vision_tower: str = _help("Pretrained image tower: Hub id or folder.", "")
-    text_tower: str = _help("Pretrained title tower, with its tokenizer: Hub id or folder.", "")
-    vision_config: str = _help("Configuration of a new image tower, JSON with a model_type.", "")
-    text_config: str = _help("Configuration of a new title tower, JSON with a model_type.", "")
-    tokenizer: str = _help("Tokenizer of a new title tower; one is trained on the titles if not given.", "")
-    vocab_size: int = _help("Size of the vocabulary of a tokenizer that is trained on the titles.", 8192)
-    image_size: int | None = _help("Side in pixels that images are brought to; the tower's own if not given.", None)
-    max_title_length: int | None = _help("Titles are cut after this many tokens; 32, or the checkpoint's own.", None)
-    projection_dim: int | None = _help("Dimension of the shared space; 512 if not given, or as in `clip`.", None)
-    vision_pooling: str | None = _help("pooler, cls, mean or last; see EClipConfig.", None)
-    text_pooling: str | None = _help("pooler, cls, mean or last; see EClipConfig.", None)
-    catalog_mates: str | None = _help("What offers of one catalog are to each other; see EClipConfig.", None)
-    catalog_weight: float | None = _help("Mass of a positive catalog mate, 0 to 1.", None)
-    freeze: list[str] = _help("Regular expressions of parameter names that are not trained.", [])
-    lora_rank: int | None = _help("Train adapters of this rank in place of the towers' weights.", None)
-    lora_alpha: int = _help("An adapter's output is multiplied by this, divided by its rank.", 16)
-    lora_targets: list[str] = _help(
+    checkpoint: str = option("e-CLIP checkpoint to continue from: Hub id or folder.", "")
+    clip: str = option("CLIP, SigLIP or SigLIP 2 checkpoint to continue from: Hub id or folder.", "")
+    vision_tower: str = option("Pretrained image tower: Hub id or folder.", "")
+    text_tower: str = option("Pretrained title tower, with its tokenizer: Hub id or folder.", "")
+    vision_config: str = option("Configuration of a new image tower, JSON with a model_type.", "")
+    text_config: str = option("Configuration of a new title tower, JSON with a model_type.", "")
+    tokenizer: str = option("Tokenizer of a new title tower; one is trained on the titles if not given.", "")
+    vocab_size: int = option("Size of the vocabulary of a tokenizer that is trained on the titles.", 8192)
+    image_size: int | None = option("Side in pixels that images are brought to; the tower's own if not given.", None)
+    max_title_length: int | None = option("Titles are cut after this many tokens; 32, or the checkpoint's own.", None)
+    projection_dim: int | None = option("Dimension of the shared space; 512 if not given, or as in `clip`.", None)
+    vision_pooling: str | None = option("pooler, cls, mean or last; see EClipConfig.", None)
+    text_pooling: str | None = option("pooler, cls, mean or last; see EClipConfig.", None)
+    catalog_mates: str | None = option("What offers of one catalog are to each other; see EClipConfig.", None)
+    catalog_weight: float | None = option("Mass of a positive catalog mate, 0 to 1.", None)
+    freeze: list[str] = option("Regular expressions of parameter names that are not trained.", [])
+    lora_rank: int | None = option("Train adapters of this rank in place of the towers' weights.", None)
+    lora_alpha: int = option("An adapter's output is multiplied by this, divided by its rank.", 16)
+    lora_targets: list[str] = option(
         "Regular expressions of tower layers that get adapters; the linear ones of blocks if not given.", []
     )
 
@@ -60,43 +60,43 @@ class ModelArguments:
 class DataArguments:
     """Which products, under which column names."""
 
-    train_data: list[str] = _help("Sources of training offers: files, folders, Hub datasets, or 'toy'.", ["toy"])
-    train_split: str = _help("Split of train_data, where a source has splits.", "train")
-    validation_data: list[str] = _help("Sources of held-out offers; 'toy' if train_data is.", [])
-    validation_split: str = _help("Split of validation_data.", "validation")
-    test_data: list[str] = _help("Sources of offers that evaluate_tasks.py reports on; 'toy' if train_data is.", [])
-    test_split: str = _help("Split of test_data.", "test")
-    pairs_data: list[str] = _help("Sources of offers that test_pairs speaks of.", [])
-    test_pairs: str | None = _help("Parquet of labelled pairs of offers: left, right, label.", None)
-    pair_id_column: str | None = _help(
+    train_data: list[str] = option("Sources of training offers: files, folders, Hub datasets, or 'toy'.", ["toy"])
+    train_split: str = option("Split of train_data, where a source has splits.", "train")
+    validation_data: list[str] = option("Sources of held-out offers; 'toy' if train_data is.", [])
+    validation_split: str = option("Split of validation_data.", "validation")
+    test_data: list[str] = option("Sources of offers that evaluate_tasks.py reports on; 'toy' if train_data is.", [])
+    test_split: str = option("Split of test_data.", "test")
+    pairs_data: list[str] = option("Sources of offers that test_pairs speaks of.", [])
+    test_pairs: str | None = option("Parquet of labelled pairs of offers: left, right, label.", None)
+    pair_id_column: str | None = option(
         "Column of the offers that left and right speak of; title_column if they are titles themselves.", None
     )
-    train_pairs: str | None = _help("Parquet of labelled pairs of train_data: left, right, label.", None)
-    validation_pairs: str | None = _help("Parquet of labelled pairs of validation_data.", None)
-    category_column: str = _help("Column of the category path: a list, or text with category_separator.", "category")
-    category_separator: str = _help("What separates the levels of a category that is text.", ">")
-    attribute_columns: list[str] = _help("Columns of attributes; a null there is no label.", [])
-    restricted_column: str = _help("Column that is true for products for adults only.", "restricted")
-    streaming: bool = _help("Read training offers, as parquet, when they are needed, not beforehand.", False)
-    shuffle_buffer: int = _help("Rows of a stream that are shuffled together, and held in memory.", 4096)
-    title_column: str = _help("Column of the title; none where there are no titles.", "title")
-    image_column: str = _help("Column of the image; none where there are no images.", "image")
-    catalog_id_column: list[str] = _help(
+    train_pairs: str | None = option("Parquet of labelled pairs of train_data: left, right, label.", None)
+    validation_pairs: str | None = option("Parquet of labelled pairs of validation_data.", None)
+    category_column: str = option("Column of the category path: a list, or text with category_separator.", "category")
+    category_separator: str = option("What separates the levels of a category that is text.", ">")
+    attribute_columns: list[str] = option("Columns of attributes; a null there is no label.", [])
+    restricted_column: str = option("Column that is true for products for adults only.", "restricted")
+    streaming: bool = option("Read training offers, as parquet, when they are needed, not beforehand.", False)
+    shuffle_buffer: int = option("Rows of a stream that are shuffled together, and held in memory.", 4096)
+    title_column: str = option("Column of the title; none where there are no titles.", "title")
+    image_column: str = option("Column of the image; none where there are no images.", "image")
+    catalog_id_column: list[str] = option(
         "Columns of the catalog id; per row the first that is not null is taken.", ["catalog_id"]
     )
-    id_column: str | None = _help("Column of the offer's id; rows are numbered if not given.", None)
-    exclude_rows: list[str] = _help("Training rows to leave out, as column=value.", [])
-    max_train_rows: int | None = _help("Take at most so many training rows.", None)
-    max_skipped_share: float = _help("Stop if more than this share of the rows can't be used.", 0.05)
-    toy_offers: int = _help("Offers in the drawn catalogue.", 4000)
-    toy_seed: int = _help("Seed of the drawn catalogue.", 0)
-    mates_share: float = _help("Share of the catalogs whose offers meet in a batch; not for streams.", 0.0)
-    min_crop_scale: float = _help("Smallest share of an image that a random crop keeps.", 0.7)
-    flip_probability: float = _help("Probability of mirroring an image.", 0.5)
-    colour_jitter: float = _help("Strength of colour changes; off, since colour is an attribute of products.", 0.0)
-    word_dropout: float = _help("Probability of leaving out each word of a title.", 0.0)
-    shuffle_probability: float = _help("Probability of shuffling the words of a title.", 0.0)
-    num_workers: int = _help("Processes that decode images, per rank.", 1)
+    id_column: str | None = option("Column of the offer's id; rows are numbered if not given.", None)
+    exclude_rows: list[str] = option("Training rows to leave out, as column=value.", [])
+    max_train_rows: int | None = option("Take at most so many training rows.", None)
+    max_skipped_share: float = option("Stop if more than this share of the rows can't be used.", 0.05)
+    toy_offers: int = option("Offers in the drawn catalogue.", 4000)
+    toy_seed: int = option("Seed of the drawn catalogue.", 0)
+    mates_share: float = option("Share of the catalogs whose offers meet in a batch; not for streams.", 0.0)
+    min_crop_scale: float = option("Smallest share of an image that a random crop keeps.", 0.7)
+    flip_probability: float = option("Probability of mirroring an image.", 0.5)
+    colour_jitter: float = option("Strength of colour changes; off, since colour is an attribute of products.", 0.0)
+    word_dropout: float = option("Probability of leaving out each word of a title.", 0.0)
+    shuffle_probability: float = option("Probability of shuffling the words of a title.", 0.0)
+    num_workers: int = option("Processes that decode images, per rank.", 1)
 
     def __post_init__(self) -> None:
         """Hold out offers of the drawn catalogue where it is what is trained on."""
@@ -110,54 +110,56 @@ class DataArguments:
 class TrainArguments:
     """How it is trained. Everything that lasts is counted in samples (offers seen), not in steps."""
 
-    output_dir: str = _help("Where checkpoints, the model and the report go.", "outputs/eclip")
-    overwrite_output_dir: bool = _help("Start anew where output_dir holds checkpoints.", False)
-    resume_from_checkpoint: str | None = _help("'latest', or the folder of a checkpoint.", None)
-    seed: int = _help("Seed of weights, order, augmentation and dropout.", 0)
-    num_epochs: float = _help("Passes over the training offers.", 1.0)
-    max_samples: int | None = _help("Samples to train on, instead of num_epochs.", None)
-    batch_size: int = _help("Offers in a batch, all ranks together: each is contrasted with all others.", 256)
-    batch_size_schedule: list[str] = _help(
+    output_dir: str = option("Where checkpoints, the model and the report go.", "outputs/eclip")
+    overwrite_output_dir: bool = option("Start anew where output_dir holds checkpoints.", False)
+    resume_from_checkpoint: str | None = option("'latest', or the folder of a checkpoint.", None)
+    seed: int = option("Seed of weights, order, augmentation and dropout.", 0)
+    num_epochs: float = option("Passes over the training offers.", 1.0)
+    max_samples: int | None = option("Samples to train on, instead of num_epochs.", None)
+    batch_size: int = option("Offers in a batch, all ranks together: each is contrasted with all others.", 256)
+    batch_size_schedule: list[str] = option(
         "Later batch sizes as share:size, 0.1:4096 being 4096 offers after a tenth of the run.", []
     )
-    batch_size_rule: BatchSizeRule = _help(
+    batch_size_rule: BatchSizeRule = option(
         "What a later batch size does to the learning rates, which are those of batch_size.", "none"
     )
-    text_stream_size: int | None = _help("Titles that a rank encodes at once; all of its batch if not given.", None)
-    image_stream_size: int | None = _help("Images that a rank encodes at once; all of its batch if not given.", None)
-    keep_graphs: str = _help("Share of the streams that are encoded once, 0 to 1; auto is what memory allows.", "auto")
-    mate_contrast_weight: float = _help("Weight of contrast among titles and among images of catalog mates.", 0.0)
-    learning_rate: float = _help("Peak learning rate of the projections, and of the towers if none is given.", 5e-4)
-    tower_learning_rate: float | None = _help("Peak learning rate of the towers.", None)
-    layer_decay: float = _help("Factor by which a tower's rate shrinks per block below its top.", 1.0)
-    weight_decay: float = _help("Weight decay of matrices; biases, norms and the temperature have none.", 0.1)
-    no_weight_decay: list[str] = _help("Regular expressions of further parameter names without decay.", [])
-    adam_beta1: float = _help("AdamW's first beta.", 0.9)
-    adam_beta2: float = _help("AdamW's second beta.", 0.98)
-    adam_epsilon: float = _help("AdamW's epsilon.", 1e-6)
-    warmup_share: float = _help("Share of the samples over which the learning rate rises.", 0.1)
-    final_learning_rate_share: float = _help("Share of the peak learning rate that the cosine ends at.", 0.0)
-    keep_patches: float = _help("Share of an image's patches that the image tower sees in training.", 1.0)
-    ema_decay: float | None = _help("Average the weights over steps with this decay, such as 0.999.", None)
-    max_grad_norm: float = _help("Gradients are clipped to this norm.", 1.0)
-    max_bad_steps: int = _help("Steps in a row whose loss or gradient is not a number, before the run stops.", 5)
-    mixed_precision: str | None = _help(
+    text_stream_size: int | None = option("Titles that a rank encodes at once; all of its batch if not given.", None)
+    image_stream_size: int | None = option("Images that a rank encodes at once; all of its batch if not given.", None)
+    keep_graphs: str = option(
+        "Share of the streams that are encoded once, 0 to 1; auto is what memory allows.", "auto"
+    )
+    mate_contrast_weight: float = option("Weight of contrast among titles and among images of catalog mates.", 0.0)
+    learning_rate: float = option("Peak learning rate of the projections, and of the towers if none is given.", 5e-4)
+    tower_learning_rate: float | None = option("Peak learning rate of the towers.", None)
+    layer_decay: float = option("Factor by which a tower's rate shrinks per block below its top.", 1.0)
+    weight_decay: float = option("Weight decay of matrices; biases, norms and the temperature have none.", 0.1)
+    no_weight_decay: list[str] = option("Regular expressions of further parameter names without decay.", [])
+    adam_beta1: float = option("AdamW's first beta.", 0.9)
+    adam_beta2: float = option("AdamW's second beta.", 0.98)
+    adam_epsilon: float = option("AdamW's epsilon.", 1e-6)
+    warmup_share: float = option("Share of the samples over which the learning rate rises.", 0.1)
+    final_learning_rate_share: float = option("Share of the peak learning rate that the cosine ends at.", 0.0)
+    keep_patches: float = option("Share of an image's patches that the image tower sees in training.", 1.0)
+    ema_decay: float | None = option("Average the weights over steps with this decay, such as 0.999.", None)
+    max_grad_norm: float = option("Gradients are clipped to this norm.", 1.0)
+    max_bad_steps: int = option("Steps in a row whose loss or gradient is not a number, before the run stops.", 5)
+    mixed_precision: str | None = option(
         "no, bf16, fp16, or auto for what the machine is fast in; as `accelerate` is set to if not given.", None
     )
-    compile: bool = _help("Compile both towers with torch.compile.", False)
-    compile_backend: str = _help("Backend of torch.compile.", "inductor")
-    cache_frozen_towers: bool = _help("Encode offers once with a frozen tower, keep its vectors on disk.", False)
-    gradient_checkpointing: bool = _help("Trade time for memory.", False)
-    channels_last: bool = _help("Lay images out channels last: faster for convolutional towers.", False)
-    fix_batch_norm: bool = _help("Keep batch norm's statistics as they are: do so for pretrained towers.", True)
-    eval_batch_size: int = _help("Offers embedded at a time in evaluation.", 256)
-    eval_every_samples: int | None = _help("Evaluate so often; at the start and the end in any case.", None)
-    save_every_samples: int | None = _help("Write a checkpoint so often; only the end's model if not given.", None)
-    save_total_limit: int = _help("Checkpoints that are kept.", 2)
-    report_to: list[str] = _help("Trackers: tensorboard, trackio, wandb.", [])
-    push_to_hub: bool = _help("Publish model and processor at the end.", False)
-    hub_model_id: str | None = _help("Repository to publish to; the name of output_dir if not given.", None)
-    hub_private: bool = _help("Make that repository private.", False)
+    compile: bool = option("Compile both towers with torch.compile.", False)
+    compile_backend: str = option("Backend of torch.compile.", "inductor")
+    cache_frozen_towers: bool = option("Encode offers once with a frozen tower, keep its vectors on disk.", False)
+    gradient_checkpointing: bool = option("Trade time for memory.", False)
+    channels_last: bool = option("Lay images out channels last: faster for convolutional towers.", False)
+    fix_batch_norm: bool = option("Keep batch norm's statistics as they are: do so for pretrained towers.", True)
+    eval_batch_size: int = option("Offers embedded at a time in evaluation.", 256)
+    eval_every_samples: int | None = option("Evaluate so often; at the start and the end in any case.", None)
+    save_every_samples: int | None = option("Write a checkpoint so often; only the end's model if not given.", None)
+    save_total_limit: int = option("Checkpoints that are kept.", 2)
+    report_to: list[str] = option("Trackers: tensorboard, trackio, wandb.", [])
+    push_to_hub: bool = option("Publish model and processor at the end.", False)
+    hub_model_id: str | None = option("Repository to publish to; the name of output_dir if not given.", None)
+    hub_private: bool = option("Make that repository private.", False)
 
     def __post_init__(self) -> None:
         """Refuse what no run can be made of."""
@@ -184,28 +186,28 @@ class FinetuneArguments(TrainArguments):
     Streams and the contrast of mates are pre-training's, and are not looked at.
     """
 
-    output_dir: str = _help("Where checkpoints, the model and the report go.", "outputs/finetune")
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] = _help("What is learned.", "category")
-    modality: Literal["text", "image", "both"] = _help("What of a product it is learned from.", "both")
-    method: Literal["linear", "full", "lora"] = _help(
+    output_dir: str = option("Where checkpoints, the model and the report go.", "outputs/finetune")
+    task: Literal["category", "attributes", "matching", "clustering", "adult"] = option("What is learned.", "category")
+    modality: Literal["text", "image", "both"] = option("What of a product it is learned from.", "both")
+    method: Literal["linear", "full", "lora"] = option(
         "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters.", "full"
     )
-    join: list[str] = _help(
+    join: list[str] = option(
         "Two heads, of titles and of images, that are put together; only how they are joined is fitted then.", []
     )
-    label_share: float = _help("Share of the training rows (or pairs, or catalogs) whose labels are used.", 1.0)
-    num_epochs: float = _help("Passes over the labelled rows.", 8.0)
-    batch_size: int = _help("Rows in a batch, all ranks together.", 64)
-    learning_rate: float = _help("Peak learning rate of the head.", 2e-3)
-    tower_learning_rate: float | None = _help("Peak rate of the towers; 1e-4 if not given, of adapters 1e-3.", None)
-    weight_decay: float = _help("Weight decay of matrices; biases and norms have none.", 0.05)
-    adam_beta2: float = _help("AdamW's second beta.", 0.999)
-    label_smoothing: float = _help("Share of a label's mass that is spread over all classes; not by linear.", 0.05)
-    modality_dropout: float = _help("Probability, per side, of learning from both without it; not by linear.", 0.1)
-    positive_weight: float | None = _help("Weight of restricted products; as much as all others if not given.", None)
-    wished_recall: float = _help("Share of restricted products that the threshold finds on validation.", 0.95)
-    min_probability: float = _help("Attributes that are less probable than this are answered as not stated.", 0.0)
-    merge: bool = _help("Save adapters added to the weights, as a model of its own, not alone.", False)
+    label_share: float = option("Share of the training rows (or pairs, or catalogs) whose labels are used.", 1.0)
+    num_epochs: float = option("Passes over the labelled rows.", 8.0)
+    batch_size: int = option("Rows in a batch, all ranks together.", 64)
+    learning_rate: float = option("Peak learning rate of the head.", 2e-3)
+    tower_learning_rate: float | None = option("Peak rate of the towers; 1e-4 if not given, of adapters 1e-3.", None)
+    weight_decay: float = option("Weight decay of matrices; biases and norms have none.", 0.05)
+    adam_beta2: float = option("AdamW's second beta.", 0.999)
+    label_smoothing: float = option("Share of a label's mass that is spread over all classes; not by linear.", 0.05)
+    modality_dropout: float = option("Probability, per side, of learning from both without it; not by linear.", 0.1)
+    positive_weight: float | None = option("Weight of restricted products; as much as all others if not given.", None)
+    wished_recall: float = option("Share of restricted products that the threshold finds on validation.", 0.95)
+    min_probability: float = option("Attributes that are less probable than this are answered as not stated.", 0.0)
+    merge: bool = option("Save adapters added to the weights, as a model of its own, not alone.", False)
 
     def __post_init__(self) -> None:
         """Refuse what no run can be made of, and settle the towers' rate."""
@@ -221,24 +223,24 @@ class FinetuneArguments(TrainArguments):
 class EvaluationArguments:
     """What `evaluate_tasks.py` measures."""
 
-    checkpoints: list[str] = _help("e-CLIP checkpoints, beside the configuration's untrained model.", [])
-    report_dir: str = _help("Where the figures and pictures go.", "outputs/evaluation")
-    eval_batch_size: int = _help("Offers embedded at a time.", 256)
-    seed: int = _help("Seed of the untrained model's new weights, of derived pairs and of resampling.", 0)
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] | None = _help(
+    checkpoints: list[str] = option("e-CLIP checkpoints, beside the configuration's untrained model.", [])
+    report_dir: str = option("Where the figures and pictures go.", "outputs/evaluation")
+    eval_batch_size: int = option("Offers embedded at a time.", 256)
+    seed: int = option("Seed of the untrained model's new weights, of derived pairs and of resampling.", 0)
+    task: Literal["category", "attributes", "matching", "clustering", "adult"] | None = option(
         "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.", None
     )
-    modality: Literal["text", "image", "both"] | None = _help(
+    modality: Literal["text", "image", "both"] | None = option(
         "What of a product a head gets to see; all that it looks at if not given.", None
     )
-    zero_shot: bool = _help(
+    zero_shot: bool = option(
         "Answer by the names of the classes, without training; categories and attributes, those of the split where "
         "a checkpoint has no head.",
         False,
     )
-    split: Literal["train", "validation", "test"] = _help("Split that heads are measured on.", "test")
-    num_resamples: int = _help("How often rows are drawn for the intervals of a head's figures.", 1000)
-    resample_by: Literal["catalogs", "rows"] = _help(
+    split: Literal["train", "validation", "test"] = option("Split that heads are measured on.", "test")
+    num_resamples: int = option("How often rows are drawn for the intervals of a head's figures.", 1000)
+    resample_by: Literal["catalogs", "rows"] = option(
         "What is drawn; rows where training has seen the very catalogs of the split.", "catalogs"
     )
 
@@ -247,24 +249,24 @@ class EvaluationArguments:
 class ReportArguments:
     """What `report.py` compares."""
 
-    output_dir: str = _help("Where cells, checkpoints, tables and pictures go.", "outputs/report")
-    pretraining: str = _help("Configuration of the pre-training.", "training/configs/fashion.yaml")
-    pretraining_samples: int | None = _help("Samples of each pre-training, if not as it is configured.", None)
-    pretraining_seeds: int = _help("Pre-trainings of each kind; a seed of the tasks takes one after the other.", 1)
-    tasks: list[str] = _help("What is learned, as task:configuration; the file's name is that of the data.", [])
-    trained_sides: list[str] = _help(
+    output_dir: str = option("Where cells, checkpoints, tables and pictures go.", "outputs/report")
+    pretraining: str = option("Configuration of the pre-training.", "training/configs/fashion.yaml")
+    pretraining_samples: int | None = option("Samples of each pre-training, if not as it is configured.", None)
+    pretraining_seeds: int = option("Pre-trainings of each kind; a seed of the tasks takes one after the other.", 1)
+    tasks: list[str] = option("What is learned, as task:configuration; the file's name is that of the data.", [])
+    trained_sides: list[str] = option(
         "Sides whose towers are trained with all labels, if validation prefers it to a probe: task:data:side.", []
     )
-    max_task_rows: int | None = _help("Training rows that a task has at most; all if not given.", None)
-    modalities: list[str] = _help("What of a product is looked at; both needs its parts.", ["text", "image", "both"])
-    methods: list[str] = _help(
+    max_task_rows: int | None = option("Training rows that a task has at most; all if not given.", None)
+    modalities: list[str] = option("What of a product is looked at; both needs its parts.", ["text", "image", "both"])
+    methods: list[str] = option(
         "eclip, hard_labels, no_pretraining, classical.", ["eclip", "hard_labels", "no_pretraining", "classical"]
     )
-    baseline: list[str] = _help("Further models: Hub ids or folders of CLIP, SigLIP or e-CLIP checkpoints.", [])
-    label_shares: list[float] = _help("Shares of the labels that are learned from.", [0.01, 0.1, 1.0])
-    num_seeds: int = _help("Seeds of the shares and of the learning.", 3)
-    num_resamples: int = _help("How often rows are drawn for intervals.", 300)
-    jobs: int = _help("Cells that are computed side by side; one on a GPU.", 2)
+    baseline: list[str] = option("Further models: Hub ids or folders of CLIP, SigLIP or e-CLIP checkpoints.", [])
+    label_shares: list[float] = option("Shares of the labels that are learned from.", [0.01, 0.1, 1.0])
+    num_seeds: int = option("Seeds of the shares and of the learning.", 3)
+    num_resamples: int = option("How often rows are drawn for intervals.", 300)
+    jobs: int = option("Cells that are computed side by side; one on a GPU.", 2)
 
     def __post_init__(self) -> None:
         """Refuse what no report can be made of."""
@@ -353,7 +355,7 @@ def _read_config(parser: HfArgumentParser, path: str, known: set[str]) -> list[s
         parser.error(f"--config {path} can't be read: {error}")
     if not isinstance(content, dict):
         parser.error(f"--config {path} holds {type(content).__name__}; give `key: value` lines")
-    known_anywhere = {name for group in ALL_ARGUMENTS for name in _names(group)}
+    known_anywhere = known | {name for group in ALL_ARGUMENTS for name in _names(group)}
     words: list[str] = []
     for key, value in content.items():
         if key not in known_anywhere:

@@ -1,0 +1,1 @@
+"""From raw offers to a clean corpus."""

@@ -1,0 +1,129 @@
+"""Offers that are there twice, and images that stand for no product: one offer stays, and which is written down."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import daft
+import pyarrow as pa
+from daft import col
+
+__all__ = ["Drops", "drop_near_duplicates", "drop_placeholders", "drop_repeats", "in_order"]
+
+_RELATED = 0.5  # share of an image's titles that have its most frequent word, from where on they are of one product
+
+
+@dataclass
+class Drops:
+    """Rows that are dropped after the first step.
+
+    Attributes:
+        reasons: By row number, why.
+        kept: By row number, the id of the offer that stays instead, where there is one.
+        kept_rows: The same, its row number.
+        notes: By row number, what else is to be said.
+    """
+
+    reasons: dict[int, str] = field(default_factory=dict)
+    kept: dict[int, Any] = field(default_factory=dict)
+    kept_rows: dict[int, int] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
+
+    def add(self, row: int, reason: str, *, kept: tuple[Any, int] | None = None, note: str = "") -> None:
+        """Drop a row, unless it is dropped already."""
+        if row in self.reasons:
+            return
+        self.reasons[row] = reason
+        if kept is not None:
+            self.kept[row], self.kept_rows[row] = kept
+        if note:
+            self.notes[row] = note
+
+
+def in_order(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what offers are ordered by: the first of several that are one stays. The ids of a corpus are of one type.
+
+    Rows without an id come last. Rows that are the same in all of this are the same offer.
+    """
+    return (row["id"] is None, row["id"] if row["id"] is not None else 0, row["content"], row["row"])
+
+
+def drop_repeats(rows: daft.DataFrame, keys: Sequence[str], reason: str, drops: Drops) -> None:
+    """Keep the first of the offers that are equal in some columns.
+
+    Args:
+        rows: Offers with `row`, `id`, `content` and the columns of `keys`; without the rows that are dropped.
+        keys: The columns.
+        reason: Why the others are dropped.
+        drops: They are added here.
+    """
+    groups = defaultdict(list)
+    for row in _shared(rows, keys).to_pylist():
+        groups[tuple(row[name] for name in keys)].append(row)
+    for group in groups.values():
+        first, *others = sorted(group, key=in_order)
+        for row in others:
+            drops.add(row["row"], reason, kept=(first["id"], first["row"]))
+
+
+def drop_placeholders(rows: daft.DataFrame, min_titles: int, drops: Drops) -> None:
+    """Drop all offers under an image that many unrelated titles have.
+
+    Titles of one product have words in common. Where no word is in half of an image's titles, they are unrelated.
+
+    Args:
+        rows: Offers with `row`, `title_key` and `pixel_hash`.
+        min_titles: Different titles from which on an image is looked at.
+        drops: The rows are added here.
+    """
+    titles = rows.select("pixel_hash", "title_key").distinct().groupby("pixel_hash").agg(
+        col("title_key").count().alias("titles")
+    )  # fmt: skip
+    suspects = titles.where(f"titles >= {min_titles}").select("pixel_hash")
+    groups = defaultdict(list)
+    for row in rows.select("row", "title_key", "pixel_hash").join(suspects, on="pixel_hash").to_arrow().to_pylist():
+        groups[row["pixel_hash"]].append(row)
+    for group in groups.values():
+        distinct = {row["title_key"] for row in group}
+        words = Counter(word for title in distinct for word in set(title.split()))
+        if not words or words.most_common(1)[0][1] < _RELATED * len(distinct):
+            for row in group:
+                drops.add(row["row"], "placeholder_image", note=f"one image, {len(distinct)} titles")
+
+
+def drop_near_duplicates(
+    rows: daft.DataFrame, pairs: pa.Table, max_distance: int, min_similarity: float, drops: Drops
+) -> None:
+    """Keep the first of offers that are nearly the same; each that is dropped is like one that stays.
+
+    Args:
+        rows: Offers with `row`, `id` and `content`.
+        pairs: What `similar_pairs` found among them.
+        max_distance: Bits in which images differ at most, as they are.
+        min_similarity: Share of letter triples that titles have in common at least.
+        drops: The rows are added here.
+    """
+    like: dict[int, list[int]] = defaultdict(list)
+    for pair in pairs.to_pylist():
+        if pair["distance"] <= max_distance and pair["similarity"] >= min_similarity and not pair["mirrored"]:
+            like[pair["left"]].append(pair["right"])
+            like[pair["right"]].append(pair["left"])
+    if not like:
+        return
+    wanted = daft.from_pydict({"row": pa.array(like, pa.uint64())})
+    found = rows.select("row", "id", "content").join(wanted, on="row").to_arrow().to_pylist()
+    staying: dict[int, Any] = {}
+    for row in sorted(found, key=in_order):
+        instead = next((other for other in sorted(like[row["row"]]) if other in staying), None)
+        if instead is None:
+            staying[row["row"]] = row["id"]
+        else:
+            drops.add(row["row"], "near_duplicate", kept=(staying[instead], instead))
+
+
+def _shared(rows: daft.DataFrame, keys: Sequence[str]) -> pa.Table:
+    """Return the rows that are not alone with their values of some columns."""
+    columns = list(dict.fromkeys(["row", "id", "content", *keys]))
+    counted = rows.groupby(*keys).agg(col("row").count().alias("copies")).where("copies > 1")
+    return rows.select(*columns).join(counted.select(*keys), on=list(keys)).to_arrow()

@@ -1,0 +1,47 @@
+"""What runs Daft's plans: this process, or a Ray cluster. The plans, and what comes out, are the same."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import daft
+from daft import DataType, Series, col
+
+__all__ = ["for_each", "use_engine"]
+
+
+def use_engine(engine: str) -> None:
+    """Choose the engine of this process.
+
+    Args:
+        engine: `"native"` or `"ray"`.
+
+    Raises:
+        RuntimeError: the process has the other one, which can't be changed.
+    """
+    if engine == "ray":
+        daft.set_runner_ray(noop_if_initialized=True)
+    if (found := daft.get_or_infer_runner_type()) != engine:
+        raise RuntimeError(f"`engine` is {engine!r}, but this process runs Daft on {found!r}; start another process.")
+
+
+def for_each(function: Callable[[int], Any], numbers: Sequence[int]) -> None:
+    """Call a function for each of some numbers, on all cores or machines; it leaves what it does in files.
+
+    Args:
+        function: What is called.
+        numbers: Its arguments.
+    """
+    if not numbers:
+        return
+
+    @daft.func.batch(return_dtype=DataType.int64(), batch_size=1)
+    def call(column: Series) -> list[int]:
+        given = column.to_pylist()
+        for number in given:
+            function(number)
+        return given
+
+    table = daft.from_pydict({"number": list(numbers)})
+    if daft.get_or_infer_runner_type() == "ray":
+        table = table.into_partitions(len(numbers))
+    table.select(call(col("number"))).collect()

@@ -1,0 +1,105 @@
+"""Mismatched pairs: titles that belong to another product than the image beside them.
+
+A model's cosine of title and image says how well they fit, but some kinds of products fit their titles less than
+others, and some titles and images fit everything. So a score is relative, to all and to the category: the cosine, less
+the mean cosine of its title with all images and of its image with all titles; then less the category's median, in
+units of its spread. Categories with few offers are drawn towards all offers.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from modeling_eclip import EClipModel, EClipProcessor, load_product_image
+from training.corpus.engine import for_each
+from training.corpus.shards import take_rows
+
+__all__ = ["embed_parts", "read_embeddings", "relative_scores"]
+
+_OFFERS_AT_ONCE = 16  # fixed, so that sums are taken in the same order wherever it runs
+_PRIOR_OFFERS = 20  # how many offers of all categories a category's own are worth
+_NORMAL = 1.4826  # standard deviations of a normal variable in its median absolute deviation
+
+
+def relative_scores(image_embeds: np.ndarray, text_embeds: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """Score how well titles fit their images, relative to other offers of their category.
+
+    Args:
+        image_embeds: Vectors of length 1, shape `(N, D)`.
+        text_embeds: Likewise, of the titles.
+        categories: Number of each offer's category, shape `(N,)`.
+
+    Returns:
+        Scores, float64, shape `(N,)`: about normal, mismatched offers far below 0.
+    """
+    images, texts = image_embeds.astype(np.float64), text_embeds.astype(np.float64)
+    fit = (images * texts).sum(axis=1) - (images @ texts.mean(axis=0) + texts @ images.mean(axis=0)) / 2
+    middle, spread = _middle_and_spread(fit)
+    scores = np.empty(len(fit))
+    order = np.argsort(categories, kind="stable")
+    for of in np.split(order, np.flatnonzero(np.diff(categories[order])) + 1):
+        own_middle, own_spread = _middle_and_spread(fit[of])
+        weight = len(of) / (len(of) + _PRIOR_OFFERS)
+        centre = weight * own_middle + (1 - weight) * middle
+        scores[of] = (fit[of] - centre) / max(weight * own_spread + (1 - weight) * spread, 1e-6)
+    return scores
+
+
+def _middle_and_spread(values: np.ndarray) -> tuple[float, float]:
+    if not len(values):
+        return 0.0, 1.0
+    middle = float(np.median(values))
+    return middle, _NORMAL * float(np.median(np.abs(values - middle)))
+
+
+def embed_parts(checkpoint: str, wanted: dict[int, np.ndarray], rows: Path, folder: Path) -> None:
+    """Embed offers with a model, and keep the vectors of each part as a file; a part that has its file is done.
+
+    Args:
+        checkpoint: Hub id or folder of an e-CLIP model.
+        wanted: By part, the numbers of the rows, in ascending order.
+        rows: Folder of the offers' parts.
+        folder: Where to: `part-NUMBER.npz`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [part for part in wanted if not (folder / f"part-{part:05d}.npz").is_file()]
+
+    def embed(part: int) -> None:
+        arrays = _embed(checkpoint, rows / f"part-{part:05d}", wanted[part])
+        partial = folder / f"partial-{part:05d}.npz"
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        partial.rename(folder / f"part-{part:05d}.npz")
+
+    for_each(embed, missing)
+
+
+def read_embeddings(folder: Path) -> dict[str, np.ndarray]:
+    """Return the rows of all parts that were embedded, `row`, and their `image_embeds` and `text_embeds`."""
+    parts = [np.load(path) for path in sorted(folder.glob("part-*.npz"))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("row", "image_embeds", "text_embeds")}
+
+
+@lru_cache(maxsize=1)
+def _load(checkpoint: str) -> tuple[Any, Any]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return EClipModel.from_pretrained(checkpoint).eval().to(device), EClipProcessor.from_pretrained(checkpoint)
+
+
+@torch.no_grad()
+def _embed(checkpoint: str, part: Path, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    model, processor = _load(checkpoint)
+    offers = take_rows(part, pa.chunked_array([numbers]), columns=("title", "image"))
+    found: dict[str, list[np.ndarray]] = {"image_embeds": [], "text_embeds": []}
+    for start in range(0, len(offers), _OFFERS_AT_ONCE):
+        batch = offers.slice(start, _OFFERS_AT_ONCE)
+        images = [load_product_image(image) for image in batch["image"].to_pylist()]
+        inputs = processor(text=batch["title"].to_pylist(), images=images, return_tensors="pt").to(model.device)
+        output = model(**inputs)
+        for name in found:
+            found[name].append(output[name].float().cpu().numpy())
+    return {"row": numbers, **{name: np.concatenate(blocks) for name, blocks in found.items()}}

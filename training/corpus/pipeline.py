@@ -1,0 +1,196 @@
+"""From raw offers to a corpus, step by step. Each step leaves files and is not done again when they are there."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import daft
+import numpy as np
+import pyarrow as pa
+from daft import col
+from tqdm.auto import tqdm
+
+from training.corpus.arguments import PrepareArguments
+from training.corpus.catalogs import Catalogs, Likeness, derive_catalogs
+from training.corpus.decisions import decide_part
+from training.corpus.duplicates import Drops, drop_near_duplicates, drop_placeholders, drop_repeats
+from training.corpus.engine import use_engine
+from training.corpus.funnel import Funnel, describe_corpus, dropped_examples
+from training.corpus.report_page import write_corpus_report
+from training.corpus.rows import prepare_part, read_rows
+from training.corpus.shards import plan_shards, write_shards
+from training.corpus.similar import similar_pairs
+from training.corpus.sources import Part, plan_parts
+from training.corpus.title_rules import load_title_rules
+from training.json_files import write_json
+
+__all__ = ["prepare"]
+
+logger = logging.getLogger("training")
+
+_FACTS = ("row", "id", "content", "title_key", "pixel_hash", "image_hash", "mirrored_hash", "colours",
+          "catalog_id", "category")  # fmt: skip
+_NEARLY = 0.2  # how far below the score that joins offers, others of their groups may lie
+# What may differ between a run that was stopped and the one that goes on.
+_FREE = ("engine", "num_examples", "download_timeout", "allow_private_addresses")
+
+
+def prepare(arguments: PrepareArguments) -> dict[str, Any]:
+    """Make a corpus of raw offers.
+
+    Args:
+        arguments: Which offers, and what is dropped.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        FileNotFoundError: the input is not there.
+        ValueError: a column is missing, or the folder holds a run with other arguments.
+    """
+    use_engine(arguments.engine)
+    rules = load_title_rules(arguments.title_rules)
+    folder = Path(arguments.output)
+    work = folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    parts = plan_parts(arguments.input, arguments.bytes_at_once)
+    _check_settings(arguments, parts, work / "settings.json")
+    clock = _Clock(work / "seconds.json")
+
+    with clock.step("read, clean and examine"):
+        for number, part in enumerate(tqdm(parts, desc="reading offers", unit="part")):
+            prepare_part(number, part, work / "rows", arguments, rules)
+    if (work / "rows").is_dir() and not any((work / "rows").glob("part-*/*.parquet")):
+        raise ValueError(f"`input` names {arguments.input}, which hold no offers.")
+
+    funnel, drops = Funnel.of_first_step(work / "rows"), Drops()
+    facts = read_rows(work / "rows").where(col("reason").is_null()).select(*_FACTS)
+    with clock.step("duplicates"):
+        if arguments.id_column:
+            drop_repeats(facts, ["id"], "repeated_id", drops)
+        drop_placeholders(_left(facts, drops), arguments.placeholder_titles, drops)
+        drop_repeats(_left(facts, drops), ["title_key", "pixel_hash"], "duplicate", drops)
+        distance = max(arguments.near_image_distance, arguments.catalog_image_distance)
+        similarity = min(arguments.near_title_similarity, arguments.catalog_title_similarity)
+        pairs = similar_pairs(_left(facts, drops), distance, similarity)
+        near = (arguments.near_image_distance, arguments.near_title_similarity)
+        drop_near_duplicates(facts, pairs, *near, drops)
+    funnel.add_step("duplicates", drops)
+
+    mismatches: dict[str, Any] = {}
+    embeddings: dict[str, np.ndarray] | None = None
+    if arguments.checkpoint or arguments.first_model:
+        from training.corpus.filter import drop_mismatches  # torch, and a model, are needed for this only
+
+        with clock.step("mismatches"):
+            mismatches, embeddings = drop_mismatches(facts, drops, len(parts), arguments, work)
+        funnel.add_step("mismatches", drops)
+
+    with clock.step("catalogs"):
+        catalogs = _derive(_left(facts, drops), pairs, embeddings, arguments, drops)
+    with clock.step("write"):
+        decisions = work / "decisions"
+        shutil.rmtree(decisions, ignore_errors=True)  # they take seconds, and are the same again
+        shares = (arguments.validation_share, arguments.test_share)
+        for number in range(len(parts)):
+            decide_part(number, work / "rows", decisions, drops, catalogs.of_row, shares)
+        shards = plan_shards(decisions, len(parts), arguments.rows_per_shard)
+        write_shards(shards, folder, work / "rows", decisions, arguments.id_column or "offer_id")
+    report = describe_corpus(funnel, catalogs, decisions, work / "rows", len(parts))
+    report |= {"mismatches": mismatches} if mismatches else {}
+    report |= {"seconds": clock.seconds, "settings": asdict(arguments)}
+    examples = dropped_examples(decisions, work / "rows", drops, len(parts), arguments.num_examples)
+    write_corpus_report(folder, report, examples)
+    return report
+
+
+def _left(facts: daft.DataFrame, drops: Drops) -> daft.DataFrame:
+    """Return the offers that are not dropped so far."""
+    if not drops.reasons:
+        return facts
+    dropped = daft.from_pydict({"row": pa.array(sorted(drops.reasons), pa.uint64())})
+    return facts.join(dropped, on="row", how="anti")
+
+
+def _derive(
+    facts: daft.DataFrame,
+    pairs: pa.Table,
+    embeddings: dict[str, np.ndarray] | None,
+    arguments: PrepareArguments,
+    drops: Drops,
+) -> Catalogs:
+    """Join pairs of similar hashes, and with a model those that it finds."""
+    join_from = arguments.catalog_similarity if embeddings is not None else 0.0
+    alike = [
+        Likeness(pair["left"], pair["right"], join_from + pair["similarity"])
+        for pair in pairs.to_pylist()
+        if pair["distance"] <= arguments.catalog_image_distance
+        and pair["similarity"] >= arguments.catalog_title_similarity
+        and not {pair["left"], pair["right"]} & drops.reasons.keys()
+    ]
+    if embeddings is not None:
+        from training.corpus.model_pairs import model_pairs
+
+        offers = facts.select("row", "title_key", "colours").sort("row").to_pydict()
+        places = np.searchsorted(embeddings["row"], np.array(offers["row"], dtype=np.uint64))
+        colours = np.array([np.frombuffer(of, np.uint8) for of in offers["colours"]])
+        found, scores = model_pairs(
+            embeddings["image_embeds"][places], embeddings["text_embeds"][places], offers["title_key"], colours
+        )
+        enough = scores >= join_from - _NEARLY
+        alike += [
+            Likeness(offers["row"][left], offers["row"][right], score)
+            for (left, right), score in zip(found[enough].tolist(), scores[enough].tolist(), strict=True)
+        ]
+    in_pairs = sorted({row for pair in alike for row in (pair.left, pair.right)})
+    wanted = daft.from_pydict({"row": pa.array(in_pairs, pa.uint64())})
+    columns = facts.select("row", "id", "catalog_id").join(wanted, on="row").to_pydict()
+    ids = dict(zip(columns["row"], columns["id"], strict=True))
+    given = dict(zip(columns["row"], columns["catalog_id"], strict=True))
+    return derive_catalogs(alike, ids, given, arguments.max_catalog_size, join_from=join_from)
+
+
+def _check_settings(arguments: PrepareArguments, parts: list[Part], path: Path) -> None:
+    """Refuse to go on in a folder that was begun with other arguments or other input."""
+    content = {name: value for name, value in asdict(arguments).items() if name not in _FREE}
+    content |= {"parts": [asdict(part) for part in parts]}
+    content = json.loads(json.dumps(content))
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, value in content.items() if before.get(name) != value]
+        if changed:
+            raise ValueError(
+                f"`{changed[0]}` is not what it was when {arguments.output} was begun; give another `output`, or "
+                "remove that folder."
+            )
+    write_json(content, path)
+
+
+class _Clock:
+    """Counts the seconds of each step, over all runs.
+
+    Args:
+        path: File that keeps them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Go on from what is there."""
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Count a step."""
+        started = time.perf_counter()
+        logger.info("%s", name)
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            write_json(self.seconds, self.path)

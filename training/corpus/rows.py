@@ -1,0 +1,196 @@
+"""The first step: every offer is read, its title cleaned and its image examined; nothing is decided between offers.
+
+A part of the input becomes a folder of parquet files that hold the offers as they go on, and what later steps compare
+them by. Later steps read only the columns that they need; images are read once more, when shards are written.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import daft
+import daft.functions as F
+import numpy as np
+from daft import DataType, Expression, Series, col
+
+from training.corpus.arguments import PrepareArguments
+from training.corpus.image_facts import THUMBNAIL_SIDE, ImageLimits, examine_image
+from training.corpus.image_sources import image_bytes
+from training.corpus.sources import Part
+from training.corpus.title_rules import TitleRule, clean_title, title_key
+from training.product_ids import catalog_numbers
+
+__all__ = ["OWN", "part_of", "prepare_part", "read_rows"]
+
+OWN = "own."
+"""What the names of columns begin with that the user's table has beside those that are mapped."""
+
+_ROWS_AT_ONCE = 128  # images of them are in memory together, in each thread
+_LONGEST_TITLE = 10_000  # characters; what is longer is no title, and would cost time
+
+_FACTS = DataType.struct(
+    {
+        "reason": DataType.string(),
+        "title": DataType.string(),
+        "title_key": DataType.string(),
+        "title_rules": DataType.list(DataType.string()),
+        "content": DataType.string(),
+        "catalog_id": DataType.int64(),
+        "category": DataType.string(),
+        "width": DataType.int32(),
+        "height": DataType.int32(),
+        "pixel_hash": DataType.string(),
+        "thumbnail": DataType.binary(),
+        "colours": DataType.binary(),
+    }
+)
+
+
+def prepare_part(
+    number: int, part: Part, folder: Path, arguments: PrepareArguments, rules: Sequence[TitleRule]
+) -> None:
+    """Read a part of the input and write `folder/part-NUMBER`, unless it is there.
+
+    Args:
+        number: The part's number.
+        part: The part.
+        folder: Where to.
+        arguments: What is checked.
+        rules: Rules of titles.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    done = folder / f"part-{number:05d}"
+    if done.is_dir():
+        return
+    partial = folder / f"partial-{number:05d}"
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
+    partial.mkdir(parents=True)
+    _frame(number, part, arguments, rules).write_parquet(str(partial), write_mode="append")
+    partial.rename(done)
+
+
+def read_rows(folder: Path, number: int | None = None) -> daft.DataFrame:
+    """Return the offers of one part, or of all."""
+    name = "part-*" if number is None else f"part-{number:05d}"
+    return daft.read_parquet(str(folder / name / "*.parquet"))
+
+
+def part_of(rows: np.ndarray) -> np.ndarray:
+    """Return the part that each row number is of."""
+    return (rows >> np.uint64(48)).astype(np.int64)
+
+
+def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence[TitleRule]) -> daft.DataFrame:
+    offers = part.read()
+    names = offers.column_names
+    for field in ("title_column", "image_column", "id_column"):
+        if (name := getattr(arguments, field)) and name not in names:
+            raise ValueError(
+                f"`{field}` is {name!r}, a column that {part.paths[0]} has not; it has {', '.join(sorted(names))}."
+            )
+    limits = ImageLimits(
+        max_bytes=arguments.max_image_bytes,
+        min_side=arguments.min_image_side,
+        max_aspect_ratio=arguments.max_aspect_ratio,
+        min_contrast=arguments.min_image_contrast,
+    )
+    optional = [
+        col(name) if name in names else daft.lit(None).cast(DataType.string())
+        for name in (arguments.catalog_id_column, arguments.category_column)
+    ]
+    title = col(arguments.title_column).cast(DataType.string())
+    offers = offers.with_column("_image", image_bytes(offers, part.folder, arguments))
+    offers = offers.with_column("_facts", _describer(rules, limits)(title, col("_image"), *optional))
+    facts = {name: col("_facts")[name] for name in _FACTS.fields if name != "thumbnail"}
+    canonical = {
+        "row": _row_number(number),
+        "id": col(arguments.id_column) if arguments.id_column else facts["content"],
+        **facts,
+        "title_original": title,
+        "image": col("_image")["bytes"],
+    }
+    for name, pixels in (("image_hash", _upright), ("mirrored_hash", _mirrored)):
+        canonical[name] = F.image_hash(pixels(col("_facts")["thumbnail"])).cast(DataType.binary())
+    mapped = [arguments.title_column, arguments.image_column, arguments.id_column, arguments.catalog_id_column]
+    own = [col(name).alias(OWN + name) for name in names if name not in mapped]
+    return offers.select(*[value.alias(name) for name, value in canonical.items()], *own)
+
+
+def _row_number(part: int) -> Expression:
+    """Return a number per row that no other row of any part has: 16 bits of part, 16 of partition, 32 of row."""
+    place = F.monotonically_increasing_id()  # 28 bits of partition, 36 of row
+
+    def number(value: int) -> Expression:
+        return daft.lit(value).cast(DataType.uint64())
+
+    partition, row = place // number(2**36), place % number(2**36)
+    return number(part * 2**48) + partition * number(2**32) + row
+
+
+def _describer(rules: Sequence[TitleRule], limits: ImageLimits) -> Any:
+    """Return the function that finds out what each offer is compared by."""
+
+    @daft.func.batch(return_dtype=_FACTS, batch_size=_ROWS_AT_ONCE)
+    def describe(titles: Series, images: Series, catalogs: Series, categories: Series) -> list[dict[str, Any]]:
+        catalog_ids = catalog_numbers(catalogs.to_arrow(), "`catalog_id_column`").tolist()
+        rows = zip(titles.to_pylist(), images.to_pylist(), catalog_ids, categories.to_pylist(), strict=True)
+        return [_describe(*row, rules=rules, limits=limits) for row in rows]
+
+    return describe
+
+
+def _describe(
+    title: str | None,
+    image: dict[str, Any],
+    catalog_id: int,
+    category: Any,
+    *,
+    rules: Sequence[TitleRule],
+    limits: ImageLimits,
+) -> dict[str, Any]:
+    cleaned = clean_title((title or "")[:_LONGEST_TITLE], rules)
+    facts = examine_image(image["bytes"], limits)
+    reason = image["reason"] or facts.reason
+    content = hashlib.blake2b(repr(title).encode("utf-8", "surrogatepass") + b"\0", digest_size=16)
+    content.update(image["bytes"] or b"")
+    if isinstance(category, list):
+        category = " > ".join(str(level) for level in category if level is not None)
+    return {
+        "reason": reason if cleaned.title else "empty_title",
+        "title": cleaned.title,
+        "title_key": title_key(cleaned.title),
+        "title_rules": list(cleaned.changed_by),
+        "content": content.hexdigest(),
+        "catalog_id": catalog_id,
+        "category": None if category is None else str(category),
+        "width": facts.width,
+        "height": facts.height,
+        "pixel_hash": None if facts.pixel_hash is None else facts.pixel_hash.hex(),
+        "thumbnail": None if facts.thumbnail is None else facts.thumbnail.tobytes(),
+        "colours": None if facts.colours is None else facts.colours.tobytes(),
+    }
+
+
+def _pixels(thumbnails: Series, step: int) -> list[np.ndarray | None]:
+    shape = (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 1)
+    return [
+        None if one is None else np.frombuffer(one, np.uint8).reshape(shape)[:, ::step]
+        for one in thumbnails.to_pylist()
+    ]
+
+
+_SMALL_IMAGE = DataType.image("L", THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+
+
+@daft.func.batch(return_dtype=_SMALL_IMAGE, batch_size=_ROWS_AT_ONCE)
+def _upright(thumbnails: Series) -> list[np.ndarray | None]:
+    return _pixels(thumbnails, 1)
+
+
+@daft.func.batch(return_dtype=_SMALL_IMAGE, batch_size=_ROWS_AT_ONCE)
+def _mirrored(thumbnails: Series) -> list[np.ndarray | None]:
+    return _pixels(thumbnails, -1)

@@ -1,0 +1,167 @@
+"""The corpus as files: `kept/SPLIT-00000.parquet` of a stated number of rows, and `dropped/`, with a reason each.
+
+A file is written whole or not at all, and one that is there is not written again. What is in it depends on the
+decisions alone: the offers of a split, in the order of their parts and ids, are divided into runs of so many rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from training.corpus.decisions import SPLITS, read_decisions
+from training.corpus.engine import for_each
+from training.corpus.rows import OWN
+
+__all__ = ["Shard", "plan_shards", "rows_schema", "take_rows", "write_shards"]
+
+_DROPPED = "dropped"
+_ROWS_PER_GROUP = 500  # readers take a row group at a time
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of the corpus.
+
+    Args:
+        path: Where, in the folder of the corpus.
+        split: Name of the split; `"dropped"` of offers that are not in the corpus.
+        runs: Of which parts, from which to which of the split's rows there.
+    """
+
+    path: str
+    split: str
+    runs: tuple[tuple[int, int, int], ...]
+
+    @property
+    def in_corpus(self) -> bool:
+        """Whether its offers are kept."""
+        return self.split != _DROPPED
+
+
+def plan_shards(decisions: Path, num_parts: int, rows_per_shard: int) -> list[Shard]:
+    """Divide the offers into files.
+
+    Args:
+        decisions: Folder of the decisions.
+        num_parts: How many parts there are.
+        rows_per_shard: Rows of a file; the last one of a split has fewer.
+
+    Returns:
+        The files; none for a split without offers.
+    """
+    shards: list[Shard] = []
+    counts = [_count(read_decisions(decisions, part)) for part in range(num_parts)]
+    for split in (*SPLITS, _DROPPED):
+        runs: list[tuple[int, int, int]] = []
+        room = rows_per_shard
+        files: list[tuple[tuple[int, int, int], ...]] = []
+        for part, count in enumerate(counts):
+            start = 0
+            while start < count.get(split, 0):
+                end = min(count[split], start + room)
+                runs.append((part, start, end))
+                room -= end - start
+                start = end
+                if not room:
+                    files.append(tuple(runs))
+                    runs, room = [], rows_per_shard
+        if runs:
+            files.append(tuple(runs))
+        folder = _DROPPED if split == _DROPPED else "kept"
+        shards += [
+            Shard(f"{folder}/{split}-{place:05d}-of-{len(files):05d}.parquet", split, of)
+            for place, of in enumerate(files)
+        ]
+    return shards
+
+
+def write_shards(shards: Sequence[Shard], folder: Path, rows: Path, decisions: Path, id_column: str) -> int:
+    """Write the files that are not there yet; on the cores, or the machines, that the engine has.
+
+    Args:
+        shards: The files.
+        folder: Folder of the corpus.
+        rows: Folder of the offers' parts.
+        decisions: Folder of the decisions.
+        id_column: Name that the ids get.
+
+    Returns:
+        How many were written.
+    """
+    missing = [place for place, shard in enumerate(shards) if not (folder / shard.path).is_file()]
+    schema = rows_schema(rows)
+
+    for_each(lambda place: _write(shards[place], folder, rows, decisions, schema, id_column), missing)
+    return len(missing)
+
+
+def rows_schema(rows: Path) -> pa.Schema:
+    """Return the columns that the offers of all parts have; a part that lacks one has nulls there."""
+    schemas = [pads.dataset(part).schema for part in sorted(rows.glob("part-*"))]
+    return pa.unify_schemas(schemas, promote_options="permissive")
+
+
+def _count(decided: pa.Table) -> dict[str, int]:
+    splits = pc.value_counts(decided["split"].fill_null(_DROPPED))
+    return {entry["values"]: entry["counts"] for entry in splits.to_pylist()}
+
+
+def _write(shard: Shard, folder: Path, rows: Path, decisions: Path, schema: pa.Schema, id_column: str) -> None:
+    path = folder / shard.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    writer: pq.ParquetWriter | None = None
+    for part, start, end in shard.runs:
+        decided = read_decisions(decisions, part)
+        decided = decided.filter(pc.equal(decided["split"].fill_null(_DROPPED), shard.split)).slice(start, end - start)
+        found = take_rows(rows / f"part-{part:05d}", decided["row"], schema)
+        table = _as_corpus(found, decided, not shard.in_corpus, id_column)
+        writer = writer or pq.ParquetWriter(partial, table.schema, compression="zstd")
+        writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+    if writer is not None:
+        writer.close()
+        partial.rename(path)
+
+
+def take_rows(
+    part: Path, numbers: pa.ChunkedArray, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read offers of a part.
+
+    Args:
+        part: Folder of the part.
+        numbers: Their row numbers.
+        schema: Columns of all parts, where all are read.
+        columns: Columns that are read; all if not given.
+
+    Returns:
+        The offers, in the order of the numbers.
+    """
+    wanted = None if columns is None else list(dict.fromkeys(["row", *columns]))
+    found = pads.dataset(part, schema=schema).to_table(columns=wanted, filter=pads.field("row").isin(numbers))
+    place = {row: number for number, row in enumerate(found["row"].to_pylist())}
+    return found.take([place[row] for row in numbers.to_pylist()])
+
+
+def _as_corpus(found: pa.Table, decided: pa.Table, dropped: bool, id_column: str) -> pa.Table:
+    """Return offers with the columns that training reads, and the user's own."""
+    own = {name.removeprefix(OWN): found[name] for name in found.column_names if name.startswith(OWN)}
+    images = found["image"].cast(pa.binary()).combine_chunks()
+    columns = {
+        id_column: found["id"],
+        "title": found["title"],
+        "image": pa.StructArray.from_arrays([images, pa.nulls(len(images), pa.string())], ["bytes", "path"]),
+        "catalog_id": decided["catalog_id"],
+        "title_original": found["title_original"],
+    }
+    if dropped:
+        columns |= {name: decided[name] for name in ("reason", "kept_instead", "note")}
+    table = pa.table(columns | {name: value for name, value in own.items() if name not in columns})
+    features = datasets.Features.from_arrow_schema(table.schema) | {"image": datasets.Image()}
+    return table.cast(datasets.Features(features).arrow_schema)  # whose metadata says that these are images

@@ -1,0 +1,129 @@
+"""Pairs of offers whose titles and images are both alike, without comparing each offer with each other.
+
+Two 64-bit hashes that differ in at most `d` bits are equal in one of `d + 1` blocks of bits. Offers that share a block
+come into one bucket, and only those are compared: the bits of their image hashes, one of them mirrored too, and the
+letter triples that their titles have in common (Jaccard). A bucket with very many offers is sorted by title, and each
+is compared with its neighbours there alone.
+"""
+
+from typing import Any
+
+import daft
+import numpy as np
+import pyarrow as pa
+from daft import DataType, Series, col
+
+__all__ = ["similar_pairs", "title_similarity", "title_triples"]
+
+_LARGEST_BUCKET = 1000
+_NEIGHBORS = 20  # in the order of titles, that are compared in larger buckets
+_ROWS_AT_ONCE = 4096
+_PAIR = DataType.struct(
+    {
+        "left": DataType.uint64(),
+        "right": DataType.uint64(),
+        "distance": DataType.int32(),
+        "mirrored": DataType.bool(),
+        "similarity": DataType.float64(),
+    }
+)
+
+
+def similar_pairs(rows: daft.DataFrame, max_distance: int, min_similarity: float) -> pa.Table:
+    """Find pairs that are alike.
+
+    Args:
+        rows: Offers with `row`, `title_key`, `image_hash` and `mirrored_hash`.
+        max_distance: Bits in which their image hashes differ at most, the one or the other mirrored or not.
+        min_similarity: Share of letter triples that their titles have in common at least.
+
+    Returns:
+        A row per pair: `left` and `right`, the lower row number first; `distance` and `mirrored`, whether it is that
+        of a mirrored image; and `similarity`. Sorted by the row numbers.
+    """
+    keys = _block_keys(max_distance + 1)
+    members = rows.select("row", "title_key", "image_hash", "mirrored_hash")
+    members = members.with_column("block", keys(col("image_hash"), col("mirrored_hash"))).explode("block")
+    columns = ("row", "title_key", "image_hash", "mirrored_hash")
+    buckets = members.groupby("block").agg(*[col(name).list_agg().alias(name) for name in columns])
+    buckets = buckets.with_column("size", col("row").list_count()).where("size > 1")
+    compare = _comparer(max_distance, min_similarity)
+    pairs = buckets.select(compare(*[col(name) for name in columns]).alias("pair")).explode("pair")
+    pairs = pairs.where(col("pair").not_null())
+    found = pairs.select(*[col("pair")[name].alias(name) for name in _PAIR.fields]).distinct()
+    return found.sort(["left", "right"]).to_arrow()
+
+
+def title_triples(key: str) -> frozenset[str]:
+    """Return the letter triples of a title, with its ends."""
+    padded = f" {key} "
+    return frozenset(padded[place : place + 3] for place in range(len(padded) - 2))
+
+
+def title_similarity(left: frozenset[str], right: frozenset[str]) -> float:
+    """Return the Jaccard similarity of two titles' triples."""
+    return len(left & right) / max(len(left | right), 1)
+
+
+def _block_keys(num_blocks: int) -> Any:
+    """Return the function that names the buckets of an offer: by its image hash, and by the mirrored one."""
+    edges = [64 * place // num_blocks for place in range(num_blocks + 1)]
+
+    def of(image_hash: bytes | None) -> list[str]:
+        if image_hash is None:
+            return []
+        number = int.from_bytes(image_hash)
+        return [
+            f"{low}:{number >> low & (1 << high - low) - 1:x}" for low, high in zip(edges, edges[1:], strict=False)
+        ]
+
+    @daft.func.batch(return_dtype=DataType.list(DataType.string()), batch_size=_ROWS_AT_ONCE)
+    def keys(upright: Series, mirrored: Series) -> list[list[str]]:
+        pairs = zip(upright.to_pylist(), mirrored.to_pylist(), strict=True)
+        return [sorted({*of(one), *of(other)}) for one, other in pairs]
+
+    return keys
+
+
+def _comparer(max_distance: int, min_similarity: float) -> Any:
+    @daft.func.batch(return_dtype=DataType.list(_PAIR), batch_size=256)
+    def compare(rows: Series, titles: Series, upright: Series, mirrored: Series) -> list[list[dict[str, Any]]]:
+        buckets = zip(rows.to_pylist(), titles.to_pylist(), upright.to_pylist(), mirrored.to_pylist(), strict=True)
+        return [_compare(*bucket, max_distance, min_similarity) for bucket in buckets]
+
+    return compare
+
+
+def _compare(
+    rows: list[int],
+    titles: list[str],
+    upright: list[bytes],
+    mirrored: list[bytes],
+    max_distance: int,
+    min_similarity: float,
+) -> list[dict[str, Any]]:
+    """Compare the offers of a bucket."""
+    order = sorted(range(len(rows)), key=lambda place: (titles[place], rows[place]))
+    hashes = np.array([[int.from_bytes(of[place]) for place in order] for of in (upright, mirrored)], dtype=np.uint64)
+    triples = [title_triples(titles[place]) for place in order]
+    reach = len(order) if len(order) <= _LARGEST_BUCKET else _NEIGHBORS
+    found = []
+    for first in range(len(order) - 1):
+        others = slice(first + 1, first + 1 + reach)
+        distances = np.bitwise_count(hashes[:, others] ^ hashes[0, first])
+        for offset in np.flatnonzero(distances.min(axis=0) <= max_distance).tolist():
+            second = first + 1 + offset
+            similarity = title_similarity(triples[first], triples[second])
+            if similarity >= min_similarity:
+                as_it_is, turned = distances[:, offset].tolist()
+                left, right = sorted((rows[order[first]], rows[order[second]]))
+                found.append(
+                    {
+                        "left": left,
+                        "right": right,
+                        "distance": min(as_it_is, turned),
+                        "mirrored": turned < as_it_is,
+                        "similarity": similarity,
+                    }
+                )
+    return found

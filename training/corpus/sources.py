@@ -1,0 +1,136 @@
+"""Where raw offers are read from: files of several formats and places, in parts that are done whole or again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import daft
+import pyarrow.parquet as pq
+from daft.exceptions import DaftCoreException
+
+__all__ = ["Part", "plan_parts"]
+
+_FORMATS = {
+    ".parquet": "parquet",
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
+_LOCAL = "file://"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the input: whole files, or some row groups of one.
+
+    Args:
+        paths: The files, all of one format.
+        row_groups: Of a single parquet file, the row groups; all if not given.
+    """
+
+    paths: tuple[str, ...]
+    row_groups: tuple[int, ...] | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the first file, where it is a local one."""
+        path = self.paths[0].removeprefix(_LOCAL)
+        return None if "://" in path else Path(path).resolve().parent
+
+    def read(self) -> daft.DataFrame:
+        """Return its rows, not read yet."""
+        paths = list(self.paths)
+        kind = _format_of(paths[0])
+        if kind == "parquet":
+            groups = None if self.row_groups is None else [list(self.row_groups)]
+            return daft.read_parquet(paths, row_groups=groups)
+        if kind == "csv":
+            return daft.read_csv(paths, delimiter="\t" if paths[0].endswith(".tsv") else ",")
+        return daft.read_json(paths)
+
+
+def plan_parts(inputs: Sequence[str], bytes_at_once: int) -> list[Part]:
+    """Divide the input into parts; the same parts whatever computes them.
+
+    Args:
+        inputs: Files, folders or globs.
+        bytes_at_once: Parts are about that large. Local parquet files are divided; others are whole.
+
+    Returns:
+        The parts, in the order of the files' names.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: a file's format is not known.
+    """
+    parts: list[Part] = []
+    gathered: list[str] = []
+    gathered_bytes = 0
+
+    def close() -> None:
+        nonlocal gathered, gathered_bytes
+        if gathered:
+            parts.append(Part(tuple(gathered)))
+        gathered, gathered_bytes = [], 0
+
+    for path, size in sorted({file for pattern in inputs for file in _files(pattern)}):
+        local = path.removeprefix(_LOCAL)
+        if size > bytes_at_once and "://" not in local and _format_of(local) == "parquet":
+            close()
+            parts += [Part((path,), groups) for groups in _row_groups(local, bytes_at_once)]
+            continue
+        if gathered and (gathered_bytes + size > bytes_at_once or _format_of(gathered[0]) != _format_of(path)):
+            close()
+        gathered.append(path)
+        gathered_bytes += size
+    close()
+    return parts
+
+
+def _files(pattern: str) -> list[tuple[str, int]]:
+    """Return the files that a word of the input stands for, with their sizes in bytes."""
+    if pattern.startswith(("http://", "https://")):
+        _format_of(pattern)
+        return [(pattern, 0)]
+    is_remote = "://" in pattern
+    if not is_remote and Path(pattern).is_dir():
+        pattern = str(Path(pattern) / "**")
+    elif is_remote and not Path(pattern).suffix and "*" not in pattern:
+        pattern = pattern.rstrip("/") + "/**"
+    try:
+        found = daft.from_glob_path(pattern).select("path", "size").to_pydict()
+    except DaftCoreException as error:
+        raise FileNotFoundError(f"`input` names {pattern!r}, where nothing can be read: {error}") from error
+    files = list(zip(found["path"], found["size"], strict=True))
+    if "*" in pattern:
+        files = [(path, size) for path, size in files if Path(path).suffix.lower() in _FORMATS]
+    if not files:
+        raise FileNotFoundError(f"`input` names {pattern!r}, where there is no file of {', '.join(_FORMATS)}.")
+    for path, _ in files:
+        _format_of(path)
+    return [(path, size or 0) for path, size in files]
+
+
+def _format_of(path: str) -> str:
+    suffix = Path(path.split("?")[0]).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ValueError(f"`input` names {path!r}, whose format is not known; give one of {', '.join(_FORMATS)}.")
+    return _FORMATS[suffix]
+
+
+def _row_groups(path: str, bytes_at_once: int) -> list[tuple[int, ...]]:
+    """Divide a file's row groups into runs of about so many bytes."""
+    metadata = pq.read_metadata(path)
+    runs: list[list[int]] = [[]]
+    so_far = 0
+    for group in range(metadata.num_row_groups):
+        columns = metadata.row_group(group)
+        size = sum(columns.column(place).total_compressed_size for place in range(columns.num_columns))
+        if runs[-1] and so_far + size > bytes_at_once:
+            runs.append([])
+            so_far = 0
+        runs[-1].append(group)
+        so_far += size
+    return [tuple(run) for run in runs]

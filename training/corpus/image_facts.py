@@ -13,11 +13,11 @@ __all__ = ["THUMBNAIL_SIDE", "ImageFacts", "ImageLimits", "examine_image"]
 THUMBNAIL_SIDE = 32
 """Side in pixels of the copy that perceptual hashes are made of."""
 
-_MORE_THAN_ENOUGH = 256  # pixels of a side, from which a small copy looks the same
+_MORE_THAN_ENOUGH = 64  # pixels of a side, from which a small copy looks the same
 _BORDER = 7  # pixels of the small copy on each side, where frames, stamps and backgrounds are
 _WHITE = (234, 6)  # of 255: pixels as light as this and as near to grey are background
 _BACKGROUND_ONLY = 20  # pixels of the product, fewer than which there is none to be seen
-_COLOUR_RANGE = 45  # of 128, in which the two axes of colour are divided
+_COLOUR_RANGE = 32  # of 128, in which blue and red against grey are divided
 _COLOUR_BINS = 9
 
 
@@ -98,9 +98,9 @@ def examine_image(image: bytes | None, limits: ImageLimits) -> ImageFacts:
 def _colours(small: Any) -> np.ndarray:
     """Return how often each colour is there; sellers change a picture's light and frame more than its colours."""
     middle = slice(_BORDER, THUMBNAIL_SIDE - _BORDER)
-    lab = np.asarray(small.convert("LAB"))[middle, middle].reshape(-1, 3)
-    axes = lab[:, 1:].view(np.int8).astype(np.int64)
-    product = (lab[:, 0] <= _WHITE[0]) | (np.abs(axes).max(axis=1) >= _WHITE[1])
+    pixels = np.asarray(small.convert("YCbCr"))[middle, middle].reshape(-1, 3).astype(np.int64)
+    axes = pixels[:, 1:] - 128
+    product = (pixels[:, 0] <= _WHITE[0]) | (np.abs(axes).max(axis=1) >= _WHITE[1])
     if product.sum() > _BACKGROUND_ONLY:
         axes = axes[product]
     bins = (np.clip(axes, -_COLOUR_RANGE, _COLOUR_RANGE - 1) + _COLOUR_RANGE) * _COLOUR_BINS // (2 * _COLOUR_RANGE)

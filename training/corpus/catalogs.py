@@ -54,7 +54,7 @@ def derive_catalogs(
 
     Args:
         pairs: All pairs that may be in one group.
-        ids: By row number, the id of each offer in a pair.
+        ids: By row number, the id of each offer in a pair; its content, as text, where it has none.
         given: By row number, the catalog of those that have one.
         max_size: Offers of a group at most, where its id is not given.
         join_from: Score from which on a pair joins its groups; the others only do not keep them apart.
@@ -63,7 +63,10 @@ def derive_catalogs(
         The groups. A group's id is the given one of its offers, or made of the least of their ids, so that it stays
         when offers with later ids are added.
     """
-    rows = sorted({row for pair in pairs for row in (pair.left, pair.right)}, key=lambda row: (ids[row], row))
+    rows = sorted(
+        {row for pair in pairs for row in (pair.left, pair.right)},
+        key=lambda row: (isinstance(ids[row], str), ids[row], row),
+    )
     order = {row: place for place, row in enumerate(rows)}
     groups = DisjointSet(rows)
     catalog = {row: given[row] for row in rows if given.get(row, NO_CATALOG) != NO_CATALOG}  # by a group's root
@@ -82,15 +85,13 @@ def derive_catalogs(
     joining = [pair for pair in pairs if pair.score >= join_from]
     for pair in sorted(joining, key=lambda pair: (-pair.score, ends(pair))):
         left, right = groups[pair.left], groups[pair.right]
-        if left == right:
-            continue
         named = {catalog[root] for root in (left, right) if root in catalog}
+        size = groups.subset_size(left) + groups.subset_size(right)
+        if left == right or (len(named) == 1 and left in catalog and right in catalog):
+            continue  # they are one already, by what was joined or by the id that both were given
         if len(named) > 1:
             in_conflict += 1
-        elif not named and (
-            groups.subset_size(left) + groups.subset_size(right) > max_size
-            or not are_alike(groups.subset(left), groups.subset(right))
-        ):
+        elif (not named and size > max_size) or not are_alike(groups.subset(left), groups.subset(right)):
             held_back += 1
         else:
             groups.merge(left, right)

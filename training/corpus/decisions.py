@@ -59,7 +59,8 @@ def decide_part(
     for row in rows:
         reason = row["reason"] or drops.reasons.get(row["row"])
         catalog = row["catalog_id"] if row["catalog_id"] != NO_CATALOG else catalogs.get(row["row"], NO_CATALOG)
-        key = f"catalog:{catalog}" if catalog != NO_CATALOG else f"offer:{row['id']}"
+        alone = row["content"] if row["id"] is None else row["id"]
+        key = f"catalog:{catalog}" if catalog != NO_CATALOG else f"offer:{alone}"
         kept_instead = drops.kept.get(row["row"])
         decided.append(
             {

@@ -113,13 +113,15 @@ def drop_near_duplicates(
         return
     wanted = daft.from_pydict({"row": pa.array(like, pa.uint64())})
     found = rows.select("row", "id", "content").join(wanted, on="row").to_arrow().to_pylist()
-    staying: dict[int, Any] = {}
-    for row in sorted(found, key=in_order):
-        instead = next((other for other in sorted(like[row["row"]]) if other in staying), None)
+    found.sort(key=in_order)
+    places = {row["row"]: place for place, row in enumerate(found)}
+    staying: set[int] = set()  # places
+    for place, row in enumerate(found):
+        instead = min((places[other] for other in like[row["row"]] if places[other] in staying), default=None)
         if instead is None:
-            staying[row["row"]] = row["id"]
+            staying.add(place)
         else:
-            drops.add(row["row"], "near_duplicate", kept=(staying[instead], instead))
+            drops.add(row["row"], "near_duplicate", kept=(found[instead]["id"], found[instead]["row"]))
 
 
 def _shared(rows: daft.DataFrame, keys: Sequence[str]) -> pa.Table:

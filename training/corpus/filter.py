@@ -40,12 +40,17 @@ def drop_mismatches(
 
     Returns:
         What the report says about the scores; and the vectors of all offers that were scored, in the order of `row`.
+
+    Raises:
+        ValueError: there is no offer to score.
     """
     columns = facts.select("row", "category").sort("row").to_pydict()
     left = np.array([row not in drops.reasons for row in columns["row"]], dtype=bool)
     rows = np.array(columns["row"], dtype=np.uint64)[left]
     names = np.array([category or "" for category in columns["category"]], dtype=object)[left]
     categories = np.unique(names.astype(str), return_inverse=True)[1]
+    if not len(rows):
+        raise ValueError("No offer is left that a model could score; the report of a run without one says why.")
     parts = part_of(rows)
     wanted = {int(part): rows[parts == part] for part in np.unique(parts)}
     num_dropped = int(round(arguments.mismatch_share * len(rows)))

@@ -40,8 +40,8 @@ def image_bytes(offers: daft.DataFrame, folder: Path | None, arguments: PrepareA
     """
     image = col(arguments.image_column)
     kind = offers.schema()[arguments.image_column].dtype
-    if kind.is_binary():
-        return F.to_struct(bytes=image, reason=daft.lit(None).cast(DataType.string()))
+    if kind.is_binary() or kind.is_null():  # a part of the input may have no image at all
+        return F.to_struct(bytes=image.cast(DataType.binary()), reason=daft.lit(None).cast(DataType.string()))
     if kind.is_struct() and {"bytes", "path"} <= set(kind.fields):
         inside, address = image["bytes"], F.when(image["bytes"].is_null(), image["path"]).otherwise(None)
     elif kind.is_string():
@@ -80,7 +80,7 @@ def _fetcher(folder: Path | None, limits: DownloadLimits) -> Any:
         for image, place, from_web, from_store in zip(
             inside.to_pylist(), places, download_images(web, limits), stored.to_pylist(), strict=True
         ):
-            if image is not None or place is None:
+            if image is not None or not place:
                 found.append({"bytes": image, "reason": None})
             elif isinstance(from_web, ImageDownloadError):
                 refused = from_web.reason in ("private_address", "bad_address")
@@ -106,5 +106,5 @@ def _read_file(place: str, folder: Path | None, max_bytes: int) -> dict[str, Any
             return {"bytes": None, "reason": "image_unreachable"}
         with path.open("rb") as file:
             return {"bytes": file.read(max_bytes + 1), "reason": None}
-    except (OSError, ValueError):  # no such name is possible
+    except (OSError, ValueError, RuntimeError):  # no such name is possible, or links that lead to themselves
         return {"bytes": None, "reason": "image_unreachable"}

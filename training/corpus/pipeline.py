@@ -24,7 +24,7 @@ from training.corpus.engine import use_engine
 from training.corpus.funnel import Funnel, describe_corpus, dropped_examples
 from training.corpus.report_page import write_corpus_report
 from training.corpus.rows import prepare_part, read_rows
-from training.corpus.shards import plan_shards, write_shards
+from training.corpus.shards import plan_shards, rows_schema, write_shards
 from training.corpus.similar import similar_pairs
 from training.corpus.sources import Part, plan_parts
 from training.corpus.title_rules import load_title_rules
@@ -66,8 +66,9 @@ def prepare(arguments: PrepareArguments) -> dict[str, Any]:
     with clock.step("read, clean and examine"):
         for number, part in enumerate(tqdm(parts, desc="reading offers", unit="part")):
             prepare_part(number, part, work / "rows", arguments, rules)
-    if (work / "rows").is_dir() and not any((work / "rows").glob("part-*/*.parquet")):
+    if not any((work / "rows").glob("part-*/*.parquet")):
         raise ValueError(f"`input` names {arguments.input}, which hold no offers.")
+    rows_schema(work / "rows")  # or else nulls take the place of what later steps read
 
     funnel, drops = Funnel.of_first_step(work / "rows"), Drops()
     facts = read_rows(work / "rows").where(col("reason").is_null()).select(*_FACTS)
@@ -150,8 +151,9 @@ def _derive(
         ]
     in_pairs = sorted({row for pair in alike for row in (pair.left, pair.right)})
     wanted = daft.from_pydict({"row": pa.array(in_pairs, pa.uint64())})
-    columns = facts.select("row", "id", "catalog_id").join(wanted, on="row").to_pydict()
-    ids = dict(zip(columns["row"], columns["id"], strict=True))
+    columns = facts.select("row", "id", "content", "catalog_id").join(wanted, on="row").to_pydict()
+    contents = zip(columns["id"], columns["content"], strict=True)
+    ids = dict(zip(columns["row"], (content if own is None else own for own, content in contents), strict=True))
     given = dict(zip(columns["row"], columns["catalog_id"], strict=True))
     return derive_catalogs(alike, ids, given, arguments.max_catalog_size, join_from=join_from)
 

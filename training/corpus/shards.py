@@ -102,9 +102,21 @@ def write_shards(shards: Sequence[Shard], folder: Path, rows: Path, decisions: P
 
 
 def rows_schema(rows: Path) -> pa.Schema:
-    """Return the columns that the offers of all parts have; a part that lacks one has nulls there."""
+    """Return the columns that the offers of all parts have; a part that lacks one has nulls there.
+
+    Raises:
+        ValueError: parts differ in the type of a column.
+    """
     schemas = [pads.dataset(part).schema for part in sorted(rows.glob("part-*"))]
-    return pa.unify_schemas(schemas, promote_options="permissive")
+    ids = sorted({str(schema.field("id").type) for schema in schemas if "id" in schema.names})
+    if len(ids) > 1:
+        raise ValueError(f"`id_column` holds {' and '.join(ids)} in different files of `input`; give it one type.")
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive")
+    except pa.ArrowTypeError as error:
+        raise ValueError(
+            f"`input` has a column of different types in different files ({error}); give it one."
+        ) from error
 
 
 def _count(decided: pa.Table) -> dict[str, int]:

@@ -33,7 +33,7 @@ def similar_pairs(rows: daft.DataFrame, max_distance: int, min_similarity: float
     """Find pairs that are alike.
 
     Args:
-        rows: Offers with `row`, `title_key`, `image_hash` and `mirrored_hash`.
+        rows: Offers with `row`, `content`, `title_key`, `image_hash` and `mirrored_hash`.
         max_distance: Bits in which their image hashes differ at most, the one or the other mirrored or not.
         min_similarity: Share of letter triples that their titles have in common at least.
 
@@ -42,9 +42,9 @@ def similar_pairs(rows: daft.DataFrame, max_distance: int, min_similarity: float
         of a mirrored image; and `similarity`. Sorted by the row numbers.
     """
     keys = _block_keys(max_distance + 1)
-    members = rows.select("row", "title_key", "image_hash", "mirrored_hash")
-    members = members.with_column("block", keys(col("image_hash"), col("mirrored_hash"))).explode("block")
-    columns = ("row", "title_key", "image_hash", "mirrored_hash")
+    columns = ("row", "content", "title_key", "image_hash", "mirrored_hash")
+    members = rows.select(*columns).with_column("block", keys(col("image_hash"), col("mirrored_hash")))
+    members = members.explode("block").where(col("block").not_null())
     buckets = members.groupby("block").agg(*[col(name).list_agg().alias(name) for name in columns])
     buckets = buckets.with_column("size", col("row").list_count()).where("size > 1")
     compare = _comparer(max_distance, min_similarity)
@@ -87,35 +87,43 @@ def _block_keys(num_blocks: int) -> Any:
 
 def _comparer(max_distance: int, min_similarity: float) -> Any:
     @daft.func.batch(return_dtype=DataType.list(_PAIR), batch_size=256)
-    def compare(rows: Series, titles: Series, upright: Series, mirrored: Series) -> list[list[dict[str, Any]]]:
-        buckets = zip(rows.to_pylist(), titles.to_pylist(), upright.to_pylist(), mirrored.to_pylist(), strict=True)
-        return [_compare(*bucket, max_distance, min_similarity) for bucket in buckets]
+    def compare(
+        rows: Series, contents: Series, titles: Series, upright: Series, mirrored: Series
+    ) -> list[list[dict[str, Any]]]:
+        buckets = zip(*(of.to_pylist() for of in (rows, contents, titles, upright, mirrored)), strict=True)
+        return [_compare(*bucket, max_distance=max_distance, min_similarity=min_similarity) for bucket in buckets]
 
     return compare
 
 
 def _compare(
     rows: list[int],
+    contents: list[str],
     titles: list[str],
     upright: list[bytes],
     mirrored: list[bytes],
+    *,
     max_distance: int,
     min_similarity: float,
 ) -> list[dict[str, Any]]:
     """Compare the offers of a bucket."""
-    order = sorted(range(len(rows)), key=lambda place: (titles[place], rows[place]))
+    order = sorted(range(len(rows)), key=lambda place: (titles[place], contents[place], rows[place]))
     hashes = np.array([[int.from_bytes(of[place]) for place in order] for of in (upright, mirrored)], dtype=np.uint64)
     triples = [title_triples(titles[place]) for place in order]
     reach = len(order) if len(order) <= _LARGEST_BUCKET else _NEIGHBORS
     found = []
     for first in range(len(order) - 1):
         others = slice(first + 1, first + 1 + reach)
-        distances = np.bitwise_count(hashes[:, others] ^ hashes[0, first])
-        for offset in np.flatnonzero(distances.min(axis=0) <= max_distance).tolist():
+        upright_others, mirrored_others = hashes[:, others]
+        as_they_are = np.bitwise_count(upright_others ^ hashes[0, first])
+        turned_round = np.minimum(  # the one, or the other: a hash and that of the mirrored image round differently
+            np.bitwise_count(mirrored_others ^ hashes[0, first]), np.bitwise_count(upright_others ^ hashes[1, first])
+        )
+        for offset in np.flatnonzero(np.minimum(as_they_are, turned_round) <= max_distance).tolist():
             second = first + 1 + offset
             similarity = title_similarity(triples[first], triples[second])
             if similarity >= min_similarity:
-                as_it_is, turned = distances[:, offset].tolist()
+                as_it_is, turned = int(as_they_are[offset]), int(turned_round[offset])
                 left, right = sorted((rows[order[first]], rows[order[second]]))
                 found.append(
                     {

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import daft
 import pyarrow.parquet as pq
@@ -16,9 +17,10 @@ _FORMATS = {
     ".json": "json",
     ".ndjson": "json",
     ".csv": "csv",
-    ".tsv": "csv",
+    ".tsv": "tsv",
 }
 _LOCAL = "file://"
+_WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Part:
     """Some of the input: whole files, or some row groups of one.
 
     Args:
-        paths: The files, all of one format.
+        paths: The files, all of one folder, one format and the same columns.
         row_groups: Of a single parquet file, the row groups; all if not given.
     """
 
@@ -35,9 +37,9 @@ class Part:
 
     @property
     def folder(self) -> Path | None:
-        """Folder of the first file, where it is a local one."""
+        """Folder of the files, where it is a local one."""
         path = self.paths[0].removeprefix(_LOCAL)
-        return None if "://" in path else Path(path).resolve().parent
+        return None if "://" in path else Path(path).parent.resolve()
 
     def read(self) -> daft.DataFrame:
         """Return its rows, not read yet."""
@@ -46,9 +48,9 @@ class Part:
         if kind == "parquet":
             groups = None if self.row_groups is None else [list(self.row_groups)]
             return daft.read_parquet(paths, row_groups=groups)
-        if kind == "csv":
-            return daft.read_csv(paths, delimiter="\t" if paths[0].endswith(".tsv") else ",")
-        return daft.read_json(paths)
+        if kind == "json":
+            return daft.read_json(paths)
+        return daft.read_csv(paths, delimiter="\t" if kind == "tsv" else ",")
 
 
 def plan_parts(inputs: Sequence[str], bytes_at_once: int) -> list[Part]:
@@ -68,6 +70,7 @@ def plan_parts(inputs: Sequence[str], bytes_at_once: int) -> list[Part]:
     parts: list[Part] = []
     gathered: list[str] = []
     gathered_bytes = 0
+    gathered_like: tuple[Any, ...] = ()
 
     def close() -> None:
         nonlocal gathered, gathered_bytes
@@ -81,17 +84,31 @@ def plan_parts(inputs: Sequence[str], bytes_at_once: int) -> list[Part]:
             close()
             parts += [Part((path,), groups) for groups in _row_groups(local, bytes_at_once)]
             continue
-        if gathered and (gathered_bytes + size > bytes_at_once or _format_of(gathered[0]) != _format_of(path)):
+        like = _likeness(path)
+        if gathered_bytes + size > bytes_at_once or like != gathered_like:
             close()
         gathered.append(path)
+        gathered_like = like
         gathered_bytes += size
     close()
     return parts
 
 
+def _likeness(path: str) -> tuple[Any, ...]:
+    """Return what files have in common that are read together.
+
+    Paths of images begin in the folder of their table. Daft reads all files as the first one is: where a column has
+    another type, or the columns of CSV another order, it finds nulls, or the values of another column.
+    """
+    if path.startswith(_WEB):
+        return (path,)
+    part = Part((path,))
+    return part.folder, _format_of(path), tuple((column.name, str(column.dtype)) for column in part.read().schema())
+
+
 def _files(pattern: str) -> list[tuple[str, int]]:
     """Return the files that a word of the input stands for, with their sizes in bytes."""
-    if pattern.startswith(("http://", "https://")):
+    if pattern.startswith(_WEB):
         _format_of(pattern)
         return [(pattern, 0)]
     is_remote = "://" in pattern
@@ -110,7 +127,7 @@ def _files(pattern: str) -> list[tuple[str, int]]:
         raise FileNotFoundError(f"`input` names {pattern!r}, where there is no file of {', '.join(_FORMATS)}.")
     for path, _ in files:
         _format_of(path)
-    return [(path, size or 0) for path, size in files]
+    return [(path, size or 0) for path, size in files if size != 0]  # of an empty file not even its columns are known
 
 
 def _format_of(path: str) -> str:

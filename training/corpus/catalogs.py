@@ -12,6 +12,7 @@ from typing import Any
 
 from scipy.cluster.hierarchy import DisjointSet
 
+from training.corpus.duplicates import id_order
 from training.product_ids import NO_CATALOG, stable_id
 
 __all__ = ["Catalogs", "Likeness", "derive_catalogs"]
@@ -65,7 +66,7 @@ def derive_catalogs(
     """
     rows = sorted(
         {row for pair in pairs for row in (pair.left, pair.right)},
-        key=lambda row: (isinstance(ids[row], str), ids[row], row),
+        key=lambda row: (id_order(ids[row]), row),
     )
     order = {row: place for place, row in enumerate(rows)}
     groups = DisjointSet(rows)

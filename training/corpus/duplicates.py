@@ -9,7 +9,7 @@ import daft
 import pyarrow as pa
 from daft import col
 
-__all__ = ["Drops", "drop_near_duplicates", "drop_placeholders", "drop_repeats", "in_order"]
+__all__ = ["Drops", "drop_near_duplicates", "drop_placeholders", "drop_repeats", "id_order", "in_order"]
 
 _RELATED = 0.5  # share of an image's titles that have its most frequent word, from where on they are of one product
 
@@ -42,11 +42,21 @@ class Drops:
 
 
 def in_order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what offers are ordered by: the first of several that are one stays. The ids of a corpus are of one type.
+    """Return what offers are ordered by: the first of several that are one stays.
 
     Rows without an id come last. Rows that are the same in all of this are the same offer.
     """
-    return (row["id"] is None, row["id"] if row["id"] is not None else 0, row["content"], row["row"])
+    return (id_order(row["id"]), row["content"], row["row"])
+
+
+def id_order(value: Any) -> tuple[int, float, str]:
+    """Return what ids are ordered by: numbers by size, also where they are written as text; other text; none."""
+    if value is None or value != value:
+        return 2, 0, ""
+    if isinstance(value, int | float):
+        return 0, value, ""
+    text = str(value)
+    return (0, int(text), text) if text.isdecimal() and len(text) < 40 else (1, 0, text)
 
 
 def drop_repeats(rows: daft.DataFrame, keys: Sequence[str], reason: str, drops: Drops) -> None:

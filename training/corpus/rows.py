@@ -85,7 +85,8 @@ def part_of(rows: np.ndarray) -> np.ndarray:
 
 
 def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence[TitleRule]) -> daft.DataFrame:
-    offers = part.read()
+    mapped = [arguments.title_column, arguments.image_column, arguments.id_column, arguments.catalog_id_column]
+    offers = part.read(mapped)
     names = offers.column_names
     for field in ("title_column", "image_column", "id_column"):
         if (name := getattr(arguments, field)) and name not in names:
@@ -115,7 +116,6 @@ def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence
     }
     for name, pixels in (("image_hash", _upright), ("mirrored_hash", _mirrored)):
         canonical[name] = F.image_hash(pixels(col("_facts")["thumbnail"])).cast(DataType.binary())
-    mapped = [arguments.title_column, arguments.image_column, arguments.id_column, arguments.catalog_id_column]
     own = [col(name).alias(OWN + name) for name in names if name not in mapped]
     return offers.select(*[value.alias(name) for name, value in canonical.items()], *own)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import daft
 import pyarrow.parquet as pq
+from daft import DataType
 from daft.exceptions import DaftCoreException
 
 __all__ = ["Part", "plan_parts"]
@@ -41,16 +42,28 @@ class Part:
         path = self.paths[0].removeprefix(_LOCAL)
         return None if "://" in path else Path(path).parent.resolve()
 
-    def read(self) -> daft.DataFrame:
-        """Return its rows, not read yet."""
+    def read(self, text_columns: Sequence[str] = ()) -> daft.DataFrame:
+        """Return its rows, not read yet.
+
+        Args:
+            text_columns: Columns that are text, where the format does not say what they are: types are guessed from
+                the beginning of a file, and an id like 00123 is no number.
+        """
+        found = self._read(None)
+        kinds = {name: found.schema()[name].dtype for name in text_columns if name in found.column_names}
+        is_csv = _format_of(self.paths[0]) in ("csv", "tsv")
+        text = {name: DataType.string() for name, kind in kinds.items() if is_csv or kind.is_null()}
+        return self._read(text) if text and _format_of(self.paths[0]) != "parquet" else found
+
+    def _read(self, schema: dict[str, DataType] | None) -> daft.DataFrame:
         paths = list(self.paths)
         kind = _format_of(paths[0])
         if kind == "parquet":
             groups = None if self.row_groups is None else [list(self.row_groups)]
             return daft.read_parquet(paths, row_groups=groups)
         if kind == "json":
-            return daft.read_json(paths)
-        return daft.read_csv(paths, delimiter="\t" if kind == "tsv" else ",")
+            return daft.read_json(paths, schema=schema)
+        return daft.read_csv(paths, schema=schema, delimiter="\t" if kind == "tsv" else ",")
 
 
 def plan_parts(inputs: Sequence[str], bytes_at_once: int) -> list[Part]:

@@ -256,7 +256,7 @@ def test_what_becomes_of_each_offer_of_a_part(tmp_path):
     drops = Drops()
     drops.add(4, "duplicate", kept=(5, 0))
     drops.add(3, "mismatched", note="score -4.00")
-    decide_part(0, tmp_path / "rows", tmp_path / "decisions", drops, {0: 77, 2: 78}, (0.0, 0.0))
+    decide_part(0, tmp_path / "rows", tmp_path / "decisions", drops, {0: 77, 2: 78}, {}, (0.0, 0.0))
     found = [tuple(row.values()) for row in read_decisions(tmp_path / "decisions", 0).to_pylist()]
     assert found == [
         (4, "duplicate", None, None, "5", None),
@@ -271,7 +271,7 @@ def test_a_catalog_is_in_one_split_and_offers_without_an_id_are_in_all(tmp_path)
     alone = [{"row": row, "id": None, "content": f"content {row}"} for row in range(100)]
     together = [{"row": row, "id": row, "catalog_id": 3} for row in range(100, 150)]
     write_rows(tmp_path / "rows", alone + together)
-    decide_part(0, tmp_path / "rows", tmp_path / "decisions", Drops(), {}, (0.3, 0.3))
+    decide_part(0, tmp_path / "rows", tmp_path / "decisions", Drops(), {}, {}, (0.3, 0.3))
     decided = read_decisions(tmp_path / "decisions", 0).to_pylist()
     assert {row["split"] for row in decided if row["row"] < 100} == {"train", "validation", "test"}
     assert len({row["split"] for row in decided if row["row"] >= 100}) == 1

@@ -146,7 +146,12 @@ def test_a_large_bucket_is_compared_along_its_titles(monkeypatch):
     numbers = list(range(40))
     random.Random(0).shuffle(numbers)
     rows = [
-        {"row": row, "title_key": f"{'abcdefghij'[place // 4]} mug {place % 4}", "image_hash": 0, "mirrored_hash": 1}
+        {
+            "row": row,
+            "title_key": f"{'abcdefghij'[place // 4]} mug {'wxyz'[place % 4]}",
+            "image_hash": 0,
+            "mirrored_hash": 1,
+        }
         for place, row in enumerate(numbers)
     ]
     found = {pair[:2] for pair in found_pairs(rows, 0, 0.0)}
@@ -182,6 +187,7 @@ def offers(numbers, **columns):
     given = {
         "id": pa.array(numbers, pa.int64()),
         "content": pa.array([str(number) for number in numbers], pa.string()),
+        "catalog_id": pa.array([-1] * len(numbers), pa.int64()),
     }
     return daft.from_pydict({"row": pa.array(numbers, pa.uint64()), **given, **columns})
 
@@ -297,3 +303,45 @@ def test_near_duplicates_of_any_pairs_hold_their_promise():
             assert frozenset((row, row_of[number])) in like and number < ids[row] and row_of[number] not in kept
         staying = set(range(30)) - kept.keys()
         assert not any(pair <= staying for pair in like)
+
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        ["耐克男鞋黑色", "黑色耐克运动男鞋", "男鞋耐克经典款", "耐克男鞋新款", "正品耐克男鞋"],
+        ["รองเท้าไนกี้สีดำ", "ไนกี้รองเท้าผู้ชาย", "รองเท้าวิ่งไนกี้", "รองเท้าไนกี้ของแท้", "ไนกี้รองเท้าใหม่"],
+    ],
+)
+def test_titles_without_spaces_are_related_by_their_letters(titles):
+    numbers = range(len(titles))
+    hashes = ["same"] * len(titles)
+    drops = Drops()
+    drop_placeholders(offers(numbers, title_key=titles, pixel_hash=hashes), 5, drops)
+    assert not drops.reasons
+
+
+def test_an_image_of_one_given_catalog_is_no_placeholder():
+    words = ["alder", "birch", "cedar", "ebony", "maple", "olive"]
+    rows = offers(range(6), title_key=words, pixel_hash=["same"] * 6)
+    drops = Drops()
+    drop_placeholders(rows.with_column("catalog_id", daft.lit(7)), 5, drops)
+    assert not drops.reasons
+    drop_placeholders(rows, 5, drops)
+    assert len(drops.reasons) == 6
+
+
+def test_a_given_catalog_stays_with_the_offer_that_stays():
+    rows = offers(range(3), title_key=["red mug"] * 3, pixel_hash=["same"] * 3)
+    catalogs = daft.from_pydict({"row": pa.array(range(3), pa.uint64()), "catalog_id": [-1, 7, 9]})
+    drops = Drops()
+    drop_repeats(rows.exclude("catalog_id").join(catalogs, on="row"), ["title_key", "pixel_hash"], "duplicate", drops)
+    assert set(drops.reasons) == {1, 2} and drops.given == {0: 7}
+
+
+def test_titles_with_other_numbers_are_not_alike():
+    title = "galaxy smartphone with a very long title of many words {} and a screen"
+    rows = [
+        {"row": place, "title_key": title.format(size), "image_hash": 5, "mirrored_hash": 1 << 40}
+        for place, size in enumerate(["64gb", "128gb", "64gb"])
+    ]
+    assert {pair[:2] for pair in found_pairs(rows, 1, 0.8)} == {(0, 2)}

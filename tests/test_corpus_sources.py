@@ -13,7 +13,7 @@ from PIL import Image
 
 from training.corpus.arguments import PrepareArguments
 from training.corpus.pipeline import prepare
-from training.corpus.shards import Shard, plan_shards, take_rows
+from training.corpus.shards import Shard, iterate_rows, plan_shards
 from training.corpus.sources import Part, plan_parts
 
 
@@ -183,11 +183,13 @@ def test_rows_are_taken_in_the_order_of_their_numbers(tmp_path):
     whole = pa.table({"row": numbers, "title": list("abcdef"), "image": [b"x"] * 6})
     for place in range(0, 6, 2):
         pq.write_table(whole.slice(place, 2), tmp_path / f"{9 - place}.parquet")
-    wanted = pa.chunked_array([pa.array([2**48 + place for place in (4, 0, 5)], pa.uint64())])
-    assert take_rows(tmp_path, wanted, columns=("title",)).to_pydict() == {
-        "row": wanted.to_pylist(),
-        "title": ["e", "a", "f"],
-    }
+    wanted = pa.array([2**48 + place for place in (4, 0, 5, 3)], pa.uint64())
+    found = [table.to_pydict() for table in iterate_rows(tmp_path, wanted, 3, columns=("title",))]
+    assert found == [
+        {"row": wanted.to_pylist()[:3], "title": ["e", "a", "f"]},
+        {"row": wanted.to_pylist()[3:], "title": ["d"]},
+    ]
+    assert not list(iterate_rows(tmp_path, wanted[:0], 3))
 
 
 WORDS = ["alder", "birch", "cedar", "ebony", "maple", "olive", "pine", "teak", "walnut", "willow"]

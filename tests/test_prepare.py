@@ -285,3 +285,62 @@ def test_ray_makes_the_same_corpus(raw, corpus, tmp_path):
     for report in reports:
         del report["seconds"], report["settings"]
     assert reports[0] == reports[1]
+
+
+def test_splits_stay_when_mates_are_added(tmp_path):
+    write_raw_offers(tmp_path, 60)
+    table = pq.read_table(tmp_path / "raw.parquet").slice(0, 40)
+
+    def splits(name, given):
+        (tmp_path / name).mkdir()
+        pq.write_table(given, tmp_path / name / "raw.parquet")
+        settings = {"test_share": 0.3, "validation_share": 0.2, "near_image_distance": 0}
+        run(tmp_path / name / "raw.parquet", tmp_path / name, **settings)
+        found = {}
+        for path in (tmp_path / name / "kept").glob("*.parquet"):
+            for row in pq.read_table(path).to_pylist():
+                found[row["offer_id"]] = path.name.split("-")[0], row["catalog_id"]
+        return found
+
+    before = splits("before", table)
+    mates = table.set_column(0, "offer_id", pa.array([10_000 + place for place in range(40)]))
+    titles = pa.array([f"{title} new" for title in table["title"].to_pylist()])
+    mates = mates.set_column(mates.column_names.index("title"), "title", titles)
+    after = splits("after", pa.concat_tables([table, mates]))
+    joined = [place for place in before if after[place][1] is not None and before[place][1] is None]
+    assert len(joined) > 10
+    assert all(after[place][0] == before[place][0] for place in before)
+
+
+def test_input_that_has_changed_is_noticed(tmp_path):
+    write_raw_offers(tmp_path, 20)
+    run(tmp_path / "raw.parquet", tmp_path / "corpus")
+    write_raw_offers(tmp_path, 40)
+    with pytest.raises(ValueError, match="`input` is not what it was"):
+        run(tmp_path / "raw.parquet", tmp_path / "corpus")
+    shutil.rmtree(tmp_path / "corpus" / "work")
+    with pytest.raises(ValueError, match="holds a corpus and nothing to go on from"):
+        run(tmp_path / "raw.parquet", tmp_path / "corpus")
+
+
+def test_a_mistyped_column_does_not_spoil_the_folder(tmp_path):
+    write_raw_offers(tmp_path, 20)
+    with pytest.raises(ValueError, match="`title_column` is 'nome'"):
+        run(tmp_path / "raw.parquet", tmp_path / "corpus", title_column="nome")
+    assert run(tmp_path / "raw.parquet", tmp_path / "corpus")["kept"]
+
+
+def test_own_columns_that_have_a_name_of_the_corpus_are_kept(tmp_path):
+    write_raw_offers(tmp_path, 20)
+    table = pq.read_table(tmp_path / "raw.parquet")
+    columns = {
+        "name": table["title"],
+        "photo": table["image"],
+        "offer_id": table["offer_id"],
+        "title": table["seller"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "raw.parquet")
+    run(tmp_path / "raw.parquet", tmp_path / "corpus", title_column="name", image_column="photo")
+    names = dict(zip(table["offer_id"].to_pylist(), table["seller"].to_pylist(), strict=True))
+    rows = read(tmp_path / "corpus", "kept")
+    assert rows and all(row["title_own"] == names[row["offer_id"]] for row in rows)

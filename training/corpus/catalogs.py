@@ -39,11 +39,14 @@ class Catalogs:
 
     Args:
         of_row: By row number, the catalog of offers that got one; others stay alone.
+        split_keys: By catalog whose id was not given, its first offer as `decide_part` names one that is alone: the
+            split of that offer stays when others join it.
         held_back: Pairs that were not joined, since their groups are not alike as a whole, or too large.
         in_conflict: Pairs that were not joined, since different ids were given.
     """
 
     of_row: dict[int, int]
+    split_keys: dict[int, str]
     held_back: int
     in_conflict: int
 
@@ -99,9 +102,13 @@ def derive_catalogs(
             if named:
                 catalog[groups[left]] = named.pop()
     of_row: dict[int, int] = {}
+    split_keys: dict[int, str] = {}
     for group in groups.subsets():
         if len(group) > 1:
             first = min(group, key=order.__getitem__)
             name = catalog.get(groups[first])
-            of_row |= dict.fromkeys(group, stable_id(f"derived:{ids[first]}") if name is None else name)
-    return Catalogs(of_row, held_back, in_conflict)
+            if name is None:
+                name = stable_id(f"derived:{ids[first]}")
+                split_keys[name] = f"offer:{ids[first]}"
+            of_row |= dict.fromkeys(group, name)
+    return Catalogs(of_row, split_keys, held_back, in_conflict)

@@ -42,6 +42,7 @@ def decide_part(
     folder: Path,
     drops: Drops,
     catalogs: Mapping[int, int],
+    split_keys: Mapping[int, str],
     shares: tuple[float, float],
 ) -> None:
     """Write `folder/part-NUMBER.parquet`: what becomes of the offers of a part, in the order of their ids.
@@ -52,15 +53,17 @@ def decide_part(
         folder: Where to.
         drops: Rows that are dropped after the first step.
         catalogs: By row number, catalogs that were derived.
+        split_keys: By derived catalog, what its split is made of.
         shares: Share of the validation split, and of the test split.
     """
     rows = sorted(read_rows(rows_folder, number).select(*_READ).to_pylist(), key=in_order)
     decided = []
     for row in rows:
         reason = row["reason"] or drops.reasons.get(row["row"])
-        catalog = row["catalog_id"] if row["catalog_id"] != NO_CATALOG else catalogs.get(row["row"], NO_CATALOG)
+        given = row["catalog_id"] if row["catalog_id"] != NO_CATALOG else drops.given.get(row["row"], NO_CATALOG)
+        catalog = given if given != NO_CATALOG else catalogs.get(row["row"], NO_CATALOG)
         alone = row["content"] if row["id"] is None else row["id"]
-        key = f"catalog:{catalog}" if catalog != NO_CATALOG else f"offer:{alone}"
+        key = split_keys.get(catalog) or (f"catalog:{catalog}" if catalog != NO_CATALOG else f"offer:{alone}")
         kept_instead = drops.kept.get(row["row"])
         decided.append(
             {

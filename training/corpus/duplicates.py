@@ -7,10 +7,14 @@ from typing import Any
 
 import daft
 import pyarrow as pa
+import regex
 from daft import col
+
+from training.product_ids import NO_CATALOG
 
 __all__ = ["Drops", "drop_near_duplicates", "drop_placeholders", "drop_repeats", "id_order", "in_order"]
 
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{M}]{2,}")
 _RELATED = 0.5  # share of an image's titles that have its most frequent word, from where on they are of one product
 
 
@@ -23,12 +27,14 @@ class Drops:
         kept: By row number, the id of the offer that stays instead, where there is one.
         kept_rows: The same, its row number.
         notes: By row number, what else is to be said.
+        given: By row number, the given catalog of an offer that has it from one that was dropped for it.
     """
 
     reasons: dict[int, str] = field(default_factory=dict)
     kept: dict[int, Any] = field(default_factory=dict)
     kept_rows: dict[int, int] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
+    given: dict[int, int] = field(default_factory=dict)
 
     def add(self, row: int, reason: str, *, kept: tuple[Any, int] | None = None, note: str = "") -> None:
         """Drop a row, unless it is dropped already."""
@@ -75,15 +81,17 @@ def drop_repeats(rows: daft.DataFrame, keys: Sequence[str], reason: str, drops: 
         first, *others = sorted(group, key=in_order)
         for row in others:
             drops.add(row["row"], reason, kept=(first["id"], first["row"]))
+            _inherit(first, row, drops)
 
 
 def drop_placeholders(rows: daft.DataFrame, min_titles: int, drops: Drops) -> None:
     """Drop all offers under an image that many unrelated titles have.
 
-    Titles of one product have words in common. Where no word is in half of an image's titles, they are unrelated.
+    Titles of one product have words in common. Where no word is in half of an image's titles, they are unrelated. In a
+    script without spaces, as Chinese or Thai, pairs of letters are words, too.
 
     Args:
-        rows: Offers with `row`, `title_key` and `pixel_hash`.
+        rows: Offers with `row`, `title_key`, `catalog_id` and `pixel_hash`.
         min_titles: Different titles from which on an image is looked at.
         drops: The rows are added here.
     """
@@ -92,11 +100,15 @@ def drop_placeholders(rows: daft.DataFrame, min_titles: int, drops: Drops) -> No
     )  # fmt: skip
     suspects = titles.where(f"titles >= {min_titles}").select("pixel_hash")
     groups = defaultdict(list)
-    for row in rows.select("row", "title_key", "pixel_hash").join(suspects, on="pixel_hash").to_arrow().to_pylist():
+    columns = ("row", "title_key", "catalog_id", "pixel_hash")
+    for row in rows.select(*columns).join(suspects, on="pixel_hash").to_arrow().to_pylist():
         groups[row["pixel_hash"]].append(row)
     for group in groups.values():
         distinct = {row["title_key"] for row in group}
-        words = Counter(word for title in distinct for word in set(title.split()))
+        catalogs = {row["catalog_id"] for row in group}
+        if len(catalogs) == 1 and NO_CATALOG not in catalogs:
+            continue  # of one product, as is given
+        words = Counter(word for title in distinct for word in _words(title))
         if not words or words.most_common(1)[0][1] < _RELATED * len(distinct):
             for row in group:
                 drops.add(row["row"], "placeholder_image", note=f"one image, {len(distinct)} titles")
@@ -108,7 +120,7 @@ def drop_near_duplicates(
     """Keep the first of offers that are nearly the same; each that is dropped is like one that stays.
 
     Args:
-        rows: Offers with `row`, `id` and `content`.
+        rows: Offers with `row`, `id`, `content` and `catalog_id`.
         pairs: What `similar_pairs` found among them.
         max_distance: Bits in which images differ at most, as they are.
         min_similarity: Share of letter triples that titles have in common at least.
@@ -122,7 +134,7 @@ def drop_near_duplicates(
     if not like:
         return
     wanted = daft.from_pydict({"row": pa.array(like, pa.uint64())})
-    found = rows.select("row", "id", "content").join(wanted, on="row").to_arrow().to_pylist()
+    found = rows.select("row", "id", "content", "catalog_id").join(wanted, on="row").to_arrow().to_pylist()
     found.sort(key=in_order)
     places = {row["row"]: place for place, row in enumerate(found)}
     staying: set[int] = set()  # places
@@ -132,10 +144,24 @@ def drop_near_duplicates(
             staying.add(place)
         else:
             drops.add(row["row"], "near_duplicate", kept=(found[instead]["id"], found[instead]["row"]))
+            _inherit(found[instead], row, drops)
+
+
+def _words(title: str) -> set[str]:
+    words = set(title.split())
+    for run in _UNSPACED.findall(title):
+        words |= {run[place : place + 2] for place in range(len(run) - 1)}
+    return words
+
+
+def _inherit(stays: dict[str, Any], goes: dict[str, Any], drops: Drops) -> None:
+    """Leave a given catalog with the offer that stays."""
+    if stays["catalog_id"] == NO_CATALOG and goes["catalog_id"] != NO_CATALOG:
+        drops.given.setdefault(stays["row"], goes["catalog_id"])
 
 
 def _shared(rows: daft.DataFrame, keys: Sequence[str]) -> pa.Table:
     """Return the rows that are not alone with their values of some columns."""
-    columns = list(dict.fromkeys(["row", "id", "content", *keys]))
+    columns = list(dict.fromkeys(["row", "id", "content", "catalog_id", *keys]))
     counted = rows.groupby(*keys).agg(col("row").count().alias("copies")).where("copies > 1")
     return rows.select(*columns).join(counted.select(*keys), on=list(keys)).to_arrow()

@@ -89,7 +89,7 @@ def _train(drops: Drops, num_parts: int, arguments: PrepareArguments, work: Path
         return str(output_dir)
     shares = (max(arguments.validation_share, 0.02), 0.0)
     for part in range(num_parts):
-        decide_part(part, work / "rows", folder / "decisions", drops, {}, shares)
+        decide_part(part, work / "rows", folder / "decisions", drops, {}, {}, shares)
     shards = [
         shard for shard in plan_shards(folder / "decisions", num_parts, arguments.rows_per_shard) if shard.in_corpus
     ]

@@ -16,7 +16,7 @@ from training.corpus.decisions import read_decisions
 from training.corpus.duplicates import Drops
 from training.corpus.report_page import DroppedExample
 from training.corpus.rows import part_of, read_rows
-from training.corpus.shards import take_rows
+from training.corpus.shards import iterate_rows
 from training.product_ids import NO_CATALOG
 
 __all__ = ["Funnel", "describe_corpus", "dropped_examples"]
@@ -157,10 +157,10 @@ def _look_up(rows: Path, numbers: set[int]) -> dict[int, dict[str, Any]]:
     wanted = pa.array(sorted(numbers), pa.uint64())
     parts = part_of(wanted.to_numpy())
     for part in sorted(set(parts)):
-        of_part = pa.chunked_array([wanted.filter(pa.array(parts == part))])
+        of_part = wanted.filter(pa.array(parts == part))
         columns = ("id", "title_original", "image", "width", "height")
-        for offer in take_rows(rows / f"part-{part:05d}", of_part, columns=columns).to_pylist():
-            found[offer["row"]] = offer
+        for table in iterate_rows(rows / f"part-{part:05d}", of_part, 100, columns=columns):
+            found |= {offer["row"]: offer for offer in table.to_pylist()}
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 
 from modeling_eclip import EClipModel, EClipProcessor, load_product_image
 from training.corpus.engine import for_each
-from training.corpus.shards import take_rows
+from training.corpus.shards import iterate_rows
 
 __all__ = ["embed_parts", "read_embeddings", "relative_scores"]
 
@@ -93,10 +93,8 @@ def _load(checkpoint: str) -> tuple[Any, Any]:
 @torch.no_grad()
 def _embed(checkpoint: str, part: Path, numbers: np.ndarray) -> dict[str, np.ndarray]:
     model, processor = _load(checkpoint)
-    offers = take_rows(part, pa.chunked_array([numbers]), columns=("title", "image"))
     found: dict[str, list[np.ndarray]] = {"image_embeds": [], "text_embeds": []}
-    for start in range(0, len(offers), _OFFERS_AT_ONCE):
-        batch = offers.slice(start, _OFFERS_AT_ONCE)
+    for batch in iterate_rows(part, pa.array(numbers), _OFFERS_AT_ONCE, columns=("title", "image")):
         images = [load_product_image(image) for image in batch["image"].to_pylist()]
         inputs = processor(text=batch["title"].to_pylist(), images=images, return_tensors="pt").to(model.device)
         output = model(**inputs)

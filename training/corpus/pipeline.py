@@ -23,7 +23,7 @@ from training.corpus.duplicates import Drops, drop_near_duplicates, drop_placeho
 from training.corpus.engine import use_engine
 from training.corpus.funnel import Funnel, describe_corpus, dropped_examples
 from training.corpus.report_page import write_corpus_report
-from training.corpus.rows import prepare_part, read_rows
+from training.corpus.rows import has_number_ids, prepare_part, read_rows
 from training.corpus.shards import plan_shards, rows_schema, write_shards
 from training.corpus.similar import similar_pairs
 from training.corpus.sources import Part, plan_parts
@@ -38,7 +38,7 @@ _FACTS = ("row", "id", "content", "title_key", "pixel_hash", "image_hash", "mirr
           "catalog_id", "category")  # fmt: skip
 _NEARLY = 0.2  # how far below the score that joins offers, others of their groups may lie
 # What may differ between a run that was stopped and the one that goes on.
-_FREE = ("engine", "num_examples", "download_timeout", "allow_private_addresses")
+_FREE = ("output", "engine", "num_examples", "download_timeout", "allow_private_addresses")
 
 
 def prepare(arguments: PrepareArguments) -> dict[str, Any]:
@@ -60,12 +60,13 @@ def prepare(arguments: PrepareArguments) -> dict[str, Any]:
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     parts = plan_parts(arguments.input, arguments.bytes_at_once)
-    _check_settings(arguments, parts, work / "settings.json")
+    settings = _check_settings(arguments, parts, folder)
     clock = _Clock(work / "seconds.json")
 
     with clock.step("read, clean and examine"):
         for number, part in enumerate(tqdm(parts, desc="reading offers", unit="part")):
             prepare_part(number, part, work / "rows", arguments, rules)
+            write_json(settings, work / "settings.json")  # by now the columns are known to be there
     if not any((work / "rows").glob("part-*/*.parquet")):
         raise ValueError(f"`input` names {arguments.input}, which hold no offers.")
     rows_schema(work / "rows")  # or else nulls take the place of what later steps read
@@ -100,9 +101,10 @@ def prepare(arguments: PrepareArguments) -> dict[str, Any]:
         shutil.rmtree(decisions, ignore_errors=True)  # they take seconds, and are the same again
         shares = (arguments.validation_share, arguments.test_share)
         for number in range(len(parts)):
-            decide_part(number, work / "rows", decisions, drops, catalogs.of_row, shares)
+            decide_part(number, work / "rows", decisions, drops, catalogs.of_row, catalogs.split_keys, shares)
+        numbers = any(part.is_untyped for part in parts) and has_number_ids(work / "rows")
         shards = plan_shards(decisions, len(parts), arguments.rows_per_shard)
-        write_shards(shards, folder, work / "rows", decisions, arguments.id_column or "offer_id")
+        write_shards(shards, folder, work / "rows", decisions, arguments.id_column or "offer_id", number_ids=numbers)
     report = describe_corpus(funnel, catalogs, decisions, work / "rows", len(parts))
     report |= {"mismatches": mismatches} if mismatches else {}
     report |= {"seconds": clock.seconds, "settings": asdict(arguments)}
@@ -154,24 +156,38 @@ def _derive(
     columns = facts.select("row", "id", "content", "catalog_id").join(wanted, on="row").to_pydict()
     contents = zip(columns["id"], columns["content"], strict=True)
     ids = dict(zip(columns["row"], (content if own is None else own for own, content in contents), strict=True))
-    given = dict(zip(columns["row"], columns["catalog_id"], strict=True))
+    given = dict(zip(columns["row"], columns["catalog_id"], strict=True)) | drops.given
     return derive_catalogs(alike, ids, given, arguments.max_catalog_size, join_from=join_from)
 
 
-def _check_settings(arguments: PrepareArguments, parts: list[Part], path: Path) -> None:
-    """Refuse to go on in a folder that was begun with other arguments or other input."""
+def _check_settings(arguments: PrepareArguments, parts: list[Part], folder: Path) -> dict[str, Any]:
+    """Refuse to go on in a folder that was begun with other arguments or other input; return what they are."""
     content = {name: value for name, value in asdict(arguments).items() if name not in _FREE}
-    content |= {"parts": [asdict(part) for part in parts]}
+    content["input"] = [asdict(part) | {"files": [_state(path) for path in part.paths]} for part in parts]
+    for name in ("title_rules", "first_model"):
+        if path := getattr(arguments, name):
+            content[name] = Path(path).read_text(encoding="utf-8")
     content = json.loads(json.dumps(content))
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in content.items() if before.get(name) != value]
-        if changed:
+    settings = folder / "work" / "settings.json"
+    if settings.is_file():
+        before = json.loads(settings.read_text(encoding="utf-8"))
+        if changed := [name for name, value in content.items() if before.get(name) != value]:
             raise ValueError(
                 f"`{changed[0]}` is not what it was when {arguments.output} was begun; give another `output`, or "
                 "remove that folder."
             )
-    write_json(content, path)
+    elif any((folder / kind).is_dir() and any((folder / kind).iterdir()) for kind in ("kept", "dropped")):
+        raise ValueError(
+            f"`output` is {arguments.output}, which holds a corpus and nothing to go on from; give another, or remove "
+            "that folder."
+        )
+    return content
+
+
+def _state(path: str) -> list[int] | None:
+    """Return what tells whether a local file has changed."""
+    file = Path(path.removeprefix("file://"))
+    return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
 
 
 class _Clock:

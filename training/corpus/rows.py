@@ -22,7 +22,7 @@ from training.corpus.sources import Part
 from training.corpus.title_rules import TitleRule, clean_title, title_key
 from training.product_ids import catalog_numbers
 
-__all__ = ["OWN", "part_of", "prepare_part", "read_rows"]
+__all__ = ["OWN", "has_number_ids", "part_of", "prepare_part", "read_rows"]
 
 OWN = "own."
 """What the names of columns begin with that the user's table has beside those that are mapped."""
@@ -79,6 +79,13 @@ def read_rows(folder: Path, number: int | None = None) -> daft.DataFrame:
     return daft.read_parquet(str(folder / name / "*.parquet"))
 
 
+def has_number_ids(folder: Path) -> bool:
+    """Tell whether all ids are the text of a whole number, as it is written without more ado."""
+    ids = read_rows(folder).select(col("id").cast(DataType.string()).alias("id"))
+    numbers = ids.where(col("id").regexp(r"^(0|-?[1-9][0-9]{0,17})$")).count_rows()
+    return numbers == ids.count_rows()
+
+
 def part_of(rows: np.ndarray) -> np.ndarray:
     """Return the part that each row number is of."""
     return (rows >> np.uint64(48)).astype(np.int64)
@@ -105,7 +112,10 @@ def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence
     ]
     title = col(arguments.title_column).cast(DataType.string())
     offers = offers.with_column("_image", image_bytes(offers, part.folder, arguments))
-    offers = offers.with_column("_facts", _describer(rules, limits)(title, col("_image"), *optional))
+    others = F.to_struct(
+        **{f"c{place}": col(name) for place, name in enumerate(sorted({*names} - {*mapped}))} or {"c": title}
+    )
+    offers = offers.with_column("_facts", _describer(rules, limits)(title, col("_image"), others, *optional))
     facts = {name: col("_facts")[name] for name in _FACTS.fields if name != "thumbnail"}
     canonical = {
         "row": _row_number(number),
@@ -135,9 +145,12 @@ def _describer(rules: Sequence[TitleRule], limits: ImageLimits) -> Any:
     """Return the function that finds out what each offer is compared by."""
 
     @daft.func.batch(return_dtype=_FACTS, batch_size=_ROWS_AT_ONCE)
-    def describe(titles: Series, images: Series, catalogs: Series, categories: Series) -> list[dict[str, Any]]:
+    def describe(
+        titles: Series, images: Series, others: Series, catalogs: Series, categories: Series
+    ) -> list[dict[str, Any]]:
         catalog_ids = catalog_numbers(catalogs.to_arrow(), "`catalog_id_column`").tolist()
-        rows = zip(titles.to_pylist(), images.to_pylist(), catalog_ids, categories.to_pylist(), strict=True)
+        columns = (titles.to_pylist(), images.to_pylist(), others.to_pylist(), catalog_ids, categories.to_pylist())
+        rows = zip(*columns, strict=True)
         return [_describe(*row, rules=rules, limits=limits) for row in rows]
 
     return describe
@@ -146,6 +159,7 @@ def _describer(rules: Sequence[TitleRule], limits: ImageLimits) -> Any:
 def _describe(
     title: str | None,
     image: dict[str, Any],
+    others: dict[str, Any],
     catalog_id: int,
     category: Any,
     *,
@@ -155,7 +169,8 @@ def _describe(
     cleaned = clean_title((title or "")[:_LONGEST_TITLE], rules)
     facts = examine_image(image["bytes"], limits)
     reason = image["reason"] or facts.reason
-    content = hashlib.blake2b(repr(title).encode("utf-8", "surrogatepass") + b"\0", digest_size=16)
+    told = repr((title, catalog_id, others)).encode("utf-8", "surrogatepass")
+    content = hashlib.blake2b(told + b"\0", digest_size=16)
     content.update(image["bytes"] or b"")
     if isinstance(category, list):
         category = " > ".join(str(level) for level in category if level is not None)

@@ -4,7 +4,7 @@ A file is written whole or not at all, and one that is there is not written agai
 decisions alone: the offers of a split, in the order of their parts and ids, are divided into runs of so many rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from training.corpus.decisions import SPLITS, read_decisions
 from training.corpus.engine import for_each
 from training.corpus.rows import OWN
 
-__all__ = ["Shard", "plan_shards", "rows_schema", "take_rows", "write_shards"]
+__all__ = ["Shard", "iterate_rows", "plan_shards", "rows_schema", "write_shards"]
 
 _DROPPED = "dropped"
-_ROWS_PER_GROUP = 500  # readers take a row group at a time
+_BYTES_AT_ONCE = 2**26
+_ROWS_PER_GROUP = 100  # readers, and this writer, have a row group in memory
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def plan_shards(decisions: Path, num_parts: int, rows_per_shard: int) -> list[Sh
     return shards
 
 
-def write_shards(shards: Sequence[Shard], folder: Path, rows: Path, decisions: Path, id_column: str) -> int:
+def write_shards(
+    shards: Sequence[Shard], folder: Path, rows: Path, decisions: Path, id_column: str, *, number_ids: bool = False
+) -> int:
     """Write the files that are not there yet; on the cores, or the machines, that the engine has.
 
     Args:
@@ -90,6 +93,7 @@ def write_shards(shards: Sequence[Shard], folder: Path, rows: Path, decisions: P
         rows: Folder of the offers' parts.
         decisions: Folder of the decisions.
         id_column: Name that the ids get.
+        number_ids: Whether ids are written as the whole numbers that they are the text of.
 
     Returns:
         How many were written.
@@ -97,7 +101,7 @@ def write_shards(shards: Sequence[Shard], folder: Path, rows: Path, decisions: P
     missing = [place for place, shard in enumerate(shards) if not (folder / shard.path).is_file()]
     schema = rows_schema(rows)
 
-    for_each(lambda place: _write(shards[place], folder, rows, decisions, schema, id_column), missing)
+    for_each(lambda place: _write(shards[place], folder, rows, decisions, schema, id_column, number_ids), missing)
     return len(missing)
 
 
@@ -124,7 +128,9 @@ def _count(decided: pa.Table) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in splits.to_pylist()}
 
 
-def _write(shard: Shard, folder: Path, rows: Path, decisions: Path, schema: pa.Schema, id_column: str) -> None:
+def _write(
+    shard: Shard, folder: Path, rows: Path, decisions: Path, schema: pa.Schema, id_column: str, number_ids: bool
+) -> None:
     path = folder / shard.path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -132,41 +138,67 @@ def _write(shard: Shard, folder: Path, rows: Path, decisions: Path, schema: pa.S
     for part, start, end in shard.runs:
         decided = read_decisions(decisions, part)
         decided = decided.filter(pc.equal(decided["split"].fill_null(_DROPPED), shard.split)).slice(start, end - start)
-        found = take_rows(rows / f"part-{part:05d}", decided["row"], schema)
-        table = _as_corpus(found, decided, not shard.in_corpus, id_column)
-        writer = writer or pq.ParquetWriter(partial, table.schema, compression="zstd")
-        writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+        done = 0
+        for found in iterate_rows(rows / f"part-{part:05d}", decided["row"], _ROWS_PER_GROUP, schema=schema):
+            table = _as_corpus(found, decided.slice(done, len(found)), not shard.in_corpus, id_column, number_ids)
+            done += len(found)
+            writer = writer or pq.ParquetWriter(partial, table.schema, compression="zstd")
+            writer.write_table(table)
+        assert done == len(decided), f"{part} has {done} of {len(decided)} offers"
     if writer is not None:
         writer.close()
         partial.rename(path)
 
 
-def take_rows(
-    part: Path, numbers: pa.ChunkedArray, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
-) -> pa.Table:
-    """Read offers of a part.
+def iterate_rows(
+    part: Path,
+    numbers: pa.ChunkedArray | pa.Array,
+    rows_at_once: int,
+    *,
+    schema: pa.Schema | None = None,
+    columns: Sequence[str] | None = None,
+) -> Iterator[pa.Table]:
+    """Read offers of a part, few at a time, so that their images need not fit into memory.
 
     Args:
         part: Folder of the part.
         numbers: Their row numbers.
+        rows_at_once: Offers of a table; the last one has fewer.
         schema: Columns of all parts, where all are read.
         columns: Columns that are read; all if not given.
 
-    Returns:
+    Yields:
         The offers, in the order of the numbers.
     """
     wanted = None if columns is None else list(dict.fromkeys(["row", *columns]))
-    found = pads.dataset(part, schema=schema).to_table(columns=wanted, filter=pads.field("row").isin(numbers))
-    place = {row: number for number, row in enumerate(found["row"].to_pylist())}
-    return found.take([place[row] for row in numbers.to_pylist()])
+    files = list(part.glob("*.parquet"))
+    bytes_per_row = sum(file.stat().st_size for file in files) // max(
+        sum(pq.read_metadata(file).num_rows for file in files), 1
+    )
+    # A part is in no order, so each time all of it is looked through: not more often than memory asks for.
+    rows_per_scan = max(_BYTES_AT_ONCE // max(bytes_per_row, 1) // rows_at_once, 1) * rows_at_once
+    for start in range(0, len(numbers), rows_per_scan):
+        some = numbers.slice(start, rows_per_scan)
+        scan = pads.dataset(part, schema=schema).scanner(
+            columns=wanted,
+            filter=pads.field("row").isin(some),
+            batch_size=256,
+            batch_readahead=1,
+            fragment_readahead=1,
+        )
+        found = scan.to_table()
+        place = {row: number for number, row in enumerate(found["row"].to_pylist())}
+        places = [place[row] for row in some.to_pylist()]
+        for first in range(0, len(places), rows_at_once):
+            yield found.take(places[first : first + rows_at_once])
 
 
-def _as_corpus(found: pa.Table, decided: pa.Table, dropped: bool, id_column: str) -> pa.Table:
+def _as_corpus(found: pa.Table, decided: pa.Table, dropped: bool, id_column: str, number_ids: bool) -> pa.Table:
     """Return offers with the columns that training reads, and the user's own."""
     own = {name.removeprefix(OWN): found[name] for name in found.column_names if name.startswith(OWN)}
     images = found["image"].cast(pa.binary()).combine_chunks()
     columns = {
-        id_column: found["id"],
+        id_column: found["id"].cast(pa.int64()) if number_ids else found["id"],
         "title": found["title"],
         "image": pa.StructArray.from_arrays([images, pa.nulls(len(images), pa.string())], ["bytes", "path"]),
         "catalog_id": decided["catalog_id"],
@@ -174,6 +206,7 @@ def _as_corpus(found: pa.Table, decided: pa.Table, dropped: bool, id_column: str
     }
     if dropped:
         columns |= {name: decided[name] for name in ("reason", "kept_instead", "note")}
-    table = pa.table(columns | {name: value for name, value in own.items() if name not in columns})
+    own = {f"{name}_own" if name in columns else name: value for name, value in own.items()}
+    table = pa.table(columns | own)
     features = datasets.Features.from_arrow_schema(table.schema) | {"image": datasets.Image()}
     return table.cast(datasets.Features(features).arrow_schema)  # whose metadata says that these are images

@@ -2,8 +2,8 @@
 
 Two 64-bit hashes that differ in at most `d` bits are equal in one of `d + 1` blocks of bits. Offers that share a block
 come into one bucket, and only those are compared: the bits of their image hashes, one of them mirrored too, and the
-letter triples that their titles have in common (Jaccard). A bucket with very many offers is sorted by title, and each
-is compared with its neighbours there alone.
+letter triples that their titles have in common (Jaccard). Titles with other numbers or codes are of other products. A
+bucket with very many offers is sorted by title, and each is compared with its neighbours there alone.
 """
 
 from typing import Any
@@ -60,6 +60,11 @@ def title_triples(key: str) -> frozenset[str]:
     return frozenset(padded[place : place + 3] for place in range(len(padded) - 2))
 
 
+def _numbers(key: str) -> frozenset[str]:
+    """Return the sizes, models and codes of a title: its words with a digit."""
+    return frozenset(word for word in key.split() if any(sign.isdigit() for sign in word))
+
+
 def title_similarity(left: frozenset[str], right: frozenset[str]) -> float:
     """Return the Jaccard similarity of two titles' triples."""
     return len(left & right) / max(len(left | right), 1)
@@ -110,6 +115,7 @@ def _compare(
     order = sorted(range(len(rows)), key=lambda place: (titles[place], contents[place], rows[place]))
     hashes = np.array([[int.from_bytes(of[place]) for place in order] for of in (upright, mirrored)], dtype=np.uint64)
     triples = [title_triples(titles[place]) for place in order]
+    numbers = [_numbers(titles[place]) for place in order]
     reach = len(order) if len(order) <= _LARGEST_BUCKET else _NEIGHBORS
     found = []
     for first in range(len(order) - 1):
@@ -121,6 +127,8 @@ def _compare(
         )
         for offset in np.flatnonzero(np.minimum(as_they_are, turned_round) <= max_distance).tolist():
             second = first + 1 + offset
+            if numbers[first] != numbers[second]:
+                continue
             similarity = title_similarity(triples[first], triples[second])
             if similarity >= min_similarity:
                 as_it_is, turned = int(as_they_are[offset]), int(turned_round[offset])

@@ -42,6 +42,11 @@ class Part:
         path = self.paths[0].removeprefix(_LOCAL)
         return None if "://" in path else Path(path).parent.resolve()
 
+    @property
+    def is_untyped(self) -> bool:
+        """Whether all that it holds is text."""
+        return _format_of(self.paths[0]) in ("csv", "tsv")
+
     def read(self, text_columns: Sequence[str] = ()) -> daft.DataFrame:
         """Return its rows, not read yet.
 
@@ -51,8 +56,7 @@ class Part:
         """
         found = self._read(None)
         kinds = {name: found.schema()[name].dtype for name in text_columns if name in found.column_names}
-        is_csv = _format_of(self.paths[0]) in ("csv", "tsv")
-        text = {name: DataType.string() for name, kind in kinds.items() if is_csv or kind.is_null()}
+        text = {name: DataType.string() for name, kind in kinds.items() if self.is_untyped or kind.is_null()}
         return self._read(text) if text and _format_of(self.paths[0]) != "parquet" else found
 
     def _read(self, schema: dict[str, DataType] | None) -> daft.DataFrame:

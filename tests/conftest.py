@@ -2,14 +2,18 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling_eclip import EClipConfig, EClipModel
 from training.arguments import ModelArguments
+from training.plots import plt
 
 REAL_DATA = Path(__file__).parents[2] / "shared"
 
@@ -105,3 +109,22 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir() or os.environ.get("ECLIP_SKIP_REAL_DATA"):
         pytest.skip(f"the real data in {REAL_DATA.name}/ beside the checkout is absent")
     return REAL_DATA
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Draw without a warning, and return the picture's colours and the texts in it."""
+
+    def draw(function, *arguments, **settings):
+        figures, close = [], plt.close
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            patch.setattr(plt, "close", figures.append)
+            function(*arguments, path=tmp_path / "picture.png", **settings)
+        (figure,) = figures
+        texts = [text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text"))]
+        close(figure)
+        pixels = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB")).reshape(-1, 3)
+        return {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}, [text for text in texts if text]
+
+    return draw

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.corpus import report_pictures
+from training import drawn_text
 from training.corpus.report_page import DroppedExample, write_corpus_report
 from training.corpus.report_pictures import (
     ShownExample,
@@ -19,10 +19,10 @@ from training.corpus.report_pictures import (
     draw_funnel,
     draw_mismatch_scores,
     draw_title_lengths,
-    plt,
     read_tile,
     visible,
 )
+from training.plots import plt
 
 # A step without a drop, reasons without one, and offers that two steps drop.
 REPORT = {
@@ -123,25 +123,6 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if data.strip():
             self.texts.append(data.strip())
-
-
-@pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """Draw without a warning, and return the picture's colours and the texts in it."""
-
-    def draw(function, *arguments):
-        figures, close = [], plt.close
-        with monkeypatch.context() as patch, warnings.catch_warnings():
-            warnings.simplefilter("error")
-            patch.setattr(plt, "close", figures.append)
-            function(*arguments, path=tmp_path / "picture.png")
-        (figure,) = figures
-        texts = [text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text"))]
-        close(figure)
-        pixels = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB")).reshape(-1, 3)
-        return {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}, [text for text in texts if text]
-
-    return draw
 
 
 @pytest.mark.parametrize(
@@ -342,10 +323,11 @@ def test_characters_without_a_font_are_boxes(drawn, monkeypatch):
     shown = [ShownExample.of(DroppedExample("1", "shoes \u1d81 \U0001f3fb \U000e0041", encoded()))]
 
     def title_with(*fonts):
-        monkeypatch.setattr(report_pictures, "_OTHER_FONTS", fonts)
-        report_pictures._fonts.cache_clear()
+        monkeypatch.setattr(drawn_text, "_OTHER_FONTS", fonts)
+        drawn_text.fonts.cache_clear()
+        monkeypatch.setitem(plt.rcParams, "font.family", list(drawn_text.fonts()[0]))
         _, texts = drawn(draw_dropped, "odd", 1, shown)
-        report_pictures._fonts.cache_clear()
+        drawn_text.fonts.cache_clear()
         return next(text for text in texts if text.startswith("shoes")).replace("\u200b", "").strip()
 
     assert title_with("a font that nobody has") == "shoes □ □"

@@ -11,29 +11,11 @@ from training.task_pictures import (
     draw_group_sizes,
     draw_mistakes,
     draw_precision_recall,
-    plt,
 )
 
 NAN = float("nan")
 # What a formula, a long word and other scripts would do to a picture.
 ODD_NAME = "under $5 > $10_" + "a" * 60 + " Ärmel платье"
-
-
-@pytest.fixture
-def drawn(tmp_path, monkeypatch):
-    """Draw, and return the picture's colours and the texts in it."""
-
-    def draw(function, *arguments, **settings):
-        figures, close = [], plt.close
-        monkeypatch.setattr(plt, "close", figures.append)
-        function(*arguments, path=tmp_path / "picture.png", **settings)
-        (figure,) = figures
-        texts = [text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text"))]
-        close(figure)
-        pixels = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB")).reshape(-1, 3)
-        return {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}, [text for text in texts if text]
-
-    return draw
 
 
 def test_bars(drawn):

@@ -29,6 +29,7 @@ from training.data import ProductCollator
 from training.pairs import ProductPairs
 from training.product_ids import NO_CATALOG
 from training.products import Products
+from training.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -181,12 +182,12 @@ def _encode(side: str, batches: Any, model: EClipModel, accelerator: Accelerator
 
 
 def _write(path: Path, column: str, vectors: list[Any]) -> None:
-    """Write a piece, whole or not at all."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     table = pa.table({column: pa.array(vectors, pa.list_(pa.float32()))})
-    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+    with (
+        whole_file(path, f".{os.getpid()}.partial") as partial,
+        pa.ipc.new_stream(str(partial), table.schema) as writer,
+    ):
         writer.write_table(table)
-    os.replace(partial, path)
 
 
 def _digest(model: EClipModel, side: str, processor: EClipProcessor, others: Sequence[str]) -> str:

@@ -10,6 +10,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+from training.drawn_text import fonts  # noqa: E402
+
+plt.rcParams["font.family"] = list(fonts()[0])
+
 
 def draw_history(history: Sequence[dict[str, float]], path: Path) -> None:
     """Draw loss and recall over the samples seen.

@@ -36,11 +36,11 @@ from training.arguments import (
 )
 from training.build import build_model, build_processor, load_split
 from training.checkpoint import find_checkpoints
-from training.json_files import write_json
 from training.report_cells import CLASSICAL, PRETRAININGS, CellGroup, TaskConfig, compute_group
 from training.report_checkpoints import draw_checkpoints, keep_checkpoints
 from training.report_tables import measure_group, write_report
 from training.train import train
+from training.whole_files import write_json
 
 logger = logging.getLogger("training")
 

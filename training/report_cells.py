@@ -25,13 +25,13 @@ from training.classical import answer_classically
 from training.collation import sides_of
 from training.finetune import finetune
 from training.frozen_cache import cache_frozen_towers
-from training.json_files import write_json
 from training.task_answers import TaskAnswers
 from training.task_data import load_task_split
 from training.task_evaluation import answer_split, load_evaluated_split
 from training.task_figures import Outcomes
 from training.task_models import load_head
 from training.tasks import TASKS
+from training.whole_files import write_json
 
 __all__ = [
     "CLASSICAL",

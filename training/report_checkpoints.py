@@ -14,6 +14,7 @@ from training.arguments import DataArguments, EvaluationArguments, parse_argumen
 from training.report_cells import EMBEDDED_AT_ONCE, CellGroup, head_folder
 from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head
 from training.task_gallery import draw_evaluations
+from training.whole_files import whole_folder
 
 _CELL = "cell.json"  # beside a kept head: the cell that it is of
 
@@ -88,11 +89,8 @@ def draw_checkpoints(checkpoints: Mapping[str, CellGroup], folder: Path) -> dict
             found = evaluate_head(group.on.task, head, processor, products, data, evaluation, accelerator)
             if found is None:
                 continue
-            partial = directory.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            draw_evaluations({name: found}, products, partial)
-            partial.rename(directory)
+            with whole_folder(directory) as partial:
+                draw_evaluations({name: found}, products, partial)
         drawn[name] = sorted(directory.glob("*.png"))
     logging.getLogger("training").setLevel(level)
     return drawn

@@ -12,8 +12,8 @@ from accelerate.utils import ProjectConfiguration
 
 from training.arguments import TrainArguments
 from training.checkpoint import choose_checkpoint, remove_checkpoints
-from training.json_files import write_json
 from training.precision import fastest_precision
+from training.whole_files import write_json
 
 logger = logging.getLogger("training")
 

@@ -4,6 +4,7 @@ Each function draws one PNG file of plain data. Titles and names of categories a
 formulas.
 """
 
+import itertools
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from training.drawn_text import drawable
 from training.plots import plt
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "draw_group_sizes",
     "draw_mistakes",
     "draw_precision_recall",
+    "size_bars",
 ]
 
 _DPI = 110
@@ -149,15 +152,9 @@ def draw_group_sizes(sizes: Mapping[str, np.ndarray], title: str, path: Path) ->
         path: PNG file to write.
     """
     largest = max(int(np.max(values)) for values in sizes.values())
-    # Sizes one by one up to here, then by doubling: one wrong group may hold most of the rows.
-    edges = list(range(1, min(largest, 10) + 1))
-    while 2 * edges[-1] <= largest:
-        edges.append(2 * edges[-1])
-    bounds = [*edges, 2 * edges[-1]]
-    names = [
-        str(low) if high - low == 1 or low == largest else f"{low} to {high - 1}"
-        for low, high in zip(bounds, bounds[1:], strict=False)
-    ]
+    bounds, names = size_bars(largest)
+    if bounds[-2] == largest:
+        names[-1] = str(largest)
     width = 0.8 / len(sizes)
     figure, axes = plt.subplots(figsize=(max(6.0, 0.8 * len(names)), 4), layout="constrained")
     for place, (model, values) in enumerate(sizes.items()):
@@ -168,6 +165,17 @@ def draw_group_sizes(sizes: Mapping[str, np.ndarray], title: str, path: Path) ->
     axes.set_xticks(range(len(names)), names)
     axes.legend(fontsize=8)
     _save(figure, path)
+
+
+def size_bars(largest: int) -> tuple[list[int], list[str]]:
+    """Return the sizes of groups at which bars begin, and at which the last one ends; and the bars' names."""
+    # Sizes one by one up to here, then by doubling: one wrong group may hold most of the rows.
+    bounds = list(range(1, min(largest, 9) + 1))
+    bounds.append(bounds[-1] + 1)
+    while bounds[-1] <= largest:
+        bounds.append(2 * bounds[-1])
+    names = [str(low) if high - low == 1 else f"{low:,} to {high - 1:,}" for low, high in itertools.pairwise(bounds)]
+    return bounds, names
 
 
 @dataclass
@@ -239,11 +247,12 @@ def _least(bars: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> floa
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")
+    return drawable(text).replace("$", r"\$")
 
 
 def _wrapped(text: str, width: int, max_lines: int | None = None) -> str:
-    return _plain(textwrap.fill(text.replace("_", " "), width, max_lines=max_lines, placeholder=" ..."))
+    lines = textwrap.wrap(drawable(text.replace("_", " ")), width, max_lines=max_lines, placeholder=" ...")
+    return "\n".join(_plain(line) for line in lines)
 
 
 def _save(figure: Any, path: Path) -> None:

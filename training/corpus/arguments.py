@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.arguments import option
+from training.corpus.image_facts import ImageLimits
 
 __all__ = ["PrepareArguments"]
 
@@ -25,11 +26,13 @@ class PrepareArguments:
     category_column: str = option("Column with the category (text, or a path), if there is one.", "category")
 
     title_rules: str = option("YAML file with the rules of titles.", "training/configs/title_rules.yaml")
-    min_image_side: int = option("Images with a shorter side in pixels are dropped.", 32)
+    min_image_side: int = option("Images with a shorter side in pixels are dropped.", ImageLimits.min_side)
     max_aspect_ratio: float = option(
-        "Images whose longer side is more than this many times the other are dropped.", 5.0
+        "Images whose longer side is more than this many times the other are dropped.", ImageLimits.max_aspect_ratio
     )
-    min_image_contrast: float = option("Standard deviation of grey levels, 0 to 127; images below are blank.", 2.0)
+    min_image_contrast: float = option(
+        "Standard deviation of grey levels, 0 to 127; images below are blank.", ImageLimits.min_contrast
+    )
     placeholder_titles: int = option("An image under this many unrelated titles stands for no product.", 5)
 
     near_image_distance: int = option("Bits of 64 in which hashes of images differ at most that are one picture.", 1)
@@ -55,7 +58,7 @@ class PrepareArguments:
         "Input is read in parts of about this many bytes; a part is done whole or again.", 2**28
     )
     download_timeout: float = option("Seconds that one image may take to download.", 10.0)
-    max_image_bytes: int = option("Larger image files are dropped.", 20_000_000)
+    max_image_bytes: int = option("Larger image files are dropped.", ImageLimits.max_bytes)
     allow_private_addresses: bool = option("Also download from addresses that are not public.", False)
     num_examples: int = option("Dropped offers of each reason that the report shows.", 24)
 

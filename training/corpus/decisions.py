@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.corpus.duplicates import Drops, in_order
-from training.corpus.rows import read_rows
+from training.corpus.rows import part_name, read_rows
 from training.product_ids import NO_CATALOG
+from training.whole_files import whole_file
 
 __all__ = ["SPLITS", "decide_part", "read_decisions", "split_of"]
 
@@ -79,12 +80,14 @@ def decide_part(
         [("row", pa.uint64()), ("reason", pa.string()), ("split", pa.string()), ("catalog_id", pa.int64())]
         + [("kept_instead", pa.string()), ("note", pa.string())]
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"partial-{number:05d}.parquet"
-    pq.write_table(pa.Table.from_pylist(decided, schema), partial)
-    partial.rename(folder / f"part-{number:05d}.parquet")
+    with whole_file(_file(folder, number)) as partial:
+        pq.write_table(pa.Table.from_pylist(decided, schema), partial)
 
 
 def read_decisions(folder: Path, number: int) -> pa.Table:
     """Return what becomes of a part's offers."""
-    return pq.read_table(folder / f"part-{number:05d}.parquet")
+    return pq.read_table(_file(folder, number))
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{part_name(number)}.parquet"

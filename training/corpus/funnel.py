@@ -15,7 +15,7 @@ from training.corpus.catalogs import Catalogs
 from training.corpus.decisions import read_decisions
 from training.corpus.duplicates import Drops
 from training.corpus.report_page import DroppedExample
-from training.corpus.rows import part_of, read_rows
+from training.corpus.rows import part_name, part_of, read_rows
 from training.corpus.shards import iterate_rows
 from training.product_ids import NO_CATALOG
 
@@ -159,7 +159,7 @@ def _look_up(rows: Path, numbers: set[int]) -> dict[int, dict[str, Any]]:
     for part in sorted(set(parts)):
         of_part = wanted.filter(pa.array(parts == part))
         columns = ("id", "title_original", "image", "width", "height")
-        for table in iterate_rows(rows / f"part-{part:05d}", of_part, 100, columns=columns):
+        for table in iterate_rows(rows / part_name(part), of_part, 100, columns=columns):
             found |= {offer["row"]: offer for offer in table.to_pylist()}
     return found
 

@@ -16,7 +16,9 @@ import torch
 
 from modeling_eclip import EClipModel, EClipProcessor, load_product_image
 from training.corpus.engine import for_each
+from training.corpus.rows import part_name
 from training.corpus.shards import iterate_rows
+from training.whole_files import whole_file
 
 __all__ = ["embed_parts", "read_embeddings", "relative_scores"]
 
@@ -65,17 +67,16 @@ def embed_parts(checkpoint: str, wanted: dict[int, np.ndarray], rows: Path, fold
         rows: Folder of the offers' parts.
         folder: Where to: `part-NUMBER.npz`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [part for part in wanted if not (folder / f"part-{part:05d}.npz").is_file()]
+
+    def file_of(part: int) -> Path:
+        return folder / f"{part_name(part)}.npz"
 
     def embed(part: int) -> None:
-        arrays = _embed(checkpoint, rows / f"part-{part:05d}", wanted[part])
-        partial = folder / f"partial-{part:05d}.npz"
-        with partial.open("wb") as file:
+        arrays = _embed(checkpoint, rows / part_name(part), wanted[part])
+        with whole_file(file_of(part)) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-        partial.rename(folder / f"part-{part:05d}.npz")
 
-    for_each(embed, missing)
+    for_each(embed, [part for part in wanted if not file_of(part).is_file()])
 
 
 def read_embeddings(folder: Path) -> dict[str, np.ndarray]:

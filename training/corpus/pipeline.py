@@ -28,7 +28,7 @@ from training.corpus.shards import plan_shards, rows_schema, write_shards
 from training.corpus.similar import similar_pairs
 from training.corpus.sources import Part, plan_parts
 from training.corpus.title_rules import load_title_rules
-from training.json_files import write_json
+from training.whole_files import write_json
 
 __all__ = ["prepare"]
 

@@ -29,7 +29,7 @@ from training.corpus.report_pictures import (
     shown_title,
     visible,
 )
-from training.json_files import write_json
+from training.whole_files import write_json
 
 __all__ = ["DroppedExample", "write_corpus_report"]
 

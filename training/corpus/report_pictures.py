@@ -4,7 +4,6 @@ Each function draws one PNG file of plain data. Titles are whatever shops wrote:
 has is drawn as a box, one that cannot be shown as a question mark, and a picture that cannot be read as a grey tile.
 """
 
-import functools
 import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.Image import Image as PILImage
 
 from modeling_eclip import ProductImageError, load_product_image
 from training.plots import plt
-from training.task_pictures import ShownMistake, draw_mistakes
+from training.task_pictures import ShownMistake, draw_mistakes, size_bars
 
 __all__ = [
     "DroppedExample",
@@ -47,13 +45,6 @@ _MAX_WORDS = 30  # titles of more words share a bar
 _KEPT = "tab:blue"
 # The strong and then the light colours of a map of 20, without the two blues, which stand for what is kept.
 _COLOURS = [plt.get_cmap("tab20")(number) for number in (*range(2, 20, 2), *range(3, 20, 2))]
-# Fonts with the characters that matplotlib's own lacks, as the common systems bring them.
-_FONT = "DejaVu Sans"
-_OTHER_FONTS = (
-    *("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "Noto Sans CJK JP"),
-    *("Microsoft YaHei", "WenQuanYi Zen Hei", "Arial Unicode MS", "Noto Sans", "Noto Emoji", "Symbola", "Unifont"),
-)
-_BOX = "□"
 _NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 # Marks that turn the direction of the text after them, beyond the title's end.
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -262,12 +253,7 @@ def draw_catalog_sizes(sizes: Mapping[Any, int], path: Path) -> None:
     """
     counts = _numbers(sizes)
     largest = max(counts, default=1)
-    # Sizes one by one up to here, then by doubling: one wrong catalog may hold most of the offers.
-    bounds = list(range(1, min(largest, 9) + 1))
-    bounds.append(bounds[-1] + 1)
-    while bounds[-1] <= largest:
-        bounds.append(2 * bounds[-1])
-    names = [str(low) if high - low == 1 else f"{low:,} to {high - 1:,}" for low, high in itertools.pairwise(bounds)]
+    bounds, names = size_bars(largest)
     figure, axes = plt.subplots(figsize=(_WIDTH, 3.6), layout="constrained")
     _draw_counts(axes, {"catalogs": counts}, bounds, names, (_KEPT,), scale="symlog")
     num_offers = sum(size * catalogs for size, catalogs in counts.items())
@@ -351,39 +337,13 @@ def draw_dropped(reason: str, num_dropped: int, shown: Sequence[ShownExample], p
     """
     mistakes = []
     for example, tile, other_tile in shown:
-        products = [(_drawable(shown_title(example.title)), tile.picture)]
+        products = [(shown_title(example.title), tile.picture)]
         if other_tile is not None:
-            products.append((_drawable(shown_title(example.other_title)), other_tile.picture))
+            products.append((shown_title(example.other_title), other_tile.picture))
         kept = "right: the one that was kept" if other_tile is not None else ""
-        mistakes.append(ShownMistake(products, _drawable(visible(example.why)), kept))
+        mistakes.append(ShownMistake(products, visible(example.why), kept))
     columns = min(max(sum(len(mistake.products) for mistake in mistakes), 4), 6)
-    with plt.rc_context({"font.family": list(_fonts()[0])}):
-        draw_mistakes(mistakes, f"{as_words(reason)}: {num_dropped:,} dropped, {len(shown)} shown", path, columns)
-
-
-@functools.cache
-def _fonts() -> tuple[tuple[str, ...], frozenset[int]]:
-    """Return the fonts at hand, matplotlib's own first, and the characters that they have."""
-    at_hand = set(font_manager.get_font_names())
-    families = (_FONT, *(family for family in _OTHER_FONTS if family in at_hand))
-    fonts = [font_manager.get_font(font_manager.findfont(family)) for family in families]
-    return families, frozenset(itertools.chain.from_iterable(font.get_charmap() for font in fonts))
-
-
-def _drawable(text: str) -> str:
-    """Return a text in characters that the fonts at hand have.
-
-    A wide character is followed by a space of no width, so that lines are broken at as many columns as are drawn.
-    """
-    characters = _fonts()[1]
-    drawn = []
-    for character in " ".join(text.split()):
-        if ord(character) not in characters:
-            if unicodedata.category(character) in ("Cf", "Mn"):  # joiners and variants: nothing of their own
-                continue
-            character = _BOX
-        drawn.append(character + "\u200b" * (character == _BOX or unicodedata.east_asian_width(character) in "FW"))
-    return "".join(drawn)
+    draw_mistakes(mistakes, f"{as_words(reason)}: {num_dropped:,} dropped, {len(shown)} shown", path, columns)
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -5,7 +5,6 @@ them by. Later steps read only the columns that they need; images are read once 
 """
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from training.corpus.image_sources import image_bytes
 from training.corpus.sources import Part
 from training.corpus.title_rules import TitleRule, clean_title, title_key
 from training.product_ids import catalog_numbers
+from training.whole_files import whole_folder
 
-__all__ = ["OWN", "has_number_ids", "part_of", "prepare_part", "read_rows"]
+__all__ = ["OWN", "has_number_ids", "part_name", "part_of", "prepare_part", "read_rows"]
 
 OWN = "own."
 """What the names of columns begin with that the user's table has beside those that are mapped."""
@@ -63,19 +63,16 @@ def prepare_part(
     Raises:
         ValueError: a column is missing.
     """
-    done = folder / f"part-{number:05d}"
+    done = folder / part_name(number)
     if done.is_dir():
         return
-    partial = folder / f"partial-{number:05d}"
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
-    partial.mkdir(parents=True)
-    _frame(number, part, arguments, rules).write_parquet(str(partial), write_mode="append")
-    partial.rename(done)
+    with whole_folder(done) as partial:
+        _frame(number, part, arguments, rules).write_parquet(str(partial), write_mode="append")
 
 
 def read_rows(folder: Path, number: int | None = None) -> daft.DataFrame:
     """Return the offers of one part, or of all."""
-    name = "part-*" if number is None else f"part-{number:05d}"
+    name = "part-*" if number is None else part_name(number)
     return daft.read_parquet(str(folder / name / "*.parquet"))
 
 
@@ -84,6 +81,11 @@ def has_number_ids(folder: Path) -> bool:
     ids = read_rows(folder).select(col("id").cast(DataType.string()).alias("id"))
     numbers = ids.where(col("id").regexp(r"^(0|-?[1-9][0-9]{0,17})$")).count_rows()
     return numbers == ids.count_rows()
+
+
+def part_name(number: int) -> str:
+    """Return what the folder of a part's offers is called, and whatever else is kept of it."""
+    return f"part-{number:05d}"
 
 
 def part_of(rows: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ decisions alone: the offers of a split, in the order of their parts and ids, are
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import pyarrow.parquet as pq
 
 from training.corpus.decisions import SPLITS, read_decisions
 from training.corpus.engine import for_each
-from training.corpus.rows import OWN
+from training.corpus.rows import OWN, part_name
+from training.whole_files import whole_file
 
 __all__ = ["Shard", "iterate_rows", "plan_shards", "rows_schema", "write_shards"]
 
@@ -131,23 +133,20 @@ def _count(decided: pa.Table) -> dict[str, int]:
 def _write(
     shard: Shard, folder: Path, rows: Path, decisions: Path, schema: pa.Schema, id_column: str, number_ids: bool
 ) -> None:
-    path = folder / shard.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    writer: pq.ParquetWriter | None = None
-    for part, start, end in shard.runs:
-        decided = read_decisions(decisions, part)
-        decided = decided.filter(pc.equal(decided["split"].fill_null(_DROPPED), shard.split)).slice(start, end - start)
-        done = 0
-        for found in iterate_rows(rows / f"part-{part:05d}", decided["row"], _ROWS_PER_GROUP, schema=schema):
-            table = _as_corpus(found, decided.slice(done, len(found)), not shard.in_corpus, id_column, number_ids)
-            done += len(found)
-            writer = writer or pq.ParquetWriter(partial, table.schema, compression="zstd")
-            writer.write_table(table)
-        assert done == len(decided), f"{part} has {done} of {len(decided)} offers"
-    if writer is not None:
-        writer.close()
-        partial.rename(path)
+    with whole_file(folder / shard.path) as partial, ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for part, start, end in shard.runs:
+            decided = read_decisions(decisions, part)
+            of_split = pc.equal(decided["split"].fill_null(_DROPPED), shard.split)
+            decided = decided.filter(of_split).slice(start, end - start)
+            done = 0
+            for found in iterate_rows(rows / part_name(part), decided["row"], _ROWS_PER_GROUP, schema=schema):
+                table = _as_corpus(found, decided.slice(done, len(found)), not shard.in_corpus, id_column, number_ids)
+                done += len(found)
+                if writer is None:
+                    writer = stack.enter_context(pq.ParquetWriter(partial, table.schema, compression="zstd"))
+                writer.write_table(table)
+            assert done == len(decided), f"{part} has {done} of {len(decided)} offers"
 
 
 def iterate_rows(

@@ -188,6 +188,7 @@ def offers(numbers, **columns):
         "id": pa.array(numbers, pa.int64()),
         "content": pa.array([str(number) for number in numbers], pa.string()),
         "catalog_id": pa.array([-1] * len(numbers), pa.int64()),
+        "colours": pa.array([bytes([255, 0, 0])] * len(numbers), pa.binary()),
     }
     return daft.from_pydict({"row": pa.array(numbers, pa.uint64()), **given, **columns})
 
@@ -284,6 +285,12 @@ def test_pairs_that_are_only_alike_are_no_duplicates():
         (6, 7, {"distance": 1, "similarity": 0.9}),
     )  # fmt: skip
     assert near_duplicates(offers(range(8)), pairs) == {7: 6}
+
+
+def test_a_picture_in_other_colours_is_no_near_duplicate():
+    colours = [bytes(of) for of in ([200, 158, 0], [255, 0, 0], [195, 164, 0])]  # cosines with the first: 0.78, 0.999
+    rows = offers(range(3), colours=pa.array(colours, pa.binary()))
+    assert near_duplicates(rows, pairs_of((0, 1), (0, 2), (1, 2))) == {2: 0}
 
 
 def test_of_several_that_stay_the_first_is_named_whatever_the_numbers_of_rows():

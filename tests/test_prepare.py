@@ -8,6 +8,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 from training.arguments import parse_arguments
 from training.corpus import pipeline
@@ -231,6 +232,7 @@ def test_given_catalogs_are_kept_and_decide_the_split(tmp_path):
     [
         ({"title_column": "name"}, "`title_column` is 'name', a column that .*raw.parquet has not; it has .*title"),
         ({"id_column": "sku"}, "`id_column` is 'sku'"),
+        ({"category_column": "kind"}, "`category_column` is 'kind'"),
         ({"image_column": "category"}, "`image_column` is 'category', which holds"),
     ],
 )
@@ -256,11 +258,35 @@ def test_input_that_is_not_there_is_named(tmp_path):
         ({"test_share": 0.6, "validation_share": 0.5}, "leave some offers to training"),
         ({"checkpoint": "a", "first_model": "b"}, "give one of them"),
         ({"rows_per_shard": 0}, "`rows_per_shard` is 0"),
+        ({"catalog_title_similarity": 1.5}, "`catalog_title_similarity` is 1.5"),
+        ({"max_aspect_ratio": float("nan")}, "`max_aspect_ratio` is nan"),
+        ({"min_image_side": -1}, "`min_image_side` is -1"),
+        ({"download_timeout": 0}, "`download_timeout` is 0"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PrepareArguments(**({"input": ["raw.parquet"]} | settings))
+
+
+def test_files_that_can_not_be_read_are_named_and_the_others_are_prepared(raw, tmp_path):
+    given = tmp_path / "given"
+    given.mkdir()
+    shutil.copy(raw / "raw.parquet", given / "b.parquet")
+    (given / "a.parquet").write_bytes(b"PAR1 and then nothing")
+    (given / "c.csv").touch()
+    report = run(given, tmp_path / "corpus")
+    assert report["input"] == pq.read_metadata(raw / "raw.parquet").num_rows
+    assert [Path(path).name for path in report["skipped_files"]] == ["a.parquet", "c.csv"]
+    assert report["skipped_files"][str(given / "c.csv")] == "it is empty"
+    page = (tmp_path / "corpus" / "report.html").read_text(encoding="utf-8")
+    assert "Files that could not be read" in page and "c.csv" in page
+
+
+def test_two_runs_in_one_folder_are_refused(raw, tmp_path):
+    (tmp_path / "work").mkdir()
+    with FileLock(tmp_path / "work" / "lock"), pytest.raises(ValueError, match="another run is at work"):
+        run(raw / "raw.parquet", tmp_path)
 
 
 def test_ray_makes_the_same_corpus(raw, corpus, tmp_path):

@@ -77,6 +77,16 @@ class PrepareArguments:
         for name in ("rows_per_shard", "bytes_at_once", "max_catalog_size", "mismatch_rounds", "placeholder_titles"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
+        for name in ("near_title_similarity", "catalog_title_similarity"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give a share above 0, and 1 at most.")
+        if not self.max_aspect_ratio >= 1:
+            raise ValueError(f"`max_aspect_ratio` is {self.max_aspect_ratio}; give 1, for squares alone, or more.")
+        if not self.download_timeout > 0:
+            raise ValueError(f"`download_timeout` is {self.download_timeout}; give more than 0 seconds.")
+        for name in ("min_image_side", "min_image_contrast", "max_image_bytes", "num_examples"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give 0 or more.")
         for name in ("near_image_distance", "catalog_image_distance"):
             if not 0 <= getattr(self, name) <= 15:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give 0 to 15 bits.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import daft
+import numpy as np
 import pyarrow as pa
 import regex
 from daft import col
@@ -15,6 +16,7 @@ from training.product_ids import NO_CATALOG
 __all__ = ["Drops", "drop_near_duplicates", "drop_placeholders", "drop_repeats", "id_order", "in_order"]
 
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{M}]{2,}")
+_SAME_COLOURS = 0.9  # cosine of colours; pictures resized and compressed again have .94 and more
 _RELATED = 0.5  # share of an image's titles that have its most frequent word, from where on they are of one product
 
 
@@ -119,8 +121,10 @@ def drop_near_duplicates(
 ) -> None:
     """Keep the first of offers that are nearly the same; each that is dropped is like one that stays.
 
+    Hashes of images look past colours. A picture in other colours is another seller's, and stays.
+
     Args:
-        rows: Offers with `row`, `id`, `content` and `catalog_id`.
+        rows: Offers with `row`, `id`, `content`, `catalog_id` and `colours`.
         pairs: What `similar_pairs` found among them.
         max_distance: Bits in which images differ at most, as they are.
         min_similarity: Share of letter triples that titles have in common at least.
@@ -134,17 +138,28 @@ def drop_near_duplicates(
     if not like:
         return
     wanted = daft.from_pydict({"row": pa.array(like, pa.uint64())})
-    found = rows.select("row", "id", "content", "catalog_id").join(wanted, on="row").to_arrow().to_pylist()
+    columns = ("row", "id", "content", "catalog_id", "colours")
+    found = rows.select(*columns).join(wanted, on="row").to_arrow().to_pylist()
     found.sort(key=in_order)
     places = {row["row"]: place for place, row in enumerate(found)}
     staying: set[int] = set()  # places
     for place, row in enumerate(found):
-        instead = min((places[other] for other in like[row["row"]] if places[other] in staying), default=None)
+        others = (places[other] for other in like[row["row"]] if places[other] in staying)
+        instead = min(
+            (other for other in others if _cosine(row["colours"], found[other]["colours"]) >= _SAME_COLOURS),
+            default=None,
+        )
         if instead is None:
             staying.add(place)
         else:
             drops.add(row["row"], "near_duplicate", kept=(found[instead]["id"], found[instead]["row"]))
             _inherit(found[instead], row, drops)
+
+
+def _cosine(left: bytes, right: bytes) -> float:
+    """Return how alike the colours of two images are, 0 to 1."""
+    ones, others = (np.frombuffer(of, np.uint8).astype(np.float64) for of in (left, right))
+    return float(ones @ others) / max(float(np.linalg.norm(ones) * np.linalg.norm(others)), 1.0)
 
 
 def _words(title: str) -> set[str]:

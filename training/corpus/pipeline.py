@@ -14,6 +14,7 @@ import daft
 import numpy as np
 import pyarrow as pa
 from daft import col
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from training.corpus.arguments import PrepareArguments
@@ -52,14 +53,25 @@ def prepare(arguments: PrepareArguments) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the input is not there.
-        ValueError: a column is missing, or the folder holds a run with other arguments.
+        ValueError: a column is missing, or the folder holds a run with other arguments, or one that is at work.
     """
     use_engine(arguments.engine)
-    rules = load_title_rules(arguments.title_rules)
-    folder = Path(arguments.output)
-    work = folder / "work"
+    work = Path(arguments.output) / "work"
     work.mkdir(parents=True, exist_ok=True)
-    parts = plan_parts(arguments.input, arguments.bytes_at_once)
+    try:
+        with FileLock(work / "lock", timeout=0):
+            return _prepare(arguments, work)
+    except Timeout as error:
+        raise ValueError(f"`output` is {arguments.output}, where another run is at work; wait for it.") from error
+
+
+def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
+    rules = load_title_rules(arguments.title_rules)
+    folder = work.parent
+    skipped: dict[str, str] = {}
+    parts = plan_parts(arguments.input, arguments.bytes_at_once, skipped)
+    for path, why in skipped.items():
+        logger.warning("%s is left out: %s", path, why)
     settings = _check_settings(arguments, parts, folder)
     clock = _Clock(work / "seconds.json")
 
@@ -107,6 +119,7 @@ def prepare(arguments: PrepareArguments) -> dict[str, Any]:
         write_shards(shards, folder, work / "rows", decisions, arguments.id_column or "offer_id", number_ids=numbers)
     report = describe_corpus(funnel, catalogs, decisions, work / "rows", len(parts))
     report |= {"mismatches": mismatches} if mismatches else {}
+    report |= {"skipped_files": skipped} if skipped else {}
     report |= {"seconds": clock.seconds, "settings": asdict(arguments)}
     examples = dropped_examples(decisions, work / "rows", drops, len(parts), arguments.num_examples)
     write_corpus_report(folder, report, examples)

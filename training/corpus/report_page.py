@@ -33,7 +33,6 @@ from training.whole_files import write_json
 
 __all__ = ["DroppedExample", "write_corpus_report"]
 
-_NUM_EXAMPLES = 24
 _NUMBERS = ("offers", "share", "seconds")  # columns of tables that hold numbers
 _OF_THE_REPORT = re.compile(r"(funnel|title_lengths|catalog_sizes|mismatch_scores|dropped_.*)\.png")
 _HEAD = """<!DOCTYPE html>
@@ -83,8 +82,9 @@ def write_corpus_report(
     Args:
         folder: Where to; pictures of an earlier report in it are replaced.
         report: How many offers there were (`input`), are left (`kept`), and were dropped by reason (`dropped`). What
-            else is known is shown: `funnel`, `titles`, `mismatches`, `catalogs`, `splits`, `settings`, `seconds`.
-        examples: Per reason some of the offers that were dropped for it; 24 of them are shown.
+            else is known is shown: `funnel`, `skipped_files`, `titles`, `mismatches`, `catalogs`, `splits`,
+            `settings`, `seconds`.
+        examples: Per reason some of the offers that were dropped for it.
 
     Raises:
         ValueError: the counts do not add up, or are not all of them finite numbers.
@@ -96,14 +96,11 @@ def write_corpus_report(
     for file in pictures.iterdir():
         if _OF_THE_REPORT.fullmatch(file.name):
             file.unlink()
-    shown = {
-        reason: [ShownExample.of(example) for example in found[:_NUM_EXAMPLES]]
-        for reason, found in examples.items()
-        if found
-    }
+    shown = {reason: [ShownExample.of(example) for example in found] for reason, found in examples.items() if found}
     sections = [
         *_funnel(report, pictures),
         *_reasons(report),
+        *_skipped_files(report),
         *_titles(report, pictures),
         *_dropped(report, shown, pictures),
         *_mismatches(report, pictures),
@@ -185,6 +182,13 @@ def _reasons(report: Mapping[str, Any]) -> Iterable[str]:
     yield _table(("reason", "step", "offers", "share"), rows, totals)
 
 
+def _skipped_files(report: Mapping[str, Any]) -> Iterable[str]:
+    if report.get("skipped_files"):
+        yield "<h2>Files that could not be read</h2>"
+        yield "<p>Their offers are not in any of these counts.</p>"
+        yield _table(("file", "what was found"), report["skipped_files"].items())
+
+
 def _titles(report: Mapping[str, Any], pictures: Path) -> Iterable[str]:
     titles = report.get("titles")
     if titles is None:
@@ -200,7 +204,7 @@ def _titles(report: Mapping[str, Any], pictures: Path) -> Iterable[str]:
     for rule, found in titles.get("rules", {}).items():
         yield f"<h3>{_safe(as_words(rule))}: {found['rows']:,} titles</h3>"
         if found.get("examples"):
-            yield _table(("before", "after"), found["examples"][:_NUM_EXAMPLES], is_halved=True)
+            yield _table(("before", "after"), found["examples"], is_halved=True)
 
 
 def _dropped(report: Mapping[str, Any], shown: Mapping[str, Sequence[ShownExample]], pictures: Path) -> Iterable[str]:

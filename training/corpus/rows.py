@@ -27,6 +27,8 @@ __all__ = ["OWN", "has_number_ids", "part_name", "part_of", "prepare_part", "rea
 OWN = "own."
 """What the names of columns begin with that the user's table has beside those that are mapped."""
 
+# Names that nobody gave.
+_MAY_LACK = {field: getattr(PrepareArguments, field) for field in ("catalog_id_column", "category_column")}
 _ROWS_AT_ONCE = 128  # images of them are in memory together, in each thread
 _LONGEST_TITLE = 10_000  # characters; what is longer is no title, and would cost time
 
@@ -97,8 +99,9 @@ def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence
     mapped = [arguments.title_column, arguments.image_column, arguments.id_column, arguments.catalog_id_column]
     offers = part.read(mapped)
     names = offers.column_names
-    for field in ("title_column", "image_column", "id_column"):
-        if (name := getattr(arguments, field)) and name not in names:
+    for field in ("title_column", "image_column", "id_column", "catalog_id_column", "category_column"):
+        name = getattr(arguments, field)
+        if name and name not in names and name != _MAY_LACK.get(field):
             raise ValueError(
                 f"`{field}` is {name!r}, a column that {part.paths[0]} has not; it has {', '.join(sorted(names))}."
             )

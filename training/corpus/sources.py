@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import daft
+import pyarrow as pa
 import pyarrow.parquet as pq
 from daft import DataType
 from daft.exceptions import DaftCoreException
@@ -21,6 +22,7 @@ _FORMATS = {
     ".tsv": "tsv",
 }
 _LOCAL = "file://"
+_MOST_PARTS = 2**16  # row numbers have 16 bits for them
 _WEB = ("http://", "https://")
 
 
@@ -70,19 +72,20 @@ class Part:
         return daft.read_csv(paths, schema=schema, delimiter="\t" if kind == "tsv" else ",")
 
 
-def plan_parts(inputs: Sequence[str], bytes_at_once: int) -> list[Part]:
+def plan_parts(inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str] | None = None) -> list[Part]:
     """Divide the input into parts; the same parts whatever computes them.
 
     Args:
         inputs: Files, folders or globs.
         bytes_at_once: Parts are about that large. Local parquet files are divided; others are whole.
+        skipped: Local files that are empty or broken are named here, with what was found; without it they are errors.
 
     Returns:
         The parts, in the order of the files' names.
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: a file's format is not known.
+        ValueError: a file's format is not known or it can't be read, or there is too much for one run.
     """
     parts: list[Part] = []
     gathered: list[str] = []
@@ -97,17 +100,31 @@ def plan_parts(inputs: Sequence[str], bytes_at_once: int) -> list[Part]:
 
     for path, size in sorted({file for pattern in inputs for file in _files(pattern)}):
         local = path.removeprefix(_LOCAL)
-        if size > bytes_at_once and "://" not in local and _format_of(local) == "parquet":
-            close()
-            parts += [Part((path,), groups) for groups in _row_groups(local, bytes_at_once)]
+        try:
+            if size > bytes_at_once and "://" not in local and _format_of(local) == "parquet":
+                divided = [Part((path,), groups) for groups in _row_groups(local, bytes_at_once)]
+                close()
+                parts += divided
+                continue
+            if not size and "://" not in local:
+                raise pa.ArrowInvalid("it is empty")
+            like = _likeness(path)
+        except (DaftCoreException, pa.ArrowException, OSError) as error:
+            if skipped is None or "://" in local:  # a store may be out of reach for a while
+                raise ValueError(f"`input` names {path!r}, which can't be read: {error}") from error
+            skipped[local] = str(error).splitlines()[0]
             continue
-        like = _likeness(path)
         if gathered_bytes + size > bytes_at_once or like != gathered_like:
             close()
         gathered.append(path)
         gathered_like = like
         gathered_bytes += size
     close()
+    if len(parts) > _MOST_PARTS:
+        raise ValueError(
+            f"`bytes_at_once` is {bytes_at_once}, which makes {len(parts):,} parts of the input; more than "
+            f"{_MOST_PARTS:,} can't be numbered. Give more bytes."
+        )
     return parts
 
 
@@ -144,7 +161,7 @@ def _files(pattern: str) -> list[tuple[str, int]]:
         raise FileNotFoundError(f"`input` names {pattern!r}, where there is no file of {', '.join(_FORMATS)}.")
     for path, _ in files:
         _format_of(path)
-    return [(path, size or 0) for path, size in files if size != 0]  # of an empty file not even its columns are known
+    return [(path, size or 0) for path, size in files]
 
 
 def _format_of(path: str) -> str:

@@ -61,9 +61,8 @@ def main() -> None:
                 name = f"{cell['task']}, {cell['modality']}"
                 figures.setdefault(name, {}).setdefault(kind, []).append(cell["score"])
     (given.output / "effect.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(
-        f"| {given.samples:,} samples, {given.seeds} seeds | raw | prepared | difference, per seed |\n|---|---|---|---|"
-    )
+    print(f"| {given.samples:,} samples, {given.seeds} seeds | raw | prepared | difference, per seed |")
+    print("|---|---|---|---|")
     for name, of in figures.items():
         raw, prepared = (np.array(of[kind]) for kind in KINDS)
         each = " ".join(f"{difference:+.3f}" for difference in prepared - raw)

@@ -9,6 +9,7 @@ the same product by another seller, with another title and the image recompresse
 
 import argparse
 import json
+import os
 import random
 import resource
 import subprocess
@@ -99,6 +100,8 @@ def main() -> None:
     report = json.loads((given.output / "corpus" / "report.json").read_text())
     figures = {
         "offers": given.offers,
+        "image_side": given.image_side,
+        "cores": os.cpu_count(),
         "input_mib": round(size / 2**20),
         "memory_limit_mib": given.memory_limit_mb,
         "peak_mib": round(usage.ru_maxrss / 2**10),

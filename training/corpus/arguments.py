@@ -55,7 +55,7 @@ class PrepareArguments:
 
     engine: Literal["native", "ray"] = option("What runs the plan: this process, or a Ray cluster.", "native")
     bytes_at_once: int = option(
-        "Input is read in parts of about this many bytes; a part is done whole or again.", 2**28
+        "Input is read in parts of about this many bytes; a part is done whole or again.", 2**26
     )
     download_timeout: float = option("Seconds that one image may take to download.", 10.0)
     max_image_bytes: int = option("Larger image files are dropped.", ImageLimits.max_bytes)

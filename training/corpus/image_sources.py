@@ -17,7 +17,7 @@ from training.corpus.image_download import DownloadLimits, ImageDownloadError, d
 __all__ = ["image_bytes"]
 
 _IMAGE = DataType.struct({"bytes": DataType.binary(), "reason": DataType.string()})
-_ADDRESSES_AT_ONCE = 64
+_ADDRESSES_AT_ONCE = 32
 _WEB = ("http://", "https://")
 _STORES = ("s3://", "s3a://", "hf://", "gs://", "gcs://", "az://", "abfs://", "abfss://")  # which Daft reads
 

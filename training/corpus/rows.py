@@ -13,6 +13,7 @@ import daft
 import daft.functions as F
 import numpy as np
 from daft import DataType, Expression, Series, col
+from daft.context import execution_config_ctx
 
 from training.corpus.arguments import PrepareArguments
 from training.corpus.image_facts import THUMBNAIL_SIDE, ImageLimits, examine_image
@@ -29,7 +30,13 @@ OWN = "own."
 
 # Names that nobody gave.
 _MAY_LACK = {field: getattr(PrepareArguments, field) for field in ("catalog_id_column", "category_column")}
-_ROWS_AT_ONCE = 128  # images of them are in memory together, in each thread
+_ROWS_AT_ONCE = 32  # images of them are in memory together, in each thread
+# Images are large: few of them go from step to step, and files are written when little has come together.
+_SMALL_STEPS: dict[str, Any] = {
+    "default_morsel_size": _ROWS_AT_ONCE,
+    "parquet_target_row_group_size": 2**24,  # bytes
+    "parquet_target_filesize": 2**26,
+}
 _LONGEST_TITLE = 10_000  # characters; what is longer is no title, and would cost time
 
 _FACTS = DataType.struct(
@@ -68,7 +75,7 @@ def prepare_part(
     done = folder / part_name(number)
     if done.is_dir():
         return
-    with whole_folder(done) as partial:
+    with whole_folder(done) as partial, execution_config_ctx(**_SMALL_STEPS):
         _frame(number, part, arguments, rules).write_parquet(str(partial), write_mode="append")
 
 
@@ -116,6 +123,7 @@ def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence
         for name in (arguments.catalog_id_column, arguments.category_column)
     ]
     title = col(arguments.title_column).cast(DataType.string())
+    offers = offers.into_batches(_ROWS_AT_ONCE)  # readers of text give all rows at once, without their images yet
     offers = offers.with_column("_image", image_bytes(offers, part.folder, arguments))
     others = F.to_struct(
         **{f"c{place}": col(name) for place, name in enumerate(sorted({*names} - {*mapped}))} or {"c": title}

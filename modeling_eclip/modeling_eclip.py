@@ -23,6 +23,7 @@ from .configuration_eclip import EClipConfig
 from .hub_eclip import auto_map_of
 from .losses_eclip import contrastive_loss
 from .pretrained_eclip import FromPretrainedParts
+from .publishing_eclip import PublishedWithCard
 from .towers_eclip import (
     build_tower,
     count_patches,
@@ -59,7 +60,7 @@ class EClipOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-class EClipPreTrainedModel(PreTrainedModel):
+class EClipPreTrainedModel(PublishedWithCard, PreTrainedModel):
     """What e-CLIP models have in common: initialisation, and what the towers make possible."""
 
     config: EClipConfig

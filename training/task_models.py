@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 import modeling_eclip
 from modeling_eclip import EClipConfig
+from modeling_eclip.publishing_eclip import save_code
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments import ModelArguments
 from training.build import build_model, source_of
@@ -168,5 +169,4 @@ def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, bas
         if ".lora_" in name or name.startswith(found)
     }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    head.config.architectures = [type(head).__name__]
-    head.config.save_pretrained(folder)
+    save_code(head, folder)

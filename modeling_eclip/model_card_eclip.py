@@ -197,7 +197,7 @@ def build_model_card(
     ]
     data = ModelCardData(
         base_model=list(facts.base_models) or None,
-        base_model_relation=_relation(name, facts, adapter_config),
+        base_model_relation=_relation(facts, adapter_config),
         datasets=[data for data in facts.data if is_hub_id(data)] or None,
         eval_results=_eval_results(facts.figures, kind.tags[modality]) or None,
         language=list(facts.languages) or None,
@@ -218,10 +218,9 @@ def build_model_card(
 def processor_card(repo_id: str) -> ModelCard:
     """Write the card of a repository that holds a processor and no model yet."""
     data = ModelCardData(library_name="transformers", tags=["e-clip", "products", "e-commerce"])
-    text = (
-        f"{GENERATED}\n\n# {repo_id.split('/')[-1]}\n\nA processor of e-CLIP: product titles and pictures to inputs."
-    )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+    text = "A processor of e-CLIP: product titles and pictures to inputs."
+    parts = [GENERATED, f"# {repo_id.split('/')[-1]}", text]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
 def is_hub_id(name: str) -> bool:
@@ -229,7 +228,7 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, flags=re.ASCII) is not None
 
 
-def _relation(name: str, facts: CardFacts, adapter_config: Mapping[str, Any] | None) -> str | None:
+def _relation(facts: CardFacts, adapter_config: Mapping[str, Any] | None) -> str | None:
     if not facts.base_models:
         return None
     return "adapter" if adapter_config else "finetune"
@@ -322,10 +321,10 @@ def _loading(
             )
     return "\n\n".join(
         [
-            "By its own code, which comes with it. `trust_remote_code=True` runs that code: read it first, and name the "
-            '`revision="..."` that you have read.',
+            "By its own code, which comes with it. `trust_remote_code=True` runs that code: read it first, and name "
+            'the `revision="..."` that you have read.',
             _code([*stranger, "", use]),
-            "With the package `modeling-eclip` installed, whose code is then used, and nothing of this repository runs:",
+            "With the package `modeling-eclip` installed, whose code is used then; nothing of this repository runs:",
             _code(friend),
             f"{third[0]}:",
             _code(third[1]),

@@ -228,8 +228,8 @@ def list_published(folder: Path) -> list[Path]:
     is_processor = "config.json" not in found and "processor_config.json" in found and not has_weights
     if not (is_model and has_weights) and not is_processor:
         raise ValueError(
-            f"{str(folder)!r} holds no e-CLIP checkpoint (it has {names[:5]}); give a folder with config.json of model "
-            "type eclip and weights in safetensors, as `save_pretrained` writes them."
+            f"{str(folder)!r} holds no e-CLIP checkpoint (it has {names[:5]}); give a folder with config.json of "
+            "model type eclip and weights in safetensors, as `save_pretrained` writes them."
         )
     _check_code(folder, found)
     return published

@@ -127,7 +127,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
         if arguments.push_to_hub:
             output_dir = Path(arguments.output_dir)
             repository = arguments.hub_model_id or output_dir.resolve().name
-            publish_checkpoint(output_dir, repository, arguments, private=arguments.hub_private)
+            publish_checkpoint(output_dir, repository, arguments, private=arguments.hub_private or None)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return report

@@ -1,7 +1,7 @@
 """Publish a checkpoint: `python training/publish.py outputs/eclip someone/eclip --license apache-2.0 --private`.
 
-Takes the folder of a model, a head, or adapters, and makes of it a repository of the Hub (where `HF_TOKEN`, or `hf auth
-login`, says who you are): weights, code, tokenizer, processor, pictures, and a card with the figures of `report.json`.
+Takes the folder of a model, a head, or adapters, and makes of it a repository of the Hub (`HF_TOKEN` or `hf auth login`
+says whose): weights, code, tokenizer, processor, pictures, and a card with the figures of `report.json`.
 Interrupted, it is started again: files that are there are not sent twice.
 """
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Path(arguments.checkpoint),
             arguments.repo,
             arguments,
-            private=arguments.private,
+            private=arguments.private or None,
             revision=arguments.revision,
             commit_message=arguments.commit_message,
             create_pr=arguments.create_pr,

@@ -1,7 +1,7 @@
 """What a run has left beside a checkpoint -> what its card tells; the way of train.py, finetune.py and publish.py.
 
-The figures are those of `report.json`: of pre-training (retrieval among held-out offers, beside the untrained model's),
-of fine-tuning (the task's, on validation), and of `evaluate_tasks.py`, with intervals, where its report is given.
+The figures are those of `report.json`: of pre-training (retrieval among held-out offers, beside the untrained
+model's), of fine-tuning (the task's, on validation), and of `evaluate_tasks.py`, with intervals, where its report is given.
 """
 
 import json

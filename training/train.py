@@ -87,7 +87,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         save_results(loop, result, output_dir)
         if arguments.push_to_hub:
             repository = arguments.hub_model_id or output_dir.resolve().name
-            publish_checkpoint(output_dir, repository, arguments, private=arguments.hub_private)
+            publish_checkpoint(output_dir, repository, arguments, private=arguments.hub_private or None)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     # A short run is judged at its end, when its model is safe.

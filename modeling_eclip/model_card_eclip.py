@@ -144,7 +144,7 @@ _KINDS = {
 }
 _AUTO_CLASSES = {reference.split(".")[1]: auto_class for auto_class, reference in HEAD_AUTO_MAP.items()}
 _LIMITS = (
-    "It has learned from the products named above and does worse on others: measure it on yours.",
+    "It has learned from the data named below and does worse on others: measure it on yours.",
     "Titles in other languages, and pictures of other kinds than it has seen, are beyond it.",
 )
 
@@ -205,7 +205,6 @@ def build_model_card(
         license=facts.license,
         license_link=facts.license_link,
         license_name=facts.license_name,
-        metrics=sorted({figure.name for figure in facts.figures}) or None,
         model_name=title,
         pipeline_tag=kind.tags[modality],
         tags=["e-clip", "products", "e-commerce", *(["lora"] if adapter_config else []), *tags],
@@ -268,6 +267,7 @@ def _loading(
     if adapter_config:
         base = adapter_config["base_model_name_or_path"]
         stranger = [
+            "import torch",
             "from peft import PeftModel",
             f"from transformers import AutoConfig, {auto_class}, AutoProcessor",
             "",
@@ -289,6 +289,7 @@ def _loading(
         use = use.replace(f"{variable}(**inputs)", "model.eval()(**inputs)")
     else:
         stranger = [
+            "import torch",
             f"from transformers import {auto_class}, AutoProcessor",
             "",
             f"{variable} = {auto_class}.from_pretrained({trusted})",
@@ -345,7 +346,7 @@ def _use(kind: _Kind, modality: str, variable: str) -> str:
     answer = kind.answer if kind.answer.startswith(variable) else f"outputs.{kind.answer}"
     result = "embeds" if variable == "model" else "answer"
     run = ["with torch.no_grad():", f"    outputs = {variable}(**inputs)", f"{result} = {answer}"]
-    return "\n".join(["import torch", "", *lines, *run])
+    return "\n".join([*lines, *run])
 
 
 def _training(facts: CardFacts) -> str:

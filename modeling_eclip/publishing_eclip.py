@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from huggingface_hub.utils import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from transformers.dynamic_module_utils import custom_object_save
 
 from .hub_eclip import auto_map_of
@@ -305,7 +305,7 @@ def _without_traces(settings: dict[str, Any]) -> dict[str, Any]:
 def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
     try:
         return Path(api.hf_hub_download(repo_id, _CARD, revision=revision)).read_text(encoding="utf-8")
-    except (EntryNotFoundError, RevisionNotFoundError):
+    except RemoteEntryNotFoundError:
         return None
 
 

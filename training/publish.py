@@ -1,8 +1,8 @@
 """Publish a checkpoint: `python training/publish.py outputs/eclip someone/eclip --license apache-2.0 --private`.
 
-Takes the folder of a model, a head, or adapters, and makes of it a repository of the Hub (`HF_TOKEN` or `hf auth login`
-says whose): weights, code, tokenizer, processor, pictures, and a card with the figures of `report.json`.
-Interrupted, it is started again: files that are there are not sent twice.
+Takes the folder of a model, a head, or adapters, and makes of it a repository of the Hub; `HF_TOKEN`, or
+`hf auth login`, says whose. Weights, code, tokenizer, processor and pictures go there, and a card with the
+figures of `report.json`. Interrupted, it is started again: files that are there are not sent twice.
 """
 
 import logging

@@ -1,7 +1,8 @@
 """What a run has left beside a checkpoint -> what its card tells; the way of train.py, finetune.py and publish.py.
 
 The figures are those of `report.json`: of pre-training (retrieval among held-out offers, beside the untrained
-model's), of fine-tuning (the task's, on validation), and of `evaluate_tasks.py`, with intervals, where its report is given.
+model's), of fine-tuning (the task's, on validation), and of `evaluate_tasks.py`, with intervals, where its
+report is given.
 """
 
 import json
@@ -154,6 +155,8 @@ def _training(report: dict[str, Any], settings: dict[str, Any]) -> str:
     if "trained" in report:
         return f"Trained by contrast of titles and images on {report['samples']:,} samples."
     if "task" in report:
+        if settings.get("join"):
+            return f"Put together of two heads for the task `{report['task']}`, one of titles and one of images."
         share = report.get("label_share", 1.0)
         of_labels = "" if share == 1 else f" ({share:.0%} of the labels)"
         method = _METHODS.get(report["method"], report["method"])

@@ -171,13 +171,23 @@ def publish_folder(
         contents[name] = str(folder / name)
 
     api = HfApi(token=token)
+    if "/" not in repo_id:
+        repo_id = f"{api.whoami()['name']}/{repo_id}"
+    if adapter_config is not None and "config.json" in settings:
+        # An Auto class that loads the base model with this configuration shall look for the head's code here.
+        references = settings["config.json"].get("auto_map", {})
+        settings["config.json"]["auto_map"] = {
+            auto_class: reference if "--" in reference else f"{repo_id}--{reference}"
+            for auto_class, reference in references.items()
+        }
+        contents["config.json"] = _json_bytes(settings["config.json"])
     # The card is made before anything is there: what cannot be described is not published.
     is_processor_alone = "config.json" not in settings
     if is_processor_alone:
         card = str(processor_card(repo_id))
     else:
         card = str(build_model_card(settings["config.json"], repo_id, facts, adapter_config=adapter_config, tags=tags))
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    api.create_repo(repo_id, private=private, exist_ok=True)
     if revision is not None and not revision.startswith("refs/pr"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     there = None if new_card else _card_on_hub(api, repo_id, revision)

@@ -103,6 +103,8 @@ class HubServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}"
+        # Another host by its name, as the Hub's storage is: tokens are not sent there.
+        self.storage = f"http://localhost:{self._http.server_port}/storage"
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
@@ -231,7 +233,7 @@ class HubServer:
             answer = {"oid": wanted["oid"], "size": wanted["size"]}
             if wanted["oid"] not in self.objects:
                 answer["actions"] = {
-                    "upload": {"href": f"{self.url}/storage/{wanted['oid']}"},
+                    "upload": {"href": f"{self.storage}/{wanted['oid']}"},
                     "verify": {"href": f"{self.url}/{name}.git/info/lfs/verify"},
                 }
             answers.append(answer)
@@ -248,7 +250,7 @@ class HubServer:
             return Answer(200, content, {**headers, "ETag": f'"{_blob_id(content)}"'})
         sha256 = hashlib.sha256(content).hexdigest()
         linked = {"X-Linked-ETag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
-        return Answer(302, None, {**headers, **linked, "Location": f"{self.url}/storage/{sha256}"})
+        return Answer(302, None, {**headers, **linked, "Location": f"{self.storage}/{sha256}"})
 
     def _of_repository(
         self, method: str, name: str, repository: Repository, action: str | None, rest: str | None, body: bytes

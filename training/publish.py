@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(words) >= 2 and not any(word.startswith("-") for word in words[:2]):
         words = ["--checkpoint", words[0], "--repo", words[1], *words[2:]]
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     (arguments,) = parse_arguments((PublishArguments,), words)
     if not arguments.checkpoint or not arguments.repo:
         sys.exit(f"give a checkpoint and a repository\n\n{__doc__}")

@@ -15,7 +15,7 @@ import torch
 import transformers
 from conftest import MODEL
 from hub_server import Answer, Dropped, HubServer, Repository, card_errors
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, hf_api
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from transformers import AutoModel, AutoProcessor
 
@@ -49,7 +49,9 @@ def use(server, patch, cache, user="someone"):
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    patch.setattr(transformers.utils.hub, "_hf_api", None)  # a shared one would keep its address
+    # Shared ones keep their address.
+    patch.setattr(hf_api.api, "endpoint", server.url)
+    patch.setattr(transformers.utils.hub, "_hf_api", None)
     patch.setenv("HF_TOKEN", server.tokens.get(user, "")) if user else patch.delenv("HF_TOKEN", raising=False)
 
 
@@ -366,8 +368,10 @@ def test_what_is_no_checkpoint_is_refused(hub, checkpoint, tmp_path):
     refused(checkpoint, match="lacks towers_eclip.py")
     (checkpoint / "model.safetensors").unlink()
     refused(checkpoint, match="holds no e-CLIP checkpoint")
-    refused(checkpoint, "--card_data", "Shop Pictures", match="")
-    refused(checkpoint, "--license", "other", match="")
+    refused(checkpoint, "--card_data", "Shop Pictures", match="give name=licence")
+    refused(checkpoint, "--license", "other", match="a licence that the Hub has no name for")
+    with pytest.raises(SystemExit, match="give a checkpoint and a repository"):
+        publish([])
     assert hub.requests == []
 
 
@@ -377,6 +381,7 @@ def test_training_publishes_what_it_leaves(hub, tmp_path):
     assert hub.repositories["someone/shoes"].private
     card = metadata(hub, "someone/shoes")
     assert {result.dataset_name for result in card.data.eval_results} == {"drawn catalogue"}
+    assert "| drawn catalogue | apache-2.0 |" in card.text
     assert "history.png" in hub.repositories["someone/shoes"].head()
     loaded = AutoModel.from_pretrained("someone/shoes")
     local = EClipModel.from_pretrained(tmp_path / "shoes")

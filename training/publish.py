@@ -21,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = ["--checkpoint", words[0], "--repo", words[1], *words[2:]]
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    (arguments,) = parse_arguments((PublishArguments,), words)
-    if not arguments.checkpoint or not arguments.repo:
-        sys.exit(f"give a checkpoint and a repository\n\n{__doc__}")
     try:
+        (arguments,) = parse_arguments((PublishArguments,), words)
+        if not arguments.checkpoint or not arguments.repo:
+            raise ValueError(f"give a checkpoint and a repository\n\n{__doc__}")
         publish_checkpoint(
             Path(arguments.checkpoint),
             arguments.repo,

@@ -102,7 +102,7 @@ def checkpoint_facts(
         license_name=arguments.license_name,
         license_link=arguments.license_link,
         base_models=arguments.base_models or _sources(folder, settings),
-        data=dict(entry.split("=", 1) for entry in arguments.card_data),
+        data=dict(entry.split("=", 1) for entry in arguments.card_data) or _drawn_data(settings),
         languages=arguments.card_languages,
         figures=[
             *_own_figures(report, evaluated_on or _data_name(settings.get("validation_data") or [])),
@@ -195,6 +195,11 @@ def _data_name(sources: Sequence[str]) -> str:
         folder = path.parent.name or path.stem
         names.append(_TOY if source == "toy" else source if is_dataset else folder if path.suffix else path.name)
     return ", ".join(dict.fromkeys(names)) or "held-out offers"
+
+
+def _drawn_data(settings: dict[str, Any]) -> dict[str, str]:
+    """Name the one kind of data whose licence is known, being this package's own."""
+    return {_TOY: "apache-2.0"} if settings.get("train_data") == ["toy"] else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -7,6 +7,7 @@ sees all of a push or nothing of it, and a push that was interrupted, started ag
 """
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from .hub_eclip import auto_map_of
 from .model_card_eclip import GENERATED, CardFacts, build_model_card, is_hub_id, processor_card
 
 _CARD = "README.md"
+_HUB_ARGUMENTS = ("commit_message", "create_pr", "private", "repo_id", "revision", "token")
 _ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 _PUBLISHED = (
@@ -68,7 +70,7 @@ def push_to_hub(
     revision: str | None = None,
     create_pr: bool = False,
     max_shard_size: int | str = "50GB",
-    tags: Sequence[str] = (),
+    tags: Sequence[str] | str = (),
 ) -> CommitInfo:
     """Publish a model, a head, a processor, or peft's adapters around one of the first two, with a card.
 
@@ -112,7 +114,7 @@ def push_to_hub(
             token=token,
             revision=revision,
             create_pr=create_pr,
-            tags=tags,
+            tags=[tags] if isinstance(tags, str) else tags,
         )
 
 
@@ -164,13 +166,13 @@ def publish_folder(
         if name in contents
     }
     contents |= {name: _json_bytes(content) for name, content in settings.items()}
-    if _ADAPTER_CONFIG in contents:
-        adapter_config = _on_hub_base(_read_json(folder / _ADAPTER_CONFIG), facts)
-        contents[_ADAPTER_CONFIG] = _json_bytes(adapter_config)
     for name in facts.pictures:
         contents[name] = str(folder / name)
 
     api = HfApi(token=token)
+    if _ADAPTER_CONFIG in contents:
+        adapter_config = _on_hub_base(_read_json(folder / _ADAPTER_CONFIG), facts, api)
+        contents[_ADAPTER_CONFIG] = _json_bytes(adapter_config)
     if "/" not in repo_id:
         repo_id = f"{api.whoami()['name']}/{repo_id}"
     if adapter_config is not None and "config.json" in settings:
@@ -261,6 +263,17 @@ def save_code(model: Any, folder: Path) -> None:
 class PublishedWithCard:
     """`push_to_hub` of models and processors: transformers' own, with a card that tells of the checkpoint."""
 
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> Any:
+        """Save as transformers does; with `push_to_hub=True` publish the folder, too, as [`publish_folder`] does."""
+        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if push_to_hub and name in kwargs}
+        saved = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if push_to_hub:
+            folder = Path(save_directory)
+            publish_folder(folder, hub.pop("repo_id", folder.resolve().name), **hub)
+        return saved
+
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
         """Publish this and its card; see [`push_to_hub`] for the arguments."""
         return push_to_hub(self, repo_id, **kwargs)
@@ -290,10 +303,10 @@ def _check_code(folder: Path, found: set[str]) -> None:
         wanted |= set(re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-def _on_hub_base(adapter_config: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
+def _on_hub_base(adapter_config: dict[str, Any], facts: CardFacts, api: HfApi) -> dict[str, Any]:
     """Have adapters name the checkpoint that they belong to by its Hub id."""
     base = facts.base_models[0] if facts.base_models else adapter_config.get("base_model_name_or_path") or ""
-    if not is_hub_id(base) or Path(base).exists():
+    if not is_hub_id(base) or not (facts.base_models or api.repo_exists(base)):  # a folder may look like an id
         raise ValueError(
             f"`base_model_name_or_path` of the adapters is {base!r}, which nobody else has; publish that checkpoint "
             "first, and give its Hub id, `owner/name`, as the base model."

@@ -107,10 +107,12 @@ class EClipPreTrainedModel(PublishedWithCard, PreTrainedModel):
         self._require_grads_hooks = hooks
         self._require_grads_hook = hooks[0] if hooks else None
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
         self.config.auto_map = auto_map_of(type(self))
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, push_to_hub=push_to_hub, **kwargs)
 
 
 class EClipModel(FromPretrainedParts, EClipPreTrainedModel):

@@ -308,7 +308,7 @@ def _loading(
                     "from sentence_transformers import SentenceTransformer",
                     "",
                     f"model = SentenceTransformer({trusted})",
-                    'embeds = model.encode(["a red shoe"])',
+                    'embeds = model.encode(["a red shoe"], normalize_embeddings=True)',
                 ],
             )
         else:

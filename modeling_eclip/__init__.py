@@ -15,10 +15,12 @@ from .images_eclip import ProductImageError, load_product_image
 from .linkage_eclip import average_linkage
 from .losses_eclip import contrastive_loss, mate_contrast_loss
 from .matching_eclip import EClipForProductMatching, MatchingOutput
+from .model_card_eclip import CardFacts, Figure
 from .modeling_eclip import EClipModel, EClipOutput
 from .neighbors_eclip import candidate_pairs, nearest_neighbors
 from .processing_eclip import EClipProcessor
 from .product_embeds_eclip import ProductEmbeds
+from .publishing_eclip import publish_folder, push_to_hub
 from .streams_eclip import MultiStreamAccumulation
 
 register_auto_classes(__name__)
@@ -28,6 +30,7 @@ __all__ = [
     "HEAD_AUTO_MAP",
     "AdultOutput",
     "AttributeOutput",
+    "CardFacts",
     "CategoryOutput",
     "CategoryTree",
     "ClusteringOutput",
@@ -40,6 +43,7 @@ __all__ = [
     "EClipModel",
     "EClipOutput",
     "EClipProcessor",
+    "Figure",
     "MatchingOutput",
     "MultiStreamAccumulation",
     "ProductEmbeds",
@@ -51,4 +55,6 @@ __all__ = [
     "load_product_image",
     "mate_contrast_loss",
     "nearest_neighbors",
+    "publish_folder",
+    "push_to_hub",
 ]

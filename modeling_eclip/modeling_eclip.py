@@ -23,6 +23,7 @@ from .configuration_eclip import EClipConfig
 from .hub_eclip import auto_map_of
 from .losses_eclip import contrastive_loss
 from .pretrained_eclip import FromPretrainedParts
+from .publishing_eclip import PublishedWithCard
 from .towers_eclip import (
     build_tower,
     count_patches,
@@ -59,7 +60,7 @@ class EClipOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-class EClipPreTrainedModel(PreTrainedModel):
+class EClipPreTrainedModel(PublishedWithCard, PreTrainedModel):
     """What e-CLIP models have in common: initialisation, and what the towers make possible."""
 
     config: EClipConfig
@@ -106,10 +107,12 @@ class EClipPreTrainedModel(PreTrainedModel):
         self._require_grads_hooks = hooks
         self._require_grads_hook = hooks[0] if hooks else None
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
         self.config.auto_map = auto_map_of(type(self))
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, push_to_hub=push_to_hub, **kwargs)
 
 
 class EClipModel(FromPretrainedParts, EClipPreTrainedModel):

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from .images_eclip import ProductImageError, load_product_image
+from .publishing_eclip import PublishedWithCard
 
 __all__ = ["EClipProcessor"]
 
@@ -24,7 +25,7 @@ _TITLE_PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
-class EClipProcessor(ProcessorMixin):
+class EClipProcessor(PublishedWithCard, ProcessorMixin):
     """Prepare titles and pictures for `EClipModel`.
 
     Args:

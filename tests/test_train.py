@@ -49,16 +49,6 @@ def test_a_run_leaves_model_report_and_picture(tmp_path):
     assert output.text_embeds.shape == (1, 16)
 
 
-def test_model_and_processor_are_published_when_asked(tmp_path, monkeypatch):
-    published = []
-    for published_class in (EClipModel, EClipProcessor):
-        monkeypatch.setattr(
-            published_class, "push_to_hub", lambda self, name, private: published.append((type(self), name, private))
-        )
-    train(MODEL, DATA, arguments(tmp_path / "shoes", max_samples=16, push_to_hub=True, hub_private=True))
-    assert published == [(EClipModel, "shoes", True), (EClipProcessor, "shoes", True)]
-
-
 def test_training_learns(tmp_path):
     result = train(MODEL, DATA, arguments(tmp_path, max_samples=960, save_every_samples=None))
     losses = [record["loss"] for record in result.history if "loss" in record]

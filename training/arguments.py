@@ -107,7 +107,30 @@ class DataArguments:
 
 
 @dataclass
-class TrainArguments:
+class CardArguments:
+    """What the card of a published checkpoint says that no file tells."""
+
+    license: str | None = option("Licence of the weights, by the Hub's name for it; other with the next two.", None)
+    license_name: str | None = option("Name of a licence that the Hub has no name for.", None)
+    license_link: str | None = option("Address of that licence.", None)
+    base_models: list[str] = option("Hub ids of the models that training started from; found if not given.", [])
+    card_data: list[str] = option("Training data and its licence, as name=licence; Hub ids are linked.", [])
+    card_languages: list[str] = option("Languages of the titles, such as en.", [])
+    card_limits: list[str] = option("Further limits, a sentence each.", [])
+
+    def __post_init__(self) -> None:
+        """Refuse what no card can be made of."""
+        if wrong := [entry for entry in self.card_data if not all(entry.partition("=")[::2])]:
+            raise ValueError(f"`card_data` holds {wrong[0]!r}; give name=licence, such as 'Fashion Products=mit'.")
+        if (self.license == "other") != bool(self.license_name and self.license_link):
+            raise ValueError(
+                f"`license` is {self.license!r}, `license_name` {self.license_name!r}, `license_link` "
+                f"{self.license_link!r}; a licence that the Hub has no name for is other, with the two."
+            )
+
+
+@dataclass
+class TrainArguments(CardArguments):
     """How it is trained. Everything that lasts is counted in samples (offers seen), not in steps."""
 
     output_dir: str = option("Where checkpoints, the model and the report go.", "outputs/eclip")
@@ -163,6 +186,7 @@ class TrainArguments:
 
     def __post_init__(self) -> None:
         """Refuse what no run can be made of."""
+        super().__post_init__()
         if self.batch_size < 2:
             raise ValueError(f"`batch_size` is {self.batch_size}; a contrast needs at least 2 offers, and likes many.")
         BatchSizeSchedule(self.batch_size, parse_batch_size_steps(self.batch_size_schedule), 1, self.batch_size_rule)
@@ -217,6 +241,21 @@ class FinetuneArguments(TrainArguments):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give a share above 0 and at most 1.")
         if self.tower_learning_rate is None:
             self.tower_learning_rate = 1e-3 if self.method == "lora" else 1e-4
+
+
+@dataclass
+class PublishArguments(CardArguments):
+    """What `publish.py` publishes."""
+
+    checkpoint: str = option("Folder of a model, a head, or adapters.", "")
+    repo: str = option("Repository: owner/name, or a name among one's own.", "")
+    private: bool = option("Make a new repository private.", False)
+    revision: str | None = option("Branch, made if need be.", None)
+    commit_message: str | None = option("Message of the commit.", None)
+    create_pr: bool = option("Propose the change in place of making it.", False)
+    evaluation: str | None = option("report.json of evaluate_tasks.py, whose figures are told, too.", None)
+    evaluated_on: str | None = option("Name of the data that figures are of; that of its folder if not given.", None)
+    new_card: bool = option("Write the card anew even if somebody has edited it.", False)
 
 
 @dataclass
@@ -292,6 +331,7 @@ ALL_ARGUMENTS: tuple[type, ...] = (
     TrainArguments,
     FinetuneArguments,
     EvaluationArguments,
+    PublishArguments,
     ReportArguments,
 )
 
@@ -400,10 +440,12 @@ def _refuse(parser: HfArgumentParser, key: str, known: set[str], where: str) -> 
 
 __all__ = [
     "ALL_ARGUMENTS",
+    "CardArguments",
     "DataArguments",
     "EvaluationArguments",
     "FinetuneArguments",
     "ModelArguments",
+    "PublishArguments",
     "ReportArguments",
     "TrainArguments",
     "parse_arguments",

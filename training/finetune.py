@@ -26,6 +26,7 @@ from training.loop import describe
 from training.optimization import freeze_parameters
 from training.pairs import ProductPairs
 from training.products import Products
+from training.publishing import publish_checkpoint
 from training.representing import Represented, represent
 from training.startup import start_run
 from training.task_data import choose_rows, load_task_split
@@ -123,6 +124,10 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
             logger.info("%-32s %10.3f", name, value)
         trained = f"{report['trained_weights']:,} of {num_weights:,} weights"
         logger.info("%s trained, %.0f s; report.json is in %s", trained, report["seconds"], arguments.output_dir)
+        if arguments.push_to_hub:
+            output_dir = Path(arguments.output_dir)
+            repository = arguments.hub_model_id or output_dir.resolve().name
+            publish_checkpoint(output_dir, repository, arguments, private=arguments.hub_private or None)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return report
@@ -259,15 +264,11 @@ def _represent(
 
 
 def _save(parts: Parts, arguments: FinetuneArguments) -> None:
-    """Write the whole model and its processor, and publish them if asked."""
+    """Write the whole model and its processor."""
     if not parts.accelerator.is_main_process:
         return
     parts.head.save_pretrained(arguments.output_dir)
     parts.processor.save_pretrained(arguments.output_dir)
-    if arguments.push_to_hub:
-        repository = arguments.hub_model_id or Path(arguments.output_dir).resolve().name
-        parts.head.push_to_hub(repository, private=arguments.hub_private)
-        parts.processor.push_to_hub(repository, private=arguments.hub_private)
 
 
 def main() -> None:

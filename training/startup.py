@@ -42,7 +42,8 @@ def start_run(arguments: TrainArguments, groups: tuple[Any, ...]) -> tuple[Accel
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
     )
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    for library in ("accelerate", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     if accelerator.is_main_process:

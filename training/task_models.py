@@ -1,17 +1,18 @@
 """Heads by the name of their task: built on any start of a model, or loaded as fine-tuning saved them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.utils import find_adapter_config_file
 
 import modeling_eclip
 from modeling_eclip import EClipConfig
+from modeling_eclip.publishing_eclip import save_code
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments import ModelArguments
 from training.build import build_model, source_of
@@ -28,7 +29,6 @@ TASK_HEADS = {
 """The class of each task's head."""
 
 _CLASSES = ("category_paths", "attributes")
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 def build_head(
@@ -119,7 +119,7 @@ def load_head(folder: str) -> EClipTaskModel:
     """Load a head as fine-tuning saved it: a whole model, or adapters alone, which are added to the model they name.
 
     Args:
-        folder: Folder or Hub id of a whole model, or folder of adapters.
+        folder: Folder or Hub id, of a whole model or of adapters.
 
     Returns:
         The head, in evaluation mode.
@@ -132,10 +132,9 @@ def load_head(folder: str) -> EClipTaskModel:
     if not names:
         raise ValueError(f"{folder!r} holds {config.architectures} and no head; give one of {[*TASK_HEADS.values()]}.")
     head_class = getattr(modeling_eclip, names[0])
-    adapters = Path(folder) / _ADAPTER_CONFIG
-    if not adapters.is_file():
+    if find_adapter_config_file(folder) is None:
         return head_class.from_pretrained(folder)
-    base = json.loads(adapters.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
     head = head_class.from_pretrained(base, config=config)
     return PeftModel.from_pretrained(head, folder).merge_and_unload().eval()
 
@@ -168,5 +167,4 @@ def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, bas
         if ".lora_" in name or name.startswith(found)
     }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    head.config.architectures = [type(head).__name__]
-    head.config.save_pretrained(folder)
+    save_code(head, folder)

@@ -15,6 +15,7 @@ from training.frozen_cache import cache_frozen_towers
 from training.loop import RunResult, TrainingLoop, describe
 from training.optimization import freeze_parameters
 from training.plots import draw_history
+from training.publishing import publish_checkpoint
 from training.startup import start_run
 
 logger = logging.getLogger("training")
@@ -86,8 +87,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         save_results(loop, result, output_dir)
         if arguments.push_to_hub:
             repository = arguments.hub_model_id or output_dir.resolve().name
-            loop.bare_model.push_to_hub(repository, private=arguments.hub_private)
-            processor.push_to_hub(repository, private=arguments.hub_private)
+            publish_checkpoint(output_dir, repository, arguments, private=arguments.hub_private or None)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     # A short run is judged at its end, when its model is safe.

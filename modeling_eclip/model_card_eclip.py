@@ -1,0 +1,427 @@
+"""The model card of a checkpoint: made of its configuration and of what is known beside it.
+
+Contract: [`build_model_card`] is a pure function. It says of a checkpoint what its configuration says, and measured
+figures, data and licences only as they are given: nothing is claimed that nobody has told. The metadata block is
+huggingface_hub's own, with the figures as `model-index`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .hub_eclip import HEAD_AUTO_MAP
+
+GENERATED = "<!-- Made by modeling_eclip; a push takes its place. Without this line, what you write here stays. -->"
+"""Line of a card that nobody has edited."""
+
+_PAPER = (
+    "Shin, Park, Woo, Cho, Oh, Song: [e-CLIP: Large-Scale Vision-Language Representation Learning in "
+    "E-commerce](https://arxiv.org/abs/2207.00208), CIKM 2022"
+)
+
+
+@dataclass
+class Figure:
+    """One measured figure.
+
+    Args:
+        name: Its name, such as `accuracy` or `text_to_image_recall@10`.
+        value: Its value.
+        dataset: What it was measured on, as people call it.
+        split: Which part of that.
+        interval: Lowest and highest value of its 95 % interval.
+        untrained: What the model had before it was trained.
+    """
+
+    name: str
+    value: float
+    dataset: str
+    split: str
+    interval: tuple[float, float] | None = None
+    untrained: float | None = None
+
+
+@dataclass
+class CardFacts:
+    """What a card says that no configuration knows; what is left out is not said.
+
+    Args:
+        license: Licence of the weights by the Hub's name for it, such as `apache-2.0`; `other` with the next two.
+        license_name: Name of a licence that the Hub has no name for.
+        license_link: Where that licence is, an address or a file of the repository.
+        base_models: Hub ids of the models that training started from.
+        data: Training data, name to licence; a name that is a Hub id, `owner/name`, is linked.
+        languages: Languages of the titles, as ISO 639 codes.
+        figures: What was measured.
+        training: What training was, in a sentence.
+        limits: Further limits, a sentence each.
+        pictures: Names of picture files beside the card.
+    """
+
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    base_models: Sequence[str] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
+    languages: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    training: str = ""
+    limits: Sequence[str] = ()
+    pictures: Sequence[str] = ()
+
+
+@dataclass
+class _Kind:
+    """What is particular to a class: title and use in words, tag, limits, and what one does with its outputs."""
+
+    name: str
+    use: str
+    tags: Mapping[str, str]
+    limits: Sequence[str]
+    inputs: str
+    answer: str
+
+
+_ONE_PRODUCT = {"text": 'text=["a red shoe"]', "image": 'images=["shoe.jpg"]', "both": 'text=["a red shoe"]'}
+_BOTH_SIDES = '  # and images=["shoe.jpg"], or both'
+_CLASSIFIER_TAGS = {"text": "text-classification", "image": "image-classification", "both": "image-classification"}
+_EMBEDDER_TAGS = {"text": "feature-extraction", "image": "image-feature-extraction", "both": "feature-extraction"}
+_CLOSED = "It knows the classes of its configuration and no others, and answers with one of them whatever it is given."
+
+_KINDS = {
+    "EClipModel": _Kind(
+        "e-CLIP model",
+        "Embeds product titles and product images in one space: search by words or by picture, offers of one product, "
+        "similar products, and a backbone for tasks on products.",
+        dict.fromkeys(("text", "image", "both"), "zero-shot-image-classification"),
+        ["Similarities compare products with each other; they are no probabilities."],
+        "one",
+        "text_embeds  # of unit length; image_embeds of images",
+    ),
+    "EClipForCategoryClassification": _Kind(
+        "e-CLIP category classifier",
+        "Finds the path of a product in a category tree.",
+        _CLASSIFIER_TAGS,
+        [_CLOSED],
+        "one",
+        "head.decode(outputs.logits)  # paths and their probabilities",
+    ),
+    "EClipForAttributeExtraction": _Kind(
+        "e-CLIP attribute extractor",
+        "Finds the values of a product's attributes, or that they are not stated.",
+        _CLASSIFIER_TAGS,
+        [_CLOSED],
+        "one",
+        "head.decode(outputs.logits)  # a value for each attribute",
+    ),
+    "EClipForProductMatching": _Kind(
+        "e-CLIP product matcher",
+        "Tells whether two offers are of one product.",
+        _EMBEDDER_TAGS,
+        ["Its threshold was fitted to the pairs that it was validated on; pairs of another make want another one."],
+        "pair",
+        "head.probabilities(outputs.logits)  # that the two are one product",
+    ),
+    "EClipForProductClustering": _Kind(
+        "e-CLIP product grouper",
+        "Groups offers: those of one group are of one product.",
+        _EMBEDDER_TAGS,
+        ["Its threshold was fitted to the offers that it was validated on; other catalogues may want another one."],
+        "many",
+        "head.cluster(outputs.embeds)  # the group of each offer",
+    ),
+    "EClipForAdultRecognition": _Kind(
+        "e-CLIP recogniser of products for adults",
+        "Tells the probability that a product is for adults only.",
+        _CLASSIFIER_TAGS,
+        ["It misses some products: it helps people who check, and does not take their place."],
+        "one",
+        "head.probabilities(outputs.logits)  # head.decode(outputs.logits) answers yes or no",
+    ),
+}
+_AUTO_CLASSES = {reference.split(".")[1]: auto_class for auto_class, reference in HEAD_AUTO_MAP.items()}
+_LIMITS = (
+    "It has learned from the data named below and does worse on others: measure it on yours.",
+    "Titles in other languages, and pictures of other kinds than it has seen, are beyond it.",
+)
+
+
+def build_model_card(
+    config: Mapping[str, Any],
+    repo_id: str,
+    facts: CardFacts,
+    *,
+    adapter_config: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+) -> ModelCard:
+    """Write the card of a model, of a head, or of adapters.
+
+    Args:
+        config: Content of `config.json`.
+        repo_id: Repository that it is for, `owner/name`.
+        facts: What else is known.
+        adapter_config: Content of `adapter_config.json`, of adapters.
+        tags: Further tags.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: the configuration is of no e-CLIP class, or a figure is not a number.
+    """
+    name = next(iter(config.get("architectures") or ()), None)
+    if name not in _KINDS:
+        raise ValueError(f"`architectures` is {config.get('architectures')}; a card is made of one of {[*_KINDS]}.")
+    kind, modality = _KINDS[name], config.get("modality", "both") if name != "EClipModel" else "both"
+    title = repo_id.split("/")[-1]
+    parts = [
+        GENERATED,
+        f"# {title}",
+        f"{'Adapters (LoRA) of an' if adapter_config else 'An'} {kind.name}. {kind.use}",
+        _towers(config, name, modality, adapter_config),
+        "## How to load it",
+        _loading(name, kind, modality, repo_id, facts, adapter_config),
+        "## Intended use and limits",
+        f"{kind.use} It is made for product titles and product pictures as shops have them.",
+        "\n".join(f"- {limit}" for limit in [*kind.limits, *_LIMITS, *facts.limits]),
+        "## Training",
+        _training(facts),
+        "## Evaluation",
+        _figures(facts.figures),
+        *[f"![{picture.rsplit('.', 1)[0]}]({picture})" for picture in facts.pictures],
+        "## Reference",
+        f"The method is e-CLIP's: {_PAPER}. What the paper leaves open is this package's own.",
+    ]
+    data = ModelCardData(
+        base_model=list(facts.base_models) or None,
+        base_model_relation=_relation(facts, adapter_config),
+        datasets=[data for data in facts.data if is_hub_id(data)] or None,
+        eval_results=_eval_results(facts.figures, kind.tags[modality]) or None,
+        language=list(facts.languages) or None,
+        library_name="peft" if adapter_config else "transformers",
+        license=facts.license,
+        license_link=facts.license_link,
+        license_name=facts.license_name,
+        model_name=title,
+        pipeline_tag=kind.tags[modality],
+        tags=["e-clip", "products", "e-commerce", *(["lora"] if adapter_config else []), *tags],
+    )
+    if not facts.figures:
+        data.pop("model_name")  # a field of the model index
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n")
+
+
+def processor_card(repo_id: str) -> ModelCard:
+    """Write the card of a repository that holds a processor and no model yet."""
+    data = ModelCardData(library_name="transformers", tags=["e-clip", "products", "e-commerce"])
+    text = "A processor of e-CLIP: product titles and pictures to inputs."
+    parts = [GENERATED, f"# {repo_id.split('/')[-1]}", text]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+def is_hub_id(name: str) -> bool:
+    """Tell whether this may be a Hub id with its owner: `owner/name`, in the letters that the Hub allows."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, flags=re.ASCII) is not None
+
+
+def _relation(facts: CardFacts, adapter_config: Mapping[str, Any] | None) -> str | None:
+    if not facts.base_models:
+        return None
+    return "adapter" if adapter_config else "finetune"
+
+
+def _towers(config: Mapping[str, Any], name: str, modality: str, adapter_config: Mapping[str, Any] | None) -> str:
+    """Say what it is built of."""
+    rows = []
+    for side, label in (("vision", "image tower"), ("text", "title tower")):
+        tower = config.get(f"{side}_config") or {}
+        source = tower.get("_name_or_path", "")
+        start = f", from [{source}](https://huggingface.co/{source})" if is_hub_id(source) else ""
+        rows.append((label, f"`{tower.get('model_type', '?')}`{start}; pooling `{config.get(f'{side}_pooling')}`"))
+    if name == "EClipModel":
+        rows.append(("shared space", f"{config.get('projection_dim')} dimensions"))
+    else:
+        rows.append(("looks at", {"text": "titles", "image": "images", "both": "titles, images or both"}[modality]))
+    if config.get("category_paths"):
+        rows.append(("categories", f"{len(config['category_paths'])} leaves"))
+    if config.get("attributes"):
+        rows.append(("attributes", ", ".join(f"{key} ({len(some)})" for key, some in config["attributes"].items())))
+    if config.get("decision_threshold") is not None:
+        rows.append(("decision threshold", f"{config['decision_threshold']:.3g}"))
+    if adapter_config:
+        rows.append(("adapters", f"rank {adapter_config.get('r')}, alpha {adapter_config.get('lora_alpha')}"))
+    return _table(("part", "what it is"), rows)
+
+
+def _loading(
+    name: str, kind: _Kind, modality: str, repo_id: str, facts: CardFacts, adapter_config: Mapping[str, Any] | None
+) -> str:
+    """Show three ways to load it."""
+    variable = "model" if name == "EClipModel" else "head"
+    auto_class = _AUTO_CLASSES.get(name, "AutoModel")
+    use = _use(kind, modality, variable)
+    trusted = f'"{repo_id}", trust_remote_code=True'
+    if adapter_config:
+        base = adapter_config["base_model_name_or_path"]
+        stranger = [
+            "import torch",
+            "from peft import PeftModel",
+            f"from transformers import AutoConfig, {auto_class}, AutoProcessor",
+            "",
+            f"config = AutoConfig.from_pretrained({trusted})",
+            f'{variable} = {auto_class}.from_pretrained("{base}", config=config, trust_remote_code=True)',
+            f'model = PeftModel.from_pretrained({variable}, "{repo_id}")',
+            f"processor = AutoProcessor.from_pretrained({trusted})",
+        ]
+        friend = [
+            "from peft import PeftModel",
+            f"from modeling_eclip import EClipConfig, {name}, EClipProcessor",
+            "",
+            f'config = EClipConfig.from_pretrained("{repo_id}")',
+            f'{variable} = {name}.from_pretrained("{base}", config=config)',
+            f'model = PeftModel.from_pretrained({variable}, "{repo_id}")',
+            f'processor = EClipProcessor.from_pretrained("{repo_id}")',
+        ]
+        third = ("As a plain model without peft's layers, from there on", [f"{variable} = model.merge_and_unload()"])
+        use = use.replace(f"{variable}(**inputs)", "model.eval()(**inputs)")
+    else:
+        stranger = [
+            "import torch",
+            f"from transformers import {auto_class}, AutoProcessor",
+            "",
+            f"{variable} = {auto_class}.from_pretrained({trusted})",
+            f"processor = AutoProcessor.from_pretrained({trusted})",
+        ]
+        friend = [
+            f"from modeling_eclip import {name}, EClipProcessor",
+            "",
+            f'{variable} = {name}.from_pretrained("{repo_id}")',
+            f'processor = EClipProcessor.from_pretrained("{repo_id}")',
+        ]
+        if name == "EClipModel":
+            third = (
+                "With sentence-transformers",
+                [
+                    "from sentence_transformers import SentenceTransformer",
+                    "",
+                    f"model = SentenceTransformer({trusted})",
+                    'embeds = model.encode(["a red shoe"], normalize_embeddings=True)',
+                ],
+            )
+        else:
+            third = (
+                "As the e-CLIP model that it stands on, without the head",
+                [
+                    "from transformers import AutoModel",
+                    "",
+                    f"model = AutoModel.from_pretrained({trusted})",
+                ],
+            )
+    return "\n\n".join(
+        [
+            "By its own code, which comes with it. `trust_remote_code=True` runs that code: read it first, and name "
+            'the `revision="..."` that you have read.',
+            _code([*stranger, "", use]),
+            "With the package `modeling-eclip` installed, whose code is used then; nothing of this repository runs:",
+            _code(friend),
+            f"{third[0]}:",
+            _code(third[1]),
+        ]
+    )
+
+
+def _use(kind: _Kind, modality: str, variable: str) -> str:
+    """Show what to do with it."""
+    more = _BOTH_SIDES if modality == "both" else ""
+    if kind.inputs == "one":
+        lines = [f'inputs = processor({_ONE_PRODUCT[modality]}, return_tensors="pt"){more}']
+    else:
+        some = {"image": 'images=["shoe.jpg", "shoe.jpg"]'}.get(modality, 'text=["a red shoe", "red shoe, size 9"]')
+        lines = [f'inputs = processor({some}, return_tensors="pt"){more}']
+        if kind.inputs == "pair":  # a row is two products
+            lines.append("inputs = {name: values.unsqueeze(0) for name, values in inputs.items()}")
+    answer = kind.answer if kind.answer.startswith(variable) else f"outputs.{kind.answer}"
+    result = "embeds" if variable == "model" else "answer"
+    run = ["with torch.no_grad():", f"    outputs = {variable}(**inputs)", f"{result} = {answer}"]
+    return "\n".join([*lines, *run])
+
+
+def _training(facts: CardFacts) -> str:
+    """Say what it has learned from, and whose that is."""
+    parts = [facts.training]
+    if facts.base_models:
+        parts.append("It started from " + ", ".join(_linked(model, "") for model in facts.base_models) + ".")
+    if facts.data:
+        rows = [(_linked(data, "datasets/"), license or "not stated") for data, license in facts.data.items()]
+        parts.append(_table(("data", "licence"), rows))
+    else:
+        parts.append("The training data is not stated.")
+    code = "The code that comes with it is licensed under Apache-2.0."
+    if facts.license is None:
+        parts.append(f"The licence of the weights is not stated. {code}")
+    else:
+        license = facts.license_name or facts.license
+        license = f"[{license}]({facts.license_link})" if facts.license_link else license
+        parts.append(f"The weights are licensed under {license}. {code}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    """Show what was measured."""
+    if not figures:
+        return "No figures are stated."
+    header = ["figure", "data", "value"]
+    intervals = any(figure.interval for figure in figures)
+    untrained = any(figure.untrained is not None for figure in figures)
+    header += [*(["95 % interval"] if intervals else []), *(["untrained"] if untrained else [])]
+    rows = []
+    for figure in figures:
+        row = [_words(figure.name), f"{figure.dataset}, {figure.split}", f"{figure.value:.3f}"]
+        if intervals:
+            row.append("{:.3f} to {:.3f}".format(*figure.interval) if figure.interval else "")
+        if untrained:
+            row.append("" if figure.untrained is None else f"{figure.untrained:.3f}")
+        rows.append(row)
+    return _table(header, rows)
+
+
+def _eval_results(figures: Sequence[Figure], task: str) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=figure.dataset if is_hub_id(figure.dataset) else _slug(figure.dataset),
+            dataset_name=figure.dataset,
+            dataset_split=figure.split,
+            metric_type=figure.name,
+            metric_name=_words(figure.name),
+            metric_value=round(float(figure.value), 4),
+        )
+        for figure in figures
+    ]
+
+
+def _linked(name: str, kind: str) -> str:
+    return f"[{name}](https://huggingface.co/{kind}{name})" if is_hub_id(name) else name
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _code(lines: Sequence[str]) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *[[str(cell).replace("|", "\\|") for cell in row] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+__all__ = ["GENERATED", "CardFacts", "Figure", "build_model_card", "is_hub_id", "processor_card"]

@@ -1,0 +1,344 @@
+"""The one way to the Hub: a folder as `from_pretrained` reads it, with its code and its card, in one commit.
+
+Contract: what is uploaded is complete (weights, configuration, code, card) and holds nothing else. Only files that
+belong to a checkpoint go up; weights in a pickle are refused, since loading them runs what they hold; names of folders
+of this machine are taken out of configurations. Large files go first and the commit last: whoever loads the repository
+sees all of a push or nothing of it, and a push that was interrupted, started again, does not send again what is there.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from transformers.dynamic_module_utils import custom_object_save
+
+from .hub_eclip import auto_map_of
+from .model_card_eclip import GENERATED, CardFacts, build_model_card, is_hub_id, processor_card
+
+_CARD = "README.md"
+_HUB_ARGUMENTS = ("commit_message", "create_pr", "private", "repo_id", "revision", "token")
+_ADAPTER_CONFIG = "adapter_config.json"
+_WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
+_PUBLISHED = (
+    *_WEIGHTS,
+    "*_eclip.py",
+    "adapter_config.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "*.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.*",
+)
+_PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+# What training leaves beside a model, to go on from: pickles that no one loads a model from.
+_TRAINING_STATE = (
+    "custom_checkpoint_*.pkl",
+    "optimizer*",
+    "random_states_*.pkl",
+    "rng_state*.pth",
+    "scaler.pt",
+    "scheduler*",
+    "training_args.bin",
+)
+# What a tokenizer keeps of how it was loaded here.
+_TRACES = ("is_local", "local_files_only")
+
+
+def push_to_hub(
+    part: Any,
+    repo_id: str,
+    *,
+    facts: CardFacts | None = None,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    max_shard_size: int | str = "50GB",
+    tags: Sequence[str] | str = (),
+) -> CommitInfo:
+    """Publish a model, a head, a processor, or peft's adapters around one of the first two, with a card.
+
+    Args:
+        part: What is published: an e-CLIP model or processor, or a `PeftModel` of one.
+        repo_id: Repository, `owner/name`, or a name among one's own.
+        facts: What the card says besides; of adapters its `base_models` names the Hub id of the checkpoint that they
+            were trained on, where that was loaded from a folder.
+        commit_message: Message of the commit.
+        commit_description: Further text of it.
+        private: Whether a new repository is private; what its owner has set if not given.
+        token: Token of the Hub; the one that is stored if not given.
+        revision: Branch, made if need be.
+        create_pr: Whether to propose the change in place of making it.
+        max_shard_size: Size from which weights are cut into several files.
+        tags: Further tags of the card.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ValueError: adapters belong to a checkpoint that is not on the Hub.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if hasattr(part, "peft_config") and hasattr(part, "get_base_model"):
+            part.save_pretrained(folder)
+            save_code(part.get_base_model(), folder)
+        elif getattr(part, "_hf_peft_config_loaded", False):  # adapters by transformers' own `add_adapter`
+            part.save_pretrained(folder)
+            save_code(part, folder)
+        else:
+            part.save_pretrained(folder, **({"max_shard_size": max_shard_size} if hasattr(part, "dtype") else {}))
+        return publish_folder(
+            folder,
+            repo_id,
+            facts=facts,
+            commit_message=commit_message or f"Upload {type(part).__name__}",
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            tags=[tags] if isinstance(tags, str) else tags,
+        )
+
+
+def publish_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    facts: CardFacts | None = None,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    new_card: bool = False,
+    tags: Sequence[str] = (),
+) -> CommitInfo:
+    """Publish what `save_pretrained` has written, with a card.
+
+    A card that somebody has edited on the Hub (its first line says how that is told) stays as it is.
+
+    Args:
+        folder: The folder.
+        repo_id: As for [`push_to_hub`], and so are all that are not named here.
+        facts: See there; `pictures` are files of the folder.
+        commit_message: See there.
+        commit_description: See there.
+        private: See there.
+        token: See there.
+        revision: See there.
+        create_pr: See there.
+        new_card: Whether to write the card anew even if somebody has edited it.
+        tags: See there.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ValueError: the folder is no e-CLIP checkpoint, holds weights in a pickle, lacks some of its code, or has
+            adapters of a checkpoint that is not on the Hub.
+    """
+    facts = facts or CardFacts()
+    files = list_published(folder)
+    contents: dict[str, bytes | str] = {file.name: str(file) for file in files}
+    adapter_config = None
+    settings = {
+        name: _without_traces(_read_json(folder / name))
+        for name in ("config.json", "processor_config.json", "tokenizer_config.json")
+        if name in contents
+    }
+    contents |= {name: _json_bytes(content) for name, content in settings.items()}
+    for name in facts.pictures:
+        contents[name] = str(folder / name)
+
+    api = HfApi(token=token)
+    if _ADAPTER_CONFIG in contents:
+        adapter_config = _on_hub_base(_read_json(folder / _ADAPTER_CONFIG), facts, api)
+        contents[_ADAPTER_CONFIG] = _json_bytes(adapter_config)
+    if "/" not in repo_id:
+        repo_id = f"{api.whoami()['name']}/{repo_id}"
+    if adapter_config is not None and "config.json" in settings:
+        # An Auto class that loads the base model with this configuration shall look for the head's code here.
+        references = settings["config.json"].get("auto_map", {})
+        settings["config.json"]["auto_map"] = {
+            auto_class: reference if "--" in reference else f"{repo_id}--{reference}"
+            for auto_class, reference in references.items()
+        }
+        contents["config.json"] = _json_bytes(settings["config.json"])
+    # The card is made before anything is there: what cannot be described is not published.
+    is_processor_alone = "config.json" not in settings
+    if is_processor_alone:
+        card = str(processor_card(repo_id))
+    else:
+        card = str(build_model_card(settings["config.json"], repo_id, facts, adapter_config=adapter_config, tags=tags))
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    if revision is not None and not revision.startswith("refs/pr"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    there = None if new_card else _card_on_hub(api, repo_id, revision)
+    if there is None or (GENERATED in there and not is_processor_alone):
+        contents[_CARD] = card.encode()
+    operations = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(contents.items())
+    ]
+    return api.create_commit(
+        repo_id,
+        operations,
+        commit_message=commit_message or f"Upload {folder.resolve().name}",
+        commit_description=commit_description,
+        revision=revision,
+        create_pr=create_pr,
+    )
+
+
+def list_published(folder: Path) -> list[Path]:
+    """List the files of a checkpoint that are published.
+
+    Args:
+        folder: The folder: a whole model, adapters, or a processor alone.
+
+    Returns:
+        The files; what else lies in the folder (states of training, logs, reports) stays there.
+
+    Raises:
+        ValueError: it is no checkpoint, holds weights in a pickle, or lacks some of its code.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is no folder; give one that `save_pretrained` has written.")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    names = [path.name for path in files]
+    pickles = [
+        name for name in names if name.endswith(_PICKLES) and not any(fnmatch(name, of) for of in _TRAINING_STATE)
+    ]
+    if pickles:
+        raise ValueError(
+            f"{str(folder)!r} holds {pickles[0]!r}: a pickle runs what is in it when it is loaded, and is not "
+            "published. Load it where you trust it and save it with `save_pretrained`, which writes safetensors; or "
+            "take the file away if it is something else."
+        )
+    published = [path for path in files if any(fnmatch(path.name, pattern) for pattern in _PUBLISHED)]
+    found = {path.name for path in published}
+    has_weights = any(fnmatch(name, pattern) for name in found for pattern in _WEIGHTS)
+    is_model = "config.json" in found and _read_json(folder / "config.json").get("model_type") == "eclip"
+    is_processor = "config.json" not in found and "processor_config.json" in found and not has_weights
+    if not (is_model and has_weights) and not is_processor:
+        raise ValueError(
+            f"{str(folder)!r} holds no e-CLIP checkpoint (it has {names[:5]}); give a folder with config.json of "
+            "model type eclip and weights in safetensors, as `save_pretrained` writes them."
+        )
+    _check_code(folder, found)
+    return published
+
+
+def save_code(model: Any, folder: Path) -> None:
+    """Write a model's configuration, with what an Auto class needs to know of it, and its code, without its weights.
+
+    Args:
+        model: An e-CLIP model or head.
+        folder: Where to; beside adapters, which neither peft nor transformers saves with them.
+    """
+    model.config.architectures = [type(model).__name__]
+    model.config.auto_map = auto_map_of(type(model))
+    custom_object_save(model, folder, config=model.config)
+    model.config.save_pretrained(folder)
+
+
+class PublishedWithCard:
+    """`push_to_hub` of models and processors: transformers' own, with a card that tells of the checkpoint."""
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> Any:
+        """Save as transformers does; with `push_to_hub=True` publish the folder, too, as [`publish_folder`] does."""
+        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if push_to_hub and name in kwargs}
+        saved = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if push_to_hub:
+            folder = Path(save_directory)
+            publish_folder(folder, hub.pop("repo_id", folder.resolve().name), **hub)
+        return saved
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Publish this and its card; see [`push_to_hub`] for the arguments."""
+        return push_to_hub(self, repo_id, **kwargs)
+
+
+def _check_code(folder: Path, found: set[str]) -> None:
+    """Refuse a checkpoint some of whose code is not there: it would load only where the package is installed."""
+    wanted: set[str] = set()
+    for name in ("config.json", "processor_config.json"):
+        if name in found:
+            references = _read_json(folder / name).get("auto_map") or {}
+            wanted |= {reference.split("--")[-1].split(".")[0] for reference in references.values()}
+    if not wanted:
+        raise ValueError(
+            f"{str(folder)!r} has no `auto_map`, so nobody without this package could load it; save it again with "
+            "`save_pretrained` of this package's classes."
+        )
+    seen: set[str] = set()
+    while wanted - seen:
+        module = min(wanted - seen)
+        path = folder / f"{module}.py"
+        if not path.is_file():
+            raise ValueError(
+                f"{str(folder)!r} lacks {path.name}, which its code needs; save it again with `save_pretrained`."
+            )
+        seen.add(module)
+        wanted |= set(re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def _on_hub_base(adapter_config: dict[str, Any], facts: CardFacts, api: HfApi) -> dict[str, Any]:
+    """Have adapters name the checkpoint that they belong to by its Hub id."""
+    base = facts.base_models[0] if facts.base_models else adapter_config.get("base_model_name_or_path") or ""
+    if not is_hub_id(base) or not (facts.base_models or api.repo_exists(base)):  # a folder may look like an id
+        raise ValueError(
+            f"`base_model_name_or_path` of the adapters is {base!r}, which nobody else has; publish that checkpoint "
+            "first, and give its Hub id, `owner/name`, as the base model."
+        )
+    return adapter_config | {"base_model_name_or_path": base}
+
+
+def _without_traces(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take out what tells of this machine: folders that towers came from, and how a tokenizer was loaded."""
+    for name in ("vision_config", "text_config"):
+        source = settings.get(name, {}).get("_name_or_path")
+        if source and (not is_hub_id(source) or Path(source).exists()):
+            del settings[name]["_name_or_path"]
+    for name in _TRACES:
+        settings.pop(name, None)
+    return settings
+
+
+def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+    try:
+        return Path(api.hf_hub_download(repo_id, _CARD, revision=revision)).read_text(encoding="utf-8")
+    except RemoteEntryNotFoundError:
+        return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _json_bytes(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+__all__ = ["PublishedWithCard", "list_published", "publish_folder", "push_to_hub", "save_code"]

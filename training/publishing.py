@@ -1,0 +1,213 @@
+"""What a run has left beside a checkpoint -> what its card tells; the way of train.py, finetune.py and publish.py.
+
+The figures are those of `report.json`: of pre-training (retrieval among held-out offers, beside the untrained
+model's), of fine-tuning (the task's, on validation), and of `evaluate_tasks.py`, with intervals, where its
+report is given.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi
+
+from modeling_eclip.model_card_eclip import CardFacts, Figure, is_hub_id
+from modeling_eclip.publishing_eclip import list_published, publish_folder
+from training.arguments import CardArguments
+
+__all__ = ["checkpoint_facts", "publish_checkpoint"]
+
+logger = logging.getLogger("training")
+
+_COUNTS = ("samples",)  # in a row of figures, but none
+_TOY = "drawn catalogue"
+_METHODS = {"linear": "a linear probe of frozen towers", "full": "all weights", "lora": "adapters (LoRA)"}
+
+
+def publish_checkpoint(
+    folder: Path,
+    repo_id: str,
+    arguments: CardArguments,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    evaluation: str | None = None,
+    evaluated_on: str | None = None,
+    new_card: bool = False,
+) -> CommitInfo:
+    """Publish a checkpoint with all that is known of it.
+
+    Args:
+        folder: What training has written: a model, a head, or adapters.
+        repo_id: Repository, `owner/name`, or a name among one's own.
+        arguments: What the card says that no file tells.
+        private: Whether a new repository is private.
+        revision: Branch, made if need be.
+        commit_message: Message of the commit.
+        create_pr: Whether to propose the change in place of making it.
+        evaluation: `report.json` of `evaluate_tasks.py`.
+        evaluated_on: Name of the data that figures are of.
+        new_card: Whether to write the card anew even if somebody has edited it.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ValueError: it is no checkpoint, or holds what is not published; see `publish_folder`.
+    """
+    published = list_published(folder)
+    facts = checkpoint_facts(folder, arguments, evaluation=evaluation, evaluated_on=evaluated_on)
+    if not arguments.base_models:
+        facts.base_models = _known_to_hub(facts.base_models)
+    if facts.license is None:
+        logger.warning("the card states no licence; give `--license`, such as apache-2.0, for others to use it")
+    left_out = sorted({path.name for path in folder.iterdir()} - {path.name for path in published} - {*facts.pictures})
+    if left_out:
+        logger.info("not published: %s", ", ".join(left_out))
+    commit = publish_folder(
+        folder,
+        repo_id,
+        facts=facts,
+        commit_message=commit_message,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        new_card=new_card,
+    )
+    logger.info("published: %s", commit.commit_url)
+    return commit
+
+
+def checkpoint_facts(
+    folder: Path, arguments: CardArguments, *, evaluation: str | None = None, evaluated_on: str | None = None
+) -> CardFacts:
+    """Gather what the card of a checkpoint says; arguments as for [`publish_checkpoint`].
+
+    Returns:
+        The facts. Base models that no argument names are those that the files beside the checkpoint name, as far as
+        they look like Hub ids.
+
+    Raises:
+        ValueError: the report of `evaluation` has no such checkpoint.
+    """
+    settings = _read_json(folder / "arguments.json")
+    report = _read_json(folder / "report.json")
+    return CardFacts(
+        license=arguments.license,
+        license_name=arguments.license_name,
+        license_link=arguments.license_link,
+        base_models=arguments.base_models or _sources(folder, settings),
+        data=dict(entry.split("=", 1) for entry in arguments.card_data) or _drawn_data(settings),
+        languages=arguments.card_languages,
+        figures=[
+            *_own_figures(report, evaluated_on or _data_name(settings.get("validation_data") or [])),
+            *(_evaluated_figures(evaluation, folder, evaluated_on, settings) if evaluation else []),
+        ],
+        training=_training(report, settings),
+        limits=arguments.card_limits,
+        pictures=sorted(path.name for path in folder.glob("*.png")),
+    )
+
+
+def _own_figures(report: dict[str, Any], dataset: str) -> list[Figure]:
+    """Read what the training itself has measured."""
+    if "trained" in report:
+        before = report.get("untrained", {})
+        return [
+            Figure(name, value, dataset, "validation", untrained=before.get(name))
+            for name, value in report["trained"].items()
+            if name not in _COUNTS and not name.startswith("chance") and _is_number(value)
+        ]
+    found = report.get("validation", {})
+    return [Figure(name, value, dataset, "validation") for name, value in found.items() if _is_number(value)]
+
+
+def _evaluated_figures(path: str, folder: Path, evaluated_on: str | None, settings: dict[str, Any]) -> list[Figure]:
+    """Read what `evaluate_tasks.py` has measured of this checkpoint."""
+    report = json.loads(Path(path).read_text(encoding="utf-8"))
+    measured = next((of for name, of in report.items() if Path(name).resolve() == folder.resolve()), None)
+    if measured is None:
+        raise ValueError(f"`evaluation` is {path!r}, which has figures of {[*report]} and none of {str(folder)!r}.")
+    dataset = evaluated_on or _data_name(settings.get("test_data") or [])
+    if "metrics" not in measured:
+        names = [name for name in measured if not name.startswith("chance") and _is_number(measured[name])]
+        return [Figure(name, measured[name], dataset, "test") for name in names]
+    return [
+        Figure(
+            name,
+            of["value"],
+            dataset,
+            measured["split"],
+            interval=(of["low"], of["high"]) if _is_number(of["low"]) and _is_number(of["high"]) else None,
+        )
+        for name, of in measured["metrics"].items()
+        if _is_number(of["value"])
+    ]
+
+
+def _training(report: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Say in a sentence what training was."""
+    if "trained" in report:
+        return f"Trained by contrast of titles and images on {report['samples']:,} samples."
+    if "task" in report:
+        if settings.get("join"):
+            return f"Put together of two heads for the task `{report['task']}`, one of titles and one of images."
+        share = report.get("label_share", 1.0)
+        of_labels = "" if share == 1 else f" ({share:.0%} of the labels)"
+        method = _METHODS.get(report["method"], report["method"])
+        return f"Trained for the task `{report['task']}` on {report['rows']:,} labelled rows{of_labels}: {method}."
+    return ""
+
+
+def _sources(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """Find what training started from, nearest first: one model, or two towers."""
+    config = _read_json(folder / "config.json")
+    towers = [(config.get(f"{side}_config") or {}).get("_name_or_path") for side in ("vision", "text")]
+    adapters = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    for sources in ([adapters], [settings.get("checkpoint")], [settings.get("clip")], towers):
+        named = [source for source in sources if source]
+        if named:
+            return [name for name in dict.fromkeys(named) if is_hub_id(name) and not Path(name).exists()]
+    return []
+
+
+def _known_to_hub(names: Sequence[str]) -> list[str]:
+    """Keep the models that the Hub has: a folder's name may look like an id."""
+    api = HfApi()
+    known = [name for name in names if api.repo_exists(name)]
+    for name in names:
+        if name not in known:
+            logger.warning("the Hub has no model %r; name what training started from by `--base_models`", name)
+    return known
+
+
+def _data_name(sources: Sequence[str]) -> str:
+    """Name data without telling where it lies on this machine."""
+    names = []
+    for source in sources:
+        path = Path(source)
+        is_dataset = is_hub_id(source) and not path.exists()
+        folder = path.parent.name or path.stem
+        names.append(_TOY if source == "toy" else source if is_dataset else folder if path.suffix else path.name)
+    return ", ".join(dict.fromkeys(names)) or "held-out offers"
+
+
+def _drawn_data(settings: dict[str, Any]) -> dict[str, str]:
+    """Name the one kind of data whose licence is known, being this package's own."""
+    return {_TOY: "apache-2.0"} if settings.get("train_data") == ["toy"] else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from examples.demo.product_search import ProductEmbedder, ProductTable
 from modeling_eclip import load_product_image
-from training.plots import draw_neighbours
+from training.plots import draw_found
 from training.toy_catalog import toy_catalog
 
 
@@ -24,26 +24,26 @@ def main(checkpoint: str, folder: str, products: str | None = None, num_offers: 
     table = ProductTable.build(folder, ProductEmbedder(checkpoint), rows)
     print(f"{len(table)} products in {folder}, {table.embedder.width} numbers each")
 
-    some = rows[0]  # stands for what a customer has at hand
-    category, colours = table.choices("category")[0], table.choices("colour")
+    some, other = rows[0], rows[1]  # stand for what a customer has at hand
     questions: list[tuple[str, dict[str, Any]]] = [
-        (some["title"], {"text": some["title"]}),
+        (other["title"], {"text": other["title"]}),
         ("this picture", {"image": some["image"]}),
-        (f"this picture, and: {rows[1]['title']}", {"text": rows[1]["title"], "image": some["image"]}),
-        (f"this picture, in {category}", {"image": some["image"], "category": category}),
-        *[(f"this picture, {colour}", {"image": some["image"], "colour": colour}) for colour in colours[:1]],
+        (f"this picture, and: {other['title']}", {"text": other["title"], "image": some["image"]}),
     ]
+    for column in ("category", "colour"):
+        for value in table.choices(column)[:1]:
+            questions.append((f"this picture, {column} {value}", {"image": some["image"], column: value}))
     drawn = []
-    for name, question in questions:
-        found = table.search(**question, limit=6)
-        print(f"\n{name}")
+    for question, asked in questions:
+        found = table.search(**asked, limit=6)
+        print(f"\n{question}")
         for product in found:
             print(
                 f"  {product['similarity']:.2f}  {product['title'][:50]:52}{product['category']}, {product['colour']}"
             )
-        pictures = [(load_product_image(product["thumbnail"]), product["title"] == some["title"]) for product in found]
-        drawn.append((name, load_product_image(some["image"]), pictures))
-    draw_neighbours(drawn, Path(folder) / "found.png")
+        own = load_product_image(asked["image"]) if "image" in asked else None
+        drawn.append((question, own, [(load_product_image(p["thumbnail"]), p["title"]) for p in found]))
+    draw_found(drawn, Path(folder) / "found.png")
     print(f"\n{folder}/found.png shows them")
 
 

@@ -2,8 +2,8 @@
 
 Writes to `output_dir` a copy of the checkpoint (`eclip`), a head for each of the five tasks (`heads`, linear probes of
 `training/finetune.py`, learned from `train_data`), and the products to search among (`products.parquet`: those of
-`test_data`, which nothing has learned from). What is there already stays, so that a run that was stopped goes on; a task
-that the data has no labels for is left out, and said so.
+`test_data`, which nothing has learned from). What is there already stays, so that a run that was stopped goes on. A
+task that the data has no labels for is left out, and said so.
 """
 
 import io

@@ -25,6 +25,14 @@ __all__ = ["Demo", "build_page", "launch", "load_demo"]
 
 MAX_TITLE_LENGTH = 500  # characters; the model reads some tens of words
 MAX_FILE_SIZE = "8mb"
+# By the reason that the model's loader gives.
+_WRONG_PICTURES = {
+    "empty": "The picture is empty. Choose another one.",
+    "not_an_image": "This file is not a picture in a known format. Take a JPEG or PNG.",
+    "too_many_pixels": "The picture has too many pixels. Take a smaller one.",
+    "too_thin": "The picture is only a thin strip. Crop it.",
+    "truncated": "The picture is damaged, or ends early. Export or download it again.",
+}
 _ANY = "any"
 _NUM_RESULTS, _NUM_NEIGHBOURS = 12, 6
 _NUM_CLUSTERED = 40  # nearest products that are grouped with the one that is asked about
@@ -47,10 +55,11 @@ class Demo:
         title = _title(text)
         if not title and image is None:
             raise ValueError("Write what you look for, or choose a picture, or both.")
+        picture = self._picture(image)
         wanted = {
             name: value for name, value in (("category", category), ("colour", colour)) if value and value != _ANY
         }
-        found = self.table.search(title, image, **wanted, limit=_NUM_RESULTS)
+        found = self.table.search(title, picture, **wanted, limit=_NUM_RESULTS)
         if not found:
             return notice("No product is of this category and colour. Set one of them to any.")
         how = " and ".join(kind for kind, given in (("words", title), ("picture", image)) if given)
@@ -58,9 +67,9 @@ class Demo:
 
     def ask(self, text: str | None, image: bytes | None) -> str:
         """Show what the heads say of one product, its nearest neighbours, and its cluster."""
-        product = _product(text, image)
+        product = self._product(text, image, "the product")
         answered = [self._answer(task, product) for task in ("category", "attributes", "adult")]
-        near = self.table.search(product["title"], image, limit=_NUM_CLUSTERED)
+        near = self.table.search(product["title"], product["image"], limit=_NUM_CLUSTERED)
         answered.append(section("Nearest products", cards(near[:_NUM_NEIGHBOURS])))
         answered.append(self._cluster(product, near))
         return "".join(answered)
@@ -69,10 +78,26 @@ class Demo:
         """Show how probable it is that two offers are of one product."""
         if "matching" not in self.tasks.heads:
             return _no_head("matching")
-        left, right = _product(text, image, "the first offer"), _product(other_text, other_image, "the second offer")
+        left = self._product(text, image, "the first offer")
+        right = self._product(other_text, other_image, "the second offer")
         same, probability = self.tasks.matching(left, right)
         answer = "One product." if same else "Two products."
         return section(answer, bars([("one product", probability), ("two products", 1 - probability)], "probability"))
+
+    def _product(self, text: str | None, image: bytes | None, name: str) -> dict[str, Any]:
+        title = _title(text)
+        if not title and image is None:
+            raise ValueError(f"Give {name} a title, a picture, or both.")
+        return {"title": title, "image": self._picture(image)}
+
+    def _picture(self, image: bytes | None) -> Any:
+        """Decode a picture once, for all models; what is wrong with it is told to somebody who only has the page."""
+        if image is None:
+            return None
+        try:
+            return self.table.embedder.load_image(image)
+        except ValueError as error:
+            raise ValueError(_WRONG_PICTURES.get(getattr(error, "reason", ""), str(error))) from error
 
     def _answer(self, task: str, product: dict[str, Any]) -> str:
         if task not in self.tasks.heads:
@@ -161,7 +186,7 @@ def build_page(demo: Demo) -> gr.Blocks:
             found = gr.HTML(first, elem_id="found")
             inputs = [words, picture, category, colour]
             gr.on([button.click, words.submit], told(demo.search), inputs, found, api_name="search")
-        with gr.Tab("One product"):
+        with gr.Tab("Product"):
             with gr.Row():
                 with gr.Column(scale=2, min_width=240):
                     title = _words("Title of the product", "Solvik Breeze umbrella, red, striped")
@@ -211,15 +236,9 @@ def _upload(label: str) -> gr.Image:
 
 
 def _title(text: str | None) -> str | None:
-    """Tidy what was written; nothing but blanks is no title."""
-    return " ".join((text or "")[:MAX_TITLE_LENGTH].split()) or None
-
-
-def _product(text: str | None, image: bytes | None, name: str = "the product") -> dict[str, Any]:
-    title = _title(text)
-    if not title and image is None:
-        raise ValueError(f"Give {name} a title, a picture, or both.")
-    return {"title": title, "image": image}
+    """Tidy what was written; nothing but blanks is no title, and half of a surrogate pair is no character."""
+    whole = (text or "")[:MAX_TITLE_LENGTH].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(whole.split()) or None
 
 
 def _heading(column: str) -> str:

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import lancedb
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from lancedb.index import Bitmap, IvfRq
-from tqdm.auto import tqdm
-from transformers import AutoModel, AutoProcessor
+os.environ.setdefault("LANCE_LOG", "error")  # it warns of every table that is new
+
+import lancedb  # noqa: E402
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402
+from lancedb.index import Bitmap, IvfRq  # noqa: E402
+from tqdm.auto import tqdm  # noqa: E402
+from transformers import AutoModel, AutoProcessor  # noqa: E402
 
 __all__ = ["ProductEmbedder", "ProductTable", "index_vectors", "nearest_rows", "product_schema"]
 
@@ -138,12 +141,14 @@ class ProductTable:
         skipped: Counter[str] = Counter()
         schema = product_schema(embedder.width)
         batches = _record_batches(products, embedder, schema, skipped, batch_size)
+        first = next(batches, None)
+        if first is None:
+            raise ValueError(f"no product could be used ({dict(skipped)}); are the columns `title` and `image` there?")
+        batches = chain([first], batches)
         table = lancedb.connect(folder).create_table(name, data=batches, schema=schema, mode="overwrite")
         if skipped:
             reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.most_common(3))
             print(f"{skipped.total()} products left out: {reasons}", file=sys.stderr)
-        if not table.count_rows():
-            raise ValueError("no product could be used; are the columns `title` and `image` there?")
         if table.count_rows() >= _INDEX_FROM:
             index_vectors(table)
             for column in ("category", "colour"):

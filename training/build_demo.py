@@ -62,6 +62,7 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
         rows = list(_product_rows(data, arguments))
         with whole_file(output / "products.parquet") as path:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
+    task: Any
     for task in TASK_HEADS:
         folder = output / "heads" / task
         if (folder / "report.json").exists():  # which is written last

@@ -196,14 +196,15 @@ def build_page(demo: Demo) -> gr.Blocks:
             told_of = gr.HTML(elem_id="answers")
             gr.on([button.click, title.submit], told(demo.ask), [title, photograph], told_of, api_name="ask")
         with gr.Tab("Match"):
-            offers = []
+            titles, offers = [], []
             with gr.Row():
                 for number in ("First", "Second"):
                     with gr.Column(min_width=240):
-                        offers += [_words(f"{number} title", ""), _upload(f"{number} photograph")]
+                        titles.append(_words(f"{number} title", ""))
+                        offers += [titles[-1], _upload(f"{number} photograph")]
             button = gr.Button("Compare", variant="primary")
             verdict = gr.HTML(elem_id="verdict")
-            events = [button.click, offers[0].submit, offers[2].submit]
+            events = [button.click, *(title.submit for title in titles)]
             gr.on(events, told(demo.compare), offers, verdict, api_name="compare")
     return page
 
@@ -231,7 +232,7 @@ def _upload(label: str) -> gr.Image:
         return None if payload is None or not payload.path else Path(payload.path).read_bytes()
 
     # Gradio would decode the picture by itself; the model's own loader is careful, and says what is wrong in words.
-    image.preprocess = read  # type: ignore[method-assign]
+    image.preprocess = read  # type: ignore[assignment, method-assign]
     return image
 
 

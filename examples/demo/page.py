@@ -30,7 +30,7 @@ CSS = """
 .bars th, .bars td { border: 0 !important; padding: 3px 0 !important; text-align: left;
                      font-weight: normal; vertical-align: middle; }
 .bars th { width: 46%; overflow-wrap: anywhere; padding-right: 8px; }
-.bars td.number { width: 52px; text-align: right; font-variant-numeric: tabular-nums; }
+.bars td.number { width: 60px; text-align: right; font-variant-numeric: tabular-nums; }
 .bar { height: 10px; border-radius: 5px; background: var(--border-color-primary); overflow: hidden; }
 .bar span { display: block; height: 100%; background: var(--primary-500); }
 .notice { border-left: 4px solid #c2410c; background: #fff7ed; color: #7c2d12; padding: 10px 12px; border-radius: 4px;

@@ -32,7 +32,7 @@ from transformers import AutoModel, AutoProcessor  # noqa: E402
 __all__ = ["ProductEmbedder", "ProductTable", "index_vectors", "nearest_rows", "product_schema"]
 
 THUMBNAIL_SIZE = 224
-_INDEX_FROM = 20_000  # rows: fewer are compared in milliseconds without an index
+_INDEX_FROM = 50_000  # rows: fewer are compared in milliseconds without an index
 _CELLS, _PROBED_CELLS, _REFINE = 256, 32, 10
 _LEVELS = " > "
 

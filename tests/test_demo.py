@@ -1,7 +1,10 @@
 """The demo: its data, what its buttons answer, and the page in Chromium, of which pictures go to the test's folder."""
 
 import io
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,6 +88,31 @@ def test_the_data_is_whole(data):
     assert {path.name for path in (data / "heads").iterdir()} == {
         "adult", "attributes", "category", "clustering", "matching"
     }  # fmt: skip
+
+
+def test_a_folder_that_is_of_something_else_is_refused(data):
+    arguments = DemoArguments(checkpoint=str(data.parent / "model"), output_dir=str(data), max_products=24)
+    with pytest.raises(ValueError, match="begun with another toy_offers"):
+        build_demo(DataArguments(toy_offers=300, num_workers=0), arguments)
+    model = EClipModel.from_pretrained(data.parent / "model")
+    model.logit_scale.data += 1
+    model.save_pretrained(data.parent / "model")
+    with pytest.raises(ValueError, match="other weights"):
+        build_demo(DataArguments(toy_offers=350, num_workers=0), arguments)
+
+
+def test_the_folder_runs_where_nothing_else_is(data, tmp_path):
+    space = tmp_path / "space"
+    shutil.copytree(DEMO, space, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    shutil.copytree(data, space / "data", ignore=shutil.ignore_patterns("lancedb"))
+    script = (
+        "import sys, app; demo = app.load_demo('data'); print('12 nearest' in demo.search('mug', None, None, None), "
+        "'Its cluster' in demo.ask('mug', None), 'modeling_eclip' in sys.modules, 'training' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=space, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "False", "False"], done.stderr[-2000:]
 
 
 def test_what_is_searched_by_is_found(demo, product):

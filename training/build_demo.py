@@ -7,10 +7,11 @@ task that the data has no labels for is left out, and said so.
 """
 
 import io
+import json
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from training.arguments import DataArguments, FinetuneArguments, ModelArguments,
 from training.build import load_split
 from training.finetune import finetune
 from training.task_models import TASK_HEADS
-from training.whole_files import whole_file, whole_folder
+from training.whole_files import whole_file, whole_folder, write_json
 
 __all__ = ["DemoArguments", "build_demo"]
 
@@ -52,11 +53,16 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
     Args:
         data: On which products heads are trained, and which are searched among.
         arguments: What is made of them.
+
+    Raises:
+        ValueError: `output_dir` holds what was made of something else.
     """
     output = Path(arguments.output_dir)
+    model = EClipModel.from_pretrained(arguments.checkpoint)
+    _check_is_of(output, model, {**asdict(data), **asdict(arguments)})
     if not (output / "eclip").exists():
         with whole_folder(output / "eclip") as folder:
-            EClipModel.from_pretrained(arguments.checkpoint).save_pretrained(folder)
+            model.save_pretrained(folder)
             EClipProcessor.from_pretrained(arguments.checkpoint).save_pretrained(folder)
     if not (output / "products.parquet").exists():
         rows = list(_product_rows(data, arguments))
@@ -72,6 +78,22 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
             finetune(ModelArguments(checkpoint=str(output / "eclip")), data, learned)
         except ValueError as error:
             logger.warning("no head for %s: %s", task, error)
+
+
+def _check_is_of(output: Path, model: EClipModel, settings: dict[str, Any]) -> None:
+    """Refuse a folder that was begun with other arguments or other weights; note the arguments in a new one."""
+    kept = output / "arguments.json"
+    if not kept.exists():
+        write_json(settings, kept)
+    remedy = "delete it, or give another output_dir."
+    others = json.loads(kept.read_text(encoding="utf-8"))
+    changed = sorted(name for name in settings.keys() | others.keys() if settings.get(name) != others.get(name))
+    if changed:
+        raise ValueError(f"`output_dir` {output} was begun with another {', '.join(changed)}; {remedy}")
+    if (output / "eclip").exists():
+        weights, copied = model.state_dict(), EClipModel.from_pretrained(output / "eclip").state_dict()
+        if weights.keys() != copied.keys() or any(not weights[name].equal(copied[name]) for name in weights):
+            raise ValueError(f"`checkpoint` has other weights than when `output_dir` {output} was begun; {remedy}")
 
 
 def _product_rows(data: DataArguments, arguments: DemoArguments) -> Iterator[dict[str, Any]]:
@@ -108,7 +130,10 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the arguments and build."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     data, arguments = parse_arguments((DataArguments, DemoArguments), argv)
-    build_demo(data, arguments)
+    try:
+        build_demo(data, arguments)
+    except ValueError as error:
+        sys.exit(str(error))
     print(f"python examples/demo/app.py --data {arguments.output_dir}")
 
 

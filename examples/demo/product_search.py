@@ -33,7 +33,7 @@ __all__ = ["ProductEmbedder", "ProductTable", "index_vectors", "nearest_rows", "
 
 THUMBNAIL_SIZE = 224
 _INDEX_FROM = 50_000  # rows: fewer are compared in milliseconds without an index
-_CELLS, _PROBED_CELLS, _REFINE = 256, 32, 10
+_CELLS, _PROBED_CELLS, _REFINE = 256, 16, 10
 _LEVELS = " > "
 
 

@@ -42,7 +42,9 @@ def main(checkpoint: str, folder: str, products: str | None = None, num_offers: 
                 f"  {product['similarity']:.2f}  {product['title'][:50]:52}{product['category']}, {product['colour']}"
             )
         own = load_product_image(asked["image"]) if "image" in asked else None
-        drawn.append((question, own, [(load_product_image(p["thumbnail"]), p["title"]) for p in found]))
+        drawn.append(
+            (question, own, [(p["thumbnail"] and load_product_image(p["thumbnail"]), p["title"]) for p in found])
+        )
     draw_found(drawn, Path(folder) / "found.png")
     print(f"\n{folder}/found.png shows them")
 

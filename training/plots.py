@@ -89,7 +89,7 @@ def draw_found(rows: Sequence[tuple[str, Any, Sequence[tuple[Any, str]]]], path:
         shown = [(own, question), *found]
         for place, (axes, (picture, words)) in enumerate(zip(axes_row, shown, strict=False)):
             # Words are text and nothing else: dollar signs in them are no formulas.
-            wrapped = "\n".join(textwrap.wrap(words, 24)[:4]).replace("$", r"\$")
+            wrapped = "\n".join(textwrap.wrap(words, 24)[:3]).replace("$", r"\$")
             axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
             if picture is None:
                 axes.text(0.5, 0.5, wrapped, ha="center", va="center", fontsize=11, weight="bold")

@@ -71,6 +71,16 @@ report: $(INSTALLED) ## The paper's claim on real data: pre-train, learn five ta
 report-fast: $(INSTALLED) ## The same of a part of it, in ten minutes, to outputs/report-fast
 	$(BIN)/python training/report.py --config training/configs/report_fast.yaml $(REPORT_ARGS)
 
+# The quickstart's checkpoint; another one with CHECKPOINT=, and data of your own with DEMO_ARGS="--test_data ...".
+CHECKPOINT ?= outputs/quickstart
+DEMO_DATA ?= outputs/demo-$(notdir $(CHECKPOINT))
+
+.PHONY: demo
+demo: $(INSTALLED) ## A page in the browser: search by words and picture, five tasks on a product (after make quickstart)
+	@test "$(CHECKPOINT)" != outputs/quickstart -o -e outputs/quickstart/model.safetensors || $(MAKE) quickstart
+	$(BIN)/python training/build_demo.py --checkpoint $(CHECKPOINT) --output_dir $(DEMO_DATA) $(DEMO_ARGS)
+	$(BIN)/python examples/demo/app.py --data $(DEMO_DATA)
+
 .PHONY: prepare-demo
 prepare-demo: $(INSTALLED) ## Make raw offers of the drawn catalogue, and a corpus of them, in outputs/ (a minute)
 	$(BIN)/python training/toy_raw_offers.py --output outputs/toy_raw

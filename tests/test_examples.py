@@ -29,7 +29,7 @@ def tokenizer():
 def test_every_example_fits_on_a_page_and_is_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     tasks = {"lora_category", "lora_matching", "trainer_category"}
-    assert names == {"continue_from_clip", "embed", "own_loop"} | tasks
+    assert names == {"continue_from_clip", "embed", "own_loop", "search"} | tasks
     for name in names:
         assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60, name
 
@@ -50,6 +50,15 @@ def test_embed(checkpoint, capsys):
     printed = capsys.readouterr().out
     assert "embeddings of 16 dimensions" in printed
     assert printed.count("-> image of:") == 5
+
+
+def test_search(checkpoint, tmp_path, capsys):
+    pytest.importorskip("lancedb")
+    load_example("search").main(checkpoint, str(tmp_path / "search"), num_offers=200)
+    printed = capsys.readouterr().out
+    assert "products in" in printed and printed.count("\n  0.") + printed.count("\n  1.") >= 5
+    assert "this picture, and:" in printed and "this picture, colour" in printed
+    assert (tmp_path / "search" / "found.png").stat().st_size > 20_000
 
 
 def test_own_loop_learns(capsys):

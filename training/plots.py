@@ -71,4 +71,33 @@ def draw_neighbours(rows: Sequence[tuple[str, Any, Sequence[tuple[Any, bool]]]],
     plt.close(figure)
 
 
-__all__ = ["draw_history", "draw_neighbours"]
+def draw_found(rows: Sequence[tuple[str, Any, Sequence[tuple[Any, str]]]], path: Path) -> None:
+    """Draw questions to a search with the products that it found, a line each.
+
+    Args:
+        rows: Per question its words, its picture (Pillow, `None` for none), and what was found, the nearest first:
+            pictures, each with what is written below it.
+        path: PNG file to write.
+    """
+    columns = 1 + max(len(found) for _, _, found in rows)
+    figure, grid = plt.subplots(
+        len(rows), columns, figsize=(1.9 * columns, 2.4 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes_row, (question, own, found) in zip(grid, rows, strict=True):
+        shown = [(own, question), *found]
+        for place, (axes, (picture, words)) in enumerate(zip(axes_row, shown, strict=False)):
+            # Words are text and nothing else: dollar signs in them are no formulas.
+            wrapped = "\n".join(textwrap.wrap(words, 24)[:3]).replace("$", r"\$")
+            axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            if picture is None:
+                axes.text(0.5, 0.5, wrapped, ha="center", va="center", fontsize=11, weight="bold")
+                continue
+            axes.imshow(picture, extent=(0, 1, 0, 1))
+            axes.text(0.5, -0.04, wrapped, ha="center", va="top", fontsize=8, weight="normal" if place else "bold")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+__all__ = ["draw_found", "draw_history", "draw_neighbours"]

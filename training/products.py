@@ -16,6 +16,7 @@ import glob
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -129,14 +130,19 @@ def _joined(tables: Sequence[datasets.Dataset], sources: Sequence[str], max_rows
     return products if max_rows is None else products.take(min(max_rows, len(products)))
 
 
+@lru_cache(maxsize=1)  # a run asks for its splits one by one, and drawing takes seconds
+def _drawn_catalog(num_offers: int, seed: int) -> datasets.DatasetDict:
+    from training.toy_catalog import toy_catalog
+
+    return toy_catalog(num_offers, seed=seed)
+
+
 def _open_source(
     source: str, split: str, streaming: bool, toy_offers: int, toy_seed: int
 ) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
     """Opens one source: its tables or, to be streamed, parquet files, and the folder that picture paths start from."""
     if source == "toy":
-        from training.toy_catalog import toy_catalog
-
-        catalog = toy_catalog(toy_offers, seed=toy_seed)
+        catalog = _drawn_catalog(toy_offers, toy_seed)
         if split not in catalog:
             raise ValueError(f"split={split!r} is not in the drawn catalogue. Use one of {sorted(catalog)}.")
         return [(catalog[split], None)]

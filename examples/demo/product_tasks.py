@@ -1,0 +1,112 @@
+"""Five tasks on products of which nothing is known but a title, a picture, or both.
+
+Contract: each task is answered by the head whose checkpoint lies in the folder of its name; a task without one is not
+there, and the others are. Answers are plain Python, with probabilities. A head looks at what it was trained on: one of
+titles alone refuses a product that has only a picture, in words (`ValueError`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+__all__ = ["TASKS", "ProductTasks"]
+
+# The Auto class that each kind of head answers to.
+TASKS = {
+    "category": "AutoModelForSequenceClassification",
+    "attributes": "AutoModelForVisualQuestionAnswering",
+    "matching": "AutoModelForMultipleChoice",
+    "clustering": "AutoModelForTextEncoding",
+    "adult": "AutoModelForImageClassification",
+}
+Answer = tuple[str, float]
+
+
+class ProductTasks:
+    """The heads, loaded. A product is a mapping with `title` and `image`; either may be `None`.
+
+    Args:
+        folder: Folder of heads: `folder/category`, `folder/attributes`, `folder/matching`, `folder/clustering`,
+            `folder/adult`, as far as they are there.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Load what is there."""
+        self.heads: dict[str, Any] = {}
+        self.processors: dict[str, Any] = {}
+        for task, auto_class in TASKS.items():
+            path = Path(folder) / task
+            if (path / "config.json").exists():
+                head_class = getattr(transformers, auto_class)
+                self.heads[task] = head_class.from_pretrained(path, trust_remote_code=True).eval()
+                self.processors[task] = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=True)
+
+    def category(self, product: Mapping[str, Any], k: int = 5) -> list[Answer]:
+        """Name the `k` most probable categories, root first, the best first."""
+        (answers,) = self.heads["category"].decode(self._logits("category", product), k=k)
+        return [(" > ".join(path), probability) for path, probability in answers]
+
+    def attributes(self, product: Mapping[str, Any], k: int = 3) -> dict[str, list[Answer]]:
+        """Name the `k` most probable values of each attribute, the best first."""
+        found = {}
+        values = self.heads["attributes"].values
+        for name, logits in self._logits("attributes", product).items():
+            top = logits[0].softmax(dim=-1).topk(min(k, len(values[name])))
+            best = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            found[name] = [(values[name][value], probability) for value, probability in best]
+        return found
+
+    def adult(self, product: Mapping[str, Any]) -> tuple[bool, float]:
+        """Tell whether a product is for adults only, and how probable that is."""
+        return self._yes_or_no("adult", self._logits("adult", product))
+
+    def matching(self, left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[bool, float]:
+        """Tell whether two offers are of one product, and how probable that is."""
+        head = self.heads["matching"]
+        with torch.no_grad():
+            embeds = self._represent("matching", [left, right])
+            one, other = (
+                type(embeds)(**{name: value[row : row + 1] for name, value in embeds.items()}) for row in (0, 1)
+            )
+            return self._yes_or_no("matching", head.answer(one, right=other).logits)
+
+    def cluster(self, product: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Group a product and others, and tell which of the others are in its group."""
+        head = self.heads["clustering"]
+        with torch.no_grad():
+            embeds = head.answer(self._represent("clustering", [product, *others])).embeds
+            own, *groups = head.cluster(embeds).tolist()
+        return [row for row, group in enumerate(groups) if group == own]
+
+    def _represent(self, task: str, products: Sequence[Mapping[str, Any]]) -> Any:
+        return self.heads[task].represent(**product_inputs(self.processors[task], products))
+
+    @torch.no_grad()
+    def _logits(self, task: str, product: Mapping[str, Any]) -> Any:
+        return self.heads[task](**product_inputs(self.processors[task], [product])).logits
+
+    def _yes_or_no(self, task: str, logits: torch.Tensor) -> tuple[bool, float]:
+        head = self.heads[task]
+        probability = head.probabilities(logits).item()
+        return probability >= head.decision_threshold, probability
+
+
+def product_inputs(processor: Any, products: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Turn products into a head's inputs; `has_text` and `has_image` tell which of them have a title and a picture."""
+    titles = [(product["title"] or "").strip() for product in products]
+    images = [product["image"] for product in products]
+    has_text = torch.tensor([bool(title) for title in titles])
+    has_image = torch.tensor([image is not None for image in images])
+    inputs: dict[str, torch.Tensor] = {}
+    if has_text.any():
+        inputs |= processor(text=titles, return_tensors="pt") | {"has_text": has_text}
+    if has_image.any():
+        some = next(image for image in images if image is not None)  # stands in for what is not looked at
+        filled = [some if image is None else image for image in images]
+        inputs |= processor(images=filled, return_tensors="pt") | {"has_image": has_image}
+    return inputs

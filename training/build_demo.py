@@ -1,0 +1,141 @@
+"""What the demo shows, from a checkpoint: `python training/build_demo.py --checkpoint outputs/quickstart`.
+
+Writes to `output_dir` a copy of the checkpoint (`eclip`), a head for each of the five tasks (`heads`, linear probes of
+`training/finetune.py`, learned from `train_data`), and the products to search among (`products.parquet`: those of
+`test_data`, which nothing has learned from). What is there already stays, so that a run that was stopped goes on. A
+task that the data has no labels for is left out, and said so.
+"""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from modeling_eclip import EClipModel, EClipProcessor, ProductImageError, load_product_image
+from training.arguments import DataArguments, FinetuneArguments, ModelArguments, option, parse_arguments
+from training.build import load_split
+from training.finetune import finetune
+from training.task_models import TASK_HEADS
+from training.whole_files import whole_file, whole_folder, write_json
+
+__all__ = ["DemoArguments", "build_demo"]
+
+logger = logging.getLogger("training")
+
+_SCHEMA = pa.schema(
+    [("id", pa.string()), ("title", pa.string()), ("image", pa.binary()), ("category", pa.string()),
+     ("colour", pa.string())]
+)  # fmt: skip
+
+
+@dataclass
+class DemoArguments:
+    """What the demo is made of, beside its data."""
+
+    checkpoint: str = option("e-CLIP checkpoint, a folder or a Hub id.", "outputs/quickstart")
+    output_dir: str = option("Where it goes; the demo looks here.", "examples/demo/data")
+    colour_column: str = option("Column of the colour that products are filtered by.", "colour")
+    max_products: int = option("Products to search among, at most.", 5000)
+    picture_size: int = option("Longer side of their pictures, in pixels, at most.", 320)
+
+
+def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
+    """Write what the demo needs.
+
+    Args:
+        data: On which products heads are trained, and which are searched among.
+        arguments: What is made of them.
+
+    Raises:
+        ValueError: `output_dir` holds what was made of something else.
+    """
+    output = Path(arguments.output_dir)
+    model = EClipModel.from_pretrained(arguments.checkpoint)
+    _check_is_of(output, model, {**asdict(data), **asdict(arguments)})
+    if not (output / "eclip").exists():
+        with whole_folder(output / "eclip") as folder:
+            model.save_pretrained(folder)
+            EClipProcessor.from_pretrained(arguments.checkpoint).save_pretrained(folder)
+    if not (output / "products.parquet").exists():
+        rows = list(_product_rows(data, arguments))
+        with whole_file(output / "products.parquet") as path:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
+    task: Any
+    for task in TASK_HEADS:
+        folder = output / "heads" / task
+        if (folder / "report.json").exists():  # which is written last
+            continue
+        learned = FinetuneArguments(task=task, method="linear", output_dir=str(folder))
+        try:
+            finetune(ModelArguments(checkpoint=str(output / "eclip")), data, learned)
+        except ValueError as error:
+            logger.warning("no head for %s: %s", task, error)
+
+
+def _check_is_of(output: Path, model: EClipModel, settings: dict[str, Any]) -> None:
+    """Refuse a folder that was begun with other arguments or other weights; note the arguments in a new one."""
+    kept = output / "arguments.json"
+    if not kept.exists():
+        write_json(settings, kept)
+    remedy = "delete it, or give another output_dir."
+    others = json.loads(kept.read_text(encoding="utf-8"))
+    changed = sorted(name for name in settings.keys() | others.keys() if settings.get(name) != others.get(name))
+    if changed:
+        raise ValueError(f"`output_dir` {output} was begun with another {', '.join(changed)}; {remedy}")
+    if (output / "eclip").exists():
+        weights, copied = model.state_dict(), EClipModel.from_pretrained(output / "eclip").state_dict()
+        if weights.keys() != copied.keys() or any(not weights[name].equal(copied[name]) for name in weights):
+            raise ValueError(f"`checkpoint` has other weights than when `output_dir` {output} was begun; {remedy}")
+
+
+def _product_rows(data: DataArguments, arguments: DemoArguments) -> Iterator[dict[str, Any]]:
+    """Yield the products that can be shown, with small pictures; count those that can't."""
+    products = load_split(data, "test")
+    separator = data.category_separator
+    skipped = 0
+    for number in tqdm(range(min(len(products), arguments.max_products)), desc="products"):
+        row = products[number]
+        try:
+            picture = load_product_image(row["image"])
+        except ProductImageError:
+            skipped += 1
+            continue
+        picture = picture.copy()
+        picture.thumbnail((arguments.picture_size, arguments.picture_size))
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=88)
+        category = row.get(data.category_column) or []
+        path = category.split(separator) if isinstance(category, str) else category
+        colour = row.get(arguments.colour_column)
+        yield {
+            "id": row["row_id"],
+            "title": row["title"],
+            "image": file.getvalue(),
+            "category": " > ".join(level.strip() for level in path) or None,
+            "colour": None if colour is None else str(colour),
+        }
+    if skipped:
+        logger.warning("%s products without a usable picture are left out", skipped)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments and build."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    data, arguments = parse_arguments((DataArguments, DemoArguments), argv)
+    try:
+        build_demo(data, arguments)
+    except ValueError as error:
+        sys.exit(str(error))
+    print(f"python examples/demo/app.py --data {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

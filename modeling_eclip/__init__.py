@@ -15,6 +15,7 @@ from .images_eclip import ProductImageError, load_product_image
 from .linkage_eclip import average_linkage
 from .losses_eclip import contrastive_loss, mate_contrast_loss
 from .matching_eclip import EClipForProductMatching, MatchingOutput
+from .matryoshka_eclip import matryoshka_loss, truncate_embeds
 from .modeling_eclip import EClipModel, EClipOutput
 from .neighbors_eclip import candidate_pairs, nearest_neighbors
 from .processing_eclip import EClipProcessor
@@ -50,5 +51,7 @@ __all__ = [
     "gather_rows",
     "load_product_image",
     "mate_contrast_loss",
+    "matryoshka_loss",
     "nearest_neighbors",
+    "truncate_embeds",
 ]

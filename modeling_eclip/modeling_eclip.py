@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .configuration_eclip import EClipConfig
 from .hub_eclip import auto_map_of
 from .losses_eclip import contrastive_loss
+from .matryoshka_eclip import matryoshka_loss
 from .pretrained_eclip import FromPretrainedParts
 from .towers_eclip import (
     build_tower,
@@ -312,13 +313,18 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             logits_per_text = logit_scale.exp() * text_embeds @ image_embeds.T  # (num_titles, num_images)
             logits_per_image = logits_per_text.T
             if return_loss:
-                loss = contrastive_loss(
-                    text_embeds,
-                    image_embeds,
-                    logit_scale,
-                    catalog_ids,
-                    catalog_weight=self.config.catalog_weight,
-                    mates=self.config.catalog_mates,
+                loss = matryoshka_loss(
+                    lambda text, image: contrastive_loss(
+                        text,
+                        image,
+                        logit_scale,
+                        catalog_ids,
+                        catalog_weight=self.config.catalog_weight,
+                        mates=self.config.catalog_mates,
+                    ),
+                    (text_embeds, image_embeds),
+                    self.config.matryoshka_dims,
+                    self.config.matryoshka_weights,
                 )
         return EClipOutput(
             loss=loss,

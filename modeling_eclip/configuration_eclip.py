@@ -171,20 +171,16 @@ class EClipConfig(PreTrainedConfig):
             dims is None or len(weights) != len(dims) or min(weights) < 0 or not 0 < sum(weights) < math.inf
         ):
             raise ValueError(
-                f"`matryoshka_weights` is {weights} for `matryoshka_dims` {dims}; give each size a weight, not all zero."
+                f"`matryoshka_weights` is {weights} for `matryoshka_dims` {dims}; give each size a weight, not all 0."
             )
         if dims is None:
             return
         sizes = set(dims)
-        if (
-            self.projection_dim not in sizes
-            or len(sizes) < len(dims)
-            or min(sizes) < 1
-            or max(sizes) > self.projection_dim
-        ):
+        has_all = self.projection_dim in sizes and len(sizes) == len(dims)
+        if not has_all or min(sizes) < 1 or max(sizes) > self.projection_dim:
             raise ValueError(
-                f"`matryoshka_dims` is {dims}; give different sizes from 1 to `projection_dim` ({self.projection_dim}), "
-                "and that one among them."
+                f"`matryoshka_dims` is {dims}; give different sizes from 1 to `projection_dim` "
+                f"({self.projection_dim}), and that one among them."
             )
 
     def validate_classes(self) -> None:

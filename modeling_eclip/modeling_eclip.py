@@ -20,6 +20,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_eclip import EClipConfig
+from .embedding_eclip import EmbedsProducts
 from .hub_eclip import auto_map_of
 from .losses_eclip import contrastive_loss
 from .matryoshka_eclip import matryoshka_loss
@@ -113,7 +114,7 @@ class EClipPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
 
 
-class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
+class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
     """e-CLIP: embeds product titles and product images in one space.
 
     Args:

@@ -5,6 +5,7 @@ Importing this package registers its classes with transformers' Auto classes.
 
 from .adult_eclip import AdultOutput, EClipForAdultRecognition
 from .attributes_eclip import AttributeOutput, EClipForAttributeExtraction
+from .binary_eclip import BinaryIndex, binarize
 from .category_eclip import CategoryOutput, EClipForCategoryClassification
 from .category_tree_eclip import CategoryTree
 from .clustering_eclip import ClusteringOutput, EClipForProductClustering
@@ -29,6 +30,7 @@ __all__ = [
     "HEAD_AUTO_MAP",
     "AdultOutput",
     "AttributeOutput",
+    "BinaryIndex",
     "CategoryOutput",
     "CategoryTree",
     "ClusteringOutput",
@@ -46,6 +48,7 @@ __all__ = [
     "ProductEmbeds",
     "ProductImageError",
     "average_linkage",
+    "binarize",
     "candidate_pairs",
     "contrastive_loss",
     "gather_rows",

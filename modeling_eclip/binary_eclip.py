@@ -72,7 +72,12 @@ class BinaryIndex:
         return len(self.vectors)
 
     def search(
-        self, queries: np.ndarray | torch.Tensor, num_neighbors: int = 10, *, num_candidates: int | None = None
+        self,
+        queries: np.ndarray | torch.Tensor,
+        num_neighbors: int = 10,
+        *,
+        num_candidates: int | None = None,
+        query_center: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the nearest vectors of each query.
 
@@ -80,6 +85,8 @@ class BinaryIndex:
             queries: Vectors, shape `(Q, D)`.
             num_neighbors: Vectors per query; fewer where there are fewer.
             num_candidates: Codes per query whose vectors are read; ten times `num_neighbors` if not given.
+            query_center: What queries' values are compared with, shape `(D,)`; the vectors' mean if not given. Queries
+                of the other modality, as titles that search images, have a mean of their own.
 
         Returns:
             Dot products in descending order, float32, shape `(Q, K)`, and the places of the vectors that they are
@@ -96,7 +103,9 @@ class BinaryIndex:
                 "least as many candidates."
             )
         num_neighbors, num_candidates = (min(number, len(self)) for number in (num_neighbors, num_candidates))
-        candidates = self._codes.search(binarize(queries, self.center), num_candidates)[1]  # (Q, candidates)
+        candidates = self._codes.search(
+            binarize(queries, self.center if query_center is None else query_center), num_candidates
+        )[1]  # (Q, candidates)
         scores = np.empty((len(queries), num_neighbors), dtype=np.float32)
         rows = np.empty((len(queries), num_neighbors), dtype=np.int64)
         block_size = max(_BLOCK_NUMBERS // (num_candidates * queries.shape[1]), 1)

@@ -1,8 +1,8 @@
 """What shorter embeddings keep: `python training/embedding_sizes.py --embeddings outputs/embeddings`.
 
-Takes what `embed.py` wrote of products with both sides, and cuts it to several sizes, in float32 and to one bit of each
-value. Of each size it prints bytes of a vector, how often the image of a title is among the first found, and how many
-of the 10 images that the whole vectors find first are found, with `--candidates` re-scored by whole vectors, too.
+Takes what `embed.py` wrote of products with both sides, and cuts it to several sizes, in float32 and to one bit of
+each value. Of each size it prints the bytes of a vector, how often the image of a title is among the first found, and
+how many of the 10 images that the whole vectors find first are found; with `--candidates` re-scored by them, too.
 `sizes.json` in the folder holds the same.
 """
 
@@ -64,17 +64,19 @@ def measure_sizes(arguments: SizesArguments) -> list[dict[str, Any]]:
     rows = []
     for dim in sorted(dims, reverse=True):
         short_text, short_image = truncate_embeds(text, dim), truncate_embeds(image, dim)
-        bits = [torch.sign(side - short_image.mean(dim=0)) / dim**0.5 for side in (short_text, short_image)]
+        bits = [torch.sign(side - side.mean(dim=0)) / dim**0.5 for side in (short_text, short_image)]
         for form, size, sides in (("float32", 4 * dim, (short_text, short_image)), ("1 bit", -(-dim // 8), bits)):
             recalls = retrieval_recall(sides[0], sides[1], [catalog_ids], ranks=(1, 10))
             found = _nearest(sides[0][queries], sides[1], number)
             kept = {name: recalls[name] for name in ("recall@1", "recall@10")}
             rows.append({"dim": dim, "form": form, "bytes": size, **kept, "neighbors": _shared(found, expected)})
         if dim % 8 == 0:
-            index = BinaryIndex(short_image.numpy())
+            index, center = BinaryIndex(short_image.numpy()), short_text.mean(dim=0).numpy()
             for candidates in arguments.candidates:
                 # bits of the short vectors find the candidates, the whole vectors put them in order
-                places = index.search(short_text[queries], candidates, num_candidates=candidates)[1]
+                places = index.search(short_text[queries], candidates, num_candidates=candidates, query_center=center)[
+                    1
+                ]
                 dots = torch.bmm(image[places], text[queries].unsqueeze(2)).squeeze(2)
                 best = np.take_along_axis(places, dots.topk(min(number, places.shape[1])).indices.numpy(), axis=1)
                 form = f"1 bit, {candidates} re-scored"

@@ -107,9 +107,8 @@ def check_same_work(contest: Contest, ours: dict[str, Any], theirs: dict[str, An
         found = [np.load(side["vectors"]) for side in (ours, theirs)]
         for side in (ours, theirs):
             os.unlink(side["vectors"])
-        cosine = (
-            (found[0] * found[1]).sum(axis=1) / np.prod([np.linalg.norm(of, axis=1) for of in found], axis=0)
-        ).min()
+        lengths = np.linalg.norm(found, axis=2)
+        cosine = ((found[0] * found[1]).sum(axis=1) / lengths.prod(axis=0)).min()
         print(f"  cosine of the two at least {cosine:.5f}", flush=True)
         if not cosine > 0.999:
             raise RuntimeError(f"{contest.name}: vectors differ from {contest.peer}'s, with a cosine of {cosine}.")

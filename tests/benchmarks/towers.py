@@ -13,7 +13,7 @@ __all__ = ["build_embedder", "build_model"]
 
 
 def build_embedder() -> tuple[EClipModel, EClipProcessor]:
-    """Return a model for embedding, in evaluation mode, and its processor, with a tokenizer trained on drawn titles."""
+    """Return a model for embedding, in evaluation mode, and its processor; the tokenizer is trained on titles."""
     tokenizer = train_title_tokenizer(draw_titles(2000), vocab_size=4096, max_title_length=CONTEXT_LENGTH)
     side = TOWER["image_size"]
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})

@@ -69,7 +69,7 @@ def draw_weight(name: str, shape: Sequence[int]) -> torch.Tensor:
 
 
 def draw_titles(number: int) -> list[str]:
-    """Return titles of words that a seed makes up, as long as those of `draw_offers`: 20 words in the mean, 4 to 75."""
+    """Return titles of words that a seed makes up, as long as those of `draw_offers`: 20 words in the mean."""
     rng = np.random.default_rng(3)
     syllables = [first + second for first in "bdfgklmnprst" for second in "aeiou"]
     words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(2000)]

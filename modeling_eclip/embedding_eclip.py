@@ -19,7 +19,7 @@ from .matryoshka_eclip import truncate_embeds
 from .pixels_eclip import PixelReader
 
 # Tokens, and pictures, of a batch: on a CPU what its caches hold, on an accelerator what keeps it busy.
-_TOKENS_AT_ONCE = {"cpu": 4096, "accelerator": 65536}
+_TOKENS_AT_ONCE = {"cpu": 1024, "accelerator": 65536}
 _IMAGES_AT_ONCE = {"cpu": 32, "accelerator": 256}
 _TITLES_AT_ONCE = 4096  # that are tokenized, so that the tokenizer's own memory stays small
 
@@ -50,7 +50,7 @@ class EmbedsProducts:
             titles: Titles; an empty one is allowed.
             images: Pictures in any form that `load_product_image` accepts.
             truncate_dim: How many of an embedding's values are kept; see [`truncate_embeds`].
-            token_budget: Tokens of a batch of titles, padding included; 4,096 on a CPU and 65,536 on an accelerator
+            token_budget: Tokens of a batch of titles, padding included; 1,024 on a CPU and 65,536 on an accelerator
                 if not given.
             image_batch_size: Images of a batch; 32 and 256 if not given.
             num_workers: Processes that read images; 0 reads them in this one.

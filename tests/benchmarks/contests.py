@@ -87,7 +87,7 @@ _PRODUCTS_WORK = "embed 5,000 products, JPEG of 1,000 px, small towers, decoding
 _IMAGES_WORK = "embed 5,000 JPEG of 1,000 px, small towers, decoding included"
 _SEARCH_WORK = "search 200,000 vectors of 256 values for the 10 nearest"
 _CATALOGUE = {"number": 200_000, "dim": 256, "queries": 2000}
-# Codes whose vectors are read, per query: the fewest, in steps of 10, that find .99 of the neighbours.
+# Codes whose vectors are read, per query: enough to find .99 of the neighbours in these vectors.
 _CANDIDATES = 100
 
 CONTESTS = (

@@ -137,7 +137,7 @@ def _key(arguments: EmbedArguments) -> tuple[tuple[str, Any], ...]:
 
 @lru_cache(maxsize=8)  # a process of a cluster embeds many files, on any of its devices
 def _embedder(key: tuple[tuple[str, Any], ...], device: str) -> CorpusEmbedder:
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in key}
+    given: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in key}
     arguments = EmbedArguments(**given)
     columns = ProductColumns(
         title=arguments.title_column if arguments.modality != "image" else "none",

@@ -174,7 +174,7 @@ class CorpusEmbedder:
 
     def _loader(self, shards: EmbeddedShards, numbers: Sequence[int]) -> DataLoader[dict[str, Any]]:
         size = self.image_batch_size or batch_size_for(self.model.device)
-        spans = []
+        spans: list[range] = []
         for number in numbers:
             rows = shards.rows(number)
             spans += _dealt([rows[start : start + size] for start in range(0, len(rows), size)], self.num_workers)

@@ -5,6 +5,7 @@ Importing this package registers its classes with transformers' Auto classes.
 
 from .adult_eclip import AdultOutput, EClipForAdultRecognition
 from .attributes_eclip import AttributeOutput, EClipForAttributeExtraction
+from .binary_eclip import BinaryIndex, binarize
 from .category_eclip import CategoryOutput, EClipForCategoryClassification
 from .category_tree_eclip import CategoryTree
 from .clustering_eclip import ClusteringOutput, EClipForProductClustering
@@ -15,6 +16,7 @@ from .images_eclip import ProductImageError, load_product_image
 from .linkage_eclip import average_linkage
 from .losses_eclip import contrastive_loss, mate_contrast_loss
 from .matching_eclip import EClipForProductMatching, MatchingOutput
+from .matryoshka_eclip import matryoshka_loss, truncate_embeds
 from .model_card_eclip import CardFacts, Figure
 from .modeling_eclip import EClipModel, EClipOutput
 from .neighbors_eclip import candidate_pairs, nearest_neighbors
@@ -30,6 +32,7 @@ __all__ = [
     "HEAD_AUTO_MAP",
     "AdultOutput",
     "AttributeOutput",
+    "BinaryIndex",
     "CardFacts",
     "CategoryOutput",
     "CategoryTree",
@@ -49,12 +52,15 @@ __all__ = [
     "ProductEmbeds",
     "ProductImageError",
     "average_linkage",
+    "binarize",
     "candidate_pairs",
     "contrastive_loss",
     "gather_rows",
     "load_product_image",
     "mate_contrast_loss",
+    "matryoshka_loss",
     "nearest_neighbors",
     "publish_folder",
     "push_to_hub",
+    "truncate_embeds",
 ]

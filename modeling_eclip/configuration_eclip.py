@@ -48,6 +48,11 @@ class EClipConfig(PreTrainedConfig):
             see [`contrastive_loss`].
         catalog_weight (`float`, defaults to 1.0):
             Mass of a positive mate relative to the row's own partner, between 0 and 1.
+        matryoshka_dims (`list[int]`, *optional*):
+            Sizes that embeddings can be cut to because the loss is taken at each of them, `projection_dim` among
+            them; see [`matryoshka_loss`].
+        matryoshka_weights (`list[float]`, *optional*):
+            Weight of each of these in the loss; all the same if not given.
         modality (`str`, defaults to `"both"`):
             What a head looks at: `"text"`, `"image"` or `"both"`.
         modality_dropout (`float`, defaults to 0.1):
@@ -96,6 +101,8 @@ class EClipConfig(PreTrainedConfig):
     text_pooling: str = "auto"
     catalog_mates: Literal["positive", "negative", "masked"] = "positive"
     catalog_weight: float | int = 1.0
+    matryoshka_dims: list[int] | None = None
+    matryoshka_weights: list[float | int] | None = None
     modality: Literal["text", "image", "both"] = "both"
     modality_dropout: float | int = 0.1
     category_paths: list[list[str]] | None = None
@@ -155,6 +162,25 @@ class EClipConfig(PreTrainedConfig):
             raise ValueError(
                 f"`catalog_weight` is {self.catalog_weight}; give a number from 0 (mates carry no mass) to 1 (as much "
                 "as the row's own partner)."
+            )
+
+    def validate_matryoshka(self) -> None:
+        """Part of `@strict` validation: the sizes are some that embeddings can be cut to, each with a weight."""
+        dims, weights = self.matryoshka_dims, self.matryoshka_weights
+        if weights is not None and (
+            dims is None or len(weights) != len(dims) or min(weights) < 0 or not 0 < sum(weights) < math.inf
+        ):
+            raise ValueError(
+                f"`matryoshka_weights` is {weights} for `matryoshka_dims` {dims}; give each size a weight, not all 0."
+            )
+        if dims is None:
+            return
+        sizes = set(dims)
+        has_all = self.projection_dim in sizes and len(sizes) == len(dims)
+        if not has_all or min(sizes) < 1 or max(sizes) > self.projection_dim:
+            raise ValueError(
+                f"`matryoshka_dims` is {dims}; give different sizes from 1 to `projection_dim` "
+                f"({self.projection_dim}), and that one among them."
             )
 
     def validate_classes(self) -> None:

@@ -20,8 +20,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_eclip import EClipConfig
+from .embedding_eclip import EmbedsProducts
 from .hub_eclip import auto_map_of
 from .losses_eclip import contrastive_loss
+from .matryoshka_eclip import matryoshka_loss
 from .pretrained_eclip import FromPretrainedParts
 from .publishing_eclip import PublishedWithCard
 from .towers_eclip import (
@@ -115,7 +117,7 @@ class EClipPreTrainedModel(PublishedWithCard, PreTrainedModel):
         super().save_pretrained(save_directory, *args, push_to_hub=push_to_hub, **kwargs)
 
 
-class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
+class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
     """e-CLIP: embeds product titles and product images in one space.
 
     Args:
@@ -315,13 +317,18 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             logits_per_text = logit_scale.exp() * text_embeds @ image_embeds.T  # (num_titles, num_images)
             logits_per_image = logits_per_text.T
             if return_loss:
-                loss = contrastive_loss(
-                    text_embeds,
-                    image_embeds,
-                    logit_scale,
-                    catalog_ids,
-                    catalog_weight=self.config.catalog_weight,
-                    mates=self.config.catalog_mates,
+                loss = matryoshka_loss(
+                    lambda text, image: contrastive_loss(
+                        text,
+                        image,
+                        logit_scale,
+                        catalog_ids,
+                        catalog_weight=self.config.catalog_weight,
+                        mates=self.config.catalog_mates,
+                    ),
+                    (text_embeds, image_embeds),
+                    self.config.matryoshka_dims,
+                    self.config.matryoshka_weights,
                 )
         return EClipOutput(
             loss=loss,

@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .gather_eclip import count_rows
 from .losses_eclip import contrastive_loss
+from .matryoshka_eclip import matryoshka_loss
 from .memory_eclip import GraphBudget
 from .random_state_eclip import RandomState
 from .stream_plan_eclip import Stream, plan_streams
@@ -206,15 +207,20 @@ class MultiStreamAccumulation:
         if self.loss_function is not None:
             return self.loss_function(text_embeds, image_embeds, logit_scale, catalog_ids)
         config = self.module.config
-        return contrastive_loss(
-            text_embeds,
-            image_embeds,
-            logit_scale,
-            catalog_ids,
-            catalog_weight=config.catalog_weight,
-            mates=config.catalog_mates,
-            tile_size=self.tile_size,
-            distributed=True,
+        return matryoshka_loss(
+            lambda text, image: contrastive_loss(
+                text,
+                image,
+                logit_scale,
+                catalog_ids,
+                catalog_weight=config.catalog_weight,
+                mates=config.catalog_mates,
+                tile_size=self.tile_size,
+                distributed=True,
+            ),
+            (text_embeds, image_embeds),
+            config.matryoshka_dims,
+            config.matryoshka_weights,
         )
 
     def _no_reduction(self) -> contextlib.AbstractContextManager[None]:

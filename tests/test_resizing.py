@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.resizing import RESAMPLE_KERNELS, resize_pixels
+from modeling_eclip.resizing_eclip import RESAMPLE_KERNELS, resize_pixels
 
 
 def photograph(height: int, width: int) -> np.ndarray:

@@ -48,6 +48,8 @@ class ModelArguments:
     text_pooling: str | None = option("pooler, cls, mean or last; see EClipConfig.", None)
     catalog_mates: str | None = option("What offers of one catalog are to each other; see EClipConfig.", None)
     catalog_weight: float | None = option("Mass of a positive catalog mate, 0 to 1.", None)
+    matryoshka_dims: list[int] = option("Sizes that embeddings can be cut to, projection_dim among them.", [])
+    matryoshka_weights: list[float] = option("Weight of each of these sizes in the loss; 1 if not given.", [])
     freeze: list[str] = option("Regular expressions of parameter names that are not trained.", [])
     lora_rank: int | None = option("Train adapters of this rank in place of the towers' weights.", None)
     lora_alpha: int = option("An adapter's output is multiplied by this, divided by its rank.", 16)

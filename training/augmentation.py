@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from training.resizing import resize_pixels
+from modeling_eclip.resizing_eclip import resize_pixels
 
 __all__ = ["PictureView", "ProductAugmentation", "TitleAugmentation"]
 
@@ -111,7 +111,7 @@ class ProductAugmentation:
             pixels: RGB pixels, uint8, shape `(H, W, 3)`.
             view: The view. Its box is moved, by half a pixel as a rule, to begin with a whole one.
             extent: Height and width of the picture in these pixels, as `load_product_pixels` gives them.
-            resample: A key of `training.resizing.RESAMPLE_KERNELS`.
+            resample: A key of `resizing_eclip.RESAMPLE_KERNELS`.
 
         Returns:
             RGB pixels, uint8, shape `(3, height, width)` with the `image_size`.

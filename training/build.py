@@ -72,7 +72,8 @@ def on_checkpoint(arguments: ModelArguments, checkpoint: str) -> ModelArguments:
     Returns:
         The checkpoint, and of the arguments what still counts.
     """
-    left = ("max_title_length", "freeze", "catalog_mates", "catalog_weight", "lora_rank", "lora_alpha", "lora_targets")
+    left = ("max_title_length", "freeze", "catalog_mates", "catalog_weight", "matryoshka_dims", "matryoshka_weights",
+            "lora_rank", "lora_alpha", "lora_targets")  # fmt: skip
     return ModelArguments(checkpoint=checkpoint, **{name: getattr(arguments, name) for name in left})
 
 
@@ -131,6 +132,8 @@ def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *
         "projection_dim": arguments.projection_dim,
         "catalog_mates": arguments.catalog_mates,
         "catalog_weight": arguments.catalog_weight,
+        "matryoshka_dims": arguments.matryoshka_dims or None,
+        "matryoshka_weights": arguments.matryoshka_weights or None,
     }
     fields = {name: value for name, value in fields.items() if value is not None}
     source = source_of(arguments)

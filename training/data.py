@@ -26,7 +26,7 @@ from training.order import EpochOrder, RowOrder, batch_spans, rank_slice
 from training.pairs import PairCollator, ProductPairs
 from training.products import Products
 
-__all__ = ["ProductBatches", "evaluation_loader", "train_loader"]
+__all__ = ["ProductBatches", "batch_loader", "evaluation_loader", "train_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def train_loader(
             catalog_ids = np.asarray(products["catalog_id"])
         order = RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
     batches = ProductBatches(products, _for(products, collator), order, spans, rank, num_ranks)
-    return _loader(batches, num_workers, prefetch_factor)
+    return batch_loader(batches, num_workers, prefetch_factor)
 
 
 def evaluation_loader(
@@ -223,14 +223,26 @@ def evaluation_loader(
     order = RowOrder(len(products), seed=0, shuffle=False)
     spans = list(batch_spans(batch_size, len(products)))
     batches = ProductBatches(products, _for(products, collator), order, spans, rank, num_ranks)
-    return _loader(batches, num_workers, prefetch_factor)
+    return batch_loader(batches, num_workers, prefetch_factor)
 
 
 def _for(products: Products | ProductPairs, collator: ProductCollator) -> ProductCollator | PairCollator:
     return PairCollator(collator) if isinstance(products, ProductPairs) else collator
 
 
-def _loader(batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int) -> DataLoader[dict[str, Any]]:
+def batch_loader(
+    batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int = 2
+) -> DataLoader[dict[str, Any]]:
+    """Loads the items of a dataset, each of them a whole batch, in order.
+
+    Args:
+        batches: The batches.
+        num_workers: Worker processes, which end with this one; 0 loads in this process.
+        prefetch_factor: Batches that each worker prepares ahead.
+
+    Returns:
+        The loader.
+    """
     if num_workers > 0:
         # the workers tokenize side by side; tokenizers would otherwise warn in each of them that it had been forked
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from transformers import PreTrainedModel
 
-from modeling_eclip import MultiStreamAccumulation, contrastive_loss, mate_contrast_loss
+from modeling_eclip import MultiStreamAccumulation, contrastive_loss, mate_contrast_loss, matryoshka_loss
 from training.arguments import TrainArguments
 from training.averaging import WeightAverage
 from training.bad_steps import BadSteps
@@ -178,19 +178,23 @@ class TrainingStep(OptimizerStep):
         catalog_ids: torch.Tensor | None,
     ) -> torch.Tensor:
         config, weight = self.bare_model.config, self.arguments.mate_contrast_weight
-        loss = contrastive_loss(
-            text_embeds,
-            image_embeds,
-            logit_scale,
-            catalog_ids,
-            catalog_weight=config.catalog_weight,
-            mates=config.catalog_mates,
-            distributed=True,
-        )
-        if weight and catalog_ids is not None:
-            for embeds in (text_embeds, image_embeds):
-                loss = loss + weight / 2 * mate_contrast_loss(embeds, logit_scale, catalog_ids, distributed=True)
-        return loss
+
+        def loss_of(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            loss = contrastive_loss(
+                text,
+                image,
+                logit_scale,
+                catalog_ids,
+                catalog_weight=config.catalog_weight,
+                mates=config.catalog_mates,
+                distributed=True,
+            )
+            if weight and catalog_ids is not None:
+                for embeds in (text, image):
+                    loss = loss + weight / 2 * mate_contrast_loss(embeds, logit_scale, catalog_ids, distributed=True)
+            return loss
+
+        return matryoshka_loss(loss_of, (text_embeds, image_embeds), config.matryoshka_dims, config.matryoshka_weights)
 
 
 __all__ = ["OptimizerStep", "TrainingStep"]

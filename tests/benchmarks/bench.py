@@ -2,17 +2,20 @@
 
 Each side works in a process of its own, in turns with the other, round after round, so that both see the same noise
 and neither the other's memory. A ratio says how many times better this package is: the median over the rounds, with
-the lowest and the highest of them. Both sides must come to the same loss, or the benchmark stops.
+the lowest and the highest of them. Both sides must come to the same loss, the same vectors (cosine above 0.999) or the
+same neighbours (recall of .99), or the benchmark stops.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from contests import CONTESTS, Contest, Row
 from curves import draw_curves
 from sides import ROOT, missing_module, run_side
@@ -33,12 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", nargs="+", choices=[contest.name for contest in CONTESTS], help="some of the work, and no pictures"
     )
     parser.add_argument("--rounds", type=int, help="rounds, in place of each work's own number")
+    parser.add_argument("--number", type=int, help="products, in place of each work's own number, to try it out")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "bench.json")
     arguments = parser.parse_args(argv)
-    interpreters = {"open_clip": arguments.peer_python, "sentence-transformers": sys.executable}
+    own = ("faiss, exact", "sentence-transformers", "transformers")
+    interpreters = {"open_clip": arguments.peer_python, **dict.fromkeys(own, sys.executable)}
     rows: list[dict[str, Any]] = []
     for contest in CONTESTS:
         if arguments.only is None or contest.name in arguments.only:
+            contest = contest.of_size(arguments.number)
             results = run_rounds(contest, interpreters, arguments.rounds or contest.rounds)
             added = [make_row(row, contest, *results) for row in contest.rows]
             rows += added
@@ -53,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_rounds(
     contest: Contest, interpreters: dict[str, str | None], rounds: int
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Run both sides in turns; rounds while other processes keep the cores busy are repeated, as often again at most.
 
     Args:
@@ -72,8 +78,8 @@ def run_rounds(
     missing = missing_module(contest.peer, interpreter) if contest.theirs is not None else None
     if missing is not None:
         print(f"  {contest.peer} was not measured: {missing}.", flush=True)
-    quiet: list[tuple[dict[str, float], dict[str, float] | None]] = []
-    busy: list[tuple[dict[str, float], dict[str, float] | None]] = []
+    quiet: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
+    busy: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
     while len(quiet) < rounds and len(quiet) + len(busy) < 2 * rounds:
         ours = run_side(sys.executable, "eclip_side.py", contest.function, contest.ours, contest.threads)
         theirs = None
@@ -95,18 +101,32 @@ def run_rounds(
     return [ours for ours, _ in kept], [theirs for _, theirs in kept if theirs is not None]
 
 
-def check_same_work(contest: Contest, ours: dict[str, float], theirs: dict[str, float]) -> None:
-    """Compare the losses that the sides came to."""
-    if abs(ours["value"] - theirs["value"]) > 1e-4 * abs(theirs["value"]):
+def check_same_work(contest: Contest, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Compare what the sides came to: a loss, vectors or neighbours."""
+    if "vectors" in ours:
+        found = [np.load(side["vectors"]) for side in (ours, theirs)]
+        for side in (ours, theirs):
+            os.unlink(side["vectors"])
+        lengths = np.linalg.norm(found, axis=2)
+        cosine = ((found[0] * found[1]).sum(axis=1) / lengths.prod(axis=0)).min()
+        print(f"  cosine of the two at least {cosine:.5f}", flush=True)
+        if not cosine > 0.999:
+            raise RuntimeError(f"{contest.name}: vectors differ from {contest.peer}'s, with a cosine of {cosine}.")
+    elif "neighbors" in ours:
+        pairs = zip(ours["neighbors"], theirs["neighbors"], strict=True)
+        recall = statistics.mean(len(set(one) & set(other)) / len(other) for one, other in pairs)
+        memory = f"{ours['bytes_in_memory']} and {theirs['bytes_in_memory']} bytes of a vector in memory"
+        print(f"  recall {recall:.4f}; {memory}", flush=True)
+        if recall < 0.99:
+            raise RuntimeError(f"{contest.name}: {recall:.4f} of the neighbours are found; take more candidates.")
+    elif abs(ours["value"] - theirs["value"]) > 1e-4 * abs(theirs["value"]):
         raise RuntimeError(
             f"{contest.name}: the loss is {ours['value']} here and {theirs['value']} with {contest.peer}; the sides "
             "do not do the same work, so no ratio means anything."
         )
 
 
-def make_row(
-    row: Row, contest: Contest, ours: list[dict[str, float]], theirs: list[dict[str, float]]
-) -> dict[str, Any]:
+def make_row(row: Row, contest: Contest, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return one row of the result.
 
     Args:

@@ -1,6 +1,6 @@
 """The contests of the benchmark: what both sides do, with which settings, and what is compared."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 __all__ = ["CONTESTS", "Contest", "Row"]
@@ -14,20 +14,20 @@ class Row:
 
     Args:
         work: What is compared, for the reader.
-        unit: `"s"` (fewer is better), `"GiB"` (peak above what was resident before; fewer is better), or
-            `"samples/s"` and `"images/s"` (more is better).
+        unit: `"s"` (fewer is better), `"GiB"` (peak above what was resident before; fewer is better), or a rate such
+            as `"samples/s"` (more is better).
         goal: How many times better this package shall be.
-        count: Samples or images of one round, for rates.
+        count: Samples, images, ... of one round, for rates.
         limit: A fixed number in place of the peer's.
     """
 
     work: str
-    unit: Literal["s", "GiB", "samples/s", "images/s"]
+    unit: Literal["s", "GiB", "samples/s", "images/s", "products/s", "queries/s", "titles/s"]
     goal: float
     count: int = 1
     limit: float | None = None
 
-    def figure(self, figures: dict[str, float]) -> float:
+    def figure(self, figures: dict[str, Any]) -> float:
         """Return the figure of one round in this row's unit."""
         if self.unit == "GiB":
             return figures["peak_bytes"] / GIB
@@ -66,6 +66,14 @@ class Contest:
     rounds: int = 3
     threads: int = 2
 
+    def of_size(self, number: int | None) -> "Contest":
+        """Return the same with another number of products, titles, ...; as it is if none is given."""
+        if number is None or "number" not in self.ours:
+            return self
+        theirs = None if self.theirs is None else self.theirs | {"number": number}
+        rows = tuple(row if "queries" in self.ours else replace(row, count=number) for row in self.rows)
+        return replace(self, ours=self.ours | {"number": number}, theirs=theirs, rows=rows)
+
 
 _LOSS = {"batch_size": 16384, "dim": 512}
 _LOSS_WORK = "loss, forward and backward, B = 16,384, d = 512, fp32"
@@ -74,6 +82,13 @@ _STEP_WORK = "training step, B = 512, 6-layer towers of width 128, within 2.25 G
 # open_clip could take larger parts of the batch within that, and would be no faster: it encodes them twice anyway.
 _OUR_STREAMS = {"text_stream_size": 64, "image_stream_size": 32, "keep_graphs": 1.0}
 _JPEG = {"number": 200, "side": 500, "target": 224}
+_TITLES_WORK = "embed 5,000 titles of 4 to 75 words"
+_PRODUCTS_WORK = "embed 5,000 products, JPEG of 1,000 px, small towers, decoding included"
+_IMAGES_WORK = "embed 5,000 JPEG of 1,000 px, small towers, decoding included"
+_SEARCH_WORK = "search 200,000 vectors of 256 values for the 10 nearest"
+_CATALOGUE = {"number": 200_000, "dim": 256, "queries": 2000}
+# Codes whose vectors are read, per query: enough to find .99 of the neighbours in these vectors.
+_CANDIDATES = 100
 
 CONTESTS = (
     Contest(
@@ -118,5 +133,55 @@ CONTESTS = (
         theirs=_JPEG,
         rows=(Row("JPEG of 500 px to 224 px, per core", "images/s", 3, count=200),),
         threads=1,
+    ),
+    Contest(
+        name="embed-titles",
+        work=f"{_TITLES_WORK}; the plain loop: 32 in the order of arrival, padded to their longest",
+        function="titles",
+        peer="transformers",
+        side="transformers_side.py",
+        ours={"number": 5000},
+        theirs={"number": 5000, "batch_size": 32},
+        rows=(Row(_TITLES_WORK, "titles/s", 2, count=5000),),
+    ),
+    Contest(
+        name="embed-products",
+        work=f"{_PRODUCTS_WORK}; the same loop, with Pillow",
+        function="products",
+        peer="transformers",
+        side="transformers_side.py",
+        ours={"number": 5000, "side": 1000, "num_workers": 2},
+        theirs={"number": 5000, "side": 1000, "batch_size": 32},
+        rows=(Row(_PRODUCTS_WORK, "products/s", 2, count=5000),),
+    ),
+    Contest(
+        name="embed-titles-sentence-transformers",
+        work=f"{_TITLES_WORK}; encode, batches of 32",
+        function="titles",
+        peer="sentence-transformers",
+        side="sentence_transformers_side.py",
+        ours={"number": 5000},
+        theirs={"number": 5000, "batch_size": 32},
+        rows=(Row(_TITLES_WORK, "titles/s", 1, count=5000),),
+    ),
+    Contest(
+        name="embed-images-sentence-transformers",
+        work=f"{_IMAGES_WORK}; encode, batches of 32",
+        function="images",
+        peer="sentence-transformers",
+        side="sentence_transformers_side.py",
+        ours={"number": 5000, "side": 1000, "num_workers": 2},
+        theirs={"number": 5000, "side": 1000, "batch_size": 32},
+        rows=(Row(_IMAGES_WORK, "images/s", 1.5, count=5000),),
+    ),
+    Contest(
+        name="search",
+        work=f"{_SEARCH_WORK}: 32 bytes of each in memory, {_CANDIDATES} candidates re-scored from a file",
+        function="search",
+        peer="faiss, exact",
+        side="faiss_side.py",
+        ours=_CATALOGUE | {"candidates": _CANDIDATES},
+        theirs=_CATALOGUE,
+        rows=(Row(f"{_SEARCH_WORK}, recall .99", "queries/s", 3, count=2000),),
     ),
 )

@@ -1,12 +1,15 @@
 """This package's side of the benchmarks: `eclip_side.py WORK JSON`."""
 
+import tempfile
+from typing import Any
+
 import numpy as np
 import torch
-from measure import measure, report
-from towers import build_model
-from workloads import draw_embeddings, draw_offers, draw_photographs
+from measure import keep_vectors, measure, report
+from towers import build_embedder, build_model
+from workloads import draw_embeddings, draw_offers, draw_photographs, draw_products, draw_titles
 
-from modeling_eclip import MultiStreamAccumulation, contrastive_loss
+from modeling_eclip import BinaryIndex, MultiStreamAccumulation, contrastive_loss
 from training.augmentation import ProductAugmentation
 from training.pictures import read_view
 
@@ -72,5 +75,63 @@ def decode(number: int, side: int, target: int) -> dict[str, float]:
     return {"value": target, "seconds": seconds, "peak_bytes": peak_bytes}
 
 
+def titles(number: int) -> dict[str, Any]:
+    """Titles to vectors."""
+    model, processor = build_embedder()
+    drawn = draw_titles(number)
+    model.embed_products(processor, drawn[:64])
+    found, seconds, peak_bytes = measure(lambda: model.embed_products(processor, drawn)["text_embeds"])
+    return {"vectors": keep_vectors(found), "seconds": seconds, "peak_bytes": peak_bytes}
+
+
+def products(number: int, side: int, num_workers: int) -> dict[str, Any]:
+    """Titles and JPEG files to vectors, decoding included; compared are both, side by side."""
+    model, processor = build_embedder()
+    drawn, files = draw_titles(number), _files(number, side)
+    model.embed_products(processor, drawn[:64], files[:64])
+
+    def embed() -> torch.Tensor:
+        found = model.embed_products(processor, drawn, files, num_workers=num_workers)
+        return torch.cat([found["text_embeds"], found["image_embeds"]], dim=1)
+
+    found, seconds, peak_bytes = measure(embed)
+    return {"vectors": keep_vectors(found), "seconds": seconds, "peak_bytes": peak_bytes}
+
+
+def images(number: int, side: int, num_workers: int) -> dict[str, Any]:
+    """JPEG files to vectors, decoding included."""
+    model, processor = build_embedder()
+    files = _files(number, side)
+    model.embed_products(processor, images=files[:64])
+    found, seconds, peak_bytes = measure(
+        lambda: model.embed_products(processor, images=files, num_workers=num_workers)["image_embeds"]
+    )
+    return {"vectors": keep_vectors(found), "seconds": seconds, "peak_bytes": peak_bytes}
+
+
+def search(number: int, dim: int, queries: int, candidates: int) -> dict[str, Any]:
+    """The 10 nearest of each query by bits in memory, re-scored by vectors in a file."""
+    catalogue, asked = draw_products(number, dim, queries)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/vectors.npy", catalogue)
+        del catalogue
+        index = BinaryIndex(np.load(f"{folder}/vectors.npy", mmap_mode="r"))
+        index.search(asked[:20], 10, num_candidates=candidates)
+        found, seconds, peak_bytes = measure(lambda: index.search(asked, 10, num_candidates=candidates)[1])
+    return {
+        "neighbors": found.tolist(),
+        "bytes_in_memory": index.code_bytes,
+        "seconds": seconds,
+        "peak_bytes": peak_bytes,
+    }
+
+
+def _files(number: int, side: int) -> list[bytes]:
+    """A hundred photographs, over and over: drawing takes longer than embedding, and no side remembers one."""
+    drawn = draw_photographs(min(number, 100), side)
+    return [drawn[place % len(drawn)] for place in range(number)]
+
+
 if __name__ == "__main__":
-    report({"decode": decode, "loss": loss, "step": step})
+    works = (decode, images, loss, products, search, step, titles)
+    report({work.__name__: work for work in works})

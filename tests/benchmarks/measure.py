@@ -1,6 +1,6 @@
 """Time and peak memory of one call, and the one line in which a side of a benchmark reports them.
 
-Needs Linux (`/proc`), the standard library and torch: the peers' environment has no more in common with ours.
+Needs Linux (`/proc`), the standard library and numpy: the peers' environment has no more in common with ours.
 """
 
 import ctypes
@@ -8,12 +8,15 @@ import gc
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["measure", "report"]
+import numpy as np
+
+__all__ = ["keep_vectors", "measure", "report"]
 
 
 def measure(call: Callable[[], Any], calls: int = 1) -> tuple[Any, float, int]:
@@ -42,7 +45,14 @@ def _resident_bytes(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def report(works: dict[str, Callable[..., dict[str, float]]]) -> None:
+def keep_vectors(vectors: Any) -> str:
+    """Write vectors to a file, for the other side's to be compared with, and return its name."""
+    with tempfile.NamedTemporaryFile(suffix=".npy", delete=False) as file:
+        np.save(file, np.asarray(vectors, dtype=np.float32))
+    return file.name
+
+
+def report(works: dict[str, Callable[..., dict[str, Any]]]) -> None:
     """Do the work that the command line names, with the arguments that it gives as JSON; print its figures as JSON."""
     name, arguments = sys.argv[1:]
     print(json.dumps(works[name](**json.loads(arguments))))

@@ -1,11 +1,16 @@
 """sentence-transformers' side of the benchmarks: `sentence_transformers_side.py WORK JSON`."""
 
+import io
+import tempfile
+from typing import Any
+
 import torch
-from measure import measure, report
+from measure import keep_vectors, measure, report
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-from towers import build_model
-from workloads import draw_offers
+from towers import build_embedder, build_model
+from workloads import draw_offers, draw_photographs, draw_titles
 
 from modeling_eclip import EClipModel
 
@@ -62,5 +67,37 @@ def step(batch_size: int, stream_size: int) -> dict[str, float]:
     return {"value": value, "seconds": seconds, "peak_bytes": peak_bytes}
 
 
+def titles(number: int, batch_size: int) -> dict[str, Any]:
+    """Titles to vectors by `encode`."""
+    encoder = _encoder()
+    drawn = draw_titles(number)
+    encoder.encode(drawn[:64])
+    found, seconds, peak_bytes = measure(lambda: encoder.encode(drawn, batch_size=batch_size))
+    return {"vectors": keep_vectors(found), "seconds": seconds, "peak_bytes": peak_bytes}
+
+
+def images(number: int, side: int, batch_size: int) -> dict[str, Any]:
+    """JPEG files to vectors by `encode`, which takes pictures that Pillow has opened."""
+    encoder = _encoder()
+    files = draw_photographs(min(number, 100), side)
+
+    def encode(rows: int) -> Any:
+        pictures = [Image.open(io.BytesIO(files[place % len(files)])) for place in range(rows)]
+        return encoder.encode(pictures, batch_size=batch_size)
+
+    encode(32)
+    found, seconds, peak_bytes = measure(lambda: encode(number))
+    return {"vectors": keep_vectors(found), "seconds": seconds, "peak_bytes": peak_bytes}
+
+
+def _encoder() -> SentenceTransformer:
+    """The same model, as a checkpoint of it is loaded."""
+    model, processor = build_embedder()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+
+
 if __name__ == "__main__":
-    report({"step": step})
+    report({"images": images, "step": step, "titles": titles})

@@ -11,7 +11,12 @@ __all__ = ["ROOT", "missing_module", "run_side"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-_MODULES = {"open_clip": "open_clip_train", "sentence-transformers": "sentence_transformers"}
+_MODULES = {
+    "faiss, exact": "faiss",
+    "open_clip": "open_clip_train",
+    "sentence-transformers": "sentence_transformers",
+    "transformers": "transformers",
+}
 
 
 def missing_module(peer: str, interpreter: str | None) -> str | None:
@@ -26,7 +31,7 @@ def missing_module(peer: str, interpreter: str | None) -> str | None:
 
 def run_side(
     interpreter: str, script: str, function: str, arguments: dict[str, Any], threads: int = 2
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Run one side once.
 
     Args:

@@ -18,6 +18,8 @@ __all__ = [
     "draw_embeddings",
     "draw_offers",
     "draw_photographs",
+    "draw_products",
+    "draw_titles",
     "draw_weight",
 ]
 
@@ -64,6 +66,41 @@ def draw_weight(name: str, shape: Sequence[int]) -> torch.Tensor:
         return torch.zeros(shape)
     fan_in = int(np.prod(shape[1:])) if len(shape) > 1 and "embedding" not in name else 2500
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()))) * fan_in**-0.5
+
+
+def draw_titles(number: int) -> list[str]:
+    """Return titles of words that a seed makes up, as long as those of `draw_offers`: 20 words in the mean."""
+    rng = np.random.default_rng(3)
+    syllables = [first + second for first in "bdfgklmnprst" for second in "aeiou"]
+    words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(2000)]
+    lengths = np.exp(rng.normal(np.log(20) - 0.4**2 / 2, 0.4, number)).round().astype(int).clip(4, 75)
+    return [" ".join(rng.choice(words, length)) for length in lengths]
+
+
+def draw_products(number: int, dim: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors of unit length as a catalogue's are: kinds within departments, products within kinds.
+
+    Every level is normal about the one above; directions differ in how much they vary (as rank to the power of -0.5,
+    as the spectra of trained embeddings fall), in a random rotation, and all share a mean, as vectors of one modality
+    do. Queries are noisy versions of products that are not in the catalogue themselves, from the same kinds.
+
+    Returns:
+        The catalogue, float32 of shape `(number, dim)`, and queries, float32 of shape `(queries, dim)`.
+    """
+    rng = np.random.default_rng(4)
+    spectrum = np.arange(1, dim + 1) ** -0.5
+    rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    turned = (spectrum[:, None] * rotation).astype(np.float32)
+
+    def noise(rows: int) -> np.ndarray:
+        return rng.standard_normal((rows, dim), dtype=np.float32) @ turned
+
+    departments = noise(40)
+    kinds = departments[rng.integers(0, 40, 2000)] + 0.7 * noise(2000)
+    products = kinds[rng.integers(0, 2000, number + queries)] + 0.5 * noise(number + queries) + 0.5 * noise(1)
+    products[number:] += 0.2 * noise(queries)
+    products /= np.linalg.norm(products, axis=1, keepdims=True)
+    return products[:number], products[number:]
 
 
 def draw_photographs(number: int, side: int) -> list[bytes]:

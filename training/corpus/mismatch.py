@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling_eclip import EClipModel, EClipProcessor, load_product_image
+from modeling_eclip import EClipModel, EClipProcessor
 from training.corpus.engine import for_each
 from training.corpus.rows import part_name
 from training.corpus.shards import iterate_rows
@@ -22,7 +22,7 @@ from training.whole_files import whole_file
 
 __all__ = ["embed_parts", "read_embeddings", "relative_scores"]
 
-_OFFERS_AT_ONCE = 16  # fixed, so that sums are taken in the same order wherever it runs
+_OFFERS_AT_ONCE = 256  # fixed, so that sums are taken in the same order wherever it runs
 _PRIOR_OFFERS = 20  # how many offers of all categories a category's own are worth
 _NORMAL = 1.4826  # standard deviations of a normal variable in its median absolute deviation
 
@@ -91,14 +91,11 @@ def _load(checkpoint: str) -> tuple[Any, Any]:
     return EClipModel.from_pretrained(checkpoint).eval().to(device), EClipProcessor.from_pretrained(checkpoint)
 
 
-@torch.no_grad()
 def _embed(checkpoint: str, part: Path, numbers: np.ndarray) -> dict[str, np.ndarray]:
     model, processor = _load(checkpoint)
     found: dict[str, list[np.ndarray]] = {"image_embeds": [], "text_embeds": []}
     for batch in iterate_rows(part, pa.array(numbers), _OFFERS_AT_ONCE, columns=("title", "image")):
-        images = [load_product_image(image) for image in batch["image"].to_pylist()]
-        inputs = processor(text=batch["title"].to_pylist(), images=images, return_tensors="pt").to(model.device)
-        output = model(**inputs)
+        output = model.embed_products(processor, batch["title"].to_pylist(), batch["image"].to_pylist())
         for name in found:
-            found[name].append(output[name].float().cpu().numpy())
+            found[name].append(output[name].numpy())
     return {"row": numbers, **{name: np.concatenate(blocks) for name, blocks in found.items()}}

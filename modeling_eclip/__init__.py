@@ -1,6 +1,6 @@
 """e-CLIP: product titles and product images in one space, as a transformers model.
 
-Importing this package registers its classes with transformers' Auto classes.
+Importing this package registers its classes with transformers' Auto classes and its pipelines with transformers.
 """
 
 from .adult_eclip import AdultOutput, EClipForAdultRecognition
@@ -17,11 +17,13 @@ from .losses_eclip import contrastive_loss, mate_contrast_loss
 from .matching_eclip import EClipForProductMatching, MatchingOutput
 from .modeling_eclip import EClipModel, EClipOutput
 from .neighbors_eclip import candidate_pairs, nearest_neighbors
+from .pipelines_eclip import EClipProductClassificationPipeline, EClipProductMatchingPipeline, register_pipelines
 from .processing_eclip import EClipProcessor
 from .product_embeds_eclip import ProductEmbeds
 from .streams_eclip import MultiStreamAccumulation
 
 register_auto_classes(__name__)
+register_pipelines()
 
 __all__ = [
     "AUTO_MAP",
@@ -40,6 +42,8 @@ __all__ = [
     "EClipModel",
     "EClipOutput",
     "EClipProcessor",
+    "EClipProductClassificationPipeline",
+    "EClipProductMatchingPipeline",
     "MatchingOutput",
     "MultiStreamAccumulation",
     "ProductEmbeds",

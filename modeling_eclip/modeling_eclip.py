@@ -109,7 +109,16 @@ class EClipPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
         self.config.auto_map = auto_map_of(type(self))
+        pipelines = self.custom_pipelines()
+        if pipelines:
+            self.config.custom_pipelines = pipelines
+        elif hasattr(self.config, "custom_pipelines"):  # of a head, whose checkpoint this model came from
+            del self.config.custom_pipelines
         super().save_pretrained(save_directory, **kwargs)
+
+    def custom_pipelines(self) -> dict[str, dict[str, Any]]:
+        """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
+        return {}
 
 
 class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
@@ -131,6 +140,15 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         self.text_projection = nn.Linear(text_width, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as any e-CLIP model, and so that sentence-transformers loads it, too."""
+        # Here, where transformers sees that the file belongs to the model's code, and past the circle of imports.
+        from .sentence_transformers_eclip import write_sentence_transformers_files
+
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_sentence_transformers_files(save_directory)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the title tower's token embeddings."""

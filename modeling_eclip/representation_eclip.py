@@ -215,6 +215,12 @@ class EClipTaskModel(EClipPreTrainedModel):
             ).pooler_output
         return self.representation(text_pooler_output, image_pooler_output, has_text, has_image)
 
+    def custom_pipelines(self) -> dict[str, dict[str, Any]]:
+        """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
+        from .pipelines_eclip import custom_pipelines_of
+
+        return custom_pipelines_of(type(self))
+
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> ModelOutput:
         """Say what the head makes of products that are represented already.
 

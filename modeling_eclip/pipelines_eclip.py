@@ -3,8 +3,8 @@
     pipeline("eclip-product-classification", model=checkpoint, trust_remote_code=True)
     pipeline("eclip-product-matching", model=checkpoint, trust_remote_code=True)
 
-Contract: a product is a title, a picture, or `{"text": title, "image": picture}`; one without a side that the head looks
-at is judged by the other one. Scores are the head's probabilities, calibrated where it is, and its decision comes
+Contract: a product is a title, a picture, or `{"text": title, "image": picture}`; one without a side that the head
+looks at is judged by the other one. Scores are the head's probabilities, calibrated where it is, and its decision comes
 first, by its threshold where it has one. Checkpoints of heads name their pipeline (`custom_pipelines`), and importing
 the package registers both, for models at hand.
 """
@@ -112,9 +112,9 @@ class _ProductPipeline(Pipeline):
 class EClipProductClassificationPipeline(_ProductPipeline):
     """Say what a product is: its category, its attributes, or whether it is for adults only.
 
-    Call it with a product or a list of products, or with `text=` and `image=`, each one or a list as long as the other.
-    A product has a list of `{"label": str, "score": float}`, the head's decision first; a head of attributes has such a
-    list for each attribute, in a dictionary. Labels are categories as "Shoes > Boots", values of attributes (the
+    Call it with a product or a list of products, or with `text=` and `image=`, each one or a list as long as the
+    other. A product has a list of `{"label": str, "score": float}`, the head's decision first; a head of attributes has
+    such a list for each attribute, in a dictionary. Labels are categories as "Shoes > Boots", values of attributes (the
     configuration's `not_stated` where none is probable enough, with the probability that the best one is wrong), or
     "adult" and "not adult". `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
@@ -163,8 +163,8 @@ class EClipProductClassificationPipeline(_ProductPipeline):
 class EClipProductMatchingPipeline(_ProductPipeline):
     """Say whether two offers are of one product.
 
-    Call it with `{"left": product, "right": product}`, or a list of such pairs or of tuples of two products. A pair has a
-    list of `{"label": str, "score": float}`, the head's decision first: "same product" and "different products".
+    Call it with `{"left": product, "right": product}`, or a list of such pairs or of tuples of two products. A pair has
+    a list of `{"label": str, "score": float}`, the head's decision first: "same product" and "different products".
     `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
 
@@ -174,9 +174,7 @@ class EClipProductMatchingPipeline(_ProductPipeline):
         """Read a pair."""
         if isinstance(input_, Mapping):
             if set(input_) != {"left", "right"}:
-                raise ValueError(
-                    f"received a pair with {list(input_)}; give it {{'left': product, 'right': product}}."
-                )
+                raise ValueError(f"received a pair with {list(input_)}; give {{'left': product, 'right': product}}.")
             input_ = (input_["left"], input_["right"])
         if not isinstance(input_, list | tuple) or len(input_) != 2:
             raise ValueError(f"received {type(input_).__name__}; give a pair of products.")
@@ -203,9 +201,7 @@ def _rows(inputs: Any) -> Any:
         return inputs
     lengths = {name: len(value) for name, value in columns.items()}
     if len(columns) < len(inputs) or len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"received lists of {lengths} for {list(inputs)}; give one title and one picture per product."
-        )
+        raise ValueError(f"received lists of {lengths} for {list(inputs)}; give one title and one picture each.")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

@@ -1,8 +1,8 @@
 """Products as people hand them over -> vectors of the towers, one row per product, whatever sides each of them has.
 
-Contract: a product is a title, a picture, or a mapping `{"text": title, "image": picture}` with either or both. Only the
-sides that are there are prepared and encoded; the rows of the others are zero, and `has_text` and `has_image` say which.
-Pipelines and sentence-transformers read products through here, so that both understand the same things.
+Contract: a product is a title, a picture, or a mapping `{"text": title, "image": picture}` with either or both. Only
+the sides that are there are prepared and encoded; the rows of the others are zero, and `has_text` and `has_image` say
+which. Pipelines and sentence-transformers read products through here, so that both understand the same things.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ def read_product(product: Any) -> tuple[str | None, Any]:
     """Tell the title and the picture of a product.
 
     Args:
-        product: A title (`str`), a picture in any form that [`load_product_image`] takes but a `str`, or a mapping with
-            `"text"`, `"image"` or both, of which one may be missing: `None` or not a number; a blank title beside a
-            picture is missing, too.
+        product: A title (`str`), a picture in any form that [`load_product_image`] takes but a `str`, or a mapping
+            with `"text"`, `"image"` or both, of which one may be missing: `None` or not a number; a blank title beside
+            a picture is missing, too.
 
     Returns:
         The title and the picture, `None` where there is none.
@@ -38,7 +38,7 @@ def read_product(product: Any) -> tuple[str | None, Any]:
     unknown = [key for key in product if key not in _SIDES]
     if unknown:
         raise ValueError(
-            f"received a product with {unknown}; give it {{'text': title, 'image': picture}}, or one of them."
+            f"received a product with {unknown}; give {{'text': title, 'image': picture}}, or one of them."
         )
     title, image = (None if _is_missing(product.get(side)) else product[side] for side in _SIDES)
     if isinstance(title, str) and not title.strip() and image is not None:
@@ -94,8 +94,8 @@ def encode_products(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str,
 
     Returns:
         `has_text` and `has_image`, bool, shape `(B,)`; and, where any product has the side, `text_pooler_output` and
-        `image_pooler_output`, shape `(B, width)`: the towers' vectors, zero where a product has not the side. All of it
-        is what heads take in place of titles and images.
+        `image_pooler_output`, shape `(B, width)`: the towers' vectors, zero where a product has not the side. All of
+        it is what heads take in place of titles and images.
     """
     encoded = {"has_text": inputs["has_text"], "has_image": inputs["has_image"]}
     for side, encode, names in (

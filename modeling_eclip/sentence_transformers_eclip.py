@@ -1,10 +1,10 @@
-"""e-CLIP for sentence-transformers: a checkpoint is a `SentenceTransformer`, for titles, images and products with both.
+"""e-CLIP for sentence-transformers: a checkpoint is a `SentenceTransformer` of titles, images and products with both.
 
 Contract: `ProductEmbedding` is the one module of it, and gives vectors of unit length in the space that titles and
-images share: of a title or an image what [`EClipModel`] gives as `text_embeds` or `image_embeds`; of a product with both their
-sum, scaled to unit length, which orders others as the mean of both sides' similarities does. Titles, images and products
-may be mixed in one call. Saving a checkpoint writes what sentence-transformers looks for beside it; neither that nor
-this file needs the library.
+images share: of a title or an image what [`EClipModel`] gives as `text_embeds` or `image_embeds`; of a product with
+both their sum, scaled to unit length, which orders others as the mean of both sides' similarities does. Titles, images
+and products may be mixed in one call. Saving a checkpoint writes what sentence-transformers looks for beside it;
+neither that nor this file needs the library.
 """
 
 import json
@@ -90,8 +90,8 @@ class ProductEmbedding(nn.Module):
         """Prepare a batch.
 
         Args:
-            inputs: `B` titles, pictures (also paths of picture files), products `{"text": title, "image": picture}`, or
-                chat messages whose texts and picture are those of one product.
+            inputs: `B` titles, pictures (also paths of picture files), products `{"text": title, "image": picture}`,
+                or chat messages whose texts and picture are those of one product.
             prompt: What titles start with.
             **kwargs: Not used; sentence-transformers tells for what it encodes.
 

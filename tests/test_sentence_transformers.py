@@ -71,6 +71,7 @@ def test_vectors_are_those_of_the_model(loaded, embeds, batch_size):
 def test_inputs_of_all_kinds_go_together(loaded, embeds, tmp_path):
     text, image, both = embeds
     PICTURES[1].save(tmp_path / "picture.png")
+    undecoded = {"bytes": (tmp_path / "picture.png").read_bytes(), "path": None}
     chat = {
         "role": "user",
         "content": [{"type": "image", "image": PICTURES[2]}, {"type": "text", "text": TITLES[2]}],

@@ -4,9 +4,9 @@
     pipeline("eclip-product-matching", model=checkpoint, trust_remote_code=True)
 
 Contract: a product is a title, a picture, or `{"text": title, "image": picture}`; one without a side that the head
-looks at is judged by the other one. Scores are the head's probabilities, calibrated where it is, and its decision comes
-first, by its threshold where it has one. Checkpoints of heads name their pipeline (`custom_pipelines`), and importing
-the package registers both, for models at hand.
+looks at is judged by the other one. Scores are the head's probabilities, calibrated where it is, and its decision
+comes first, by its threshold where it has one. Checkpoints of heads name their pipeline (`custom_pipelines`), and
+importing the package registers both, for models at hand.
 """
 
 import os
@@ -113,10 +113,10 @@ class EClipProductClassificationPipeline(_ProductPipeline):
     """Say what a product is: its category, its attributes, or whether it is for adults only.
 
     Call it with a product or a list of products, or with `text=` and `image=`, each one or a list as long as the
-    other. A product has a list of `{"label": str, "score": float}`, the head's decision first; a head of attributes has
-    such a list for each attribute, in a dictionary. Labels are categories as "Shoes > Boots", values of attributes (the
-    configuration's `not_stated` where none is probable enough, with the probability that the best one is wrong), or
-    "adult" and "not adult". `top_k` is how many labels come back, 1 if not given, all with `None`.
+    other. A product has a list of `{"label": str, "score": float}`, the head's decision first; a head of attributes
+    has such a list for each attribute, in a dictionary. Labels are categories as "Shoes > Boots", values of attributes
+    (the configuration's `not_stated` where none is probable enough, with the probability that the best one is wrong),
+    or "adult" and "not adult". `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
 
     # Attributes and categories refuse checkpoints without theirs; what recognises adult products takes any.
@@ -163,8 +163,8 @@ class EClipProductClassificationPipeline(_ProductPipeline):
 class EClipProductMatchingPipeline(_ProductPipeline):
     """Say whether two offers are of one product.
 
-    Call it with `{"left": product, "right": product}`, or a list of such pairs or of tuples of two products. A pair has
-    a list of `{"label": str, "score": float}`, the head's decision first: "same product" and "different products".
+    Call it with `{"left": product, "right": product}`, or a list of such pairs or of tuples of two products. A pair
+    has a list of `{"label": str, "score": float}`, the head's decision first: "same product" and "different products".
     `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
 

@@ -84,10 +84,7 @@ def test_inputs_of_all_kinds_go_together(loaded, embeds, tmp_path):
         "a title in a product": ({"text": TITLES[1]}, text[1]),
         "a picture in a product": ({"text": None, "image": PICTURES[1]}, image[1]),
         "both": ({"image": PICTURES[1], "text": TITLES[1]}, both[1]),
-        "a picture from datasets": (
-            {"image": {"bytes": (tmp_path / "picture.png").read_bytes(), "path": None}},
-            image[1],
-        ),
+        "a picture from datasets": ({"image": undecoded}, image[1]),
         "a message": ([chat], both[2]),
     }
     vectors = loaded.encode([item for item, _ in mixed.values()], batch_size=4)

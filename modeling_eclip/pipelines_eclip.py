@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
@@ -24,6 +25,15 @@ CLASSIFICATION = "eclip-product-classification"
 MATCHING = "eclip-product-matching"
 
 _Answers = list[dict[str, Any]]
+_HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
 
 
 def custom_pipelines_of(head_class: type) -> dict[str, dict[str, Any]]:
@@ -44,15 +54,31 @@ def custom_pipelines_of(head_class: type) -> dict[str, dict[str, Any]]:
 
 
 def register_pipelines() -> None:
-    """Register the pipelines with transformers."""
-    import transformers
-
-    auto_classes = {reference.split(".")[1]: name for name, reference in HEAD_AUTO_MAP.items()}
+    """Register the pipelines with transformers, for models at hand and checkpoints that do not name theirs."""
     for task, pipeline_class in _PIPELINES.items():
         if task not in PIPELINE_REGISTRY.supported_tasks:
-            # A checkpoint is tried with one after the other: those come first that refuse what is not theirs.
-            models = tuple(getattr(transformers, auto_classes[head]) for head in pipeline_class.heads)
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=models, type="multimodal")
+            loader = type(f"Saved{pipeline_class.__name__}", (_SavedHead,), {"heads": pipeline_class.heads})
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=loader, type="multimodal")
+
+
+class _SavedHead:
+    """What transformers calls to load a head whose checkpoint does not name its pipeline."""
+
+    heads: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str, **kwargs: Any) -> Any:
+        """Load a checkpoint as the head that it was saved as.
+
+        Raises:
+            ValueError: it is of none of `heads`.
+        """
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        saved_as = (transformers.AutoConfig.from_pretrained(checkpoint, **hub).architectures or ["no head"])[0]
+        if saved_as not in cls.heads:
+            raise ValueError(f"{checkpoint!r} is a checkpoint of {saved_as}; give one of {', '.join(cls.heads)}.")
+        auto_classes = {reference.split(".")[1]: name for name, reference in HEAD_AUTO_MAP.items()}
+        return getattr(transformers, auto_classes[saved_as]).from_pretrained(checkpoint, **kwargs)
 
 
 class _ProductPipeline(Pipeline):
@@ -73,11 +99,8 @@ class _ProductPipeline(Pipeline):
         """
         super().__init__(*args, **kwargs)
         name = type(self.model).__name__
-        saved_as = getattr(self.model.config, "architectures", None) or [name]
-        if name not in self.heads or name not in saved_as:
-            raise ValueError(
-                f"`model` is a checkpoint of {saved_as[0]}; {self.task!r} takes one of {list(self.heads)}."
-            )
+        if name not in self.heads:
+            raise ValueError(f"`model` is of {name}; give {self.task!r} one of {', '.join(self.heads)}.")
         if self.processor is None:
             raise ValueError("`processor` is None; give the EClipProcessor of the checkpoint.")
 
@@ -119,8 +142,7 @@ class EClipProductClassificationPipeline(_ProductPipeline):
     or "adult" and "not adult". `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
 
-    # Attributes and categories refuse checkpoints without theirs; what recognises adult products takes any.
-    heads = ("EClipForCategoryClassification", "EClipForAttributeExtraction", "EClipForAdultRecognition")
+    heads = ("EClipForAdultRecognition", "EClipForAttributeExtraction", "EClipForCategoryClassification")
 
     def __call__(self, inputs: Any = None, *, text: Any = None, image: Any = None, **kwargs: Any) -> Any:
         """Classify products.

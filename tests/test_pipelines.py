@@ -16,6 +16,7 @@ from modeling_eclip import (
     EClipForProductClustering,
     EClipForProductMatching,
     EClipModel,
+    EClipProductClassificationPipeline,
 )
 
 PATHS = [["Bags"], ["Shoes", "Boots"], ["Shoes", "Sandals"]]
@@ -176,6 +177,14 @@ def test_a_model_at_hand_needs_no_trust(category, classify):
     _, head, processor = category
     at_hand = pipeline(CLASSIFY, model=head, processor=processor)
     assert at_hand("red boots") == classify("red boots")
+    with pytest.raises(ValueError, match="`processor` is None"):
+        EClipProductClassificationPipeline(model=head)
+
+
+def test_a_head_that_is_not_saved_yet(tmp_path):
+    _, processor = save_checkpoint(tmp_path)
+    head = EClipForCategoryClassification.from_pretrained(tmp_path, category_paths=PATHS)
+    assert len(pipeline(CLASSIFY, model=head, processor=processor)("red boots", top_k=None)) == 3
 
 
 def test_checkpoints_from_before_pipelines_load_as_the_head_that_they_are(tmp_path):
@@ -194,10 +203,12 @@ def test_checkpoints_from_before_pipelines_load_as_the_head_that_they_are(tmp_pa
 
 @pytest.mark.parametrize("head_class", [EClipForProductClustering, EClipForProductMatching, EClipModel])
 def test_a_checkpoint_of_another_head_is_refused(head_class, tmp_path):
-    save_checkpoint(tmp_path, head_class)
+    model, processor = save_checkpoint(tmp_path, head_class)
     assert CLASSIFY not in json.loads((tmp_path / "config.json").read_text()).get("custom_pipelines", {})
-    with pytest.raises(ValueError, match=f"checkpoint of {head_class.__name__}|Could not load"):
+    with pytest.raises(ValueError, match=f"is a checkpoint of {head_class.__name__}; give one of EClipForAdult"):
         pipeline(CLASSIFY, model=str(tmp_path))
+    with pytest.raises(ValueError, match=f"is of {head_class.__name__}; give 'eclip-product-classification'"):
+        pipeline(CLASSIFY, model=model, processor=processor)
 
 
 def test_a_base_model_from_a_head_promises_no_pipeline(category, tmp_path):

@@ -224,7 +224,8 @@ class EClipTaskModel(EClipPreTrainedModel):
 
         Args:
             processor: The [`EClipProcessor`] of the checkpoint.
-            products: `N` products, each a title, a picture, or `{"text": title, "image": picture}` with either or both.
+            products: `N` products, each a title, a picture, or `{"text": title, "image": picture}` with either or
+                both.
             batch_size: Products that are encoded at a time.
 
         Returns:

@@ -19,8 +19,7 @@ from training.toy_catalog import toy_catalog
 
 def main(checkpoint: str, num_offers: int = 1500, wished_recall: float = 0.95) -> tuple[float, float]:
     """Learn from drawn offers, print the decisions on others; return their precision and recall."""
-    # They are rare: a catalogue for each split, so that there are some in it.
-    seeds, embeds, labels = {"train": 0, "validation": 1, "test": 2}, {}, {}
+    seeds, embeds, labels = {"train": 0, "validation": 1, "test": 2}, {}, {}  # rare: a catalogue for each
     catalog = {split: toy_catalog(num_offers, seed=seed)["train"] for split, seed in seeds.items()}
     head = EClipForAdultRecognition.from_pretrained(checkpoint, wished_recall=wished_recall).eval()
     processor = EClipProcessor.from_pretrained(checkpoint)

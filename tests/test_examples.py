@@ -159,7 +159,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
             assert cell["outputs"] == [] and cell["execution_count"] is None, "saved without outputs"
             exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
         if "NUM_STEPS" in names and "losses" not in names:  # little of everything
-            names.update(NUM_OFFERS=300, NUM_STEPS=30, BATCH_SIZE=64)
+            names.update(NUM_OFFERS=200, NUM_STEPS=20, BATCH_SIZE=32)
     assert names["losses"][-1] < names["losses"][0] and names["accuracy"] > 2 / 30
     assert {path.name for path in (tmp_path / "outputs" / "notebook").glob("*.png")} == {
         "catalogue.png", "groups.png", "neighbours.png"

@@ -85,7 +85,7 @@ def prepare_products(
     return inputs
 
 
-def encode_products(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def encode_products(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Run the towers on the sides that products have.
 
     Args:

@@ -239,7 +239,8 @@ class EClipTaskModel(EClipPreTrainedModel):
         while batch := [read_product(product) for product in islice(rows, batch_size)]:
             inputs = prepare_products(processor, batch, self.config.modality)
             on_device = {name: value.to(self.device) for name, value in inputs.items()}
-            parts.append(self.represent(**encode_products(self.eclip, on_device)))
+            encoded: dict[str, Any] = encode_products(self.eclip, on_device)
+            parts.append(self.represent(**encoded))
         if not parts:
             raise ValueError("`products` is empty; give at least one.")
         fields = [name for name, value in parts[0].items() if value is not None]

@@ -1,6 +1,6 @@
 """e-CLIP: product titles and product images in one space, as a transformers model.
 
-Importing this package registers its classes with transformers' Auto classes.
+Importing this package registers its classes with transformers' Auto classes and its pipelines with transformers.
 """
 
 from .adult_eclip import AdultOutput, EClipForAdultRecognition
@@ -20,12 +20,14 @@ from .matryoshka_eclip import matryoshka_loss, truncate_embeds
 from .model_card_eclip import CardFacts, Figure
 from .modeling_eclip import EClipModel, EClipOutput
 from .neighbors_eclip import candidate_pairs, nearest_neighbors
+from .pipelines_eclip import EClipProductClassificationPipeline, EClipProductMatchingPipeline, register_pipelines
 from .processing_eclip import EClipProcessor
 from .product_embeds_eclip import ProductEmbeds
 from .publishing_eclip import publish_folder, push_to_hub
 from .streams_eclip import MultiStreamAccumulation
 
 register_auto_classes(__name__)
+register_pipelines()
 
 __all__ = [
     "AUTO_MAP",
@@ -46,6 +48,8 @@ __all__ = [
     "EClipModel",
     "EClipOutput",
     "EClipProcessor",
+    "EClipProductClassificationPipeline",
+    "EClipProductMatchingPipeline",
     "Figure",
     "MatchingOutput",
     "MultiStreamAccumulation",

@@ -114,7 +114,16 @@ class EClipPreTrainedModel(PublishedWithCard, PreTrainedModel):
     ) -> None:
         """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
         self.config.auto_map = auto_map_of(type(self))
+        pipelines = self.custom_pipelines()
+        if pipelines:
+            self.config.custom_pipelines = pipelines
+        elif hasattr(self.config, "custom_pipelines"):  # of a head, whose checkpoint this model came from
+            del self.config.custom_pipelines
         super().save_pretrained(save_directory, *args, push_to_hub=push_to_hub, **kwargs)
+
+    def custom_pipelines(self) -> dict[str, dict[str, Any]]:
+        """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
+        return {}
 
 
 class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
@@ -136,6 +145,15 @@ class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
         self.text_projection = nn.Linear(text_width, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
+        """Save as any e-CLIP model, and so that sentence-transformers loads it, too."""
+        # Here, where transformers sees that the file belongs to the model's code, and past the circle of imports.
+        from .sentence_transformers_eclip import write_sentence_transformers_files
+
+        if is_main_process:  # first, since what follows may publish the folder
+            write_sentence_transformers_files(save_directory)
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the title tower's token embeddings."""

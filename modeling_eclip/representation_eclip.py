@@ -9,6 +9,8 @@ Notable choices:
   without it are no surprise.
 """
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from .configuration_eclip import EClipConfig
 from .late_fusion_eclip import LateFusionClassifier
 from .modeling_eclip import EClipModel, EClipPreTrainedModel, normalize
 from .product_embeds_eclip import ProductEmbeds
+from .product_inputs_eclip import encode_products, prepare_products, read_product
 from .towers_eclip import tower_width
 
 _SIDE_NAMES = {"text": "title", "image": "image"}
@@ -214,6 +217,40 @@ class EClipTaskModel(EClipPreTrainedModel):
                 pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding, **kwargs
             ).pooler_output
         return self.representation(text_pooler_output, image_pooler_output, has_text, has_image)
+
+    @torch.no_grad()
+    def represent_products(self, processor: Any, products: Iterable[Any], batch_size: int = 64) -> ProductEmbeds:
+        """Represent products as people hand them over, once and for all that is done with them afterwards.
+
+        Args:
+            processor: The [`EClipProcessor`] of the checkpoint.
+            products: `N` products, each a title, a picture, or `{"text": title, "image": picture}` with either or
+                both.
+            batch_size: Products that are encoded at a time.
+
+        Returns:
+            The products, without gradients. Call `eval` on the head first, unless it is in training.
+
+        Raises:
+            ValueError: there are no products, or one has none of the sides that the head looks at.
+        """
+        parts: list[ProductEmbeds] = []
+        rows = iter(products)
+        while batch := [read_product(product) for product in islice(rows, batch_size)]:
+            inputs = prepare_products(processor, batch, self.config.modality)
+            on_device = {name: value.to(self.device) for name, value in inputs.items()}
+            encoded: dict[str, Any] = encode_products(self.eclip, on_device)
+            parts.append(self.represent(**encoded))
+        if not parts:
+            raise ValueError("`products` is empty; give at least one.")
+        fields = [name for name, value in parts[0].items() if value is not None]
+        return ProductEmbeds(**{name: torch.cat([part[name] for part in parts]) for name in fields})
+
+    def custom_pipelines(self) -> dict[str, dict[str, Any]]:
+        """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
+        from .pipelines_eclip import custom_pipelines_of
+
+        return custom_pipelines_of(type(self))
 
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> ModelOutput:
         """Say what the head makes of products that are represented already.

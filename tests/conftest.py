@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import ViTImageProcessorPil
 
-from modeling_eclip import EClipConfig, EClipModel
+from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from training.arguments import ModelArguments
 from training.plots import plt
+from training.title_tokenizer import train_title_tokenizer
 
 REAL_DATA = Path(__file__).parents[2] / "shared"
 
@@ -94,6 +96,32 @@ def make_inputs(batch_size: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
         attention_mask[row, length:] = 0
     pixel_values = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
+
+
+def save_checkpoint(folder: Path, model_class: type = EClipModel, **fields: Any) -> tuple[Any, EClipProcessor]:
+    """Save a small model, or head, with its processor, as training leaves them; return both.
+
+    Its weights are ten times as large as new ones, so that what it says differs from product to product.
+    """
+    torch.manual_seed(0)
+    tokenizer = train_title_tokenizer(["red shoes", "a blue shirt", "a red square"], vocab_size=300)
+    processor = EClipProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tokenizer, max_title_length=16)
+    config = make_config(**fields)
+    config.text_config.vocab_size = len(tokenizer)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(10)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+def drawn_picture(seed: int, height: int = 40, width: int = 30) -> Image.Image:
+    """Return a picture of noise, whose resizing and cropping would show."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """The examples run, and print what they promise."""
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TRANSFORMER, VIT
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel, EClipProcessor
@@ -28,8 +31,9 @@ def tokenizer():
 
 def test_every_example_fits_on_a_page_and_is_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    tasks = {"lora_category", "lora_matching", "trainer_category"}
-    assert names == {"continue_from_clip", "embed", "own_loop", "search"} | tasks
+    tasks = {"classify", "cluster", "extract", "match", "recognise"}
+    trained = {"lora_category", "lora_matching", "own_loop", "trainer_category"}
+    assert names == {"continue_from_clip", "embed", "search", "with_sentence_transformers"} | tasks | trained
     for name in names:
         assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60, name
 
@@ -79,6 +83,50 @@ def test_continue_from_clip(tokenizer, tmp_path, capsys):
     assert EClipModel.from_pretrained(tmp_path / "eclip").config.projection_dim == 24
 
 
+def test_classify_learns_and_saves_a_head(checkpoint, tmp_path, capsys):
+    by_name, learnt = load_example("classify").main(checkpoint, str(tmp_path / "head"), num_offers=300)
+    # A name says nothing to a model that has learned nothing; a probe of its vectors tells some of 30 categories.
+    assert learnt > max(by_name, 2 / 30)
+    printed = capsys.readouterr().out
+    assert " when learnt" in printed and printed.count(" > ") >= 10
+    head = EClipForCategoryClassification.from_pretrained(tmp_path / "head")
+    assert len(head.config.category_paths) > 10
+
+
+def test_extract_learns(checkpoint, capsys):
+    accuracies = load_example("extract").main(checkpoint, num_offers=300)
+    printed = capsys.readouterr().out
+    assert accuracies["colour"] > 0.2, "of 10 colours, seen by towers that have learned nothing"
+    assert printed.count("    by both: colour ") == 5 and "if it were always" in printed
+
+
+def test_match_finds_some(checkpoint, capsys):
+    precision, recall = load_example("match").main(checkpoint, num_offers=300)
+    assert 0 < precision <= 1 and 0 < recall <= 1
+    printed = capsys.readouterr().out
+    assert "pairs compared of" in printed and "right " in printed
+
+
+def test_cluster_draws_its_groups(checkpoint, tmp_path, capsys):
+    score = load_example("cluster").main(checkpoint, str(tmp_path / "groups.png"), num_offers=300)
+    assert -0.5 <= score <= 1 and "adjusted Rand index" in capsys.readouterr().out
+    assert min(Image.open(tmp_path / "groups.png").size) > 100
+
+
+def test_recognise_finds_some(checkpoint, capsys):
+    precision, recall = load_example("recognise").main(checkpoint, num_offers=400, wished_recall=0.8)
+    assert precision > 0 and recall > 0
+    printed = capsys.readouterr().out
+    assert "let through" in printed and printed.count("adult (") == 6
+
+
+def test_with_sentence_transformers(checkpoint, capsys):
+    pytest.importorskip("sentence_transformers")
+    shares = load_example("with_sentence_transformers").main(checkpoint, num_offers=100)
+    assert shares.keys() == {"title", "image", "both"} and 0 < shares["both"] <= 1
+    assert capsys.readouterr().out.count("    by image: ") == 5
+
+
 def test_lora_category_learns(checkpoint, capsys):
     load_example("lora_category").main(checkpoint, num_offers=200, num_epochs=2)
     printed = capsys.readouterr().out
@@ -99,3 +147,30 @@ def test_trainer_category_saves_a_head(checkpoint, tmp_path, capsys):
     head = EClipForCategoryClassification.from_pretrained(tmp_path / "head")
     assert head.config.category_paths == sorted(head.config.category_paths)
     assert EClipProcessor.from_pretrained(tmp_path / "head").tokenizer.vocab_size > 0
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    notebook = json.loads((EXAMPLES / "first_steps.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids) and set(notebook) == {"cells", "metadata", "nbformat", "nbformat_minor"}
+    # A copy of the clone, as far as the notebook looks: what it writes stays there.
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "train.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    names = {}
+    for cell in notebook["cells"]:
+        assert cell.keys() == {"cell_type", "id", "metadata", "source"} | (
+            {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
+        )
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "saved without outputs"
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+        if "NUM_STEPS" in names and "losses" not in names:  # little of everything
+            names.update(NUM_OFFERS=200, NUM_STEPS=20, BATCH_SIZE=32)
+    assert names["losses"][-1] < names["losses"][0] and names["accuracy"] > 2 / 30
+    assert {path.name for path in (tmp_path / "outputs" / "notebook").glob("*.png")} == {
+        "catalogue.png", "groups.png", "neighbours.png"
+    }  # fmt: skip
+    assert "the right product is among the first 5" in capsys.readouterr().out

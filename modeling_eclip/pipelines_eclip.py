@@ -1,0 +1,274 @@
+"""Heads as pipelines of transformers: a product, or two, in; labels with scores out.
+
+    pipeline("eclip-product-classification", model=checkpoint, trust_remote_code=True)
+    pipeline("eclip-product-matching", model=checkpoint, trust_remote_code=True)
+
+Contract: a product is a title, a picture, or `{"text": title, "image": picture}`; one without a side that the head
+looks at is judged by the other one. Scores are the head's probabilities, calibrated where it is, and its decision
+comes first, by its threshold where it has one. Checkpoints of heads name their pipeline (`custom_pipelines`), and
+importing the package registers both, for models at hand.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import Pipeline
+
+from .hub_eclip import HEAD_AUTO_MAP
+from .product_inputs_eclip import encode_products, prepare_products, read_product
+
+CLASSIFICATION = "eclip-product-classification"
+MATCHING = "eclip-product-matching"
+
+_Answers = list[dict[str, Any]]
+_HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
+
+
+def custom_pipelines_of(head_class: type) -> dict[str, dict[str, Any]]:
+    """Tell what goes into `config.custom_pipelines` of a checkpoint.
+
+    Args:
+        head_class: Class of the head.
+
+    Returns:
+        `{task: {"impl": "module.Class", "pt": [Auto class]}}`; empty for a head that has no pipeline.
+    """
+    auto_class = getattr(head_class, "_auto_class", None)
+    for task, pipeline_class in _PIPELINES.items():
+        if head_class.__name__ in pipeline_class.heads and auto_class is not None:
+            module = pipeline_class.__module__.rsplit(".", 1)[-1]
+            return {task: {"impl": f"{module}.{pipeline_class.__name__}", "pt": [auto_class]}}
+    return {}
+
+
+def register_pipelines() -> None:
+    """Register the pipelines with transformers, for models at hand and checkpoints that do not name theirs."""
+    for task, pipeline_class in _PIPELINES.items():
+        if task not in PIPELINE_REGISTRY.supported_tasks:
+            loader = type(f"Saved{pipeline_class.__name__}", (_SavedHead,), {"heads": pipeline_class.heads})
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=loader, type="multimodal")
+
+
+class _SavedHead:
+    """What transformers calls to load a head whose checkpoint does not name its pipeline."""
+
+    heads: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str, **kwargs: Any) -> Any:
+        """Load a checkpoint as the head that it was saved as.
+
+        Raises:
+            ValueError: it is of none of `heads`.
+        """
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        saved_as = (transformers.AutoConfig.from_pretrained(checkpoint, **hub).architectures or ["no head"])[0]
+        if saved_as not in cls.heads:
+            raise ValueError(f"{checkpoint!r} is a checkpoint of {saved_as}; give one of {', '.join(cls.heads)}.")
+        auto_classes = {reference.split(".")[1]: name for name, reference in HEAD_AUTO_MAP.items()}
+        return getattr(transformers, auto_classes[saved_as]).from_pretrained(checkpoint, **kwargs)
+
+
+class _ProductPipeline(Pipeline):
+    """What both pipelines have in common: products are read, heads see them, the processor is saved along."""
+
+    heads: tuple[str, ...] = ()
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_video_processor = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """See [`~transformers.Pipeline`].
+
+        Raises:
+            ValueError: the model is none of the heads that the pipeline is for, or there is no processor.
+        """
+        super().__init__(*args, **kwargs)
+        name = type(self.model).__name__
+        if name not in self.heads:
+            raise ValueError(f"`model` is of {name}; give {self.task!r} one of {', '.join(self.heads)}.")
+        if self.processor is None:
+            raise ValueError("`processor` is None; give the EClipProcessor of the checkpoint.")
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        unknown = [name for name in kwargs if name != "top_k"]
+        if unknown:
+            raise ValueError(f"received {unknown[0]!r}, which {self.task!r} does not know; it takes 'top_k'.")
+        top_k = kwargs.get("top_k", 1)
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"`top_k` is {top_k!r}; give a positive number of labels, or None for all of them.")
+        return {}, {}, ({"top_k": top_k} if "top_k" in kwargs else {})
+
+    def represent(self, products: Sequence[Any]) -> Any:
+        """Represent products for the head.
+
+        Args:
+            products: Titles and pictures as `read_product` tells them.
+
+        Returns:
+            [`ProductEmbeds`].
+        """
+        inputs = prepare_products(self.processor, products, self.model.config.modality)
+        on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
+        return self.model.represent(**encode_products(self.model.eclip, on_device))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the head and its processor, so that the folder is a checkpoint that the pipeline loads again."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+class EClipProductClassificationPipeline(_ProductPipeline):
+    """Say what a product is: its category, its attributes, or whether it is for adults only.
+
+    Call it with a product or a list of products, or with `text=` and `image=`, each one or a list as long as the
+    other. A product has a list of `{"label": str, "score": float}`, the head's decision first; a head of attributes
+    has such a list for each attribute, in a dictionary. Labels are categories as "Shoes > Boots", values of attributes
+    (the configuration's `not_stated` where none is probable enough, with the probability that the best one is wrong),
+    or "adult" and "not adult". `top_k` is how many labels come back, 1 if not given, all with `None`.
+    """
+
+    heads = ("EClipForAdultRecognition", "EClipForAttributeExtraction", "EClipForCategoryClassification")
+
+    def __call__(self, inputs: Any = None, *, text: Any = None, image: Any = None, **kwargs: Any) -> Any:
+        """Classify products.
+
+        Args:
+            inputs: A product, or a list, dataset or generator of them; or a mapping of two lists.
+            text: A title or a list of them, in place of `inputs`.
+            image: A picture or a list of them, likewise.
+            **kwargs: `top_k`; `batch_size` and `num_workers` as in any pipeline.
+
+        Returns:
+            The labels of the product, or a list with those of each.
+
+        Raises:
+            ValueError: nothing is given, too much is, or titles and pictures are not of the same number.
+        """
+        if (inputs is None) == (text is None and image is None):
+            raise ValueError("give products, or `text`, `image` or both.")
+        if inputs is None:
+            inputs = {name: value for name, value in (("text", text), ("image", image)) if value is not None}
+        return super().__call__(_rows(inputs), **kwargs)
+
+    def preprocess(self, input_: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a product."""
+        return {"product": read_product(input_)}
+
+    def _forward(self, input_tensors: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        products = input_tensors["product"]
+        logits = self.model.answer(self.represent(products if isinstance(products, list) else [products])).logits
+        if isinstance(logits, Mapping):  # one tensor, which pipelines know how to take apart by rows
+            logits = torch.cat(list(logits.values()), dim=1)
+        return {"logits": logits}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 1) -> Any:
+        """Put one product's logits into words."""
+        describe = _DESCRIPTIONS[type(self.model).__name__]
+        return describe(self.model, model_outputs["logits"], top_k)
+
+
+class EClipProductMatchingPipeline(_ProductPipeline):
+    """Say whether two offers are of one product.
+
+    Call it with `{"left": product, "right": product}`, or a list of such pairs or of tuples of two products. A pair
+    has a list of `{"label": str, "score": float}`, the head's decision first: "same product" and "different products".
+    `top_k` is how many labels come back, 1 if not given, all with `None`.
+    """
+
+    heads = ("EClipForProductMatching",)
+
+    def preprocess(self, input_: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a pair."""
+        if isinstance(input_, Mapping):
+            if set(input_) != {"left", "right"}:
+                raise ValueError(f"received a pair with {list(input_)}; give {{'left': product, 'right': product}}.")
+            input_ = (input_["left"], input_["right"])
+        if not isinstance(input_, list | tuple) or len(input_) != 2:
+            raise ValueError(f"received {type(input_).__name__}; give a pair of products.")
+        return {"left": read_product(input_[0]), "right": read_product(input_[1])}
+
+    def _forward(self, input_tensors: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        left, right = (
+            self.represent(side if isinstance(side, list) else [side])
+            for side in (input_tensors["left"], input_tensors["right"])
+        )
+        return {"logits": self.model.answer(left, right=right).logits}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 1) -> _Answers:
+        """Put one pair's logit into words."""
+        return _yes_or_no(self.model, model_outputs["logits"], top_k, "same product", "different products")
+
+
+def _rows(inputs: Any) -> Any:
+    """Turn a mapping of lists into a list of products."""
+    if not isinstance(inputs, Mapping):
+        return inputs
+    columns = {name: value for name, value in inputs.items() if isinstance(value, list | tuple)}
+    if not columns:
+        return inputs
+    lengths = {name: len(value) for name, value in columns.items()}
+    if len(columns) < len(inputs) or len(set(lengths.values())) > 1:
+        raise ValueError(f"received lists of {lengths} for {list(inputs)}; give one title and one picture each.")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _category(model: Any, logits: torch.Tensor, top_k: int | None) -> _Answers:
+    (named,) = model.decode(logits, k=len(model.tree) if top_k is None else top_k)
+    return [{"label": " > ".join(path), "score": probability} for path, probability in named]
+
+
+def _attributes(model: Any, logits: torch.Tensor, top_k: int | None) -> dict[str, _Answers]:
+    columns = logits.split([len(values) for values in model.values.values()], dim=1)
+    by_attribute = dict(zip(model.values, columns, strict=True))
+    (decided,) = model.decode(by_attribute)
+    answers = {}
+    for name, values in model.values.items():
+        probabilities = by_attribute[name].softmax(dim=1)[0].tolist()
+        ranked = sorted(zip(values, probabilities, strict=True), key=lambda pair: -pair[1])
+        if decided[name] != ranked[0][0]:  # no value is probable enough
+            ranked = [(decided[name], 1 - ranked[0][1]), *((v, p) for v, p in ranked if v != decided[name])]
+        answers[name] = [{"label": value, "score": probability} for value, probability in ranked[:top_k]]
+    return answers
+
+
+def _adult(model: Any, logits: torch.Tensor, top_k: int | None) -> _Answers:
+    return _yes_or_no(model, logits, top_k, "adult", "not adult")
+
+
+def _yes_or_no(model: Any, logits: torch.Tensor, top_k: int | None, yes: str, no: str) -> _Answers:
+    probability = model.probabilities(logits).item()
+    answers = [{"label": yes, "score": probability}, {"label": no, "score": 1 - probability}]
+    return (answers if model.decode(logits)[0] else answers[::-1])[:top_k]
+
+
+_DESCRIPTIONS: dict[str, Callable[[Any, torch.Tensor, int | None], Any]] = {
+    "EClipForAdultRecognition": _adult,
+    "EClipForAttributeExtraction": _attributes,
+    "EClipForCategoryClassification": _category,
+}
+_PIPELINES: dict[str, type[_ProductPipeline]] = {
+    CLASSIFICATION: EClipProductClassificationPipeline,
+    MATCHING: EClipProductMatchingPipeline,
+}
+
+__all__ = [
+    "EClipProductClassificationPipeline",
+    "EClipProductMatchingPipeline",
+    "custom_pipelines_of",
+    "register_pipelines",
+]

@@ -146,14 +146,14 @@ class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
 
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save as any e-CLIP model, and so that sentence-transformers loads it, too."""
         # Here, where transformers sees that the file belongs to the model's code, and past the circle of imports.
         from .sentence_transformers_eclip import write_sentence_transformers_files
 
-        if is_main_process:  # first, since what follows may publish the folder
+        if kwargs.get("is_main_process", True):  # first, since what follows may publish the folder
             write_sentence_transformers_files(save_directory)
-        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the title tower's token embeddings."""

@@ -223,6 +223,7 @@ def test_what_goes_up_is_complete_and_nothing_else(hub, checkpoint, tmp_path):
     files = repository.head()
     code = {path.name for path in checkpoint.glob("*_eclip.py")}
     settings = {"config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    settings |= {"modules.json", "config_sentence_transformers.json"}
     assert files.keys() - {".gitattributes"} == code | settings | {"README.md", "history.png", "model.safetensors"}
     assert files["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
     for name in files.keys() - {"history.png", "model.safetensors"}:

@@ -185,7 +185,7 @@ def iterate_rows(
             batch_readahead=1,
             fragment_readahead=1,
         )
-        found = scan.to_table()
+        found = scan.to_table().combine_chunks()  # of thousands of pieces each row would be looked for in each
         place = {row: number for number, row in enumerate(found["row"].to_pylist())}
         places = [place[row] for row in some.to_pylist()]
         for first in range(0, len(places), rows_at_once):

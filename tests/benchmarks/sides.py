@@ -11,7 +11,7 @@ __all__ = ["ROOT", "missing_module", "run_side"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-_MODULES = {"open_clip": "open_clip_train", "sentence-transformers": "sentence_transformers"}
+_MODULES = {"open_clip": "open_clip_train", "PyTorch": "torch", "sentence-transformers": "sentence_transformers"}
 
 
 def missing_module(peer: str, interpreter: str | None) -> str | None:

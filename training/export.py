@@ -75,6 +75,7 @@ def read_batches(
         ValueError: too few of them can be used.
     """
     products = load_split(data, split)
+    assert isinstance(products, datasets.Dataset)  # only training offers can be streamed, and here are not
     products = products.select(range(min(num_products, len(products))))
     one_sided = "none" in (data.title_column, data.image_column)
     loader = evaluation_loader(

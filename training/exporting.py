@@ -116,7 +116,7 @@ def export_part(
             component = exported.components["model"]
             component.program = quantizer.quantize(component.program, inputs, exported.export_format)
     except Exception as error:  # torch, the exporters and nncf raise errors of many classes
-        towers = {"text": model.config.text_config, "image": model.config.vision_config}
+        towers: dict[str, Any] = {"text": model.config.text_config, "image": model.config.vision_config}
         names = ", ".join(
             f"{side} tower {tower.model_type!r}" for side, tower in towers.items() if part in (side, "both")
         )

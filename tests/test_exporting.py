@@ -25,8 +25,8 @@ def build(vision="vit", text="bert", **fields):
     # Fresh weights of many families are so small that every row would come out alike.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and "embed" not in name:
-                parameter.normal_(std=parameter.shape[1] ** -0.5)
+            if parameter.ndim in (2, 4) and "embed" not in name:
+                parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics of one batch, or signals would vanish

@@ -29,7 +29,7 @@ def build(vision="vit", text="bert", **fields):
                 parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0  # the statistics of one batch, or signals would vanish
+            module.momentum, module.eps = 1.0, 1e-9  # the statistics of one batch, or signals would vanish
     model.train()(**make_inputs(8))
     model.eval()
     return model

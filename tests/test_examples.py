@@ -33,19 +33,24 @@ def test_every_example_fits_on_a_page_and_is_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     tasks = {"classify", "cluster", "extract", "match", "recognise"}
     trained = {"lora_category", "lora_matching", "own_loop", "trainer_category"}
-    assert names == {"continue_from_clip", "embed", "search", "with_sentence_transformers"} | tasks | trained
+    assert names == {"continue_from_clip", "embed", "export", "search", "with_sentence_transformers"} | tasks | trained
     for name in names:
         assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60, name
 
 
-@pytest.fixture
-def checkpoint(tokenizer, tmp_path):
-    """A model that has learned nothing, with its processor."""
+def save_checkpoint(folder, tokenizer=None):
+    """Save a model that has learned nothing, with its processor."""
     torch.manual_seed(0)
+    tokenizer = tokenizer or train_title_tokenizer(["red shoes", "a blue shirt", "a red square"], vocab_size=300)
     text = {"model_type": "bert", **TRANSFORMER, "vocab_size": len(tokenizer)}
     config = EClipConfig(vision_config={"model_type": "vit", **VIT}, text_config=text, projection_dim=16)
-    EClipModel(config).save_pretrained(tmp_path)
-    EClipProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(tmp_path)
+    EClipModel(config).save_pretrained(folder)
+    EClipProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+
+
+@pytest.fixture
+def checkpoint(tokenizer, tmp_path):
+    save_checkpoint(tmp_path, tokenizer)
     return str(tmp_path)
 
 
@@ -63,6 +68,13 @@ def test_search(checkpoint, tmp_path, capsys):
     assert "products in" in printed and printed.count("\n  0.") + printed.count("\n  1.") >= 5
     assert "this picture, and:" in printed and "this picture, colour" in printed
     assert (tmp_path / "search" / "found.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize(("format", "package"), [("onnx", "onnxscript"), ("openvino", "openvino")])
+def test_export(checkpoint, tmp_path, capsys, format, package):
+    pytest.importorskip(package)
+    assert load_example("export").main(checkpoint, str(tmp_path / "exported"), format) < 1e-5
+    assert "embeddings of 16 dimensions" in capsys.readouterr().out
 
 
 def test_own_loop_learns(capsys):

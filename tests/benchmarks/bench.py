@@ -39,11 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--number", type=int, help="products, in place of each work's own number, to try it out")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "bench.json")
     arguments = parser.parse_args(argv)
-    own = ("faiss, exact", "sentence-transformers", "transformers")
+    own = ("PyTorch", "faiss, exact", "sentence-transformers", "transformers")
     interpreters = {"open_clip": arguments.peer_python, **dict.fromkeys(own, sys.executable)}
     rows: list[dict[str, Any]] = []
     for contest in CONTESTS:
         if arguments.only is None or contest.name in arguments.only:
+            if contest.needs_shared and not (ROOT.parent / "shared").is_dir():
+                print(f"\n{contest.name} was left out: it needs the data and towers in ../shared.", flush=True)
+                continue
             contest = contest.of_size(arguments.number)
             results = run_rounds(contest, interpreters, arguments.rounds or contest.rounds)
             added = [make_row(row, contest, *results) for row in contest.rows]
@@ -81,7 +84,7 @@ def run_rounds(
     quiet: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
     busy: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
     while len(quiet) < rounds and len(quiet) + len(busy) < 2 * rounds:
-        ours = run_side(sys.executable, "eclip_side.py", contest.function, contest.ours, contest.threads)
+        ours = run_side(sys.executable, contest.our_side, contest.function, contest.ours, contest.threads)
         theirs = None
         if contest.theirs is not None and missing is None:
             assert interpreter is not None
@@ -145,7 +148,7 @@ def make_row(row: Row, contest: Contest, ours: list[dict[str, Any]], theirs: lis
     ratios = [row.ratio(our, their) for our, their in zip(our_figures, their_figures, strict=False)]
     return {
         "work": row.work,
-        "peer": "memory limit" if row.limit is not None else contest.peer,
+        "peer": row.limit_name if row.limit is not None else contest.peer,
         "ours": _rounded(statistics.median(our_figures)),
         "theirs": _rounded(statistics.median(their_figures)) if their_figures else None,
         "unit": row.unit,

@@ -6,6 +6,8 @@ from typing import Any, Literal
 __all__ = ["CONTESTS", "Contest", "Row"]
 
 GIB = 2**30
+# Units of what is lost, and under which name a side reports it.
+_LOSSES = {"1 - cosine": "cosine_error", "points": "recall_loss"}
 
 
 @dataclass(frozen=True)
@@ -14,28 +16,35 @@ class Row:
 
     Args:
         work: What is compared, for the reader.
-        unit: `"s"` (fewer is better), `"GiB"` (peak above what was resident before; fewer is better), or a rate such
-            as `"samples/s"` (more is better).
+        unit: `"s"` (fewer is better), `"GiB"` (peak above what was resident before; fewer is better), `"1 - cosine"`
+            and `"points"` (what is lost; fewer is better), or a rate such as `"samples/s"` (more is better).
         goal: How many times better this package shall be.
         count: Samples, images, ... of one round, for rates.
         limit: A fixed number in place of the peer's.
     """
 
     work: str
-    unit: Literal["s", "GiB", "samples/s", "images/s", "products/s", "queries/s", "titles/s"]
+    unit: Literal["s", "GiB", "1 - cosine", "points", "samples/s", "images/s", "products/s", "queries/s", "titles/s"]
     goal: float
     count: int = 1
     limit: float | None = None
+
+    @property
+    def limit_name(self) -> str:
+        """What a limit is, for the reader."""
+        return "memory limit" if self.unit == "GiB" else "limit"
 
     def figure(self, figures: dict[str, Any]) -> float:
         """Return the figure of one round in this row's unit."""
         if self.unit == "GiB":
             return figures["peak_bytes"] / GIB
+        if self.unit in _LOSSES:
+            return figures[_LOSSES[self.unit]]
         return figures["seconds"] if self.unit == "s" else self.count / figures["seconds"]
 
     def ratio(self, ours: float, theirs: float) -> float:
         """Return how many times better ours is."""
-        return theirs / ours if self.unit in ("s", "GiB") else ours / theirs
+        return theirs / ours if self.unit in ("s", "GiB", *_LOSSES) else ours / theirs
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Contest:
         function: Name of the work in the scripts of both sides.
         peer: Whom against.
         side: The peer's script.
+        our_side: Our script.
+        needs_shared: Whether the work needs the data and towers in `../shared`, without which it is left out.
         ours: Arguments of our side.
         theirs: Arguments of the peer's side; `None` where it does not take part.
         rows: What is compared.
@@ -62,6 +73,8 @@ class Contest:
     rows: tuple[Row, ...]
     peer: str = "open_clip"
     side: str = "open_clip_side.py"
+    our_side: str = "eclip_side.py"
+    needs_shared: bool = False
     theirs: dict[str, Any] | None = field(default=None)
     rounds: int = 3
     threads: int = 2
@@ -89,6 +102,29 @@ _SEARCH_WORK = "search 200,000 vectors of 256 values for the 10 nearest"
 _CATALOGUE = {"number": 200_000, "dim": 256, "queries": 2000}
 # Codes whose vectors are read, per query: enough to find .99 of the neighbours in these vectors.
 _CANDIDATES = 100
+
+
+def _int8(part: str, unit: Literal["titles/s", "images/s"], number: int, goal: float) -> Contest:
+    """An exported tower in int8 against the same tower in PyTorch: faster, and as good."""
+    tower = {"text": "title tower (MiniLM-L6)", "image": "image tower (EfficientNet-Lite0, 128 px)"}[part]
+    arguments = {"part": part, "number": number, "batch_size": 32}
+    return Contest(
+        name=f"int8-{part}",
+        work=f"{tower} embeds {number} offers, batches of 32: OpenVINO in int8 against PyTorch in fp32",
+        function="embed_part",
+        peer="PyTorch",
+        side="pytorch_side.py",
+        our_side="int8_side.py",
+        needs_shared=True,
+        ours=arguments,
+        theirs=arguments,
+        rows=(
+            Row(f"int8 {tower}", unit, goal, count=number),
+            Row(f"int8 {tower}: distance from fp32", "1 - cosine", 1, limit=0.01),
+            Row(f"int8 {tower}: recall@10 of offers of one catalog that is lost", "points", 1, limit=1),
+        ),
+    )
+
 
 CONTESTS = (
     Contest(
@@ -184,4 +220,6 @@ CONTESTS = (
         theirs=_CATALOGUE,
         rows=(Row(f"{_SEARCH_WORK}, recall .99", "queries/s", 3, count=2000),),
     ),
+    _int8("text", "titles/s", 1000, 3),
+    _int8("image", "images/s", 500, 1.5),
 )

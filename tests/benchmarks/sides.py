@@ -12,6 +12,7 @@ __all__ = ["ROOT", "missing_module", "run_side"]
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 _MODULES = {
+    "PyTorch": "torch",
     "faiss, exact": "faiss",
     "open_clip": "open_clip_train",
     "sentence-transformers": "sentence_transformers",

@@ -9,7 +9,10 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
+
 from training.corpus.arguments import PrepareArguments
+from training.corpus.catalogs import Likeness, derive_catalogs
 from training.corpus.duplicates import Drops
 from training.corpus.similar import _LARGEST_BUCKET
 
@@ -30,12 +33,31 @@ def bytes_per_drop(number: int = 100_000) -> float:
     return held / number
 
 
+def bytes_per_pair(number: int = 20_000) -> float:
+    """Return what it holds at most for a pair of offers that are alike, while catalogs are derived."""
+    table = pa.table(
+        {
+            "left": pa.array(range(2**40, 2**40 + 2 * number, 2), pa.uint64()),
+            "right": pa.array(range(2**40 + 1, 2**40 + 2 * number, 2), pa.uint64()),
+            "similarity": pa.array([0.9] * number),
+        }
+    )
+    tracemalloc.start()
+    pairs = [Likeness(pair["left"], pair["right"], pair["similarity"]) for pair in table.to_pylist()]
+    ids = {row: row for pair in pairs for row in (pair.left, pair.right)}
+    derive_catalogs(pairs, ids, dict.fromkeys(ids, -1), 100, join_from=0.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measured", type=Path, required=True)
     parser.add_argument("--offers", type=float, default=1.5e9)
     parser.add_argument("--image_bytes", type=float, default=50e3)
     parser.add_argument("--dropped_share", type=float, default=0.2)
+    parser.add_argument("--pairs_per_offer", type=float, default=0.2)
     parser.add_argument("--cores", type=int, default=2048)
     parser.add_argument("--core_bytes_per_second", type=float, default=20e6, help="What a store gives each core.")
     parser.add_argument("--driver_gib", type=float, default=256)
@@ -45,7 +67,8 @@ def main() -> None:
     images = number * given.image_bytes
     blocks = max(PrepareArguments.near_image_distance, PrepareArguments.catalog_image_distance) + 1
     bucket = 2 * number / 2 ** (64 // blocks)
-    seconds = {name: of * measured["cores"] / measured["offers"] for name, of in measured["steps"].items()}
+    share = measured["processor_seconds"] / sum(measured["steps"].values())  # other work on the machine does not count
+    seconds = {name: of * share / measured["offers"] for name, of in measured["steps"].items()}
     in_parts = sum(of for name, of in seconds.items() if name in PER_PART)
     rest = sum(seconds.values()) - in_parts
     store = 4 * images / given.cores / given.core_bytes_per_second
@@ -65,13 +88,16 @@ def main() -> None:
         ),
         ("all other steps, if one machine of 64 did them", f"{number * rest / 64 / 3600:,.1f} h"),
     ]
-    each = bytes_per_drop()
-    held = number * given.dropped_share * each
-    most = given.driver_gib * GIB / each / given.dropped_share
+    per_drop, per_pair = bytes_per_drop(), bytes_per_pair()
+    held = given.dropped_share * per_drop + given.pairs_per_offer * per_pair
     lines += [
-        ("held by the main process for an offer that is dropped", f"{each:,.0f} bytes"),
-        (f"for {given.dropped_share:.0%} of them", f"{held / GIB:,.0f} GiB"),
-        (f"offers at which {given.driver_gib:g} GiB are full", f"{most / 1e6:,.0f} million"),
+        ("held by the main process for an offer that is dropped", f"{per_drop:,.0f} bytes"),
+        ("for a pair of offers that are alike", f"{per_pair:,.0f} bytes"),
+        (
+            f"for {given.dropped_share:.0%} dropped, {given.pairs_per_offer:g} pairs an offer",
+            f"{number * held / GIB:,.0f} GiB",
+        ),
+        (f"offers at which {given.driver_gib:g} GiB are full", f"{given.driver_gib * GIB / held / 1e6:,.0f} million"),
     ]
     print(f"| {number:,.0f} offers with images of {given.image_bytes:,.0f} bytes | |\n|---|--:|")
     for name, value in lines:

@@ -161,25 +161,33 @@ def _quantizer(format: Format, program: Any, calibration: list[dict[str, torch.T
     import nncf
     from transformers.exporters import NNCFOnnxQuantizer, NNCFOpenVINOQuantizer, NNCFQuantizationConfig
 
-    first = _first_convolution(format, program)
+    names = _float_convolutions(format, program)
     config = NNCFQuantizationConfig(
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(calibration),
-        # It costs little, and its error goes through every layer after it.
-        ignored_scope=nncf.IgnoredScope(names=first) if first else None,
+        ignored_scope=nncf.IgnoredScope(names=names) if names else None,
     )
     return {"onnx": NNCFOnnxQuantizer, "openvino": NNCFOpenVINOQuantizer}[format](config, calibration)
 
 
-def _first_convolution(format: Format, program: Any) -> list[str]:
-    """The name of the convolution that reads the images; none where there is no such."""
+def _float_convolutions(format: Format, program: Any) -> list[str]:
+    """Names of the convolutions that stay in float32: the one that reads the images, and those with groups.
+
+    They are a small part of the work and, with few weights for each output, most of the error.
+    """
     if format == "onnx":
-        nodes = [(node.op_type, node.name) for node in program.graph]
-        convolution = "Conv"
+        convolutions = [
+            (node.name, "group" in node.attributes and node.attributes["group"].as_int() > 1)
+            for node in program.graph
+            if node.op_type == "Conv"
+        ]
     else:
-        nodes = [(node.get_type_name(), node.get_friendly_name()) for node in program.get_ordered_ops()]
-        convolution = "Convolution"
-    return [name for kind, name in nodes if kind == convolution][:1]
+        convolutions = [
+            (node.get_friendly_name(), node.get_type_name() == "GroupConvolution")
+            for node in program.get_ordered_ops()
+            if node.get_type_name() in ("Convolution", "GroupConvolution")
+        ]
+    return [name for place, (name, has_groups) in enumerate(convolutions) if place == 0 or has_groups]
 
 
 def interface_of(exported: "ExportedModel") -> dict[str, Any]:

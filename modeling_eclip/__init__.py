@@ -20,6 +20,7 @@ from .matryoshka_eclip import matryoshka_loss, truncate_embeds
 from .model_card_eclip import CardFacts, Figure
 from .modeling_eclip import EClipModel, EClipOutput
 from .neighbors_eclip import candidate_pairs, nearest_neighbors
+from .objective_eclip import configured_loss
 from .pipelines_eclip import EClipProductClassificationPipeline, EClipProductMatchingPipeline, register_pipelines
 from .processing_eclip import EClipProcessor
 from .product_embeds_eclip import ProductEmbeds
@@ -58,6 +59,7 @@ __all__ = [
     "average_linkage",
     "binarize",
     "candidate_pairs",
+    "configured_loss",
     "contrastive_loss",
     "gather_rows",
     "load_product_image",

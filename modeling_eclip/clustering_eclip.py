@@ -21,8 +21,8 @@ from transformers.utils import ModelOutput
 from .configuration_eclip import EClipConfig
 from .linkage_eclip import average_linkage, number_groups
 from .losses_eclip import mate_contrast_loss
-from .modeling_eclip import normalize
 from .neighbors_eclip import nearest_neighbors
+from .normalization_eclip import normalize
 from .product_embeds_eclip import ProductEmbeds
 from .representation_eclip import EClipTaskModel, side_widths
 

@@ -16,6 +16,7 @@ from transformers.utils.logging import tqdm
 
 from .images_eclip import ProductImageError
 from .matryoshka_eclip import truncate_embeds
+from .normalization_eclip import normalize
 from .pixels_eclip import PixelReader
 
 # Tokens, and pictures, of a batch: on a CPU what its caches hold, on an accelerator what keeps it busy.
@@ -148,7 +149,7 @@ class EmbedsProducts:
             if was_training:
                 model.train()
         # In half precision the length of a vector would be off by a thousandth.
-        return truncate_embeds(torch.nn.functional.normalize(pooled, dim=-1, eps=1e-6), truncate_dim)
+        return truncate_embeds(normalize(pooled), truncate_dim)
 
 
 def batch_size_for(device: torch.device) -> int:

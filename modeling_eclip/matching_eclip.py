@@ -24,8 +24,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_eclip import EClipConfig
 from .late_fusion_eclip import IGNORED_LABEL, LateFusionClassifier, mean_cross_entropy
-from .modeling_eclip import normalize
 from .neighbors_eclip import candidate_pairs, unique_pairs
+from .normalization_eclip import normalize
 from .product_embeds_eclip import ProductEmbeds
 from .representation_eclip import EClipYesOrNoModel, side_widths
 

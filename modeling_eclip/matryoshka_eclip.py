@@ -7,7 +7,8 @@ and needs no model, so one stored set of vectors serves indexes of several sizes
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+
+from .normalization_eclip import normalize
 
 
 def truncate_embeds(embeds: torch.Tensor, dim: int | None) -> torch.Tensor:
@@ -27,7 +28,7 @@ def truncate_embeds(embeds: torch.Tensor, dim: int | None) -> torch.Tensor:
         return embeds
     if not 1 <= dim <= embeds.shape[-1]:
         raise ValueError(f"`dim` is {dim}, but the vectors have {embeds.shape[-1]} values; give 1 to that many.")
-    return nn.functional.normalize(embeds[..., :dim], dim=-1, eps=1e-6)
+    return normalize(embeds[..., :dim])
 
 
 def matryoshka_loss(

@@ -22,8 +22,8 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .configuration_eclip import EClipConfig
 from .embedding_eclip import EmbedsProducts
 from .hub_eclip import auto_map_of
-from .losses_eclip import contrastive_loss
-from .matryoshka_eclip import matryoshka_loss
+from .normalization_eclip import normalize
+from .objective_eclip import configured_loss
 from .pretrained_eclip import FromPretrainedParts
 from .publishing_eclip import PublishedWithCard
 from .towers_eclip import (
@@ -335,19 +335,7 @@ class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
             logits_per_text = logit_scale.exp() * text_embeds @ image_embeds.T  # (num_titles, num_images)
             logits_per_image = logits_per_text.T
             if return_loss:
-                loss = matryoshka_loss(
-                    lambda text, image: contrastive_loss(
-                        text,
-                        image,
-                        logit_scale,
-                        catalog_ids,
-                        catalog_weight=self.config.catalog_weight,
-                        mates=self.config.catalog_mates,
-                    ),
-                    (text_embeds, image_embeds),
-                    self.config.matryoshka_dims,
-                    self.config.matryoshka_weights,
-                )
+                loss = configured_loss(self.config, text_embeds, image_embeds, logit_scale, catalog_ids)
         return EClipOutput(
             loss=loss,
             logits_per_text=logits_per_text,
@@ -367,12 +355,6 @@ class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
         self.logit_scale.clamp_(max=self.config.logit_scale_max_value)
 
 
-def normalize(embeds: torch.Tensor) -> torch.Tensor:
-    """Give vectors unit length; a zero vector stays zero. Shape `(..., D)` to the same."""
-    # The default epsilon is zero in float16, where a zero vector would become not-a-number.
-    return nn.functional.normalize(embeds, dim=-1, eps=1e-6)
-
-
 def _with_pooled(output: ModelOutput, pooled: torch.Tensor) -> BaseModelOutputWithPooling:
     """Return a tower's output in one form, whichever the tower has, with another pooled vector."""
     return BaseModelOutputWithPooling(
@@ -383,4 +365,4 @@ def _with_pooled(output: ModelOutput, pooled: torch.Tensor) -> BaseModelOutputWi
     )
 
 
-__all__ = ["EClipModel", "EClipOutput", "EClipPreTrainedModel", "normalize"]
+__all__ = ["EClipModel", "EClipOutput", "EClipPreTrainedModel"]

@@ -10,7 +10,7 @@ importing the package registers both, for models at hand.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
 from .hub_eclip import HEAD_AUTO_MAP
-from .product_inputs_eclip import encode_products, prepare_products, read_product
+from .product_inputs_eclip import read_product
 
 CLASSIFICATION = "eclip-product-classification"
 MATCHING = "eclip-product-matching"
@@ -113,18 +113,9 @@ class _ProductPipeline(Pipeline):
             raise ValueError(f"`top_k` is {top_k!r}; give a positive number of labels, or None for all of them.")
         return {}, {}, ({"top_k": top_k} if "top_k" in kwargs else {})
 
-    def represent(self, products: Sequence[Any]) -> Any:
-        """Represent products for the head.
-
-        Args:
-            products: Titles and pictures as `read_product` tells them.
-
-        Returns:
-            [`ProductEmbeds`].
-        """
-        inputs = prepare_products(self.processor, products, self.model.config.modality)
-        on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
-        return self.model.represent(**encode_products(self.model.eclip, on_device))
+    def _represent(self, products: Any) -> Any:
+        """Represent a product that was read, or a list of them."""
+        return self.model.represent_batch(self.processor, products if isinstance(products, list) else [products])
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save the head and its processor, so that the folder is a checkpoint that the pipeline loads again."""
@@ -171,7 +162,7 @@ class EClipProductClassificationPipeline(_ProductPipeline):
 
     def _forward(self, input_tensors: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
         products = input_tensors["product"]
-        logits = self.model.answer(self.represent(products if isinstance(products, list) else [products])).logits
+        logits = self.model.answer(self._represent(products)).logits
         if isinstance(logits, Mapping):  # one tensor, which pipelines know how to take apart by rows
             logits = torch.cat(list(logits.values()), dim=1)
         return {"logits": logits}
@@ -203,10 +194,7 @@ class EClipProductMatchingPipeline(_ProductPipeline):
         return {"left": read_product(input_[0]), "right": read_product(input_[1])}
 
     def _forward(self, input_tensors: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
-        left, right = (
-            self.represent(side if isinstance(side, list) else [side])
-            for side in (input_tensors["left"], input_tensors["right"])
-        )
+        left, right = (self._represent(side) for side in (input_tensors["left"], input_tensors["right"]))
         return {"logits": self.model.answer(left, right=right).logits}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 1) -> _Answers:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
-from .modeling_eclip import normalize
+from .normalization_eclip import normalize
 
 
 @dataclass

@@ -13,8 +13,8 @@ import torch
 from .images_eclip import ProductImageError, load_product_image
 
 _SIDES = ("text", "image")
-_TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
-_IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 
 def read_product(product: Any) -> tuple[str | None, Any]:
@@ -99,8 +99,8 @@ def encode_products(model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str,
     """
     encoded = {"has_text": inputs["has_text"], "has_image": inputs["has_image"]}
     for side, encode, names in (
-        ("text", model.encode_text, _TEXT_INPUTS),
-        ("image", model.encode_image, _IMAGE_INPUTS),
+        ("text", model.encode_text, TEXT_INPUTS),
+        ("image", model.encode_image, IMAGE_INPUTS),
     ):
         given = {name: inputs[name] for name in names if name in inputs}
         if given:
@@ -117,4 +117,4 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-__all__ = ["encode_products", "prepare_products", "read_product"]
+__all__ = ["IMAGE_INPUTS", "TEXT_INPUTS", "encode_products", "prepare_products", "read_product"]

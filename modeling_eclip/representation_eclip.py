@@ -9,7 +9,7 @@ Notable choices:
   without it are no surprise.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -21,7 +21,8 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_eclip import EClipConfig
 from .late_fusion_eclip import LateFusionClassifier
-from .modeling_eclip import EClipModel, EClipPreTrainedModel, normalize
+from .modeling_eclip import EClipModel, EClipPreTrainedModel
+from .normalization_eclip import normalize
 from .product_embeds_eclip import ProductEmbeds
 from .product_inputs_eclip import encode_products, prepare_products, read_product
 from .towers_eclip import tower_width
@@ -237,14 +238,26 @@ class EClipTaskModel(EClipPreTrainedModel):
         parts: list[ProductEmbeds] = []
         rows = iter(products)
         while batch := [read_product(product) for product in islice(rows, batch_size)]:
-            inputs = prepare_products(processor, batch, self.config.modality)
-            on_device = {name: value.to(self.device) for name, value in inputs.items()}
-            encoded: dict[str, Any] = encode_products(self.eclip, on_device)
-            parts.append(self.represent(**encoded))
+            parts.append(self.represent_batch(processor, batch))
         if not parts:
             raise ValueError("`products` is empty; give at least one.")
         fields = [name for name, value in parts[0].items() if value is not None]
         return ProductEmbeds(**{name: torch.cat([part[name] for part in parts]) for name in fields})
+
+    def represent_batch(self, processor: Any, batch: Sequence[tuple[str | None, Any]]) -> ProductEmbeds:
+        """Represent a few products at once.
+
+        Args:
+            processor: The [`EClipProcessor`] of the checkpoint.
+            batch: Titles and pictures as `read_product` tells them.
+
+        Returns:
+            The products.
+        """
+        inputs = prepare_products(processor, batch, self.config.modality)
+        on_device = {name: value.to(self.device) for name, value in inputs.items()}
+        encoded: dict[str, Any] = encode_products(self.eclip, on_device)
+        return self.represent(**encoded)
 
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
         """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
+from .normalization_eclip import normalize
 from .product_inputs_eclip import encode_products, prepare_products, read_product
 
 _MODULE = "sentence_transformers_eclip.ProductEmbedding"
@@ -127,8 +128,8 @@ class ProductEmbedding(nn.Module):
             vectors = encoded.get(f"{side}_pooler_output")
             if vectors is not None:
                 # Zero where a product has not the side, which then adds nothing.
-                sides.append(_normalize(project(vectors)))
-        embeds = sides[0] if len(sides) == 1 else _normalize(sides[0] + sides[1].to(sides[0].device))
+                sides.append(normalize(project(vectors)))
+        embeds = sides[0] if len(sides) == 1 else normalize(sides[0] + sides[1].to(sides[0].device))
         return {**features, "sentence_embedding": embeds}
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
@@ -194,11 +195,6 @@ class ProductEmbedding(nn.Module):
         model = AutoModel.from_pretrained(model_name_or_path, config=config, **hub, **(model_kwargs or {}))
         processor = AutoProcessor.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))
         return cls(model.eval(), processor)
-
-
-def _normalize(embeds: torch.Tensor) -> torch.Tensor:
-    # As the model does it, whose module imports this one.
-    return nn.functional.normalize(embeds, dim=-1, eps=1e-6)
 
 
 def _is_chat(item: Any) -> bool:

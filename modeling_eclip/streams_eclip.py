@@ -26,9 +26,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .gather_eclip import count_rows
-from .losses_eclip import contrastive_loss
-from .matryoshka_eclip import matryoshka_loss
 from .memory_eclip import GraphBudget
+from .objective_eclip import configured_loss
 from .random_state_eclip import RandomState
 from .stream_plan_eclip import Stream, plan_streams
 
@@ -206,21 +205,14 @@ class MultiStreamAccumulation:
     ) -> torch.Tensor:
         if self.loss_function is not None:
             return self.loss_function(text_embeds, image_embeds, logit_scale, catalog_ids)
-        config = self.module.config
-        return matryoshka_loss(
-            lambda text, image: contrastive_loss(
-                text,
-                image,
-                logit_scale,
-                catalog_ids,
-                catalog_weight=config.catalog_weight,
-                mates=config.catalog_mates,
-                tile_size=self.tile_size,
-                distributed=True,
-            ),
-            (text_embeds, image_embeds),
-            config.matryoshka_dims,
-            config.matryoshka_weights,
+        return configured_loss(
+            self.module.config,
+            text_embeds,
+            image_embeds,
+            logit_scale,
+            catalog_ids,
+            tile_size=self.tile_size,
+            distributed=True,
         )
 
     def _no_reduction(self) -> contextlib.AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .modeling_eclip import normalize
+from .normalization_eclip import normalize
 from .product_embeds_eclip import ProductEmbeds
 from .representation_eclip import EClipTaskModel
 

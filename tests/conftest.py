@@ -19,6 +19,16 @@ from training.title_tokenizer import train_title_tokenizer
 
 REAL_DATA = Path(__file__).parents[2] / "shared"
 
+# Begins a script of a process that finds the package only in the folder of a checkpoint.
+WITHOUT_PACKAGE = """
+import importlib.abc, sys
+class NoPackage(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("modeling_eclip", "training"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoPackage())
+"""
+
 # Two layers, so that "every layer" differs from "the last one"; width 32 with two heads, the smallest that every
 # family accepts; images of 32 px in patches of 8, so that there are 16 patches: more than one, and square.
 TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import make_config, make_inputs
+from conftest import WITHOUT_PACKAGE, make_config, make_inputs
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, Trainer, TrainingArguments
 
@@ -126,13 +126,10 @@ def test_every_reference_is_a_file_that_travels():
 
 
 # Runs in a process that could import the package only from the folders of the checkpoints.
-STRANGER = """
-import importlib.abc, sys
-class NoPackage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_eclip", "training"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NoPackage())
+STRANGER = (
+    WITHOUT_PACKAGE
+    + """
+import sys
 import torch, transformers
 inputs, output, *folders = sys.argv[1:]
 inputs, answers = torch.load(inputs), {}
@@ -147,6 +144,7 @@ for folder in folders:
     head.save_pretrained(folder + ".saved")  # what was loaded can be saved again, with its code
 torch.save(answers, output)
 """
+)
 
 
 def test_a_stranger_gets_the_same_answers(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_inputs
+from conftest import WITHOUT_PACKAGE, make_inputs
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,13 +23,10 @@ from training.title_tokenizer import train_title_tokenizer
 PACKAGE = Path(__file__).parents[1] / "modeling_eclip"
 
 # Runs in a process that could import the package only from the folder of the checkpoint.
-STRANGER = """
-import importlib.abc, sys
-class NoPackage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_eclip", "training"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NoPackage())
+STRANGER = (
+    WITHOUT_PACKAGE
+    + """
+import sys
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 folder, images, output = sys.argv[1:]
@@ -46,6 +43,7 @@ with torch.no_grad():
 model.save_pretrained(output + ".saved")
 processor.save_pretrained(output + ".saved")
 """
+)
 
 
 @pytest.fixture

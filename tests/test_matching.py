@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from modeling_eclip import EClipForProductMatching, EClipModel, MatchingOutput, ProductEmbeds
-from modeling_eclip.modeling_eclip import normalize
+from modeling_eclip.normalization_eclip import normalize
 
 
 def make_head(trained=False, **fields):

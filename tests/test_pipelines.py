@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import drawn_picture, save_checkpoint
+from conftest import WITHOUT_PACKAGE, drawn_picture, save_checkpoint
 from transformers import pipeline
 
 from modeling_eclip import (
@@ -23,13 +23,10 @@ PATHS = [["Bags"], ["Shoes", "Boots"], ["Shoes", "Sandals"]]
 CLASSIFY, MATCH = "eclip-product-classification", "eclip-product-matching"
 PICTURE = drawn_picture(0)
 
-STRANGER = """
-import importlib.abc, json, sys
-class NoPackage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_eclip", "training"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NoPackage())
+STRANGER = (
+    WITHOUT_PACKAGE
+    + """
+import json, sys
 from PIL import Image
 from transformers import pipeline
 category, matching, picture, output = sys.argv[1:]
@@ -41,6 +38,7 @@ classify.save_pretrained(output + ".saved")
 again = pipeline("eclip-product-classification", model=output + ".saved", trust_remote_code=True)
 open(output, "w").write(json.dumps([*answers, again(products, top_k=None)]))
 """
+)
 
 
 def rows_of(head, processor, titles, images):

@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 import transformers
-from conftest import MODEL
+from conftest import MODEL, WITHOUT_PACKAGE
 from hub_server import Answer, Dropped, HubServer, Repository, card_errors
 from huggingface_hub import ModelCard, constants, hf_api
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -101,13 +101,10 @@ def metadata(server, repo):
 
 
 # Runs where the package can't be imported; the first and the last way of each card are tried word by word.
-STRANGER = """
-import importlib.abc, os, re, sys
-class NoPackage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_eclip", "training"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NoPackage())
+STRANGER = (
+    WITHOUT_PACKAGE
+    + """
+import os, re, sys
 import torch
 from huggingface_hub import ModelCard, hf_hub_download
 from transformers import AutoModel, AutoProcessor
@@ -144,6 +141,7 @@ for repo in sys.argv[3].split(","):
     found[repo + " answer"] = names.get("answer")
 torch.save(found, output)
 """
+)
 
 
 def run_stranger(script, server, home, *arguments, **environment):

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import drawn_picture, save_checkpoint
+from conftest import WITHOUT_PACKAGE, drawn_picture, save_checkpoint
 
 from modeling_eclip import EClipForProductMatching, EClipModel
 
@@ -15,13 +15,10 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 TITLES = ["red shoes", "a blue shirt of which there is rather more to say", "a red square", ""]
 PICTURES = [drawn_picture(0), drawn_picture(1, 30, 50), drawn_picture(2, 64, 64), drawn_picture(3)]
 
-STRANGER = """
-import importlib.abc, sys
-class NoPackage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_eclip", "training"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NoPackage())
+STRANGER = (
+    WITHOUT_PACKAGE
+    + """
+import sys
 import numpy as np
 from PIL import Image
 from sentence_transformers import SentenceTransformer
@@ -33,6 +30,7 @@ model.save_pretrained(output + ".saved")
 again = SentenceTransformer(output + ".saved", trust_remote_code=True, device="cpu").encode(inputs)
 np.save(output, np.stack([vectors, again]))
 """
+)
 
 
 @pytest.fixture(scope="module")

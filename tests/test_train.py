@@ -154,12 +154,12 @@ def test_steps_that_are_no_number_stop_the_run_in_the_end(tmp_path):
 
 
 def test_a_single_step_that_is_no_number_is_left_out(tmp_path, monkeypatch):
-    contrast = step_module.contrastive_loss
+    loss = step_module.configured_loss
 
     def train_with_a_bad_second_step(folder, max_samples):
         calls = iter(range(100))
         monkeypatch.setattr(
-            step_module, "contrastive_loss", lambda *a, **k: contrast(*a, **k) * (math.nan if next(calls) == 1 else 1)
+            step_module, "configured_loss", lambda *a, **k: loss(*a, **k) * (math.nan if next(calls) == 1 else 1)
         )
         return train(MODEL, DATA, arguments(folder, max_samples=max_samples))
 

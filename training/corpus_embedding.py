@@ -36,6 +36,7 @@ from training.product_ids import NO_CATALOG
 from training.products import Products
 from training.skip_counter import SkipCounter
 from training.waiting import WaitingTime
+from training.weights_digest import add_weights
 from training.whole_files import whole_file, write_json
 
 __all__ = ["CorpusEmbedder", "EmbeddedShards", "model_digest"]
@@ -312,7 +313,5 @@ def _dealt(spans: Sequence[range], num_workers: int) -> Iterator[range]:
 def model_digest(model: torch.nn.Module) -> str:
     """Return a name for a model's weights, the same for the same weights."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    add_weights(digest, model)
     return digest.hexdigest()[:20]

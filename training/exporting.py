@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from modeling_eclip import EClipModel
+from modeling_eclip.product_inputs_eclip import IMAGE_INPUTS, TEXT_INPUTS
 from training.retrieval import retrieval_recall
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ Format = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "int8"]
 
 _EMBEDS = {"text": ("text_embeds",), "image": ("image_embeds",), "both": ("text_embeds", "image_embeds")}
-_TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
-_IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
-_INPUTS = {"text": _TEXT_INPUTS, "image": _IMAGE_INPUTS, "both": _TEXT_INPUTS + _IMAGE_INPUTS}
+_INPUTS = {"text": TEXT_INPUTS, "image": IMAGE_INPUTS, "both": TEXT_INPUTS + IMAGE_INPUTS}
 
 
 class PartOfModel(nn.Module):
@@ -147,7 +146,7 @@ def _dynamic_shapes(model: EClipModel, inputs: Mapping[str, torch.Tensor]) -> di
     length = dim("length", min=2, max=room)
     shapes: dict[str, dict[int, Any]] = {}
     for name, value in inputs.items():
-        if name in _TEXT_INPUTS:
+        if name in TEXT_INPUTS:
             shapes[name] = {0: num_titles, 1: length}
         elif value.ndim == 4 or name == "spatial_shapes":
             shapes[name] = {0: num_images}

@@ -29,6 +29,7 @@ from training.data import ProductCollator
 from training.pairs import ProductPairs
 from training.product_ids import NO_CATALOG
 from training.products import Products
+from training.weights_digest import add_weights
 from training.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -198,9 +199,7 @@ def _digest(model: EClipModel, side: str, processor: EClipProcessor, others: Seq
     sides = (processor.tokenizer.padding_side, processor.tokenizer.truncation_side)
     for text in (*others, *sides, pooling, _settings(tower.config.to_dict())):
         digest.update(f"{text}\0".encode())
-    for name, tensor in tower.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    add_weights(digest, tower)
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         for file in sorted(Path(folder).rglob("*.json")):

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from transformers import PreTrainedModel
 
-from modeling_eclip import MultiStreamAccumulation, contrastive_loss, mate_contrast_loss, matryoshka_loss
+from modeling_eclip import MultiStreamAccumulation, configured_loss, mate_contrast_loss
 from training.arguments import TrainArguments
 from training.averaging import WeightAverage
 from training.bad_steps import BadSteps
@@ -177,24 +177,23 @@ class TrainingStep(OptimizerStep):
         logit_scale: torch.Tensor,
         catalog_ids: torch.Tensor | None,
     ) -> torch.Tensor:
-        config, weight = self.bare_model.config, self.arguments.mate_contrast_weight
+        weight = self.arguments.mate_contrast_weight
+        addition = None
+        if weight and catalog_ids is not None:
 
-        def loss_of(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-            loss = contrastive_loss(
-                text,
-                image,
-                logit_scale,
-                catalog_ids,
-                catalog_weight=config.catalog_weight,
-                mates=config.catalog_mates,
-                distributed=True,
-            )
-            if weight and catalog_ids is not None:
-                for embeds in (text, image):
-                    loss = loss + weight / 2 * mate_contrast_loss(embeds, logit_scale, catalog_ids, distributed=True)
-            return loss
+            def addition(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+                of_titles = mate_contrast_loss(text, logit_scale, catalog_ids, distributed=True)
+                return weight / 2 * (of_titles + mate_contrast_loss(image, logit_scale, catalog_ids, distributed=True))
 
-        return matryoshka_loss(loss_of, (text_embeds, image_embeds), config.matryoshka_dims, config.matryoshka_weights)
+        return configured_loss(
+            self.bare_model.config,
+            text_embeds,
+            image_embeds,
+            logit_scale,
+            catalog_ids,
+            distributed=True,
+            addition=addition,
+        )
 
 
 __all__ = ["OptimizerStep", "TrainingStep"]

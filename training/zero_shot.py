@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 
 from modeling_eclip import EClipModel, EClipProcessor
-from modeling_eclip.modeling_eclip import normalize
+from modeling_eclip.normalization_eclip import normalize
 from training.data import evaluation_loader
 from training.embedding import OfferEmbeddings, embed_offers
 from training.product_ids import stable_id

@@ -84,29 +84,14 @@ class ProductTasks:
         return [row for row, group in enumerate(groups) if group == own]
 
     def _represent(self, task: str, products: Sequence[Mapping[str, Any]]) -> Any:
-        return self.heads[task].represent(**product_inputs(self.processors[task], products))
+        given = [{"text": (product["title"] or "").strip() or None, "image": product["image"]} for product in products]
+        return self.heads[task].represent_products(self.processors[task], given)
 
     @torch.no_grad()
     def _logits(self, task: str, product: Mapping[str, Any]) -> Any:
-        return self.heads[task](**product_inputs(self.processors[task], [product])).logits
+        return self.heads[task].answer(self._represent(task, [product])).logits
 
     def _yes_or_no(self, task: str, logits: torch.Tensor) -> tuple[bool, float]:
         head = self.heads[task]
         probability = head.probabilities(logits).item()
         return probability >= head.decision_threshold, probability
-
-
-def product_inputs(processor: Any, products: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Turn products into a head's inputs; `has_text` and `has_image` tell which of them have a title and a picture."""
-    titles = [(product["title"] or "").strip() for product in products]
-    images = [product["image"] for product in products]
-    has_text = torch.tensor([bool(title) for title in titles])
-    has_image = torch.tensor([image is not None for image in images])
-    inputs: dict[str, torch.Tensor] = {}
-    if has_text.any():
-        inputs |= processor(text=titles, return_tensors="pt") | {"has_text": has_text}
-    if has_image.any():
-        some = next(image for image in images if image is not None)  # stands in for what is not looked at
-        filled = [some if image is None else image for image in images]
-        inputs |= processor(images=filled, return_tensors="pt") | {"has_image": has_image}
-    return inputs

@@ -18,6 +18,7 @@ from typing import Any
 
 import daft
 import datasets
+import pyarrow as pa
 from daft import DataType, Series, col
 
 from training.corpus.arguments import PrepareArguments
@@ -26,6 +27,7 @@ from training.corpus.image_facts import ImageLimits, examine_image
 from training.corpus.rows import prepare_part
 from training.corpus.sources import plan_parts
 from training.corpus.title_rules import clean_title, load_title_rules, title_key
+from training.corpus.workers import in_process
 
 RULES = "training/configs/title_rules.yaml"
 
@@ -59,24 +61,34 @@ def rules() -> Any:
     return _loaded[0]
 
 
-CLEANED = DataType.struct(dict.fromkeys(("title", "key"), DataType.string()))
-EXAMINED = DataType.struct(
-    {"reason": DataType.string()}
-    | dict.fromkeys(("width", "height"), DataType.int32())
-    | dict.fromkeys(("pixel_hash", "thumbnail", "colours"), DataType.binary())
+_TEXT, _BYTES = pa.large_string(), pa.large_binary()
+CLEANED = pa.struct([("title", _TEXT), ("key", _TEXT)])
+EXAMINED = pa.struct(
+    [("reason", _TEXT), ("width", pa.int32()), ("height", pa.int32())]
+    + [("pixel_hash", _BYTES), ("thumbnail", _BYTES), ("colours", _BYTES)]
 )
 
 
-@daft.func.batch(return_dtype=CLEANED, batch_size=128)
-def clean_batch(titles: Series) -> list[dict[str, Any]]:
+def clean_all(titles: list[str]) -> pa.Array:
     """Clean titles."""
-    return [clean(title) for title in titles.to_pylist()]
+    return pa.array([clean(title) for title in titles], CLEANED)
 
 
-@daft.func.batch(return_dtype=EXAMINED, batch_size=128)
-def examine_batch(images: Series) -> list[dict[str, Any]]:
+def examine_all(images: list[bytes]) -> pa.Array:
     """Examine images."""
-    return [examine(image) for image in images.to_pylist()]
+    return pa.array([examine(image) for image in images], EXAMINED)
+
+
+@daft.func.batch(return_dtype=DataType.from_arrow_type(CLEANED), batch_size=128)
+def clean_batch(titles: Series) -> Series:
+    """Clean titles as the first step does: in processes."""
+    return Series.from_arrow(in_process(clean_all, titles.to_pylist(), without=lambda title: ""))
+
+
+@daft.func.batch(return_dtype=DataType.from_arrow_type(EXAMINED), batch_size=32)
+def examine_batch(images: Series) -> Series:
+    """Examine images likewise."""
+    return Series.from_arrow(in_process(examine_all, images.to_pylist(), without=lambda image: b""))
 
 
 def by_daft(step: str, path: str, folder: Path) -> None:

@@ -4,7 +4,6 @@ A part of the input becomes a folder of parquet files that hold the offers as th
 them by. Later steps read only the columns that they need; images are read once more, when shards are written.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from daft import DataType, Expression, Series, col
 from daft.context import execution_config_ctx
 
 from training.corpus.arguments import PrepareArguments
-from training.corpus.image_facts import THUMBNAIL_SIDE, ImageLimits, examine_image
+from training.corpus.image_facts import THUMBNAIL_SIDE, ImageLimits
 from training.corpus.image_sources import image_bytes
+from training.corpus.offer_facts import FACTS, RawOffer, describe_offers
 from training.corpus.sources import Part
-from training.corpus.title_rules import TitleRule, clean_title, title_key
+from training.corpus.title_rules import TitleRule
+from training.corpus.workers import in_process
 from training.product_ids import catalog_numbers
 from training.whole_files import whole_folder
 
@@ -37,24 +38,6 @@ _SMALL_STEPS: dict[str, Any] = {
     "parquet_target_row_group_size": 2**24,  # bytes
     "parquet_target_filesize": 2**26,
 }
-_LONGEST_TITLE = 10_000  # characters; what is longer is no title, and would cost time
-
-_FACTS = DataType.struct(
-    {
-        "reason": DataType.string(),
-        "title": DataType.string(),
-        "title_key": DataType.string(),
-        "title_rules": DataType.list(DataType.string()),
-        "content": DataType.string(),
-        "catalog_id": DataType.int64(),
-        "category": DataType.string(),
-        "width": DataType.int32(),
-        "height": DataType.int32(),
-        "pixel_hash": DataType.string(),
-        "thumbnail": DataType.binary(),
-        "colours": DataType.binary(),
-    }
-)
 
 
 def prepare_part(
@@ -129,7 +112,7 @@ def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence
         **{f"c{place}": col(name) for place, name in enumerate(sorted({*names} - {*mapped}))} or {"c": title}
     )
     offers = offers.with_column("_facts", _describer(rules, limits)(title, col("_image"), others, *optional))
-    facts = {name: col("_facts")[name] for name in _FACTS.fields if name != "thumbnail"}
+    facts = {name: col("_facts")[name] for name in FACTS.names if name != "thumbnail"}
     canonical = {
         "row": _row_number(number),
         "id": col(arguments.id_column) if arguments.id_column else facts["content"],
@@ -157,50 +140,18 @@ def _row_number(part: int) -> Expression:
 def _describer(rules: Sequence[TitleRule], limits: ImageLimits) -> Any:
     """Return the function that finds out what each offer is compared by."""
 
-    @daft.func.batch(return_dtype=_FACTS, batch_size=_ROWS_AT_ONCE)
-    def describe(
-        titles: Series, images: Series, others: Series, catalogs: Series, categories: Series
-    ) -> list[dict[str, Any]]:
+    @daft.func.batch(return_dtype=DataType.from_arrow_type(FACTS), batch_size=_ROWS_AT_ONCE)
+    def describe(titles: Series, images: Series, others: Series, catalogs: Series, categories: Series) -> Series:
         catalog_ids = catalog_numbers(catalogs.to_arrow(), "`catalog_id_column`").tolist()
         columns = (titles.to_pylist(), images.to_pylist(), others.to_pylist(), catalog_ids, categories.to_pylist())
-        rows = zip(*columns, strict=True)
-        return [_describe(*row, rules=rules, limits=limits) for row in rows]
+        offers = [
+            RawOffer(title, image["bytes"], image["reason"], *facts)
+            for title, image, *facts in zip(*columns, strict=True)
+        ]
+        without = RawOffer.with_unreadable_image
+        return Series.from_arrow(in_process(describe_offers, offers, rules, limits, without=without))
 
     return describe
-
-
-def _describe(
-    title: str | None,
-    image: dict[str, Any],
-    others: dict[str, Any],
-    catalog_id: int,
-    category: Any,
-    *,
-    rules: Sequence[TitleRule],
-    limits: ImageLimits,
-) -> dict[str, Any]:
-    cleaned = clean_title((title or "")[:_LONGEST_TITLE], rules)
-    facts = examine_image(image["bytes"], limits)
-    reason = image["reason"] or facts.reason
-    told = repr((title, catalog_id, others)).encode("utf-8", "surrogatepass")
-    content = hashlib.blake2b(told + b"\0", digest_size=16)
-    content.update(image["bytes"] or b"")
-    if isinstance(category, list):
-        category = " > ".join(str(level) for level in category if level is not None)
-    return {
-        "reason": reason if cleaned.title else "empty_title",
-        "title": cleaned.title,
-        "title_key": title_key(cleaned.title),
-        "title_rules": list(cleaned.changed_by),
-        "content": content.hexdigest(),
-        "catalog_id": catalog_id,
-        "category": None if category is None else str(category),
-        "width": facts.width,
-        "height": facts.height,
-        "pixel_hash": None if facts.pixel_hash is None else facts.pixel_hash.hex(),
-        "thumbnail": None if facts.thumbnail is None else facts.thumbnail.tobytes(),
-        "colours": None if facts.colours is None else facts.colours.tobytes(),
-    }
 
 
 def _pixels(thumbnails: Series, step: int) -> list[np.ndarray | None]:

@@ -1,0 +1,98 @@
+"""What each offer is judged and compared by, found out from the offer alone: its clean title, its image's facts."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from training.corpus.image_facts import ImageLimits, examine_image
+from training.corpus.title_rules import TitleRule, clean_title, title_key
+
+__all__ = ["FACTS", "RawOffer", "describe_offers"]
+
+_LONGEST_TITLE = 10_000  # characters; what is longer is no title, and would cost time
+
+FACTS = pa.struct(
+    [
+        ("reason", pa.large_string()),
+        ("title", pa.large_string()),
+        ("title_key", pa.large_string()),
+        ("title_rules", pa.large_list(pa.large_string())),
+        ("content", pa.large_string()),
+        ("catalog_id", pa.int64()),
+        ("category", pa.large_string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("pixel_hash", pa.large_string()),
+        ("thumbnail", pa.large_binary()),
+        ("colours", pa.large_binary()),
+    ]
+)
+"""The facts of an offer, and their types."""
+
+
+@dataclass(frozen=True)
+class RawOffer:
+    """An offer as it was read.
+
+    Args:
+        title: Its title.
+        image: Its encoded image; `None` where there is none.
+        image_reason: Why there is none, where that is known already.
+        others: What else the table says of it.
+        catalog_id: The catalog that it is said to be of.
+        category: The category, or the path to it.
+    """
+
+    title: str | None
+    image: bytes | None
+    image_reason: str | None
+    others: dict[str, Any]
+    catalog_id: int
+    category: Any
+
+    def with_unreadable_image(self) -> "RawOffer":
+        """Return the offer without its image, which can't be read."""
+        return replace(self, image=None, image_reason="image_unreadable")
+
+
+def describe_offers(offers: Sequence[RawOffer], rules: Sequence[TitleRule], limits: ImageLimits) -> pa.Array:
+    """Find out what offers are judged and compared by.
+
+    Args:
+        offers: The offers.
+        rules: Rules of titles.
+        limits: What an image must have.
+
+    Returns:
+        `FACTS` of each, in order. `reason` says why it is dropped, and is null if it stays.
+    """
+    return pa.array([_describe(offer, rules, limits) for offer in offers], FACTS)
+
+
+def _describe(offer: RawOffer, rules: Sequence[TitleRule], limits: ImageLimits) -> dict[str, Any]:
+    cleaned = clean_title((offer.title or "")[:_LONGEST_TITLE], rules)
+    facts = examine_image(offer.image, limits)
+    reason = offer.image_reason or facts.reason
+    told = repr((offer.title, offer.catalog_id, offer.others)).encode("utf-8", "surrogatepass")
+    content = hashlib.blake2b(told + b"\0", digest_size=16)
+    content.update(offer.image or b"")
+    category = offer.category
+    if isinstance(category, list):
+        category = " > ".join(str(level) for level in category if level is not None)
+    return {
+        "reason": reason if cleaned.title else "empty_title",
+        "title": cleaned.title,
+        "title_key": title_key(cleaned.title),
+        "title_rules": list(cleaned.changed_by),
+        "content": content.hexdigest(),
+        "catalog_id": offer.catalog_id,
+        "category": None if category is None else str(category),
+        "width": facts.width,
+        "height": facts.height,
+        "pixel_hash": None if facts.pixel_hash is None else facts.pixel_hash.hex(),
+        "thumbnail": None if facts.thumbnail is None else facts.thumbnail.tobytes(),
+        "colours": None if facts.colours is None else facts.colours.tobytes(),
+    }

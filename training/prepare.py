@@ -9,13 +9,15 @@ import logging
 
 from training.arguments import parse_arguments
 from training.corpus.arguments import PrepareArguments
-from training.corpus.pipeline import prepare
 
 logger = logging.getLogger("training")
 
 
 def main() -> None:
     """Parse the arguments and prepare."""
+    # Not above: the processes that examine offers import this file, too, and would hold what they do not need.
+    from training.corpus.pipeline import prepare
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     (arguments,) = parse_arguments((PrepareArguments,))
     report = prepare(arguments)

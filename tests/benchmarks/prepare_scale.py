@@ -8,6 +8,7 @@ the same product by another seller, with another title and the image recompresse
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -19,16 +20,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
 ROOT = Path(__file__).parents[2]
 ROWS_PER_FILE = 50_000
-ROWS_PER_GROUP = 1000
+ROWS_PER_GROUP = 100  # as `datasets` writes tables of images
 
 
-def offers(number: int, side: int, seed: int) -> Iterator[dict]:
+def offers(number: int, side: int, noise: int, seed: int) -> Iterator[dict]:
     """Generate the offers."""
     dice, numbers = random.Random(seed), np.random.default_rng(seed)
     words = ["".join(dice.choices("abcdefghijklmnoprstuvy", k=dice.randint(3, 8))) for _ in range(20_000)]
@@ -45,7 +47,7 @@ def offers(number: int, side: int, seed: int) -> Iterator[dict]:
         else:
             coarse = numbers.integers(0, 256, (6, 6, 3), dtype=np.uint8)
             pixels = np.kron(coarse, np.ones((-(-side // 6), -(-side // 6), 1), np.uint8))[:side, :side]
-            pixels = pixels ^ numbers.integers(0, 16, pixels.shape, dtype=np.uint8)
+            pixels = pixels ^ numbers.integers(0, noise, pixels.shape, dtype=np.uint8)
             row = {"title": " ".join(dice.choices(words, k=dice.randint(4, 10)))}
             row["image"] = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=80)
         row |= {"offer_id": place, "category": f"kind {place % 500}"}
@@ -56,11 +58,11 @@ def offers(number: int, side: int, seed: int) -> Iterator[dict]:
         yield row
 
 
-def write(folder: Path, number: int, side: int) -> int:
+def write(folder: Path, number: int, side: int, noise: int) -> int:
     """Write the offers and return their size in bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     writer, rows, files = None, [], 0
-    for place, row in enumerate(offers(number, side, 0), start=1):
+    for place, row in enumerate(offers(number, side, noise, 0), start=1):
         rows.append(row)
         if place % ROWS_PER_GROUP == 0 or place == number:
             table = pa.Table.from_pylist(rows)
@@ -74,17 +76,32 @@ def write(folder: Path, number: int, side: int) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.parquet"))
 
 
+def peak_bytes(run: subprocess.Popen) -> int:
+    """Wait for a run, and return the most memory that its processes held together; what they share counts once."""
+    peak = 0
+    while run.poll() is None:
+        held = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in [main := psutil.Process(run.pid), *main.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    held += process.memory_full_info().pss
+        peak = max(peak, held)
+        time.sleep(0.5)
+    return peak
+
+
 def main() -> None:
     """Generate, prepare, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--offers", type=int, default=20_000)
     parser.add_argument("--image_side", type=int, default=48)
-    parser.add_argument("--memory_limit_mb", type=int)
+    parser.add_argument("--image_noise", type=int, default=16, help="grey levels; what is noisy has large files")
+    parser.add_argument("--memory_limit_mb", type=int, help="of each process")
     parser.add_argument("--output", type=Path, default=Path("outputs/prepare_scale"))
     given, others = parser.parse_known_args()
     raw = given.output / "raw"
     started = time.perf_counter()
-    size = write(raw, given.offers, given.image_side)
+    size = write(raw, given.offers, given.image_side, given.image_noise)
     print(f"{given.offers:,} offers, {size / 2**20:,.0f} MiB, generated in {time.perf_counter() - started:.0f} s")
 
     def limit() -> None:
@@ -94,8 +111,11 @@ def main() -> None:
     command = [sys.executable, "training/prepare.py", "--input", str(raw.resolve()), "--id_column", "offer_id"]
     command += ["--output", str((given.output / "corpus").resolve()), *others]
     started = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=True, preexec_fn=limit)
+    run = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, preexec_fn=limit)
+    peak = peak_bytes(run)
     seconds = time.perf_counter() - started
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, command)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     report = json.loads((given.output / "corpus" / "report.json").read_text())
     figures = {
@@ -104,7 +124,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "input_mib": round(size / 2**20),
         "memory_limit_mib": given.memory_limit_mb,
-        "peak_mib": round(usage.ru_maxrss / 2**10),
+        "peak_mib": round(peak / 2**20),
         "seconds": round(seconds),
         "processor_seconds": round(usage.ru_utime + usage.ru_stime),
         "offers_per_second": round(given.offers / seconds),

@@ -51,10 +51,10 @@ def offers(number: int, side: int, noise: int, seed: int) -> Iterator[dict]:
             row = {"title": " ".join(dice.choices(words, k=dice.randint(4, 10)))}
             row["image"] = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=80)
         row |= {"offer_id": place, "category": f"kind {place % 500}"}
-        if len(recent) < 5000:
+        if len(recent) < 500:
             recent.append(row)
         else:
-            recent[dice.randrange(5000)] = row
+            recent[dice.randrange(500)] = row
         yield row
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 import yaml
 
-from training.arguments import DataArguments, EvaluationArguments, ModelArguments, TrainArguments, parse_arguments
+from training.arguments import DataArguments, EvaluationArguments, ModelArguments, TrainArguments
+from training.command_line import parse_arguments
 
 TRAIN = (ModelArguments, DataArguments, TrainArguments)
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
-from training.arguments import parse_arguments
+from training.command_line import parse_arguments
 from training.corpus import pipeline
 from training.corpus.arguments import PrepareArguments
 from training.corpus.pipeline import prepare

@@ -2,7 +2,8 @@
 
 import pytest
 
-from training.arguments import TrainArguments, parse_arguments
+from training.arguments import TrainArguments
+from training.command_line import parse_arguments
 from training.order import batch_spans
 from training.schedule import BatchSizeSchedule, learning_rate_share, parse_batch_size_steps
 

@@ -10,7 +10,7 @@ import logging
 import datasets
 import transformers
 
-from training.arguments import parse_arguments
+from training.command_line import parse_arguments
 from training.embedding_run import EmbedArguments, embed_corpus, logger
 
 

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import torch
 
 from modeling_eclip import BinaryIndex, truncate_embeds
-from training.arguments import option, parse_arguments
+from training.arguments import option
+from training.command_line import parse_arguments
 from training.product_ids import NO_CATALOG
 from training.retrieval import retrieval_recall
 from training.whole_files import write_json

@@ -21,8 +21,9 @@ import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments import DataArguments, EvaluationArguments, ModelArguments, parse_arguments
+from training.arguments import DataArguments, EvaluationArguments, ModelArguments
 from training.build import build_model, build_processor, load_split
+from training.command_line import parse_arguments
 from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head, load_zero_shot_head
 from training.task_gallery import draw_evaluations
 from training.zero_shot import embed_products, matching_figures, retrieval_figures

@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 from transformers.exporters import ExportedModel
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments import DataArguments, option, parse_arguments
+from training.arguments import DataArguments, option
 from training.build import load_split
+from training.command_line import parse_arguments
 from training.data import evaluation_loader
 from training.exporting import Part, agreement, embed, export_part, inputs_of, interface_of
 from training.product_ids import stable_id

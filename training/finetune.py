@@ -18,9 +18,10 @@ from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
 from training.adapters import add_adapters, merge_adapters
-from training.arguments import DataArguments, FinetuneArguments, ModelArguments, parse_arguments
+from training.arguments import DataArguments, FinetuneArguments, ModelArguments
 from training.build import build_processor, on_checkpoint, source_of
 from training.collation import sides_of
+from training.command_line import parse_arguments
 from training.frozen_cache import cache_frozen_towers
 from training.loop import describe
 from training.optimization import freeze_parameters

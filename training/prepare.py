@@ -7,7 +7,7 @@ afterwards.
 
 import logging
 
-from training.arguments import parse_arguments
+from training.command_line import parse_arguments
 from training.corpus.arguments import PrepareArguments
 
 logger = logging.getLogger("training")

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.arguments import PublishArguments, parse_arguments
+from training.arguments import PublishArguments
+from training.command_line import parse_arguments
 from training.publishing import publish_checkpoint
 
 

@@ -14,8 +14,9 @@ import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor, load_product_image
-from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from training.arguments import DataArguments, ModelArguments, TrainArguments
 from training.build import build_model, load_split
+from training.command_line import parse_arguments
 from training.embedding import OfferEmbeddings
 from training.plots import draw_neighbours
 from training.products import Products

@@ -26,16 +26,10 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from training.arguments import (
-    DataArguments,
-    FinetuneArguments,
-    ModelArguments,
-    ReportArguments,
-    TrainArguments,
-    parse_arguments,
-)
+from training.arguments import DataArguments, FinetuneArguments, ModelArguments, ReportArguments, TrainArguments
 from training.build import build_model, build_processor, load_split
 from training.checkpoint import find_checkpoints
+from training.command_line import parse_arguments
 from training.report_cells import CLASSICAL, PRETRAININGS, CellGroup, TaskConfig, compute_group
 from training.report_checkpoints import draw_checkpoints, keep_checkpoints
 from training.report_tables import measure_group, write_report

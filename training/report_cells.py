@@ -15,14 +15,10 @@ import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
-from training.arguments import (
-    DataArguments,
-    FinetuneArguments,
-    ModelArguments,
-    parse_arguments,
-)
+from training.arguments import DataArguments, FinetuneArguments, ModelArguments
 from training.classical import answer_classically
 from training.collation import sides_of
+from training.command_line import parse_arguments
 from training.finetune import finetune
 from training.frozen_cache import cache_frozen_towers
 from training.task_answers import TaskAnswers

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from modeling_eclip import EClipProcessor
-from training.arguments import DataArguments, EvaluationArguments, parse_arguments
+from training.arguments import DataArguments, EvaluationArguments
+from training.command_line import parse_arguments
 from training.report_cells import EMBEDDED_AT_ONCE, CellGroup, head_folder
 from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head
 from training.task_gallery import draw_evaluations

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.arguments import DataArguments, EvaluationArguments, parse_arguments
+from training.arguments import DataArguments, EvaluationArguments
+from training.command_line import parse_arguments
 from training.plots import plt
 from training.report_cells import CellGroup
 from training.task_figures import Outcomes, figures_to_json, measure

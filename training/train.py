@@ -9,8 +9,9 @@ import logging
 from pathlib import Path
 
 from training.adapters import add_adapters, merge_adapters
-from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from training.arguments import DataArguments, ModelArguments, TrainArguments
 from training.build import build_model, build_processor, load_split, on_checkpoint, source_of
+from training.command_line import parse_arguments
 from training.frozen_cache import cache_frozen_towers
 from training.loop import RunResult, TrainingLoop, describe
 from training.optimization import freeze_parameters

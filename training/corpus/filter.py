@@ -10,8 +10,9 @@ from typing import Any
 import daft
 import numpy as np
 
-from training.arguments import DataArguments, ModelArguments, TrainArguments, parse_arguments
+from training.arguments import DataArguments, ModelArguments, TrainArguments
 from training.checkpoint import find_checkpoints
+from training.command_line import parse_arguments
 from training.corpus.arguments import PrepareArguments
 from training.corpus.decisions import decide_part
 from training.corpus.duplicates import Drops

@@ -14,7 +14,7 @@ import pytest
 
 from training.corpus.image_facts import ImageLimits
 from training.corpus.offer_facts import RawOffer, describe_offers
-from training.corpus.workers import in_process
+from training.corpus.workers import in_process, stop_processes
 
 DEADLY = "deadly"
 
@@ -103,3 +103,10 @@ def test_processes_end_with_a_program_that_is_killed(tmp_path):
             return
         time.sleep(0.1)
     pytest.fail(f"process {process} is still there")
+
+
+def test_processes_that_were_stopped_are_replaced():
+    before = in_process(process_ids, ["a"], without=blank)[0].as_py()
+    stop_processes()
+    assert not Path(f"/proc/{before}").exists()
+    assert in_process(process_ids, ["a"], without=blank)[0].as_py() != before

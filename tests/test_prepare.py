@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from training.command_line import parse_arguments
-from training.corpus import pipeline
+from training.corpus import pipeline, shards
 from training.corpus.arguments import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.toy_raw_offers import write_raw_offers
@@ -370,3 +370,15 @@ def test_own_columns_that_have_a_name_of_the_corpus_are_kept(tmp_path):
     names = dict(zip(table["offer_id"].to_pylist(), table["seller"].to_pylist(), strict=True))
     rows = read(tmp_path / "corpus", "kept")
     assert rows and all(row["title_own"] == names[row["offer_id"]] for row in rows)
+
+
+def test_row_groups_of_large_images_have_few_of_them(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_BYTES_PER_GROUP", 20_000)
+    run(raw / "raw.parquet", tmp_path)
+    rows = groups = 0
+    for path in (tmp_path / "kept").glob("*.parquet"):
+        for group in range(pq.read_metadata(path).num_row_groups):
+            images = [image["bytes"] for image in pq.ParquetFile(path).read_row_group(group)["image"].to_pylist()]
+            assert sum(map(len, images)) <= 20_000 or len(images) == 1
+            rows, groups = rows + len(images), groups + 1
+    assert groups > 10 and rows == json.loads((tmp_path / "report.json").read_text())["kept"]

@@ -29,6 +29,7 @@ from training.corpus.shards import plan_shards, rows_schema, write_shards
 from training.corpus.similar import similar_pairs
 from training.corpus.sources import Part, plan_parts
 from training.corpus.title_rules import load_title_rules
+from training.corpus.workers import stop_processes
 from training.whole_files import write_json
 
 __all__ = ["prepare"]
@@ -79,6 +80,7 @@ def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
         for number, part in enumerate(tqdm(parts, desc="reading offers", unit="part")):
             prepare_part(number, part, work / "rows", arguments, rules)
             write_json(settings, work / "settings.json")  # by now the columns are known to be there
+        stop_processes()
     if not any((work / "rows").glob("part-*/*.parquet")):
         raise ValueError(f"`input` names {arguments.input}, which hold no offers.")
     rows_schema(work / "rows")  # or else nulls take the place of what later steps read

@@ -25,6 +25,7 @@ __all__ = ["Shard", "iterate_rows", "plan_shards", "rows_schema", "write_shards"
 _DROPPED = "dropped"
 _BYTES_AT_ONCE = 2**26
 _ROWS_PER_GROUP = 100  # readers, and this writer, have a row group in memory
+_BYTES_PER_GROUP = 2**24
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,25 @@ def _write(
             decided = decided.filter(of_split).slice(start, end - start)
             done = 0
             for found in iterate_rows(rows / part_name(part), decided["row"], _ROWS_PER_GROUP, schema=schema):
-                table = _as_corpus(found, decided.slice(done, len(found)), not shard.in_corpus, id_column, number_ids)
-                done += len(found)
-                if writer is None:
-                    writer = stack.enter_context(pq.ParquetWriter(partial, table.schema, compression="zstd"))
-                writer.write_table(table)
+                for first, last in _groups(found["image"]):
+                    some, of_some = found.slice(first, last - first), decided.slice(done, last - first)
+                    table = _as_corpus(some, of_some, not shard.in_corpus, id_column, number_ids)
+                    if writer is None:
+                        writer = stack.enter_context(pq.ParquetWriter(partial, table.schema, compression="zstd"))
+                    writer.write_table(table)
+                    done += len(table)
             assert done == len(decided), f"{part} has {done} of {len(decided)} offers"
+
+
+def _groups(images: pa.ChunkedArray) -> Iterator[tuple[int, int]]:
+    """Cut rows where their images come to what a row group holds, or else to one row."""
+    start = held = 0
+    for place, size in enumerate(pc.fill_null(pc.binary_length(images), 0).to_pylist()):
+        if place > start and held + size > _BYTES_PER_GROUP:
+            yield start, place
+            start, held = place, 0
+        held += size
+    yield start, len(images)
 
 
 def iterate_rows(

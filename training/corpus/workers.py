@@ -16,10 +16,10 @@ from typing import Any
 import joblib
 import pyarrow as pa
 
-__all__ = ["in_process"]
+__all__ = ["in_process", "stop_processes"]
 
 _lock = threading.Lock()
-_pools: list[ProcessPoolExecutor] = []  # one, from the first rows until the program ends
+_pools: list[ProcessPoolExecutor] = []  # one, from the first rows until it is stopped
 
 
 def in_process(
@@ -49,6 +49,13 @@ def in_process(
             if pool in _pools:
                 _pools.remove(pool)
     return pa.concat_arrays([_alone(function, row, *settings, without=without) for row in rows])
+
+
+def stop_processes() -> None:
+    """Let the processes end, which else hold memory until the program does; later rows have new ones."""
+    with _lock:
+        while _pools:
+            _pools.pop().shutdown()
 
 
 def _alone(function: Callable[..., pa.Array], row: Any, *settings: Any, without: Callable[[Any], Any]) -> pa.Array:

@@ -21,10 +21,14 @@ from training.toy_catalog import toy_catalog
 def main(checkpoint: str, folder: str, products: str | None = None, num_offers: int = 4000) -> None:
     """Build a table, ask it some things, and draw the answers."""
     rows = pq.read_table(products).to_pylist() if products else list(toy_catalog(num_offers)["test"])
+    if not any(row.get("image") is not None for row in rows):
+        sys.exit(f"{products} has no column `image` with a picture in it; examples/embed.py is for titles alone.")
     table = ProductTable.build(folder, ProductEmbedder(checkpoint), rows)
     print(f"{len(table)} products in {folder}, {table.embedder.width} numbers each")
 
-    some, other = rows[0], rows[1]  # stand for what a customer has at hand
+    # They stand for what a customer has at hand.
+    some = next(row for row in rows if row.get("image") is not None)
+    other = next((row for row in rows if row is not some and row["title"]), some)
     questions: list[tuple[str, dict[str, Any]]] = [
         (other["title"], {"text": other["title"]}),
         ("this picture", {"image": some["image"]}),

@@ -51,17 +51,22 @@ class BinaryIndex:
 
     Raises:
         ImportError: faiss is absent.
-        ValueError: the vectors have another shape.
+        ValueError: the vectors have another shape, or one of them is not finite.
     """
 
     def __init__(self, vectors: np.ndarray, *, block_size: int = 65536) -> None:
         """Read the vectors once for their mean, and once for their bits."""
-        if vectors.ndim != 2 or not len(vectors):
-            raise ValueError(f"`vectors` has shape {vectors.shape}; give (N, D) with at least one row.")
+        if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] % 8:
+            raise ValueError(
+                f"`vectors` has shape {vectors.shape}; give (N, D) with at least one row, and D a multiple of 8."
+            )
         self.vectors = vectors
         blocks = [slice(start, start + block_size) for start in range(0, len(vectors), block_size)]
-        total = sum(vectors[block].sum(axis=0, dtype=np.float64) for block in blocks)
-        self.center = (np.asarray(total) / len(vectors)).astype(np.float32)
+        total = np.zeros(vectors.shape[1])
+        for block in blocks:
+            _check_finite("vectors", vectors[block], block.start)
+            total += vectors[block].sum(axis=0, dtype=np.float64)
+        self.center = (total / len(vectors)).astype(np.float32)
         self._codes = _import_faiss().IndexBinaryFlat(vectors.shape[1])
         for block in blocks:
             self._codes.add(binarize(vectors[block], self.center))
@@ -93,9 +98,12 @@ class BinaryIndex:
             with, int64, shape `(Q, K)`.
 
         Raises:
-            ValueError: fewer candidates than neighbours.
+            ValueError: fewer candidates than neighbours, or queries of another shape or not finite.
         """
         queries = np.ascontiguousarray(_as_array(queries), dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
+            raise ValueError(f"`queries` has shape {queries.shape}; give (Q, {self.vectors.shape[1]}).")
+        _check_finite("queries", queries)
         num_candidates = 10 * num_neighbors if num_candidates is None else num_candidates
         if not 1 <= num_neighbors <= num_candidates:
             raise ValueError(
@@ -119,6 +127,12 @@ class BinaryIndex:
             scores[block] = best.values.numpy()
             rows[block] = np.take_along_axis(places, best.indices.numpy(), axis=1)
         return scores, rows
+
+
+def _check_finite(name: str, vectors: np.ndarray, start: int = 0) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):  # one of them would be near to everything, and spoil the mean for all
+        raise ValueError(f"`{name}[{start + bad[0]}]` holds a value that is not finite; leave that vector out.")
 
 
 def _as_array(embeds: Any) -> np.ndarray:

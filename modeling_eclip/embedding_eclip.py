@@ -5,6 +5,7 @@ given in. A title that is padded to another's length costs as much as that one, 
 and a batch is bounded by its tokens, not by its titles.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from .images_eclip import ProductImageError
 from .matryoshka_eclip import truncate_embeds
 from .normalization_eclip import normalize
 from .pixels_eclip import PixelReader
+from .processing_eclip import check_title
 
 # Tokens, and pictures, of a batch: on a CPU what its caches hold, on an accelerator what keeps it busy.
 _TOKENS_AT_ONCE = {"cpu": 1024, "accelerator": 65536}
@@ -48,8 +50,8 @@ class EmbedsProducts:
 
         Args:
             processor: The model's `EClipProcessor`.
-            titles: Titles; an empty one is allowed.
-            images: Pictures in any form that `load_product_image` accepts.
+            titles: Titles; an empty one is allowed. A list, a column of a table, or whatever else gives one by one.
+            images: Pictures in any form that `load_product_image` accepts, likewise.
             truncate_dim: How many of an embedding's values are kept; see [`truncate_embeds`].
             token_budget: Tokens of a batch of titles, padding included; 1,024 on a CPU and 65,536 on an accelerator
                 if not given.
@@ -63,19 +65,19 @@ class EmbedsProducts:
 
         Raises:
             ProductImageError: an image cannot be used; the message starts with its place, as in `images[3]`.
-            ValueError: neither is given, or a title is not text.
+            ValueError: neither is given, one title or picture is given in place of many, or a title is not text.
         """
         if titles is None and images is None:
             raise ValueError("`titles` and `images` are both None; give titles, images or both.")
         found = {}
         if titles is not None:
-            tokens = tokenize_titles(processor, list(titles))
+            tokens = tokenize_titles(processor, _many("titles", titles))
             found["text_embeds"] = self.embed_tokens(
                 processor, tokens, truncate_dim=truncate_dim, token_budget=token_budget, show_progress=show_progress
             )
         if images is not None:
             size = image_batch_size or batch_size_for(self.device)
-            batches = _PictureBatches(images, PixelReader(processor), size)
+            batches = _PictureBatches(_many("images", images), PixelReader(processor), size)
             loader: DataLoader[Any] = DataLoader(
                 batches,
                 batch_size=None,  # an item is a whole batch
@@ -172,6 +174,8 @@ def tokenize_titles(processor: Any, titles: Sequence[str]) -> dict[str, list[Any
     """
     padding = processor.title_padding if processor.title_padding == "max_length" else False
     tokens: dict[str, list[Any]] = {"input_ids": []}
+    for place, title in enumerate(titles):
+        check_title(title, f"text[{place}]")
     for start in range(0, len(titles), _TITLES_AT_ONCE):
         for name, rows in processor(text=titles[start : start + _TITLES_AT_ONCE], padding=padding).items():
             tokens.setdefault(name, []).extend(rows)
@@ -232,6 +236,17 @@ class _PictureBatches(Dataset[Any]):
             except ProductImageError as error:
                 return ProductImageError(f"images[{place}]: {error}", error.reason)
         return self.reader.batch(pictures)
+
+
+def _many(name: str, values: Any) -> Sequence[Any]:
+    """Return rows that are numbered from 0, as those of a pandas column may not be."""
+    num_axes = getattr(values, "ndim", 1)
+    is_one = isinstance(values, str | bytes | os.PathLike | Mapping) or not hasattr(values, "__iter__")
+    if is_one or num_axes not in (1, 4):
+        shape = f" of shape {tuple(values.shape)}" if num_axes != 1 else ""
+        raise ValueError(f"`{name}` is one {type(values).__name__}{shape}; give a list, if only of one.")
+    # A sequence may read its rows one by one, which not all fit into memory.
+    return values if num_axes == 4 or isinstance(values, Sequence) else list(values)
 
 
 def _as_is(batch: Any) -> Any:

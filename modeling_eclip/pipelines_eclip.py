@@ -153,7 +153,8 @@ class EClipProductClassificationPipeline(_ProductPipeline):
         if (inputs is None) == (text is None and image is None):
             raise ValueError("give products, or `text`, `image` or both.")
         if inputs is None:
-            inputs = {name: value for name, value in (("text", text), ("image", image)) if value is not None}
+            given = (("text", text), ("image", image))
+            inputs = {name: _listed(value) for name, value in given if value is not None}
         return super().__call__(_rows(inputs), **kwargs)
 
     def preprocess(self, input_: Any, **kwargs: Any) -> dict[str, Any]:
@@ -203,9 +204,10 @@ class EClipProductMatchingPipeline(_ProductPipeline):
 
 
 def _rows(inputs: Any) -> Any:
-    """Turn a mapping of lists into a list of products."""
+    """Turn a mapping of lists into a list of products, and a dataset of rows into what gives them one by one."""
     if not isinstance(inputs, Mapping):
-        return inputs
+        # transformers knows torch's datasets, lists and generators
+        return (row for row in inputs) if hasattr(inputs, "column_names") else inputs
     columns = {name: value for name, value in inputs.items() if isinstance(value, list | tuple)}
     if not columns:
         return inputs
@@ -213,6 +215,12 @@ def _rows(inputs: Any) -> Any:
     if len(columns) < len(inputs) or len(set(lengths.values())) > 1:
         raise ValueError(f"received lists of {lengths} for {list(inputs)}; give one title and one picture each.")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _listed(values: Any) -> Any:
+    """Make a list of a column of a table; one title or picture stays what it is."""
+    is_column = hasattr(values, "tolist") and getattr(values, "ndim", 0) == 1
+    return values.tolist() if is_column else values
 
 
 def _category(model: Any, logits: torch.Tensor, top_k: int | None) -> _Answers:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFea
 from .images_eclip import ProductImageError, load_product_image
 from .publishing_eclip import PublishedWithCard
 
-__all__ = ["EClipProcessor"]
+__all__ = ["EClipProcessor", "check_title"]
 
 DEFAULT_MAX_TITLE_LENGTH = 128
 _SIGLIP_TITLE_LENGTH = 64
@@ -55,7 +55,7 @@ class EClipProcessor(PublishedWithCard, ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
         self.max_title_length = max_title_length
         self.title_padding = title_padding
-        self._check_title_settings()
+        self.check_title_settings()
 
     @property
     def text_kwargs(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class EClipProcessor(PublishedWithCard, ProcessorMixin):
             processor.max_title_length = max_title_length
         if title_padding is not None:
             processor.title_padding = title_padding
-        processor._check_title_settings()
+        processor.check_title_settings()
         return processor
 
     @classmethod
@@ -173,7 +173,12 @@ class EClipProcessor(PublishedWithCard, ProcessorMixin):
         tokenizer = AutoTokenizer.from_pretrained(text)
         return cls(image_processor, tokenizer, max_title_length=max_title_length or length, title_padding=padding)
 
-    def _check_title_settings(self) -> None:
+    def check_title_settings(self) -> None:
+        """Refuse settings of titles that do not fit the tokenizer, or each other.
+
+        Raises:
+            ValueError: told with the setting and the remedy.
+        """
         if self.title_padding not in _TITLE_PADDINGS:
             raise ValueError(f"title_padding={self.title_padding!r}: give one of {_TITLE_PADDINGS}.")
         special = self.tokenizer.num_special_tokens_to_add()
@@ -194,7 +199,7 @@ class EClipProcessor(PublishedWithCard, ProcessorMixin):
 def _checked_titles(text: Any) -> str | list[str]:
     """One title or a list of them; anything else is refused with its place."""
     if isinstance(text, str):
-        _check_title(text, "text")
+        check_title(text, "text")
         return text
     if isinstance(text, bytes | Mapping) or not isinstance(text, Iterable):
         raise ValueError(f"text: received {type(text).__name__}. Give a title or a sequence of titles.")
@@ -202,11 +207,20 @@ def _checked_titles(text: Any) -> str | list[str]:
     if not titles:
         raise ValueError("text: received no titles. Give at least one, or leave text= out.")
     for index, title in enumerate(titles):
-        _check_title(title, f"text[{index}]")
+        check_title(title, f"text[{index}]")
     return titles
 
 
-def _check_title(title: Any, name: str) -> None:
+def check_title(title: Any, name: str) -> None:
+    """Refuse what is no title.
+
+    Args:
+        title: The title.
+        name: Where it is, for the error.
+
+    Raises:
+        ValueError: it is not text, or cannot be encoded.
+    """
     if not isinstance(title, str):
         raise ValueError(f"{name}: received {title!r:.200}, not a title. Give a string; '' for an offer without one.")
     try:

@@ -82,7 +82,12 @@ class ProductEmbedding(nn.Module):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        self.processor.max_title_length = value
+        before, self.processor.max_title_length = self.processor.max_title_length, value
+        try:
+            self.processor.check_title_settings()
+        except ValueError:
+            self.processor.max_title_length = before
+            raise
 
     def get_embedding_dimension(self) -> int:
         """Tell the dimension of the shared space."""

@@ -75,3 +75,20 @@ def test_small_sets_and_bad_numbers():
         index.search(clustered(2), 3, num_candidates=2)
     with pytest.raises(ValueError, match="at least one row"):
         BinaryIndex(np.empty((0, 8), np.float32))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused(bad):
+    vectors = clustered(100)
+    vectors[70, 3] = bad
+    with pytest.raises(ValueError, match=r"vectors\[70\].*leave that vector out"):
+        BinaryIndex(vectors, block_size=64)
+    with pytest.raises(ValueError, match=r"queries\[0\]"):
+        BinaryIndex(clustered(100)).search(vectors[70:])
+
+
+def test_vectors_and_queries_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="multiple of 8"):
+        BinaryIndex(np.zeros((5, 12), np.float32))
+    with pytest.raises(ValueError, match=r"\(Q, 64\)"):
+        BinaryIndex(clustered(10)).search(clustered(2, dim=32))

@@ -180,6 +180,26 @@ def test_mistakes_are_told_in_words(demo, tmp_path):
             demo.search("words", image, None, None)
 
 
+def test_only_what_was_uploaded_is_read(app, tmp_path):
+    from gradio.data_classes import ImageData
+    from gradio.utils import get_upload_folder
+
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (64, 64)).save(secret)
+    upload = app._upload("Picture")
+    inside = Path(get_upload_folder()) / "test_upload" / "shoe.png"
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    link = inside.with_name("link.png")
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret)
+    for path in (secret, tmp_path / "absent.png", Path("/dev/zero"), link, inside.parent / ".." / ".." / "x.png"):
+        with pytest.raises(app.gr.Error, match="uploaded"):
+            upload.preprocess(ImageData(path=str(path)))
+    shutil.copy(secret, inside)
+    assert upload.preprocess(ImageData(path=str(inside))) == secret.read_bytes()
+    assert upload.preprocess(None) is None
+
+
 def test_tasks_without_a_head_say_so_and_the_others_answer(app, demo, data, tmp_path):
     from product_tasks import ProductTasks
 

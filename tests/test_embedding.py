@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from conftest import make_config
@@ -143,3 +144,36 @@ def test_tokens_are_not_padded_to_each_other():
     _, processor = build()
     lengths = [len(row) for row in tokenize_titles(processor, TITLES)["input_ids"]]
     assert lengths == [len(processor(text=title)["input_ids"]) for title in TITLES] and len(set(lengths)) > 3
+
+
+def test_columns_of_tables_are_taken_in_their_order():
+    model, processor = build()
+    pictures = photographs(4)
+    expected = model.embed_products(processor, titles=TITLES[:4], images=pictures)
+    shuffled = pandas.DataFrame({"title": TITLES[:4], "image": pictures}, index=[3, 2, 1, 0])
+    for titles, images in (
+        (shuffled["title"], shuffled["image"]),
+        (iter(TITLES[:4]), iter(pictures)),
+        (np.array(TITLES[:4]), torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))),
+    ):
+        found = model.embed_products(processor, titles=titles, images=images)
+        assert torch.equal(found["text_embeds"], expected["text_embeds"])
+        assert torch.allclose(found["image_embeds"], expected["image_embeds"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"titles": "red boots"}, "`titles` is one str"),
+        ({"images": "shoe.jpg"}, "`images` is one str"),
+        ({"images": b"\xff\xd8"}, "`images` is one bytes"),
+        ({"images": {"bytes": b"", "path": None}}, "`images` is one dict"),
+        ({"images": Image.new("RGB", (32, 32))}, "`images` is one Image"),
+        ({"images": np.zeros((32, 32, 3), np.uint8)}, r"`images` is one ndarray of shape \(32, 32, 3\)"),
+        ({"titles": ["red"] * 4100 + [None]}, r"text\[4100\].*not a title"),
+    ],
+)
+def test_one_in_place_of_many_is_refused(given, message):
+    model, processor = build()
+    with pytest.raises(ValueError, match=message):
+        model.embed_products(processor, **given)

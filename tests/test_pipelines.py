@@ -4,6 +4,9 @@ import json
 import subprocess
 import sys
 
+import datasets
+import numpy as np
+import pandas
 import pytest
 import torch
 from conftest import WITHOUT_PACKAGE, drawn_picture, save_checkpoint
@@ -78,6 +81,11 @@ def test_every_way_to_give_a_product_is_the_same_product(category, classify, tmp
     assert classify(text="red boots", image=PICTURE, top_k=None) == both
     assert classify([{"text": "red boots", "image": tmp_path / "picture.png"}], top_k=None) == [both]
     assert classify({"text": ["red boots"], "image": [PICTURE]}, top_k=None) == [both]
+    table = pandas.DataFrame({"title": ["red boots"], "image": [PICTURE]}, index=[7])
+    assert classify(text=table["title"], image=table["image"], top_k=None) == [both]
+    assert classify(text=np.array(["red boots"]), image=[PICTURE], top_k=None) == [both]
+    rows = datasets.Dataset.from_list([{"text": "red boots"}, {"text": "red"}])
+    assert list(classify(rows, top_k=None)) == classify(["red boots", "red"], top_k=None)
     assert classify(text=["red boots"], image=[{"bytes": (tmp_path / "picture.png").read_bytes()}], top_k=None) == [
         both
     ]

@@ -72,6 +72,24 @@ def test_what_cannot_be_used_is_left_out_and_counted(embedder, tmp_path, capsys)
         ProductTable.build(str(tmp_path), embedder, PRODUCTS[4:])
 
 
+def test_cells_of_real_tables_are_taken_as_text_or_as_nothing(embedder, tmp_path):
+    nothing = float("nan")
+    odd = [
+        {"title": nothing, "image": jpeg("red"), "category": nothing, "colour": nothing, "id": nothing},
+        {"title": 3, "image": nothing, "category": 5, "colour": 7},
+        {"title": "half \ud83d", "image": None, "category": ["x", None], "colour": "red"},
+        {"title": nothing, "image": nothing},
+    ]
+    table = ProductTable.build(str(tmp_path), embedder, odd)
+    rows = sorted(table.table.to_arrow().to_pylist(), key=lambda row: row["title"])
+    assert [(row["title"], row["category"], row["colour"]) for row in rows] == [
+        ("", None, None),
+        ("3", "5", "7"),
+        ("half \ufffd", "x", "red"),
+    ]
+    assert [row["id"] for row in rows] == ["0", "1", "2"]
+
+
 def test_similarity_is_the_cosine_of_the_means_of_title_and_picture(table, checkpoint):
     model, processor = EClipModel.from_pretrained(checkpoint).eval(), EClipProcessor.from_pretrained(checkpoint)
     with torch.no_grad():

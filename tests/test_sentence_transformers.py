@@ -113,6 +113,10 @@ def test_titles_are_cut_where_the_model_cuts_them(checkpoint):
     assert loaded.preprocess([long])["input_ids"].shape == (1, 16)
     loaded.max_seq_length = 8
     assert loaded.preprocess([long])["input_ids"].shape == (1, 8)
+    for no_title in (0, 1):
+        with pytest.raises(ValueError, match="special"):
+            loaded.max_seq_length = no_title
+    assert loaded.max_seq_length == 8
 
 
 def test_titles_are_padded_as_the_processor_says(tmp_path):

@@ -17,6 +17,7 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr  # noqa: E402
+from gradio.utils import get_upload_folder  # noqa: E402
 from page import CSS, bars, cards, notice, section  # noqa: E402
 from product_search import ProductEmbedder, ProductTable  # noqa: E402
 from product_tasks import ProductTasks  # noqa: E402
@@ -228,8 +229,13 @@ def _upload(label: str) -> gr.Image:
     image = gr.Image(label=label, sources=["upload", "clipboard"], height=180, buttons=[])
 
     def read(payload: Any) -> bytes | None:
-        """Hand the file on as it came; Gradio has checked that it is one that was uploaded."""
-        return None if payload is None or not payload.path else Path(payload.path).read_bytes()
+        """Hand the file on as it came, if it was uploaded: whoever writes the request himself can name any path."""
+        if payload is None or not payload.path:
+            return None
+        file = Path(payload.path).resolve()
+        if not file.is_relative_to(Path(get_upload_folder()).resolve()) or not file.is_file():
+            raise gr.Error("That is no picture that was uploaded here; choose one.")
+        return file.read_bytes()
 
     # Gradio would decode the picture by itself; the model's own loader is careful, and says what is wrong in words.
     image.preprocess = read  # type: ignore[assignment, method-assign]

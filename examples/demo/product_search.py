@@ -249,23 +249,36 @@ def _record_batches(
         for number, product in chunk:
             try:
                 image = product.get("image")
-                image = None if image is None else embedder.load_image(image)
+                image = None if _is_missing(image) else embedder.load_image(image)
             except ValueError as error:
                 skipped[getattr(error, "reason", str(error))] += 1
                 continue
-            title = product.get("title") or ""
+            title = _text(product.get("title")) or ""
             if image is None and not title.strip():
                 skipped["neither title nor picture"] += 1
                 continue
-            category = product.get("category") or None
-            path = category if category is None or isinstance(category, str) else _LEVELS.join(category)
-            own = {"id": str(product.get("id", number)), "title": title, "category": path}
-            rows.append(own | {"colour": product.get("colour"), "thumbnail": _thumbnail(image)})
+            category = product.get("category")
+            levels = category if isinstance(category, list | tuple) else [category]
+            path = _LEVELS.join(text for text in map(_text, levels) if text) or None
+            own = {"id": _text(product.get("id")) or str(number), "title": title, "category": path}
+            rows.append(own | {"colour": _text(product.get("colour")), "thumbnail": _thumbnail(image)})
             images.append(image)
         if rows:
             vectors = embedder.embed([row["title"] for row in rows], images)
             rows = [row | {"vector": vector} for row, vector in zip(rows, vectors, strict=True)]
             yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def _is_missing(value: Any) -> bool:
+    """Tell `None`, and the number that tables have where they have nothing."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _text(value: Any) -> str | None:
+    """Write a cell of a table as text that can be stored; `None` where there is nothing."""
+    if _is_missing(value):
+        return None
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half of a pair is no character
 
 
 def _thumbnail(image: Any) -> bytes | None:

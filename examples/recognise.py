@@ -46,6 +46,7 @@ def main(checkpoint: str, num_offers: int = 1500, wished_recall: float = 0.95) -
     recall = (found & right).sum().item() / max(1, right.sum().item())
     print(f"precision {precision:.3f}, recall {recall:.3f}; recall wished for {wished_recall}")
 
+    print(f"\nsome of each, as the pipeline answers: adult from a probability of {head.decision_threshold:.3f}")
     recognise = pipeline("eclip-product-classification", model=head, processor=processor)
     for row in [*right.nonzero().flatten()[:3].tolist(), *(~right).nonzero().flatten()[:3].tolist()]:
         offer = catalog["test"][row]

@@ -100,7 +100,7 @@ class BinaryIndex:
         Raises:
             ValueError: fewer candidates than neighbours, or queries of another shape or not finite.
         """
-        queries = np.ascontiguousarray(_as_array(queries), dtype=np.float32)
+        queries = np.array(_as_array(queries), dtype=np.float32)  # a copy: torch wants to be able to write
         if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
             raise ValueError(f"`queries` has shape {queries.shape}; give (Q, {self.vectors.shape[1]}).")
         _check_finite("queries", queries)

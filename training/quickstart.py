@@ -101,7 +101,7 @@ def draw_search(products: Products, offers: OfferEmbeddings, path: Path) -> None
 
 def print_figures(before: dict[str, float], after: dict[str, float], num_offers: int) -> None:
     """Print recall beside chance and beside the untrained model's."""
-    print(f"\nthe image of a title, among the images of {num_offers} offers that training has not seen")
+    print(f"\nthe image of a title, among the images of {num_offers} offers of the test split, unseen in training")
     print(f"{'':12}{'chance':>10}{'untrained':>12}{'trained':>10}")
     for k in (1, 5, 10):
         name = f"text_to_image_recall@{k}"

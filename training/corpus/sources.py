@@ -146,6 +146,8 @@ def _files(pattern: str) -> list[tuple[str, int]]:
         _format_of(pattern)
         return [(pattern, 0)]
     is_remote = "://" in pattern
+    if not is_remote and not set("*?[{") & set(pattern) and not Path(pattern).exists():
+        raise FileNotFoundError(f"`input` names {pattern!r}, which is not there.")
     if not is_remote and Path(pattern).is_dir():
         pattern = str(Path(pattern) / "**")
     elif is_remote and not Path(pattern).suffix and "*" not in pattern:

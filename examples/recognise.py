@@ -49,8 +49,7 @@ def main(checkpoint: str, num_offers: int = 1500, wished_recall: float = 0.95) -
     print(f"\nsome of each, as the pipeline answers: adult from a probability of {head.decision_threshold:.3f}")
     recognise = pipeline("eclip-product-classification", model=head, processor=processor)
     for row in [*right.nonzero().flatten()[:3].tolist(), *(~right).nonzero().flatten()[:3].tolist()]:
-        offer = catalog["test"][row]
-        [answer] = recognise(text=offer["title"], image=offer["image"])
+        [answer] = recognise(text=(offer := catalog["test"][row])["title"], image=offer["image"])
         print(f"{offer['title'][:48]:50} {answer['label']} ({answer['score']:.2f})")
     return precision, recall
 

@@ -94,3 +94,9 @@ def test_shipped_configurations_parse(name):
     assert train.output_dir == f"outputs/{name}"
     assert data.train_data
     assert model != ModelArguments()
+
+
+@pytest.mark.parametrize("name", ["eval_every_samples", "save_every_samples"])
+def test_how_often_is_at_least_each_sample(name):
+    with pytest.raises(ValueError, match=f"`{name}` is 0; give at least 1, or leave it out"):
+        TrainArguments(**{name: 0})

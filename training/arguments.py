@@ -189,6 +189,9 @@ class TrainArguments(CardArguments):
             raise ValueError(f"`max_bad_steps` is {self.max_bad_steps}; give at least 1.")
         if self.save_total_limit < 1:
             raise ValueError(f"`save_total_limit` is {self.save_total_limit}; keep at least 1 checkpoint.")
+        for name in ("eval_every_samples", "save_every_samples"):
+            if (every := getattr(self, name)) is not None and every < 1:
+                raise ValueError(f"`{name}` is {every}; give at least 1, or leave it out.")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,11 @@ def corpus(tmp_path_factory):
 def arguments(checkpoint, corpus, output_dir, **fields):
     given = {"rows_per_shard": 10, "image_batch_size": 4, "num_workers": 0, "max_skipped_share": 0.5}
     return EmbedArguments(
-        checkpoint=checkpoint, input=[corpus], output_dir=str(output_dir), id_column="id", **{**given, **fields}
+        checkpoint=str(checkpoint),
+        input=[str(corpus)],
+        output_dir=str(output_dir),
+        id_column="id",
+        **{**given, **fields},
     )
 
 
@@ -165,6 +170,73 @@ def test_another_model_or_input_needs_another_folder(checkpoint, corpus, tmp_pat
     EClipProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="`model` is "):
         embed_corpus(arguments(str(tmp_path / "other"), corpus, tmp_path / "out"))
+
+
+def change_input(checkpoint, corpus):
+    pq.write_table(pq.read_table(corpus).take(list(range(NUM_ROWS))[::-1]), corpus)
+
+
+def divide_input(checkpoint, corpus):
+    table = pq.read_table(corpus)
+    pq.write_table(table.slice(0, 20), corpus)
+    pq.write_table(table.slice(20), corpus.with_name("more.parquet"))
+
+
+def change_pooling(checkpoint, corpus):
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    assert config["text_pooling"] == "mean"
+    path.write_text(json.dumps(config | {"text_pooling": "cls"}))
+
+
+def change_tower(checkpoint, corpus):
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"text_config": config["text_config"] | {"layer_norm_eps": 0.1}}))
+
+
+def change_pixels(checkpoint, corpus):
+    path = checkpoint / "processor_config.json"
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+
+
+def change_vocabulary(checkpoint, corpus):
+    path = checkpoint / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    numbers = tokenizer["model"]["vocab"]
+    first, second = list(numbers)[-2:]
+    numbers[first], numbers[second] = numbers[second], numbers[first]
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [(change_input, "input_files"), (divide_input, "input_files"), (change_pooling, "config"),
+     (change_tower, "config"), (change_pixels, "processor"), (change_vocabulary, "processor")],
+)  # fmt: skip
+def test_a_model_or_input_that_has_changed_needs_another_folder(change, field, checkpoint, corpus, tmp_path):
+    folder, table, out = tmp_path / "model", tmp_path / "in" / "products.parquet", tmp_path / "out"
+    shutil.copytree(checkpoint, folder)
+    table.parent.mkdir()
+    shutil.copy(corpus, table)
+    given = arguments(folder, table.parent / "*.parquet", out)
+    embed_corpus(given)
+    first = out / "embeddings-00001-of-00004.parquet"
+    first.unlink()
+    embed_corpus(given)
+    assert first.is_file(), "nothing has changed"
+    first.unlink()
+    change(folder, table)
+    with pytest.raises(ValueError, match=f"`{field}` is .*begun with.*another `output_dir`"):
+        embed_corpus(given)
+    assert not first.is_file()
+
+
+def test_a_model_may_move(checkpoint, corpus, tmp_path):
+    embed_corpus(arguments(checkpoint, corpus, tmp_path / "out"))
+    EClipModel.from_pretrained(checkpoint).save_pretrained(tmp_path / "moved")
+    EClipProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "moved")
+    embed_corpus(arguments(str(tmp_path / "moved"), corpus, tmp_path / "out"))
 
 
 def test_too_many_unusable_rows_stop_the_run(checkpoint, tmp_path):

@@ -12,7 +12,6 @@ embedded as workers have read them; the titles of a shard are sorted by length f
 model and the rows alone, to rounding.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,10 +35,9 @@ from training.product_ids import NO_CATALOG
 from training.products import Products
 from training.skip_counter import SkipCounter
 from training.waiting import WaitingTime
-from training.weights_digest import add_weights
 from training.whole_files import whole_file, write_json
 
-__all__ = ["CorpusEmbedder", "EmbeddedShards", "model_digest"]
+__all__ = ["CorpusEmbedder", "EmbeddedShards"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +87,9 @@ class EmbeddedShards:
         content = json.loads(json.dumps(settings | {"num_rows": self.num_rows, "rows_per_shard": self.rows_per_shard}))
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            if changed := [name for name, value in content.items() if before.get(name) != value]:
+            if changed := [name for name in content | before if before.get(name) != content.get(name)]:
                 raise ValueError(
-                    f"`{changed[0]}` is {content[changed[0]]!r}, but {self.folder} was begun with "
+                    f"`{changed[0]}` is {content.get(changed[0])!r}, but {self.folder} was begun with "
                     f"{before.get(changed[0])!r}; give another `output_dir`, or remove that folder."
                 )
         write_json(content, path)
@@ -308,10 +306,3 @@ def _dealt(spans: Sequence[range], num_workers: int) -> Iterator[range]:
     length = -(-len(spans) // max(num_workers, 1))
     for place in range(length):
         yield from spans[place::length]
-
-
-def model_digest(model: torch.nn.Module) -> str:
-    """Return a name for a model's weights, the same for the same weights."""
-    digest = hashlib.sha256()
-    add_weights(digest, model)
-    return digest.hexdigest()[:20]

@@ -247,6 +247,20 @@ def test_too_many_unusable_rows_stop_the_run(checkpoint, tmp_path):
         embed_corpus(EmbedArguments(checkpoint=checkpoint, input=[str(path)], output_dir=str(tmp_path), **given))
 
 
+@pytest.mark.parametrize(("num_rows", "rows_per_shard"), [(300, 10_000), (300, 100), (30, 10_000), (30, 7)])
+def test_unusable_rows_stop_every_run(num_rows, rows_per_shard, checkpoint, tmp_path):
+    path, out = tmp_path / "products.parquet", tmp_path / "out"
+    columns = {"id": [str(row) for row in range(num_rows)], "title": ["red"] * num_rows, "image": [b"x"] * num_rows}
+    pq.write_table(pa.table(columns), path)
+    given = {"rows_per_shard": rows_per_shard, "image_batch_size": 50}
+    for _ in range(4):
+        with pytest.raises(ValueError, match=r"rows skipped \(100.0%\): not_an_image.*`max_skipped_share`"):
+            embed_corpus(arguments(checkpoint, path, out, **given, max_skipped_share=0.05))
+    assert not (out / "report.json").exists()
+    report = embed_corpus(arguments(checkpoint, path, out, **given, max_skipped_share=1.0))
+    assert report["skipped"]["image"] == {"not_an_image": num_rows}
+
+
 def test_workers_read_neighbours():
     spans = [range(start, start + 1) for start in range(7)]
     dealt = [span.start for span in _dealt(spans, 2)]

@@ -143,7 +143,7 @@ class CorpusEmbedder:
             Share of the time in which pictures and titles were waited for.
 
         Raises:
-            ValueError: too large a share of the rows could not be used.
+            ValueError: too large a share of the rows could not be used; a few rows are not judged yet.
         """
         if not numbers:
             return 0.0
@@ -160,10 +160,10 @@ class CorpusEmbedder:
                     progress.update(len(chunk["row_ids"]))
                     elapsed = progress.format_dict["elapsed"]
                     progress.set_postfix(waiting=f"{loader.seconds / max(elapsed, 1e-9):.0%}", refresh=False)
-                shard.write(shards.path(number), self._embed_titles(shard))
-                for side, counter in shard.skips.items():
+                for side, counter in shard.skips.items():  # before the file is there, which would not be made again
                     skips[side].merge(counter.state_dict())
                     skips[side].check(self.max_skipped_share)
+                shard.write(shards.path(number), self._embed_titles(shard))
             return loader.seconds / max(progress.format_dict["elapsed"], 1e-9)
 
     @property

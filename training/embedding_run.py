@@ -101,6 +101,8 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {}
     skipped = shards.skipped()
+    for counter in skipped.values():  # of all files, those of earlier runs among them
+        counter.check(arguments.max_skipped_share, min_rows=1)
     report = {
         "rows": shards.num_rows,
         "files": len(shards),

@@ -129,6 +129,13 @@ def test_one_side_cut_short(checkpoint, corpus, expected, tmp_path):
     np.testing.assert_allclose(vectors(table, "text_embeds"), cut, atol=1e-5)
 
 
+def test_a_size_that_does_not_fit_leaves_the_folder_free(checkpoint, corpus, tmp_path):
+    with pytest.raises(ValueError, match="`truncate_dim` is 999, but the model's embeddings have 16 values"):
+        embed_corpus(arguments(checkpoint, corpus, tmp_path, truncate_dim=999))
+    assert not any(tmp_path.iterdir())
+    assert embed_corpus(arguments(checkpoint, corpus, tmp_path, truncate_dim=16))["dim"] == 16
+
+
 def test_a_shard_without_one_vector_has_the_columns_of_the_others(checkpoint, tmp_path):
     path = tmp_path / "products.parquet"
     pq.write_table(pa.table({"title": ["red", "", "", "blue"], "image": pa.array([b"x"] * 4)}), path)

@@ -131,6 +131,15 @@ class CorpusEmbedder:
     num_workers: int = 0
     max_skipped_share: float = 0.05
 
+    def __post_init__(self) -> None:
+        """Refuse to keep more values than there are."""
+        most = self.model.config.projection_dim
+        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= most:
+            raise ValueError(
+                f"`truncate_dim` is {self.truncate_dim}, but the model's embeddings have {most} values; give 1 to "
+                "that many."
+            )
+
     def __call__(self, shards: EmbeddedShards, numbers: Sequence[int], *, show_progress: bool = True) -> float:
         """Embed some shards and write their files.
 

@@ -168,13 +168,13 @@ def _table_files(source: str, split: str) -> list[str]:
     if path.is_dir():
         table = _table_in_folder(path, split)
         return [] if table is None else [str(table)]
+    if path.is_file():  # also one with brackets in its name, which would be a pattern
+        return [str(path)]
     if any(character in source for character in "*?["):
         files = [file for file in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(file)]
         if not files:
             raise FileNotFoundError(f"source {source!r} matches no file. Check the pattern and the working directory.")
         return files
-    if path.is_file():
-        return [str(path)]
     if path.suffix in _BUILDERS or path.is_absolute() or source.startswith((".", "~")):
         raise FileNotFoundError(
             f"source {source!r} does not exist (working directory: {os.getcwd()}). Check the path, or name 'toy', a "
@@ -232,8 +232,10 @@ def _open_files(
         if streaming and builder == "parquet":
             opened.append((group, folder))
         else:
+            # what is found is a file, and no pattern again; addresses go as they are
+            names = [file if "://" in file else glob.escape(file) for file in group]
             with _named_errors(source, "train"):
-                opened.append((datasets.load_dataset(builder, data_files=group, split="train"), folder))
+                opened.append((datasets.load_dataset(builder, data_files=names, split="train"), folder))
     return opened
 
 

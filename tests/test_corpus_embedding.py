@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,11 @@ def corpus(tmp_path_factory):
 def arguments(checkpoint, corpus, output_dir, **fields):
     given = {"rows_per_shard": 10, "image_batch_size": 4, "num_workers": 0, "max_skipped_share": 0.5}
     return EmbedArguments(
-        checkpoint=checkpoint, input=[corpus], output_dir=str(output_dir), id_column="id", **{**given, **fields}
+        checkpoint=str(checkpoint),
+        input=[str(corpus)],
+        output_dir=str(output_dir),
+        id_column="id",
+        **{**given, **fields},
     )
 
 
@@ -124,6 +129,13 @@ def test_one_side_cut_short(checkpoint, corpus, expected, tmp_path):
     np.testing.assert_allclose(vectors(table, "text_embeds"), cut, atol=1e-5)
 
 
+def test_a_size_that_does_not_fit_leaves_the_folder_free(checkpoint, corpus, tmp_path):
+    with pytest.raises(ValueError, match="`truncate_dim` is 999, but the model's embeddings have 16 values"):
+        embed_corpus(arguments(checkpoint, corpus, tmp_path, truncate_dim=999))
+    assert not any(tmp_path.iterdir())
+    assert embed_corpus(arguments(checkpoint, corpus, tmp_path, truncate_dim=16))["dim"] == 16
+
+
 def test_a_shard_without_one_vector_has_the_columns_of_the_others(checkpoint, tmp_path):
     path = tmp_path / "products.parquet"
     pq.write_table(pa.table({"title": ["red", "", "", "blue"], "image": pa.array([b"x"] * 4)}), path)
@@ -167,12 +179,93 @@ def test_another_model_or_input_needs_another_folder(checkpoint, corpus, tmp_pat
         embed_corpus(arguments(str(tmp_path / "other"), corpus, tmp_path / "out"))
 
 
+def change_input(checkpoint, corpus):
+    pq.write_table(pq.read_table(corpus).take(list(range(NUM_ROWS))[::-1]), corpus)
+
+
+def divide_input(checkpoint, corpus):
+    table = pq.read_table(corpus)
+    pq.write_table(table.slice(0, 20), corpus)
+    pq.write_table(table.slice(20), corpus.with_name("more.parquet"))
+
+
+def change_pooling(checkpoint, corpus):
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    assert config["text_pooling"] == "mean"
+    path.write_text(json.dumps(config | {"text_pooling": "cls"}))
+
+
+def change_tower(checkpoint, corpus):
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"text_config": config["text_config"] | {"layer_norm_eps": 0.1}}))
+
+
+def change_pixels(checkpoint, corpus):
+    path = checkpoint / "processor_config.json"
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+
+
+def change_vocabulary(checkpoint, corpus):
+    path = checkpoint / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    numbers = tokenizer["model"]["vocab"]
+    first, second = list(numbers)[-2:]
+    numbers[first], numbers[second] = numbers[second], numbers[first]
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [(change_input, "input_files"), (divide_input, "input_files"), (change_pooling, "config"),
+     (change_tower, "config"), (change_pixels, "processor"), (change_vocabulary, "processor")],
+)  # fmt: skip
+def test_a_model_or_input_that_has_changed_needs_another_folder(change, field, checkpoint, corpus, tmp_path):
+    folder, table, out = tmp_path / "model", tmp_path / "in" / "products.parquet", tmp_path / "out"
+    shutil.copytree(checkpoint, folder)
+    table.parent.mkdir()
+    shutil.copy(corpus, table)
+    given = arguments(folder, table.parent / "*.parquet", out)
+    embed_corpus(given)
+    first = out / "embeddings-00001-of-00004.parquet"
+    first.unlink()
+    embed_corpus(given)
+    assert first.is_file(), "nothing has changed"
+    first.unlink()
+    change(folder, table)
+    with pytest.raises(ValueError, match=f"`{field}` is .*begun with.*another `output_dir`"):
+        embed_corpus(given)
+    assert not first.is_file()
+
+
+def test_a_model_may_move(checkpoint, corpus, tmp_path):
+    embed_corpus(arguments(checkpoint, corpus, tmp_path / "out"))
+    EClipModel.from_pretrained(checkpoint).save_pretrained(tmp_path / "moved")
+    EClipProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "moved")
+    embed_corpus(arguments(str(tmp_path / "moved"), corpus, tmp_path / "out"))
+
+
 def test_too_many_unusable_rows_stop_the_run(checkpoint, tmp_path):
     path = tmp_path / "products.parquet"
     pq.write_table(pa.table({"title": ["red"] * 250, "image": pa.array([b"x"] * 250)}), path)
     with pytest.raises(ValueError, match="250 of 250 rows skipped.*more than the 5.0% allowed"):
         given = {"rows_per_shard": 250, "num_workers": 0}
         embed_corpus(EmbedArguments(checkpoint=checkpoint, input=[str(path)], output_dir=str(tmp_path), **given))
+
+
+@pytest.mark.parametrize(("num_rows", "rows_per_shard"), [(300, 10_000), (300, 100), (30, 10_000), (30, 7)])
+def test_unusable_rows_stop_every_run(num_rows, rows_per_shard, checkpoint, tmp_path):
+    path, out = tmp_path / "products.parquet", tmp_path / "out"
+    columns = {"id": [str(row) for row in range(num_rows)], "title": ["red"] * num_rows, "image": [b"x"] * num_rows}
+    pq.write_table(pa.table(columns), path)
+    given = {"rows_per_shard": rows_per_shard, "image_batch_size": 50}
+    for _ in range(4):
+        with pytest.raises(ValueError, match=r"rows skipped \(100.0%\): not_an_image.*`max_skipped_share`"):
+            embed_corpus(arguments(checkpoint, path, out, **given, max_skipped_share=0.05))
+    assert not (out / "report.json").exists()
+    report = embed_corpus(arguments(checkpoint, path, out, **given, max_skipped_share=1.0))
+    assert report["skipped"]["image"] == {"not_an_image": num_rows}
 
 
 def test_workers_read_neighbours():

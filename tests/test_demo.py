@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -99,6 +100,18 @@ def test_a_folder_that_is_of_something_else_is_refused(data):
     model.save_pretrained(data.parent / "model")
     with pytest.raises(ValueError, match="other weights"):
         build_demo(DataArguments(toy_offers=350, num_workers=0), arguments)
+
+
+def test_products_without_pictures_are_refused(data, tmp_path):
+    pq.write_table(pa.table({"title": ["a", "b"], "image": [b"x", b"y"]}), tmp_path / "test.parquet")
+    given = {"train_data": ["toy"], "test_data": [str(tmp_path / "test.parquet")], "num_workers": 0}
+    output = tmp_path / "out"
+    arguments = DemoArguments(checkpoint=str(data / "eclip"), output_dir=str(output))
+    with pytest.raises(ValueError, match="`image_column` is 'none', but the demo shows pictures; name"):
+        build_demo(DataArguments(**given, image_column="none"), arguments)
+    with pytest.raises(ValueError, match=r"`test_data` is .*test.parquet.*no product has a usable picture.*'image'"):
+        build_demo(DataArguments(**given), arguments)
+    assert not output.exists(), "the next run may have other arguments"
 
 
 def test_the_folder_runs_where_nothing_else_is(data, tmp_path):

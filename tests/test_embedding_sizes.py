@@ -65,3 +65,15 @@ def test_products_with_one_side_are_left_out(tmp_path):
     write(tmp_path, text, image)
     with pytest.raises(ValueError, match="`dims` holds 65"):
         measure_sizes(SizesArguments(embeddings=str(tmp_path), dims=[65]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_queries": 0}, "`max_queries` is 0; give at least 1"),
+        ({"candidates": [20, 0]}, "`candidates` holds 0; give"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SizesArguments(**fields)

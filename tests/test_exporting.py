@@ -134,6 +134,33 @@ def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkey
 
 
 @pytest.mark.parametrize("part", ["text", "image"])
+def test_a_side_alone_is_exported_from_tables_of_that_side(part, tmp_path, monkeypatch):
+    from test_examples import save_checkpoint
+
+    save_checkpoint(tmp_path / "checkpoint")
+    words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", part]
+    words += ["--toy_offers", "120", "--num_workers", "0", "--agreement_products", "10"]
+    words += ["--image_column" if part == "text" else "--title_column", "none"]
+    monkeypatch.setattr(sys, "argv", ["export.py", *words])
+    export.main()
+    report = json.loads((tmp_path / "export" / "agreement.json").read_text())
+    assert list(report["agreement"]) == [f"{part}_embeds"], "nothing is found without the other side"
+    assert report["agreement"][f"{part}_embeds"]["min_cosine"] > 1 - 1e-5
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "remedy"),
+    [("both", "image", "text"), ("both", "title", "image"), ("image", "image", "text"), ("text", "title", "image")],
+)
+def test_a_side_without_products_is_refused(part, column, remedy, tmp_path, monkeypatch):
+    words = ["--checkpoint", "model", "--output_dir", str(tmp_path / "export"), "--part", part]
+    monkeypatch.setattr(sys, "argv", ["export.py", *words, f"--{column}_column", "none"])
+    with pytest.raises(ValueError, match=f"`part` is '{part}', but `{column}_column` is 'none'.*`--part {remedy}`"):
+        export.main()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["text", "image"])
 def test_int8_of_pretrained_towers_is_close(real_data, part):
     towers = [str(real_data / "towers" / name) for name in ("efficientnet-lite0", "minilm-l6")]
     model = EClipModel.from_towers(*towers, projection_dim=64).eval()

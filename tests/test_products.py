@@ -12,7 +12,7 @@ from PIL import Image
 
 from training.blocks import StreamedProducts
 from training.product_ids import stable_id
-from training.products import ProductColumns, load_products
+from training.products import ProductColumns, load_products, source_files
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +178,29 @@ def test_a_glob_counts_its_rows_through(tmp_path):
     rows = both_ways([pattern])
     assert [row["catalog_id"] for row in rows] == [0, 1, 2, 3]
     assert [row["row_id"] for row in rows] == [f"{pattern}:{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["a[1]/x.parquet", "x[ab].parquet", "what?.parquet"])
+def test_a_file_may_have_the_name_of_a_pattern(tmp_path, name):
+    path = write_parquet(tmp_path / name)
+    write_parquet(tmp_path / name.replace("[1]", "1").replace("[ab]", "a").replace("?", "x"), num_rows=2)
+    assert len(both_ways([path])) == 4
+
+
+def test_a_folder_may_have_the_name_of_a_pattern(tmp_path):
+    write_parquet(tmp_path / "a[1]" / "train.parquet")
+    assert len(both_ways([str(tmp_path / "a[1]")], split="train")) == 4
+
+
+def test_the_files_of_a_source(tmp_path):
+    files = [write_parquet(tmp_path / "shop" / f"{name}.parquet") for name in ("test", "train")]
+    assert source_files(files[1], "train") == [files[1]]
+    assert source_files(str(tmp_path / "shop" / "*.parquet"), "train") == files
+    assert source_files(str(tmp_path / "shop"), "train") == [files[1]]
+    assert source_files(str(tmp_path), "train") == files, "all, since no table is clearly it"
+    assert source_files("toy", "train") == source_files("owner/name", "train") == []
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        source_files(str(tmp_path / "absent.parquet"), "train")
 
 
 def test_sources_are_joined_and_share_one_space_of_ids(tmp_path):

@@ -56,17 +56,27 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
         arguments: What is made of them.
 
     Raises:
-        ValueError: `output_dir` holds what was made of something else.
+        ValueError: `output_dir` holds what was made of something else, or no product has a picture.
     """
+    if data.image_column == "none":
+        raise ValueError("`image_column` is 'none', but the demo shows pictures; name their column.")
     output = Path(arguments.output_dir)
+    settings = {**asdict(data), **asdict(arguments)}
     model = EClipModel.from_pretrained(arguments.checkpoint)
-    _check_is_of(output, model, {**asdict(data), **asdict(arguments)})
+    _check_is_of(output, model, settings)
+    has_products = (output / "products.parquet").exists()
+    rows = [] if has_products else list(_product_rows(data, arguments))
+    if not has_products and not rows:
+        raise ValueError(
+            f"`test_data` is {data.test_data}, in which no product has a usable picture in the column "
+            f"{data.image_column!r}; name other products, or another `image_column`, with at least 1 `max_products`."
+        )
+    write_json(settings, output / "arguments.json")  # by now it is known that something can be made of them
     if not (output / "eclip").exists():
         with whole_folder(output / "eclip") as folder:
             model.save_pretrained(folder)
             EClipProcessor.from_pretrained(arguments.checkpoint).save_pretrained(folder)
-    if not (output / "products.parquet").exists():
-        rows = list(_product_rows(data, arguments))
+    if not has_products:
         with whole_file(output / "products.parquet") as path:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
     task: Any
@@ -82,10 +92,10 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
 
 
 def _check_is_of(output: Path, model: EClipModel, settings: dict[str, Any]) -> None:
-    """Refuse a folder that was begun with other arguments or other weights; note the arguments in a new one."""
+    """Refuse a folder that was begun with other arguments or other weights."""
     kept = output / "arguments.json"
     if not kept.exists():
-        write_json(settings, kept)
+        return
     remedy = "delete it, or give another output_dir."
     others = json.loads(kept.read_text(encoding="utf-8"))
     changed = sorted(name for name in settings.keys() | others.keys() if settings.get(name) != others.get(name))

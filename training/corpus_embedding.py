@@ -12,7 +12,6 @@ embedded as workers have read them; the titles of a shard are sorted by length f
 model and the rows alone, to rounding.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,10 +35,9 @@ from training.product_ids import NO_CATALOG
 from training.products import Products
 from training.skip_counter import SkipCounter
 from training.waiting import WaitingTime
-from training.weights_digest import add_weights
 from training.whole_files import whole_file, write_json
 
-__all__ = ["CorpusEmbedder", "EmbeddedShards", "model_digest"]
+__all__ = ["CorpusEmbedder", "EmbeddedShards"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +87,9 @@ class EmbeddedShards:
         content = json.loads(json.dumps(settings | {"num_rows": self.num_rows, "rows_per_shard": self.rows_per_shard}))
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            if changed := [name for name, value in content.items() if before.get(name) != value]:
+            if changed := [name for name in content | before if before.get(name) != content.get(name)]:
                 raise ValueError(
-                    f"`{changed[0]}` is {content[changed[0]]!r}, but {self.folder} was begun with "
+                    f"`{changed[0]}` is {content.get(changed[0])!r}, but {self.folder} was begun with "
                     f"{before.get(changed[0])!r}; give another `output_dir`, or remove that folder."
                 )
         write_json(content, path)
@@ -133,6 +131,15 @@ class CorpusEmbedder:
     num_workers: int = 0
     max_skipped_share: float = 0.05
 
+    def __post_init__(self) -> None:
+        """Refuse to keep more values than there are."""
+        most = self.model.config.projection_dim
+        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= most:
+            raise ValueError(
+                f"`truncate_dim` is {self.truncate_dim}, but the model's embeddings have {most} values; give 1 to "
+                "that many."
+            )
+
     def __call__(self, shards: EmbeddedShards, numbers: Sequence[int], *, show_progress: bool = True) -> float:
         """Embed some shards and write their files.
 
@@ -145,7 +152,7 @@ class CorpusEmbedder:
             Share of the time in which pictures and titles were waited for.
 
         Raises:
-            ValueError: too large a share of the rows could not be used.
+            ValueError: too large a share of the rows could not be used; a few rows are not judged yet.
         """
         if not numbers:
             return 0.0
@@ -162,10 +169,10 @@ class CorpusEmbedder:
                     progress.update(len(chunk["row_ids"]))
                     elapsed = progress.format_dict["elapsed"]
                     progress.set_postfix(waiting=f"{loader.seconds / max(elapsed, 1e-9):.0%}", refresh=False)
-                shard.write(shards.path(number), self._embed_titles(shard))
-                for side, counter in shard.skips.items():
+                for side, counter in shard.skips.items():  # before the file is there, which would not be made again
                     skips[side].merge(counter.state_dict())
                     skips[side].check(self.max_skipped_share)
+                shard.write(shards.path(number), self._embed_titles(shard))
             return loader.seconds / max(progress.format_dict["elapsed"], 1e-9)
 
     @property
@@ -308,10 +315,3 @@ def _dealt(spans: Sequence[range], num_workers: int) -> Iterator[range]:
     length = -(-len(spans) // max(num_workers, 1))
     for place in range(length):
         yield from spans[place::length]
-
-
-def model_digest(model: torch.nn.Module) -> str:
-    """Return a name for a model's weights, the same for the same weights."""
-    digest = hashlib.sha256()
-    add_weights(digest, model)
-    return digest.hexdigest()[:20]

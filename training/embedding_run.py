@@ -14,9 +14,11 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments import option
-from training.corpus_embedding import CorpusEmbedder, EmbeddedShards, model_digest
+from training.corpus_embedding import CorpusEmbedder, EmbeddedShards
+from training.digests import config_digest, processor_digest, weights_digest
+from training.file_state import files_digest
 from training.precision import fastest_precision
-from training.products import ProductColumns, load_products
+from training.products import ProductColumns, load_products, source_files
 from training.whole_files import write_json
 
 __all__ = ["EmbedArguments", "embed_corpus"]
@@ -81,7 +83,7 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     """
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)])
     arguments.dtype = _dtype_of(arguments.dtype)
-    embedder = _embedder(_key(arguments), str(accelerator.device))
+    embedder = _open_embedder(arguments, str(accelerator.device))
     shards = _shards(arguments, embedder)
     if accelerator.is_main_process:
         shards.begin(_settings(arguments, embedder))
@@ -99,6 +101,8 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {}
     skipped = shards.skipped()
+    for counter in skipped.values():  # of all files, those of earlier runs among them
+        counter.check(arguments.max_skipped_share, min_rows=1)
     report = {
         "rows": shards.num_rows,
         "files": len(shards),
@@ -122,7 +126,12 @@ def _settings(arguments: EmbedArguments, embedder: CorpusEmbedder) -> dict[str, 
     """Return what the files depend on; the order and the values do not depend on batches, workers or devices."""
     names = ("input", "split", "title_column", "image_column", "catalog_id_column", "id_column", "modality",
              "truncate_dim", "dtype")  # fmt: skip
-    return {name: getattr(arguments, name) for name in names} | {"model": model_digest(embedder.model)}
+    return {name: getattr(arguments, name) for name in names} | {
+        "input_files": [files_digest(source_files(source, arguments.split)) for source in arguments.input],
+        "model": weights_digest(embedder.model),
+        "config": config_digest(embedder.model.config),
+        "processor": processor_digest(embedder.processor),
+    }
 
 
 def _shards(arguments: EmbedArguments, embedder: CorpusEmbedder) -> EmbeddedShards:
@@ -138,7 +147,10 @@ def _key(arguments: EmbedArguments) -> tuple[tuple[str, Any], ...]:
 @lru_cache(maxsize=8)  # a process of a cluster embeds many files, on any of its devices
 def _embedder(key: tuple[tuple[str, Any], ...], device: str) -> CorpusEmbedder:
     given: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in key}
-    arguments = EmbedArguments(**given)
+    return _open_embedder(EmbedArguments(**given), device)
+
+
+def _open_embedder(arguments: EmbedArguments, device: str) -> CorpusEmbedder:
     columns = ProductColumns(
         title=arguments.title_column if arguments.modality != "image" else "none",
         image=arguments.image_column if arguments.modality != "text" else "none",

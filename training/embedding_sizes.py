@@ -38,6 +38,13 @@ class SizesArguments:
     candidates: list[int] = option("Numbers of candidates that are re-scored.", [20, 50, 100, 200])
     max_queries: int = option("Titles that search, evenly spaced.", 1000)
 
+    def __post_init__(self) -> None:
+        """Refuse a search for nothing."""
+        if self.max_queries < 1:
+            raise ValueError(f"`max_queries` is {self.max_queries}; give at least 1.")
+        if unfit := [number for number in self.candidates if number < 1]:
+            raise ValueError(f"`candidates` holds {unfit[0]}; give at least 1, or leave out `candidates`.")
+
 
 def measure_sizes(arguments: SizesArguments) -> list[dict[str, Any]]:
     """Measure every size.

@@ -56,6 +56,25 @@ class ExportArguments:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 2.")
 
 
+def check_columns(part: Part, data: DataArguments) -> None:
+    """Refuse to export a side that there are no products to compare with PyTorch of.
+
+    Args:
+        part: What is exported.
+        data: The data arguments.
+
+    Raises:
+        ValueError: a side of the part has no column.
+    """
+    for side, other in (("title", "image"), ("image", "text")):
+        field = f"{side}_column"
+        if getattr(data, field) == "none" and part in ("both", "text" if side == "title" else side):
+            raise ValueError(
+                f"`part` is {part!r}, but `{field}` is 'none', and the export is compared with PyTorch on {side}s; "
+                f"name their column, or give `--part {other}`."
+            )
+
+
 def read_batches(
     data: DataArguments, split: str, processor: EClipProcessor, part: Part, num_products: int, batch_size: int
 ) -> list[dict[str, Any]]:
@@ -114,7 +133,7 @@ def compare(
     sides = part if not set(batches[0]) >= {"input_ids", "pixel_values"} else "both"
     with torch.no_grad():
         outputs = [model(**inputs_of(batch, sides)) for batch in tqdm(batches, desc="PyTorch", leave=False)]
-    names = [name for name in ("text_embeds", "image_embeds") if outputs[0][name] is not None]
+    names = [name for name in ("text_embeds", "image_embeds") if outputs[0].get(name) is not None]
     original = {name: torch.cat([output[name] for output in outputs]) for name in names}
     return agreement(ours, original, [catalogs, titles])
 
@@ -128,6 +147,7 @@ def main() -> None:
     output_dir = Path(arguments.output_dir)
     if output_dir.exists():
         raise SystemExit(f"`output_dir` {output_dir} is there already; give a folder that is not, or remove it.")
+    check_columns(arguments.part, data)
     model = EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32).eval()
     processor = EClipProcessor.from_pretrained(arguments.checkpoint)
     settings = (processor, arguments.part)

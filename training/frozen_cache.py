@@ -8,10 +8,8 @@ share the work and a run that is stopped goes on.
 
 import hashlib
 import inspect
-import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,20 +24,15 @@ from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data import ProductCollator
+from training.digests import add_processor, add_settings, add_weights
 from training.pairs import ProductPairs
 from training.product_ids import NO_CATALOG
 from training.products import Products
-from training.weights_digest import add_weights
 from training.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
 _ROWS_IN_A_PIECE = 16384
-# What configurations tell of where something was loaded from and of how it was last called, not of what it does.
-_TRACES = {"_name_or_path", "architectures", "dtype", "is_local", "local_files_only", "name_or_path"} | {
-    "max_length", "pad_to_multiple_of", "pad_token_type_id", "padding", "padding_side", "stride",
-    "transformers_version", "truncation", "truncation_side", "truncation_strategy",
-}  # fmt: skip
 _TOWERS = {"image": "vision_model", "text": "text_model"}
 
 
@@ -196,20 +189,12 @@ def _digest(model: EClipModel, side: str, processor: EClipProcessor, others: Seq
     digest = hashlib.sha256()
     pooling = model.config.vision_pooling if side == "image" else model.config.text_pooling
     tower = getattr(model, _TOWERS[side])
-    sides = (processor.tokenizer.padding_side, processor.tokenizer.truncation_side)
-    for text in (*others, *sides, pooling, _settings(tower.config.to_dict())):
+    for text in (*others, pooling):
         digest.update(f"{text}\0".encode())
+    add_settings(digest, "config", tower.config.to_dict())
     add_weights(digest, tower)
-    with tempfile.TemporaryDirectory() as folder:
-        processor.save_pretrained(folder)
-        for file in sorted(Path(folder).rglob("*.json")):
-            digest.update(f"{file.name} {_settings(json.loads(file.read_text(encoding='utf-8')))}\0".encode())
+    add_processor(digest, processor)
     return digest.hexdigest()[:20]
-
-
-def _settings(config: dict[str, Any]) -> str:
-    """Write a configuration such that two write the same where they do the same."""
-    return json.dumps({name: config[name] for name in sorted(config.keys() - _TRACES)}, sort_keys=True, default=str)
 
 
 __all__ = ["cache_frozen_towers"]

@@ -28,7 +28,7 @@ import pyarrow as pa
 from training.blocks import ParquetBlocks, StreamedProducts, TableBlocks
 from training.product_columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns, excluded_rows
 
-__all__ = ["ProductColumns", "Products", "load_products"]
+__all__ = ["ProductColumns", "Products", "load_products", "source_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,32 +147,61 @@ def _open_source(
             raise ValueError(f"split={split!r} is not in the drawn catalogue. Use one of {sorted(catalog)}.")
         return [(catalog[split], None)]
 
+    if files := _table_files(source, split):
+        return _open_files(source, files, streaming)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return [(_open_dataset(source, str(path), None, split, streaming), path)]
+    name, _, config = source.partition(":")
+    return [(_open_dataset(source, name, config or None, split, streaming), None)]
+
+
+def _table_files(source: str, split: str) -> list[str]:
+    """The table files that a source is; none of one that `datasets` knows by its name, or finds files in itself."""
     path = Path(source).expanduser()
     if "://" in source:
         system, pattern = fsspec.core.url_to_fs(source)
         files = [system.unstrip_protocol(file) for file in sorted(system.glob(pattern))]
         if not files:
             raise FileNotFoundError(f"source {source!r} matches no file. Check the address.")
-        return _open_files(source, files, streaming)
+        return files
     if path.is_dir():
         table = _table_in_folder(path, split)
-        if table is None:
-            return [(_open_dataset(source, str(path), None, split, streaming), path)]
-        return _open_files(source, [str(table)], streaming)
+        return [] if table is None else [str(table)]
+    if path.is_file():  # also one with brackets in its name, which would be a pattern
+        return [str(path)]
     if any(character in source for character in "*?["):
         files = [file for file in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(file)]
         if not files:
             raise FileNotFoundError(f"source {source!r} matches no file. Check the pattern and the working directory.")
-        return _open_files(source, files, streaming)
-    if path.is_file():
-        return _open_files(source, [str(path)], streaming)
+        return files
     if path.suffix in _BUILDERS or path.is_absolute() or source.startswith((".", "~")):
         raise FileNotFoundError(
             f"source {source!r} does not exist (working directory: {os.getcwd()}). Check the path, or name 'toy', a "
             "glob, or a dataset of the Hub as 'owner/name'."
         )
-    name, _, config = source.partition(":")
-    return [(_open_dataset(source, name, config or None, split, streaming), None)]
+    return []
+
+
+def source_files(source: str, split: str) -> list[str]:
+    """Finds the files that a source is read from, without those that its rows name.
+
+    Args:
+        source: As `load_products` takes it.
+        split: Split of a folder.
+
+    Returns:
+        Paths and addresses of tables, or, of a folder without one, of all that is in it; none for the drawn catalogue
+        and for datasets of the Hub.
+
+    Raises:
+        FileNotFoundError: If a file, folder or glob names nothing.
+    """
+    folder = Path(source).expanduser()
+    files = [] if source == "toy" else _table_files(source, split)
+    if not files and source != "toy" and folder.is_dir():
+        return sorted(str(file) for file in folder.rglob("*") if file.is_file())
+    return files
 
 
 def _table_in_folder(folder: Path, split: str) -> Path | None:
@@ -203,8 +232,10 @@ def _open_files(
         if streaming and builder == "parquet":
             opened.append((group, folder))
         else:
+            # what is found is a file, and no pattern again; addresses go as they are
+            names = [file if "://" in file else glob.escape(file) for file in group]
             with _named_errors(source, "train"):
-                opened.append((datasets.load_dataset(builder, data_files=group, split="train"), folder))
+                opened.append((datasets.load_dataset(builder, data_files=names, split="train"), folder))
     return opened
 
 

@@ -30,6 +30,7 @@ from training.corpus.similar import similar_pairs
 from training.corpus.sources import Part, plan_parts
 from training.corpus.title_rules import load_title_rules
 from training.corpus.workers import stop_processes
+from training.file_state import file_state
 from training.whole_files import write_json
 
 __all__ = ["prepare"]
@@ -178,7 +179,7 @@ def _derive(
 def _check_settings(arguments: PrepareArguments, parts: list[Part], folder: Path) -> dict[str, Any]:
     """Refuse to go on in a folder that was begun with other arguments or other input; return what they are."""
     content = {name: value for name, value in asdict(arguments).items() if name not in _FREE}
-    content["input"] = [asdict(part) | {"files": [_state(path) for path in part.paths]} for part in parts]
+    content["input"] = [asdict(part) | {"files": [file_state(path) for path in part.paths]} for part in parts]
     for name in ("title_rules", "first_model"):
         if path := getattr(arguments, name):
             content[name] = Path(path).read_text(encoding="utf-8")
@@ -197,12 +198,6 @@ def _check_settings(arguments: PrepareArguments, parts: list[Part], folder: Path
             "that folder."
         )
     return content
-
-
-def _state(path: str) -> list[int] | None:
-    """Return what tells whether a local file has changed."""
-    file = Path(path.removeprefix("file://"))
-    return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
 
 
 class _Clock:

@@ -125,6 +125,7 @@ def _shared(found: np.ndarray, expected: np.ndarray) -> float:
 def main() -> None:
     """Parse the arguments, measure, print."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which of its builds it tries, amid the table
     (arguments,) = parse_arguments((SizesArguments,))
     logger.info("| values | form | bytes | recall@1 | recall@10 | neighbours kept |\n|---|---|---|---|---|---|")
     for row in measure_sizes(arguments):

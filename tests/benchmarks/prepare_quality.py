@@ -35,7 +35,9 @@ def main() -> None:
     if given.hide:
         table = pq.read_table(given.answers)
         given.corpus.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.drop_columns([name for name in HIDDEN if name in table.column_names]), given.corpus)
+        hidden = [name for name in HIDDEN if name in table.column_names]
+        pq.write_table(table.drop_columns(hidden), given.corpus)
+        print(f"{given.corpus}: {len(table):,} rows without {', '.join(hidden)}")
         return
     answers = {
         row[given.id_column]: row

@@ -2,7 +2,8 @@
 
 Contract: what is uploaded is complete (weights, configuration, code, card) and holds nothing else. Only files that
 belong to a checkpoint go up; weights in a pickle are refused, since loading them runs what they hold; names of folders
-of this machine are taken out of configurations. Large files go first and the commit last: whoever loads the repository
+of this machine are taken out of configurations. Weights of an earlier push that would be loaded in place of these are
+deleted in the same commit. Large files go first and the commit last: whoever loads the repository
 sees all of a push or nothing of it, and a push that was interrupted, started again, does not send again what is there.
 """
 
@@ -10,12 +11,12 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from transformers.dynamic_module_utils import custom_object_save
 
@@ -25,6 +26,11 @@ from .model_card_eclip import GENERATED, CardFacts, build_model_card, is_hub_id,
 _CARD = "README.md"
 _HUB_ARGUMENTS = ("commit_message", "create_pr", "private", "repo_id", "revision", "token")
 _ADAPTER_CONFIG = "adapter_config.json"
+# What `from_pretrained` looks for, by its exact names: files that are named otherwise are the user's.
+_MODEL_FILES = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+_ADAPTER_FILES = (
+    r"adapter_config\.json|adapter_model(-\d{5}-of-\d{5})?\.safetensors|adapter_model\.safetensors\.index\.json"
+)
 _WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 _PUBLISHED = (
     *_WEIGHTS,
@@ -197,9 +203,12 @@ def publish_folder(
     there = None if new_card else _card_on_hub(api, repo_id, revision)
     if there is None or (GENERATED in there and not is_processor_alone):
         contents[_CARD] = card.encode()
-    operations = [
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(contents.items())
     ]
+    if not is_processor_alone:
+        outdated = _outdated(api.list_repo_files(repo_id, revision=revision), contents)
+        operations += [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in outdated]
     return api.create_commit(
         repo_id,
         operations,
@@ -325,6 +334,13 @@ def _without_traces(settings: dict[str, Any]) -> dict[str, Any]:
     for name in _TRACES:
         settings.pop(name, None)
     return settings
+
+
+def _outdated(there: Sequence[str], pushed: Collection[str]) -> list[str]:
+    """List the weights of a repository that `from_pretrained` might load in place of those that are pushed."""
+    # Adapters may belong to the model beside them; a model has taken the place of the adapters beside it.
+    kinds = _ADAPTER_FILES if _ADAPTER_CONFIG in pushed else f"{_MODEL_FILES}|{_ADAPTER_FILES}"
+    return sorted(name for name in there if name not in pushed and re.fullmatch(kinds, name))
 
 
 def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:

@@ -306,6 +306,39 @@ def test_an_interrupted_upload_is_repeated_without_sending_all_again(hub, checkp
     assert not hub.faults
 
 
+def test_weights_of_an_earlier_push_are_not_loaded_again(hub, parts, checkpoint):
+    _, processor = parts
+    model = EClipModel.from_pretrained(checkpoint)
+    model.push_to_hub("someone/eclip")
+    repository = hub.repositories["someone/eclip"]
+    theirs = {"model-old.safetensors": b"theirs", "notes.md": b"theirs", "onnx.bin": b"theirs"}
+    repository.commit("main", repository.head() | theirs)
+
+    def changed_and_pushed(**kwargs):
+        with torch.no_grad():
+            model.text_projection.weight[0].neg_()
+        commits = len(repository.commits)
+        model.push_to_hub("someone/eclip", **kwargs)
+        assert len(repository.commits) == commits + 1, "a commit in between has no whole model"
+        loaded = AutoModel.from_pretrained("someone/eclip")
+        assert torch.equal(embed(loaded, processor), embed(model.eval(), processor))
+        return {name for name in repository.head() if "safetensors" in name}
+
+    first, *shards = sorted(changed_and_pushed(max_shard_size="100KB") - theirs.keys())
+    assert first == f"model-00001-of-{len(shards):05d}.safetensors" and shards[-1] == "model.safetensors.index.json"
+    assert changed_and_pushed() == {"model.safetensors", "model-old.safetensors"}
+    # Adapters may be of the model that is there, and a model takes their place.
+    adapted = peft.get_peft_model(
+        EClipModel.from_pretrained("someone/eclip"), peft.LoraConfig(target_modules=["query"])
+    )
+    push_to_hub(adapted, "someone/eclip", facts=CardFacts(base_models=["someone/eclip"]))
+    assert {"adapter_model.safetensors", "model.safetensors"} <= repository.head().keys()
+    assert changed_and_pushed() == {"model.safetensors", "model-old.safetensors"}
+    assert "adapter_config.json" not in repository.head()
+    processor.push_to_hub("someone/eclip")
+    assert theirs.items() <= repository.head().items() and "model.safetensors" in repository.head()
+
+
 def test_gated_and_private_repositories_give_the_hubs_own_errors(hub, parts, tmp_path, monkeypatch):
     model, processor = parts
     for repo, private in (("someone/private", True), ("someone/gated", False)):

@@ -12,7 +12,6 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +19,16 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from transformers.dynamic_module_utils import custom_object_save
 
+from .checkpoint_files_eclip import ADAPTER_CONFIG, list_published, read_json
 from .hub_eclip import auto_map_of
 from .model_card_eclip import GENERATED, CardFacts, build_model_card, is_hub_id, processor_card
 
 _CARD = "README.md"
 _HUB_ARGUMENTS = ("commit_message", "create_pr", "private", "repo_id", "revision", "token")
-_ADAPTER_CONFIG = "adapter_config.json"
 # What `from_pretrained` looks for, by its exact names: files that are named otherwise are the user's.
 _MODEL_FILES = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
 _ADAPTER_FILES = (
     r"adapter_config\.json|adapter_model(-\d{5}-of-\d{5})?\.safetensors|adapter_model\.safetensors\.index\.json"
-)
-_WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
-_PUBLISHED = (
-    *_WEIGHTS,
-    "*_eclip.py",
-    "adapter_config.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "config.json",
-    "config_sentence_transformers.json",
-    "merges.txt",
-    "model.safetensors.index.json",
-    "modules.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "*.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.*",
-)
-_PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
-# What training leaves beside a model, to go on from: pickles that no one loads a model from.
-_TRAINING_STATE = (
-    "custom_checkpoint_*.pkl",
-    "optimizer*",
-    "random_states_*.pkl",
-    "rng_state*.pth",
-    "scaler.pt",
-    "scheduler*",
-    "training_args.bin",
 )
 # What a tokenizer keeps of how it was loaded here.
 _TRACES = ("is_local", "local_files_only")
@@ -169,7 +137,7 @@ def publish_folder(
     contents: dict[str, bytes | str] = {file.name: str(file) for file in files}
     adapter_config = None
     settings = {
-        name: _without_traces(_read_json(folder / name))
+        name: _without_traces(read_json(folder / name))
         for name in ("config.json", "processor_config.json", "tokenizer_config.json")
         if name in contents
     }
@@ -178,9 +146,9 @@ def publish_folder(
         contents[name] = str(folder / name)
 
     api = HfApi(token=token)
-    if _ADAPTER_CONFIG in contents:
-        adapter_config = _on_hub_base(_read_json(folder / _ADAPTER_CONFIG), facts, api)
-        contents[_ADAPTER_CONFIG] = _json_bytes(adapter_config)
+    if ADAPTER_CONFIG in contents:
+        adapter_config = _on_hub_base(read_json(folder / ADAPTER_CONFIG), facts, api)
+        contents[ADAPTER_CONFIG] = _json_bytes(adapter_config)
     if "/" not in repo_id:
         repo_id = f"{api.whoami()['name']}/{repo_id}"
     if adapter_config is not None and "config.json" in settings:
@@ -219,45 +187,6 @@ def publish_folder(
     )
 
 
-def list_published(folder: Path) -> list[Path]:
-    """List the files of a checkpoint that are published.
-
-    Args:
-        folder: The folder: a whole model, adapters, or a processor alone.
-
-    Returns:
-        The files; what else lies in the folder (states of training, logs, reports) stays there.
-
-    Raises:
-        ValueError: it is no checkpoint, holds weights in a pickle, or lacks some of its code.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is no folder; give one that `save_pretrained` has written.")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    names = [path.name for path in files]
-    pickles = [
-        name for name in names if name.endswith(_PICKLES) and not any(fnmatch(name, of) for of in _TRAINING_STATE)
-    ]
-    if pickles:
-        raise ValueError(
-            f"{str(folder)!r} holds {pickles[0]!r}: a pickle runs what is in it when it is loaded, and is not "
-            "published. Load it where you trust it and save it with `save_pretrained`, which writes safetensors; or "
-            "take the file away if it is something else."
-        )
-    published = [path for path in files if any(fnmatch(path.name, pattern) for pattern in _PUBLISHED)]
-    found = {path.name for path in published}
-    has_weights = any(fnmatch(name, pattern) for name in found for pattern in _WEIGHTS)
-    is_model = "config.json" in found and _read_json(folder / "config.json").get("model_type") == "eclip"
-    is_processor = "config.json" not in found and "processor_config.json" in found and not has_weights
-    if not (is_model and has_weights) and not is_processor:
-        raise ValueError(
-            f"{str(folder)!r} holds no e-CLIP checkpoint (it has {names[:5]}); give a folder with config.json of "
-            "model type eclip and weights in safetensors, as `save_pretrained` writes them."
-        )
-    _check_code(folder, found)
-    return published
-
-
 def save_code(model: Any, folder: Path) -> None:
     """Write a model's configuration, with what an Auto class needs to know of it, and its code, without its weights.
 
@@ -290,30 +219,6 @@ class PublishedWithCard:
         return push_to_hub(self, repo_id, **kwargs)
 
 
-def _check_code(folder: Path, found: set[str]) -> None:
-    """Refuse a checkpoint some of whose code is not there: it would load only where the package is installed."""
-    wanted: set[str] = set()
-    for name in ("config.json", "processor_config.json"):
-        if name in found:
-            references = _read_json(folder / name).get("auto_map") or {}
-            wanted |= {reference.split("--")[-1].split(".")[0] for reference in references.values()}
-    if not wanted:
-        raise ValueError(
-            f"{str(folder)!r} has no `auto_map`, so nobody without this package could load it; save it again with "
-            "`save_pretrained` of this package's classes."
-        )
-    seen: set[str] = set()
-    while wanted - seen:
-        module = min(wanted - seen)
-        path = folder / f"{module}.py"
-        if not path.is_file():
-            raise ValueError(
-                f"{str(folder)!r} lacks {path.name}, which its code needs; save it again with `save_pretrained`."
-            )
-        seen.add(module)
-        wanted |= set(re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
-
-
 def _on_hub_base(adapter_config: dict[str, Any], facts: CardFacts, api: HfApi) -> dict[str, Any]:
     """Have adapters name the checkpoint that they belong to by its Hub id."""
     base = facts.base_models[0] if facts.base_models else adapter_config.get("base_model_name_or_path") or ""
@@ -339,7 +244,7 @@ def _without_traces(settings: dict[str, Any]) -> dict[str, Any]:
 def _outdated(there: Sequence[str], pushed: Collection[str]) -> list[str]:
     """List the weights of a repository that `from_pretrained` might load in place of those that are pushed."""
     # Adapters may belong to the model beside them; a model has taken the place of the adapters beside it.
-    kinds = _ADAPTER_FILES if _ADAPTER_CONFIG in pushed else f"{_MODEL_FILES}|{_ADAPTER_FILES}"
+    kinds = _ADAPTER_FILES if ADAPTER_CONFIG in pushed else f"{_MODEL_FILES}|{_ADAPTER_FILES}"
     return sorted(name for name in there if name not in pushed and re.fullmatch(kinds, name))
 
 
@@ -350,13 +255,8 @@ def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
         return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
 def _json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-__all__ = ["PublishedWithCard", "list_published", "publish_folder", "push_to_hub", "save_code"]
+__all__ = ["PublishedWithCard", "publish_folder", "push_to_hub", "save_code"]

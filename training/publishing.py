@@ -8,14 +8,18 @@ report is given.
 import json
 import logging
 import math
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 
+from modeling_eclip import EClipProcessor
+from modeling_eclip.checkpoint_files_eclip import list_published, read_json
 from modeling_eclip.model_card_eclip import CardFacts, Figure, is_hub_id
-from modeling_eclip.publishing_eclip import list_published, publish_folder
+from modeling_eclip.publishing_eclip import publish_folder
 from training.arguments import CardArguments
 
 __all__ = ["checkpoint_facts", "publish_checkpoint"]
@@ -58,9 +62,10 @@ def publish_checkpoint(
         The commit.
 
     Raises:
-        ValueError: it is no checkpoint, or holds what is not published; see `publish_folder`.
+        ValueError: it is no checkpoint, holds what is not published (see `publish_folder`), or has no processor.
     """
     published = list_published(folder)
+    _check_processor(folder, published)
     facts = checkpoint_facts(folder, arguments, evaluation=evaluation, evaluated_on=evaluated_on)
     if not arguments.base_models:
         facts.base_models = _known_to_hub(facts.base_models)
@@ -95,8 +100,8 @@ def checkpoint_facts(
     Raises:
         ValueError: the report of `evaluation` has no such checkpoint.
     """
-    settings = _read_json(folder / "arguments.json")
-    report = _read_json(folder / "report.json")
+    settings = _read_if_there(folder / "arguments.json")
+    report = _read_if_there(folder / "report.json")
     return CardFacts(
         license=arguments.license,
         license_name=arguments.license_name,
@@ -112,6 +117,22 @@ def checkpoint_facts(
         limits=arguments.card_limits,
         pictures=sorted(path.name for path in folder.glob("*.png")),
     )
+
+
+def _check_processor(folder: Path, published: Sequence[Path]) -> None:
+    """Refuse a model whose processor does not load from what is published: its card would promise it."""
+    with tempfile.TemporaryDirectory() as name:
+        for path in published:
+            if path.suffix != ".safetensors":
+                shutil.copy(path, name)
+        try:
+            EClipProcessor.from_pretrained(name, local_files_only=True)
+        except Exception as error:  # tokenizers raises no narrower one
+            reason = str(error).partition("\n")[0].replace(name, str(folder))
+            raise ValueError(
+                f"{str(folder)!r} has no processor and tokenizer that load ({reason}); write them there with "
+                "`save_pretrained` of the EClipProcessor that the model was trained with."
+            ) from error
 
 
 def _own_figures(report: dict[str, Any], dataset: str) -> list[Figure]:
@@ -166,9 +187,9 @@ def _training(report: dict[str, Any], settings: dict[str, Any]) -> str:
 
 def _sources(folder: Path, settings: dict[str, Any]) -> list[str]:
     """Find what training started from, nearest first: one model, or two towers."""
-    config = _read_json(folder / "config.json")
+    config = _read_if_there(folder / "config.json")
     towers = [(config.get(f"{side}_config") or {}).get("_name_or_path") for side in ("vision", "text")]
-    adapters = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    adapters = _read_if_there(folder / "adapter_config.json").get("base_model_name_or_path")
     for sources in ([adapters], [settings.get("checkpoint")], [settings.get("clip")], towers):
         named = [source for source in sources if source]
         if named:
@@ -206,8 +227,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_if_there(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_json(path)

@@ -412,7 +412,8 @@ def _words(name: str) -> str:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    # The Hub wants a type of every data set; of a name in other letters nothing would stay.
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "custom"
 
 
 def _code(lines: Sequence[str]) -> str:

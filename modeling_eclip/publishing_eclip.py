@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from transformers.dynamic_module_utils import custom_object_save
 
@@ -57,7 +57,8 @@ def push_to_hub(
             were trained on, where that was loaded from a folder.
         commit_message: Message of the commit.
         commit_description: Further text of it.
-        private: Whether a new repository is private; what its owner has set if not given.
+        private: Whether the repository is private: a new one is made so, one that is public is refused; what its
+            owner has set if not given.
         token: Token of the Hub; the one that is stored if not given.
         revision: Branch, made if need be.
         create_pr: Whether to propose the change in place of making it.
@@ -68,7 +69,7 @@ def push_to_hub(
         The commit.
 
     Raises:
-        ValueError: adapters belong to a checkpoint that is not on the Hub.
+        ValueError: adapters belong to a checkpoint that is not on the Hub, or what shall be private is public there.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -130,7 +131,8 @@ def publish_folder(
 
     Raises:
         ValueError: the folder is no e-CLIP checkpoint, holds weights in a pickle, lacks some of its code, or has
-            adapters of a checkpoint that is not on the Hub.
+            adapters of a checkpoint that is not on the Hub; the Hub refuses its card; or what shall be private is
+            public there.
     """
     facts = facts or CardFacts()
     files = list_published(folder)
@@ -159,13 +161,19 @@ def publish_folder(
             for auto_class, reference in references.items()
         }
         contents["config.json"] = _json_bytes(settings["config.json"])
-    # The card is made before anything is there: what cannot be described is not published.
+    # The card is made, and shown to the Hub, before anything is there: what cannot be described is not published.
     is_processor_alone = "config.json" not in settings
     if is_processor_alone:
         card = str(processor_card(repo_id))
     else:
         card = str(build_model_card(settings["config.json"], repo_id, facts, adapter_config=adapter_config, tags=tags))
+    ModelCard(card).validate()
     api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.repo_info(repo_id).private:
+        raise ValueError(
+            f"`private` is True, and {repo_id!r} is there already and public; make it private by "
+            f"`HfApi().update_repo_settings({repo_id!r}, private=True)`, or give another repository."
+        )
     if revision is not None and not revision.startswith("refs/pr"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     there = None if new_card else _card_on_hub(api, repo_id, revision)

@@ -370,6 +370,24 @@ def test_a_card_that_the_hub_refuses_stops_the_push_before_anything_is_sent(hub,
     with pytest.raises(SystemExit, match="license"):
         publish([str(checkpoint), "someone/eclip", "--license", "made-up"])
     assert hub.count("PUT", "storage") == hub.count("POST", "commit") == 0
+    assert hub.repositories == {}
+
+
+def test_what_shall_be_private_is_not_published_where_everybody_sees_it(hub, parts, checkpoint):
+    parts[1].push_to_hub("someone/eclip")
+    before = hub.repositories["someone/eclip"].head()
+    with pytest.raises(SystemExit, match="'someone/eclip' is there already and public; make it private by"):
+        publish([str(checkpoint), "someone/eclip", "--private"])
+    assert hub.repositories["someone/eclip"].head() == before and hub.count("PUT", "storage") == 0
+    hub.repositories["someone/eclip"].private = True
+    publish([str(checkpoint), "someone/eclip", "--private"])
+    assert "model.safetensors" in hub.repositories["someone/eclip"].head()
+
+
+def test_data_whose_name_is_in_other_letters_has_a_type(hub, checkpoint):
+    publish([str(checkpoint), "someone/eclip", "--evaluated_on", "日本語"])
+    (result,) = metadata(hub, "someone/eclip").data.eval_results
+    assert (result.dataset_type, result.dataset_name) == ("custom", "日本語")
 
 
 def test_a_card_that_somebody_has_written_stays(hub, parts, checkpoint):

@@ -50,7 +50,7 @@ def publish_checkpoint(
         folder: What training has written: a model, a head, or adapters.
         repo_id: Repository, `owner/name`, or a name among one's own.
         arguments: What the card says that no file tells.
-        private: Whether a new repository is private.
+        private: Whether the repository is private; one that is public is refused.
         revision: Branch, made if need be.
         commit_message: Message of the commit.
         create_pr: Whether to propose the change in place of making it.

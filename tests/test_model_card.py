@@ -1,0 +1,81 @@
+"""Cards: what they promise runs, word by word, and what stands in them stays in its place."""
+
+import re
+
+import pytest
+from conftest import drawn_picture, save_checkpoint
+from transformers import pipeline
+
+from modeling_eclip import (
+    CardFacts,
+    EClipForAdultRecognition,
+    EClipForAttributeExtraction,
+    EClipForCategoryClassification,
+    EClipForProductClustering,
+    EClipForProductMatching,
+    EClipModel,
+)
+from modeling_eclip.model_card_eclip import build_model_card
+
+FIELDS = {
+    EClipForAdultRecognition: {},
+    EClipForAttributeExtraction: {"attributes": {"colour": ["blue", "red"]}},
+    EClipForCategoryClassification: {"category_paths": [["Bags"], ["Shoes", "Boots"], ["Shoes", "Sandals"]]},
+    EClipForProductClustering: {},
+    EClipForProductMatching: {},
+}
+PICTURE = drawn_picture(0)
+
+
+def card_of(folder, model, adapter_config=None):
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    return build_model_card(config, str(folder), CardFacts(), adapter_config=adapter_config)
+
+
+def stock_answer(task, folder):
+    """What transformers' pipeline of this name makes of the checkpoint."""
+    stock = pipeline(task, model=str(folder))
+    if task == "zero-shot-image-classification":
+        return stock, stock(PICTURE, candidate_labels=["red shoes", "a blue shirt"])
+    return stock, stock("red shoes" if task in ("feature-extraction", "text-classification") else PICTURE)
+
+
+@pytest.mark.parametrize("modality", ["text", "image", "both"])
+@pytest.mark.parametrize("head_class", FIELDS)
+def test_a_head_is_tagged_with_the_pipeline_that_runs_it_and_shown_in_its_own(
+    head_class, modality, tmp_path, monkeypatch
+):
+    head, _ = save_checkpoint(tmp_path, head_class, modality=modality, **FIELDS[head_class])
+    PICTURE.save(tmp_path / "shoe.jpg")
+    monkeypatch.chdir(tmp_path)
+    card = card_of(tmp_path, head)
+    blocks = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    assert len(blocks) == (3 if head_class is EClipForProductClustering else 4)
+    names = {}
+    if len(blocks) == 4:
+        exec(blocks[3], names)
+    tag = card.data.pipeline_tag
+    if tag is not None:
+        stock, answer = stock_answer(tag, tmp_path)
+        assert type(stock.model) is head_class
+        own = names["classify"]("red shoes")
+        assert answer[0]["label"] == own[0]["label"]
+        assert answer[0]["score"] == pytest.approx(own[0]["score"], abs=1e-5)
+        return
+    # What fails, or leaves out the head, is no promise to make.
+    for task in ("text-classification", "image-classification", "feature-extraction", "image-feature-extraction"):
+        try:
+            stock, _ = stock_answer(task, tmp_path)
+        except (TypeError, ValueError):
+            continue
+        assert type(stock.model) is EClipModel, f"{task} runs {head_class.__name__} and could be its tag"
+
+
+def test_a_model_is_tagged_with_a_pipeline_that_runs_it(tmp_path):
+    model, _ = save_checkpoint(tmp_path)
+    tag = card_of(tmp_path, model).data.pipeline_tag
+    stock, answer = stock_answer(tag, tmp_path)
+    assert type(stock.model) is EClipModel and len(answer) == 2
+    # peft's pipelines are none of these: `model=` of adapters would need their base model, too.
+    adapters = {"base_model_name_or_path": "someone/eclip", "r": 8, "lora_alpha": 8}
+    assert card_of(tmp_path, model, adapters).data.pipeline_tag is None

@@ -32,6 +32,8 @@ _ADAPTER_FILES = (
 )
 # What a tokenizer keeps of how it was loaded here.
 _TRACES = ("is_local", "local_files_only")
+# Where configurations of parts, and of tokenizers, say that they were loaded from.
+_SOURCES = ("_name_or_path", "name_or_path")
 
 
 def push_to_hub(
@@ -136,10 +138,11 @@ def publish_folder(
     """
     facts = facts or CardFacts()
     files = list_published(folder)
+    api = HfApi(token=token)
     contents: dict[str, bytes | str] = {file.name: str(file) for file in files}
     adapter_config = None
     settings = {
-        name: _without_traces(read_json(folder / name))
+        name: _without_traces(read_json(folder / name), api)
         for name in ("config.json", "processor_config.json", "tokenizer_config.json")
         if name in contents
     }
@@ -147,7 +150,6 @@ def publish_folder(
     for name in facts.pictures:
         contents[name] = str(folder / name)
 
-    api = HfApi(token=token)
     if ADAPTER_CONFIG in contents:
         adapter_config = _on_hub_base(read_json(folder / ADAPTER_CONFIG), facts, api)
         contents[ADAPTER_CONFIG] = _json_bytes(adapter_config)
@@ -238,15 +240,19 @@ def _on_hub_base(adapter_config: dict[str, Any], facts: CardFacts, api: HfApi) -
     return adapter_config | {"base_model_name_or_path": base}
 
 
-def _without_traces(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take out what tells of this machine: folders that towers came from, and how a tokenizer was loaded."""
-    for name in ("vision_config", "text_config"):
-        source = settings.get(name, {}).get("_name_or_path")
-        if source and (not is_hub_id(source) or Path(source).exists()):
-            del settings[name]["_name_or_path"]
-    for name in _TRACES:
-        settings.pop(name, None)
-    return settings
+def _without_traces(settings: dict[str, Any], api: HfApi) -> dict[str, Any]:
+    """Take out what tells of this machine: folders that parts came from, and how a tokenizer was loaded."""
+    kept = {}
+    for name, value in settings.items():
+        if name in _TRACES or (name in _SOURCES and value and not _is_on_hub(value, api)):
+            continue
+        kept[name] = _without_traces(value, api) if isinstance(value, dict) else value
+    return kept
+
+
+def _is_on_hub(source: str, api: HfApi) -> bool:
+    # A folder may look like an id, here or where the model was trained.
+    return is_hub_id(source) and not Path(source).exists() and api.repo_exists(source)
 
 
 def _outdated(there: Sequence[str], pushed: Collection[str]) -> list[str]:

@@ -26,6 +26,7 @@ from modeling_eclip import (
     EClipForCategoryClassification,
     EClipModel,
     Figure,
+    publish_folder,
     push_to_hub,
 )
 from modeling_eclip.checkpoint_files_eclip import list_published
@@ -217,6 +218,8 @@ def test_a_stranger_loads_what_was_published_and_again_without_network(hub, part
 
 
 def test_what_goes_up_is_complete_and_nothing_else(hub, checkpoint, tmp_path):
+    hub.repositories["someone/tower"] = Repository()
+    hub.repositories["someone/tower"].commit("main", {})
     publish([str(checkpoint), "eclip", "--license", "mit", "--private", "--base_models", "someone/tower"])
     repository = hub.repositories["someone/eclip"]  # a name alone is among one's own
     assert repository.private
@@ -289,6 +292,26 @@ def test_a_model_of_the_hub_that_is_not_there_is_no_base_model(hub, checkpoint, 
     publish([str(checkpoint), "someone/eclip"])
     assert "base_model" not in metadata(hub, "someone/eclip").data.to_dict()
     assert "no model 'someone/tower'" in caplog.text
+
+
+def test_a_folder_that_looks_like_an_id_is_no_source(hub, checkpoint, tmp_path, monkeypatch):
+    hub.repositories["someone/tower"] = Repository()
+    hub.repositories["someone/tower"].commit("main", {})
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["vision_config"]["_name_or_path"] = "outputs/tower"  # of the folder that training ran in
+    config["text_config"]["text_config"] = {"_name_or_path": str(tmp_path / "tower")}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    publish([str(checkpoint), "someone/eclip"])
+    written = json.loads(hub.repositories["someone/eclip"].head()["config.json"])
+    assert "_name_or_path" not in written["vision_config"]
+    assert written["text_config"]["text_config"] == {}
+    assert written["text_config"]["_name_or_path"] == "someone/tower"
+    assert "outputs/tower" not in str(metadata(hub, "someone/eclip"))
+    # What is there as a folder came from there, whatever the Hub has by that name.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone" / "tower").mkdir(parents=True)
+    publish_folder(checkpoint, "someone/eclip")
+    assert "someone/tower" not in str(metadata(hub, "someone/eclip"))
 
 
 @pytest.mark.parametrize("fault", ["dropped", "refused"])

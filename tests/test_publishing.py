@@ -320,7 +320,7 @@ def test_an_interrupted_upload_is_repeated_without_sending_all_again(hub, checkp
         hub.fail_once("PUT", "storage", Dropped())
     else:
         hub.fail_once("POST", "commit/main", Answer(500, {"error": "try again"}))
-        with pytest.raises(HfHubHTTPError, match="500"):
+        with pytest.raises(SystemExit, match="500"):
             publish([str(checkpoint), "someone/eclip"])
         assert hub.repositories["someone/eclip"].head().keys() == {".gitattributes"}, "half a push is there"
     publish([str(checkpoint), "someone/eclip"])
@@ -451,6 +451,47 @@ def test_what_is_no_checkpoint_is_refused(hub, checkpoint, tmp_path):
     with pytest.raises(SystemExit, match="give a checkpoint and a repository"):
         publish([])
     assert hub.requests == []
+
+
+def test_a_file_that_cannot_be_read_is_named(hub, checkpoint):
+    def refused(name, content, match, *words):
+        whole = (checkpoint / name).read_text()
+        (checkpoint / name).write_text(content)
+        with pytest.raises(SystemExit, match=match):
+            publish([str(checkpoint), "someone/eclip", *words])
+        (checkpoint / name).write_text(whole)
+
+    for name in ("arguments.json", "config.json", "report.json"):
+        refused(name, "{bad", rf"{name}' is not JSON \(.*\); write it again with what has written it")
+        refused(name, "[]", f"{name}' holds list and no JSON object")
+    refused("report.json", '{"trained": {}}', "`samples` of '.*report.json' is None; write the report again")
+    refused("report.json", '{"trained": [], "samples": 1}', "`trained` of '.*report.json' is")
+    refused("report.json", '{"task": "adult"}', "`method` of '.*report.json' is None")
+    evaluation = checkpoint / "evaluation.json"
+    evaluation.write_text("{}")
+    words = ("--evaluation", str(evaluation))
+    refused("evaluation.json", "{bad", "evaluation.json' is not JSON", *words)
+    metrics = {str(checkpoint): {"metrics": {"accuracy": {"value": 0.5}}}}
+    refused("evaluation.json", json.dumps(metrics), "`split` of '.*evaluation.json' is None", *words)
+    refused("evaluation.json", "{}", "is no file; give the report.json", "--evaluation", "absent.json")
+    assert hub.requests == []
+
+
+def test_what_the_hub_says_is_told_in_a_line(hub, parts, checkpoint, tmp_path, monkeypatch):
+    def told(repo):
+        with pytest.raises(SystemExit) as raised:
+            publish([str(checkpoint), repo])
+        assert "\n" not in raised.value.code
+        return raised.value.code
+
+    # A name that is in use, of another owner; no token; a token that the Hub does not know.
+    assert "403 Forbidden: You don't have the rights to create a model" in told("other/eclip")
+    use(hub, monkeypatch, tmp_path / "cache-nobody", None)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "absent"))
+    assert "no token found" in told("eclip") and "`hf auth login`" in told("eclip")
+    assert "401 Unauthorized" in told("someone/eclip") and "`hf auth login`" in told("someone/eclip")
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    assert "401 Unauthorized" in told("someone/eclip")
 
 
 def test_a_checkpoint_that_is_not_whole_is_refused(hub, checkpoint, tmp_path):

@@ -5,14 +5,13 @@ model's), of fine-tuning (the task's, on validation), and of `evaluate_tasks.py`
 report is given.
 """
 
-import json
 import logging
 import math
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 from huggingface_hub import CommitInfo, HfApi
 
@@ -28,6 +27,7 @@ logger = logging.getLogger("training")
 
 _COUNTS = ("samples",)  # in a row of figures, but none
 _TOY = "drawn catalogue"
+_T = TypeVar("_T")
 _METHODS = {"linear": "a linear probe of frozen towers", "full": "all weights", "lora": "adapters (LoRA)"}
 
 
@@ -98,10 +98,10 @@ def checkpoint_facts(
         they look like Hub ids.
 
     Raises:
-        ValueError: the report of `evaluation` has no such checkpoint.
+        ValueError: a report is no JSON, lacks what it is read for, or, that of `evaluation`, has no such checkpoint.
     """
     settings = _read_if_there(folder / "arguments.json")
-    report = _read_if_there(folder / "report.json")
+    report = _Report(folder / "report.json")
     return CardFacts(
         license=arguments.license,
         license_name=arguments.license_name,
@@ -135,53 +135,81 @@ def _check_processor(folder: Path, published: Sequence[Path]) -> None:
             ) from error
 
 
-def _own_figures(report: dict[str, Any], dataset: str) -> list[Figure]:
+class _Report:
+    """What a report says; a field that is not as it should be is named with its file."""
+
+    def __init__(self, path: Path, content: dict[str, Any] | None = None):
+        self.path, self.content = path, _read_if_there(path) if content is None else content
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.content
+
+    def field(self, name: str, kind: type[_T]) -> _T:
+        """Return a field of this type."""
+        value = self.content.get(name)
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"`{name}` of {str(self.path)!r} is {value!r}; write the report again with what has written it, or "
+                "take it away, and the card tells no figures."
+            )
+        return value
+
+    def part(self, name: str) -> "_Report":
+        """Return a field that holds fields."""
+        return _Report(self.path, self.field(name, dict))
+
+
+def _own_figures(report: _Report, dataset: str) -> list[Figure]:
     """Read what the training itself has measured."""
     if "trained" in report:
-        before = report.get("untrained", {})
+        before = report.field("untrained", dict) if "untrained" in report else {}
         return [
-            Figure(name, value, dataset, "validation", untrained=before.get(name))
-            for name, value in report["trained"].items()
+            Figure(
+                name, value, dataset, "validation", untrained=before[name] if _is_number(before.get(name)) else None
+            )
+            for name, value in report.field("trained", dict).items()
             if name not in _COUNTS and not name.startswith("chance") and _is_number(value)
         ]
-    found = report.get("validation", {})
+    found = report.field("validation", dict) if "validation" in report else {}
     return [Figure(name, value, dataset, "validation") for name, value in found.items() if _is_number(value)]
 
 
 def _evaluated_figures(path: str, folder: Path, evaluated_on: str | None, settings: dict[str, Any]) -> list[Figure]:
     """Read what `evaluate_tasks.py` has measured of this checkpoint."""
-    report = json.loads(Path(path).read_text(encoding="utf-8"))
-    measured = next((of for name, of in report.items() if Path(name).resolve() == folder.resolve()), None)
-    if measured is None:
-        raise ValueError(f"`evaluation` is {path!r}, which has figures of {[*report]} and none of {str(folder)!r}.")
+    if not Path(path).is_file():
+        raise ValueError(f"`evaluation` is {path!r}, which is no file; give the report.json of evaluate_tasks.py.")
+    report = _Report(Path(path))
+    checkpoint = next((name for name in report.content if Path(name).resolve() == folder.resolve()), None)
+    if checkpoint is None:
+        raise ValueError(
+            f"`evaluation` is {path!r}, which has figures of {[*report.content]} and none of {str(folder)!r}."
+        )
+    measured = report.part(checkpoint)
     dataset = evaluated_on or _data_name(settings.get("test_data") or [])
     if "metrics" not in measured:
-        names = [name for name in measured if not name.startswith("chance") and _is_number(measured[name])]
-        return [Figure(name, measured[name], dataset, "test") for name in names]
-    return [
-        Figure(
-            name,
-            of["value"],
-            dataset,
-            measured["split"],
-            interval=(of["low"], of["high"]) if _is_number(of["low"]) and _is_number(of["high"]) else None,
-        )
-        for name, of in measured["metrics"].items()
-        if _is_number(of["value"])
-    ]
+        numbers = {name: value for name, value in measured.content.items() if _is_number(value)}
+        return [Figure(*number, dataset, "test") for number in numbers.items() if not number[0].startswith("chance")]
+    metrics, figures = measured.part("metrics"), []
+    for name in metrics.content:
+        value, low, high = (metrics.field(name, dict).get(of) for of in ("value", "low", "high"))
+        if _is_number(value):
+            interval = (low, high) if _is_number(low) and _is_number(high) else None
+            figures.append(Figure(name, value, dataset, measured.field("split", str), interval=interval))
+    return figures
 
 
-def _training(report: dict[str, Any], settings: dict[str, Any]) -> str:
+def _training(report: _Report, settings: dict[str, Any]) -> str:
     """Say in a sentence what training was."""
     if "trained" in report:
-        return f"Trained by contrast of titles and images on {report['samples']:,} samples."
+        return f"Trained by contrast of titles and images on {report.field('samples', int):,} samples."
     if "task" in report:
+        task = report.field("task", str)
         if settings.get("join"):
-            return f"Put together of two heads for the task `{report['task']}`, one of titles and one of images."
-        share = report.get("label_share", 1.0)
-        of_labels = "" if share == 1 else f" ({share:.0%} of the labels)"
-        method = _METHODS.get(report["method"], report["method"])
-        return f"Trained for the task `{report['task']}` on {report['rows']:,} labelled rows{of_labels}: {method}."
+            return f"Put together of two heads for the task `{task}`, one of titles and one of images."
+        share = report.content.get("label_share", 1.0)
+        of_labels = f" ({share:.0%} of the labels)" if _is_number(share) and share != 1 else ""
+        method = _METHODS.get(report.field("method", str), report.field("method", str))
+        return f"Trained for the task `{task}` on {report.field('rows', int):,} labelled rows{of_labels}: {method}."
     return ""
 
 
@@ -223,7 +251,7 @@ def _drawn_data(settings: dict[str, Any]) -> dict[str, str]:
     return {_TOY: "apache-2.0"} if settings.get("train_data") == ["toy"] else {}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -5,9 +5,11 @@ figures, data and licences only as they are given: nothing is claimed that nobod
 huggingface_hub's own, with the figures as `model-index`.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -173,11 +175,13 @@ def build_model_card(
         The card.
 
     Raises:
-        ValueError: the configuration is of no e-CLIP class, or a figure is not a number.
+        ValueError: the configuration is of no e-CLIP class, or a figure is not a finite number.
     """
     name = next(iter(config.get("architectures") or ()), None)
     if name not in _KINDS:
         raise ValueError(f"`architectures` is {config.get('architectures')}; a card is made of one of {[*_KINDS]}.")
+    for figure in facts.figures:
+        _check_figure(figure)
     kind, modality = _KINDS[name], config.get("modality", "both") if name != "EClipModel" else "both"
     title = repo_id.split("/")[-1]
     parts = [
@@ -189,7 +193,7 @@ def build_model_card(
         loading_snippets(name, kind.inputs, kind.answer, modality, repo_id, adapter_config),
         "## Intended use and limits",
         f"{kind.use} It is made for product titles and product pictures as shops have them.",
-        "\n".join(f"- {limit}" for limit in [*kind.limits, *_LIMITS, *facts.limits]),
+        "\n".join(f"- {_one_line(limit)}" for limit in [*kind.limits, *_LIMITS, *facts.limits]),
         "## Training",
         _training(facts),
         "## Evaluation",
@@ -230,6 +234,20 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, flags=re.ASCII) is not None
 
 
+def _check_figure(figure: Figure) -> None:
+    """Refuse what is not a number: neither the Hub nor a reader can compare it."""
+    for name, values in (
+        ("value", [figure.value]),
+        ("interval", figure.interval or []),
+        ("untrained", [] if figure.untrained is None else [figure.untrained]),
+    ):
+        if not all(isinstance(value, Real) and math.isfinite(value) for value in values):
+            raise ValueError(
+                f"`{name}` of the figure {figure.name!r} is {getattr(figure, name)!r}; give finite numbers, or leave "
+                "the figure out."
+            )
+
+
 def _relation(facts: CardFacts, adapter_config: Mapping[str, Any] | None) -> str | None:
     if not facts.base_models:
         return None
@@ -261,7 +279,7 @@ def _towers(config: Mapping[str, Any], name: str, modality: str, adapter_config:
 
 def _training(facts: CardFacts) -> str:
     """Say what it has learned from, and whose that is."""
-    parts = [facts.training]
+    parts = [_one_line(facts.training)]
     if facts.base_models:
         parts.append("It started from " + ", ".join(_linked(model, "") for model in facts.base_models) + ".")
     if facts.data:
@@ -273,7 +291,7 @@ def _training(facts: CardFacts) -> str:
     if facts.license is None:
         parts.append(f"The licence of the weights is not stated. {code}")
     else:
-        license = facts.license_name or facts.license
+        license = _one_line(facts.license_name or facts.license)
         license = f"[{license}]({facts.license_link})" if facts.license_link else license
         parts.append(f"The weights are licensed under {license}. {code}")
     return "\n\n".join(part for part in parts if part)
@@ -317,6 +335,11 @@ def _linked(name: str, kind: str) -> str:
     return f"[{name}](https://huggingface.co/{kind}{name})" if is_hub_id(name) else name
 
 
+def _one_line(text: str) -> str:
+    """Keep what others have named in its line: an end of line would end the row or the item that it stands in."""
+    return " ".join(text.split())
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
@@ -327,7 +350,7 @@ def _slug(name: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *[[str(cell).replace("|", "\\|") for cell in row] for row in rows]]
+    lines = [header, ["---"] * len(header), *[[_one_line(cell).replace("|", "\\|") for cell in row] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

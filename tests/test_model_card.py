@@ -1,5 +1,6 @@
 """Cards: what they promise runs, word by word, and what stands in them stays in its place."""
 
+import math
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from modeling_eclip import (
     EClipForProductClustering,
     EClipForProductMatching,
     EClipModel,
+    Figure,
 )
 from modeling_eclip.model_card_eclip import build_model_card
 
@@ -79,3 +81,35 @@ def test_a_model_is_tagged_with_a_pipeline_that_runs_it(tmp_path):
     # peft's pipelines are none of these: `model=` of adapters would need their base model, too.
     adapters = {"base_model_name_or_path": "someone/eclip", "r": 8, "lora_alpha": 8}
     assert card_of(tmp_path, model, adapters).data.pipeline_tag is None
+
+
+@pytest.mark.parametrize(
+    ("figure", "field"),
+    [
+        (Figure("f1", math.nan, "shop", "test"), "value"),
+        (Figure("f1", None, "shop", "test"), "value"),
+        (Figure("f1", 0.5, "shop", "test", interval=(0.1, math.inf)), "interval"),
+        (Figure("f1", 0.5, "shop", "test", untrained=math.nan), "untrained"),
+    ],
+)
+def test_a_figure_that_is_no_number_is_refused(figure, field):
+    with pytest.raises(ValueError, match=f"`{field}` of the figure 'f1' is .*; give finite numbers"):
+        build_model_card({"architectures": ["EClipModel"]}, "someone/eclip", CardFacts(figures=[figure]))
+
+
+def test_names_of_several_lines_stay_in_their_row_or_item():
+    config = {"architectures": ["EClipForAttributeExtraction"], "attributes": {"main\ncolour|hue": ["blue", "red"]}}
+    facts = CardFacts(
+        data={"Shop\n## Pictures": "my\r\nown"},
+        figures=[Figure("f1", 0.5, "held\nout", "the\u2028test")],
+        limits=["It knows\n\n# no hats."],
+        training="Trained\n## by hand.",
+    )
+    lines = build_model_card(config, "someone/eclip", facts).text.splitlines()
+    assert "| attributes | main colour\\|hue (2) |" in lines
+    assert "| Shop ## Pictures | my own |" in lines
+    assert "| f1 | held out, the test | 0.500 |" in lines
+    assert "- It knows # no hats." in lines
+    assert "Trained ## by hand." in lines
+    headings = [line for line in lines if line.startswith("#")]
+    assert len(headings) == 6, headings

@@ -5,14 +5,16 @@ figures, data and licences only as they are given: nothing is claimed that nobod
 huggingface_hub's own, with the figures as `model-index`.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .hub_eclip import HEAD_AUTO_MAP
+from .card_snippets_eclip import loading_snippets
 
 GENERATED = "<!-- Made by modeling_eclip; a push takes its place. Without this line, what you write here stays. -->"
 """Line of a card that nobody has edited."""
@@ -75,20 +77,24 @@ class CardFacts:
 
 @dataclass
 class _Kind:
-    """What is particular to a class: title and use in words, tag, limits, and what one does with its outputs."""
+    """What is particular to a class: title and use in words, the task that figures are of, limits, and how it runs."""
 
     name: str
     use: str
-    tags: Mapping[str, str]
+    tasks: Mapping[str, str]
     limits: Sequence[str]
     inputs: str
     answer: str
 
 
-_ONE_PRODUCT = {"text": 'text=["a red shoe"]', "image": 'images=["shoe.jpg"]', "both": 'text=["a red shoe"]'}
-_BOTH_SIDES = '  # and images=["shoe.jpg"], or both'
-_CLASSIFIER_TAGS = {"text": "text-classification", "image": "image-classification", "both": "image-classification"}
-_EMBEDDER_TAGS = {"text": "feature-extraction", "image": "image-feature-extraction", "both": "feature-extraction"}
+_CLASSIFICATION = {"text": "text-classification", "image": "image-classification", "both": "image-classification"}
+_EMBEDDING = {"text": "feature-extraction", "image": "image-feature-extraction", "both": "feature-extraction"}
+# Pipelines of transformers that load the class itself and run it; others would fail, or leave out the head.
+_PIPELINE_TAGS = {
+    ("EClipModel", "both"): "zero-shot-image-classification",
+    ("EClipForCategoryClassification", "both"): "text-classification",
+    ("EClipForCategoryClassification", "text"): "text-classification",
+}
 _CLOSED = "It knows the classes of its configuration and no others, and answers with one of them whatever it is given."
 
 _KINDS = {
@@ -104,7 +110,7 @@ _KINDS = {
     "EClipForCategoryClassification": _Kind(
         "e-CLIP category classifier",
         "Finds the path of a product in a category tree.",
-        _CLASSIFIER_TAGS,
+        _CLASSIFICATION,
         [_CLOSED],
         "one",
         "head.decode(outputs.logits)  # paths and their probabilities",
@@ -112,7 +118,7 @@ _KINDS = {
     "EClipForAttributeExtraction": _Kind(
         "e-CLIP attribute extractor",
         "Finds the values of a product's attributes, or that they are not stated.",
-        _CLASSIFIER_TAGS,
+        _CLASSIFICATION,
         [_CLOSED],
         "one",
         "head.decode(outputs.logits)  # a value for each attribute",
@@ -120,7 +126,7 @@ _KINDS = {
     "EClipForProductMatching": _Kind(
         "e-CLIP product matcher",
         "Tells whether two offers are of one product.",
-        _EMBEDDER_TAGS,
+        _EMBEDDING,
         ["Its threshold was fitted to the pairs that it was validated on; pairs of another make want another one."],
         "pair",
         "head.probabilities(outputs.logits)  # that the two are one product",
@@ -128,7 +134,7 @@ _KINDS = {
     "EClipForProductClustering": _Kind(
         "e-CLIP product grouper",
         "Groups offers: those of one group are of one product.",
-        _EMBEDDER_TAGS,
+        _EMBEDDING,
         ["Its threshold was fitted to the offers that it was validated on; other catalogues may want another one."],
         "many",
         "head.cluster(outputs.embeds)  # the group of each offer",
@@ -136,13 +142,12 @@ _KINDS = {
     "EClipForAdultRecognition": _Kind(
         "e-CLIP recogniser of products for adults",
         "Tells the probability that a product is for adults only.",
-        _CLASSIFIER_TAGS,
+        _CLASSIFICATION,
         ["It misses some products: it helps people who check, and does not take their place."],
         "one",
         "head.probabilities(outputs.logits)  # head.decode(outputs.logits) answers yes or no",
     ),
 }
-_AUTO_CLASSES = {reference.split(".")[1]: auto_class for auto_class, reference in HEAD_AUTO_MAP.items()}
 _LIMITS = (
     "It has learned from the data named below and does worse on others: measure it on yours.",
     "Titles in other languages, and pictures of other kinds than it has seen, are beyond it.",
@@ -170,11 +175,13 @@ def build_model_card(
         The card.
 
     Raises:
-        ValueError: the configuration is of no e-CLIP class, or a figure is not a number.
+        ValueError: the configuration is of no e-CLIP class, or a figure is not a finite number.
     """
     name = next(iter(config.get("architectures") or ()), None)
     if name not in _KINDS:
         raise ValueError(f"`architectures` is {config.get('architectures')}; a card is made of one of {[*_KINDS]}.")
+    for figure in facts.figures:
+        _check_figure(figure)
     kind, modality = _KINDS[name], config.get("modality", "both") if name != "EClipModel" else "both"
     title = repo_id.split("/")[-1]
     parts = [
@@ -183,10 +190,10 @@ def build_model_card(
         f"{'Adapters (LoRA) of an' if adapter_config else 'An'} {kind.name}. {kind.use}",
         _towers(config, name, modality, adapter_config),
         "## How to load it",
-        _loading(name, kind, modality, repo_id, facts, adapter_config),
+        loading_snippets(name, kind.inputs, kind.answer, modality, repo_id, adapter_config),
         "## Intended use and limits",
         f"{kind.use} It is made for product titles and product pictures as shops have them.",
-        "\n".join(f"- {limit}" for limit in [*kind.limits, *_LIMITS, *facts.limits]),
+        "\n".join(f"- {_one_line(limit)}" for limit in [*kind.limits, *_LIMITS, *facts.limits]),
         "## Training",
         _training(facts),
         "## Evaluation",
@@ -199,14 +206,14 @@ def build_model_card(
         base_model=list(facts.base_models) or None,
         base_model_relation=_relation(facts, adapter_config),
         datasets=[data for data in facts.data if is_hub_id(data)] or None,
-        eval_results=_eval_results(facts.figures, kind.tags[modality]) or None,
+        eval_results=_eval_results(facts.figures, kind.tasks[modality]) or None,
         language=list(facts.languages) or None,
         library_name="peft" if adapter_config else "transformers",
         license=facts.license,
         license_link=facts.license_link,
         license_name=facts.license_name,
         model_name=title,
-        pipeline_tag=kind.tags[modality],
+        pipeline_tag=None if adapter_config else _PIPELINE_TAGS.get((name, modality)),
         tags=["e-clip", "products", "e-commerce", *(["lora"] if adapter_config else []), *tags],
     )
     if not facts.figures:
@@ -225,6 +232,20 @@ def processor_card(repo_id: str) -> ModelCard:
 def is_hub_id(name: str) -> bool:
     """Tell whether this may be a Hub id with its owner: `owner/name`, in the letters that the Hub allows."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, flags=re.ASCII) is not None
+
+
+def _check_figure(figure: Figure) -> None:
+    """Refuse what is not a number: neither the Hub nor a reader can compare it."""
+    for name, values in (
+        ("value", [figure.value]),
+        ("interval", figure.interval or []),
+        ("untrained", [] if figure.untrained is None else [figure.untrained]),
+    ):
+        if not all(isinstance(value, Real) and math.isfinite(value) for value in values):
+            raise ValueError(
+                f"`{name}` of the figure {figure.name!r} is {getattr(figure, name)!r}; give finite numbers, or leave "
+                "the figure out."
+            )
 
 
 def _relation(facts: CardFacts, adapter_config: Mapping[str, Any] | None) -> str | None:
@@ -256,102 +277,9 @@ def _towers(config: Mapping[str, Any], name: str, modality: str, adapter_config:
     return _table(("part", "what it is"), rows)
 
 
-def _loading(
-    name: str, kind: _Kind, modality: str, repo_id: str, facts: CardFacts, adapter_config: Mapping[str, Any] | None
-) -> str:
-    """Show three ways to load it."""
-    variable = "model" if name == "EClipModel" else "head"
-    auto_class = _AUTO_CLASSES.get(name, "AutoModel")
-    use = _use(kind, modality, variable)
-    trusted = f'"{repo_id}", trust_remote_code=True'
-    if adapter_config:
-        base = adapter_config["base_model_name_or_path"]
-        stranger = [
-            "import torch",
-            "from peft import PeftModel",
-            f"from transformers import AutoConfig, {auto_class}, AutoProcessor",
-            "",
-            f"config = AutoConfig.from_pretrained({trusted})",
-            f'{variable} = {auto_class}.from_pretrained("{base}", config=config, trust_remote_code=True)',
-            f'model = PeftModel.from_pretrained({variable}, "{repo_id}")',
-            f"processor = AutoProcessor.from_pretrained({trusted})",
-        ]
-        friend = [
-            "from peft import PeftModel",
-            f"from modeling_eclip import EClipConfig, {name}, EClipProcessor",
-            "",
-            f'config = EClipConfig.from_pretrained("{repo_id}")',
-            f'{variable} = {name}.from_pretrained("{base}", config=config)',
-            f'model = PeftModel.from_pretrained({variable}, "{repo_id}")',
-            f'processor = EClipProcessor.from_pretrained("{repo_id}")',
-        ]
-        third = ("As a plain model without peft's layers, from there on", [f"{variable} = model.merge_and_unload()"])
-        use = use.replace(f"{variable}(**inputs)", "model.eval()(**inputs)")
-    else:
-        stranger = [
-            "import torch",
-            f"from transformers import {auto_class}, AutoProcessor",
-            "",
-            f"{variable} = {auto_class}.from_pretrained({trusted})",
-            f"processor = AutoProcessor.from_pretrained({trusted})",
-        ]
-        friend = [
-            f"from modeling_eclip import {name}, EClipProcessor",
-            "",
-            f'{variable} = {name}.from_pretrained("{repo_id}")',
-            f'processor = EClipProcessor.from_pretrained("{repo_id}")',
-        ]
-        if name == "EClipModel":
-            third = (
-                "With sentence-transformers",
-                [
-                    "from sentence_transformers import SentenceTransformer",
-                    "",
-                    f"model = SentenceTransformer({trusted})",
-                    'embeds = model.encode(["a red shoe"], normalize_embeddings=True)',
-                ],
-            )
-        else:
-            third = (
-                "As the e-CLIP model that it stands on, without the head",
-                [
-                    "from transformers import AutoModel",
-                    "",
-                    f"model = AutoModel.from_pretrained({trusted})",
-                ],
-            )
-    return "\n\n".join(
-        [
-            "By its own code, which comes with it. `trust_remote_code=True` runs that code: read it first, and name "
-            'the `revision="..."` that you have read.',
-            _code([*stranger, "", use]),
-            "With the package `modeling-eclip` installed, whose code is used then; nothing of this repository runs:",
-            _code(friend),
-            f"{third[0]}:",
-            _code(third[1]),
-        ]
-    )
-
-
-def _use(kind: _Kind, modality: str, variable: str) -> str:
-    """Show what to do with it."""
-    more = _BOTH_SIDES if modality == "both" else ""
-    if kind.inputs == "one":
-        lines = [f'inputs = processor({_ONE_PRODUCT[modality]}, return_tensors="pt"){more}']
-    else:
-        some = {"image": 'images=["shoe.jpg", "shoe.jpg"]'}.get(modality, 'text=["a red shoe", "red shoe, size 9"]')
-        lines = [f'inputs = processor({some}, return_tensors="pt"){more}']
-        if kind.inputs == "pair":  # a row is two products
-            lines.append("inputs = {name: values.unsqueeze(0) for name, values in inputs.items()}")
-    answer = kind.answer if kind.answer.startswith(variable) else f"outputs.{kind.answer}"
-    result = "embeds" if variable == "model" else "answer"
-    run = ["with torch.no_grad():", f"    outputs = {variable}(**inputs)", f"{result} = {answer}"]
-    return "\n".join([*lines, *run])
-
-
 def _training(facts: CardFacts) -> str:
     """Say what it has learned from, and whose that is."""
-    parts = [facts.training]
+    parts = [_one_line(facts.training)]
     if facts.base_models:
         parts.append("It started from " + ", ".join(_linked(model, "") for model in facts.base_models) + ".")
     if facts.data:
@@ -363,7 +291,7 @@ def _training(facts: CardFacts) -> str:
     if facts.license is None:
         parts.append(f"The licence of the weights is not stated. {code}")
     else:
-        license = facts.license_name or facts.license
+        license = _one_line(facts.license_name or facts.license)
         license = f"[{license}]({facts.license_link})" if facts.license_link else license
         parts.append(f"The weights are licensed under {license}. {code}")
     return "\n\n".join(part for part in parts if part)
@@ -407,20 +335,22 @@ def _linked(name: str, kind: str) -> str:
     return f"[{name}](https://huggingface.co/{kind}{name})" if is_hub_id(name) else name
 
 
+def _one_line(text: str) -> str:
+    """Keep what others have named in its line: an end of line would end the row or the item that it stands in."""
+    return " ".join(text.split())
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _code(lines: Sequence[str]) -> str:
-    return "\n".join(["```python", *lines, "```"])
+    # The Hub wants a type of every data set; of a name in other letters nothing would stay.
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "custom"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *[[str(cell).replace("|", "\\|") for cell in row] for row in rows]]
+    lines = [header, ["---"] * len(header), *[[_one_line(cell).replace("|", "\\|") for cell in row] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -2,7 +2,8 @@
 
 Contract: what is uploaded is complete (weights, configuration, code, card) and holds nothing else. Only files that
 belong to a checkpoint go up; weights in a pickle are refused, since loading them runs what they hold; names of folders
-of this machine are taken out of configurations. Large files go first and the commit last: whoever loads the repository
+of this machine are taken out of configurations. Weights of an earlier push that would be loaded in place of these are
+deleted in the same commit. Large files go first and the commit last: whoever loads the repository
 sees all of a push or nothing of it, and a push that was interrupted, started again, does not send again what is there.
 """
 
@@ -10,54 +11,29 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
-from fnmatch import fnmatch
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from transformers.dynamic_module_utils import custom_object_save
 
+from .checkpoint_files_eclip import ADAPTER_CONFIG, list_published, read_json
 from .hub_eclip import auto_map_of
 from .model_card_eclip import GENERATED, CardFacts, build_model_card, is_hub_id, processor_card
 
 _CARD = "README.md"
 _HUB_ARGUMENTS = ("commit_message", "create_pr", "private", "repo_id", "revision", "token")
-_ADAPTER_CONFIG = "adapter_config.json"
-_WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
-_PUBLISHED = (
-    *_WEIGHTS,
-    "*_eclip.py",
-    "adapter_config.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "config.json",
-    "config_sentence_transformers.json",
-    "merges.txt",
-    "model.safetensors.index.json",
-    "modules.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "*.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.*",
-)
-_PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
-# What training leaves beside a model, to go on from: pickles that no one loads a model from.
-_TRAINING_STATE = (
-    "custom_checkpoint_*.pkl",
-    "optimizer*",
-    "random_states_*.pkl",
-    "rng_state*.pth",
-    "scaler.pt",
-    "scheduler*",
-    "training_args.bin",
+# What `from_pretrained` looks for, by its exact names: files that are named otherwise are the user's.
+_MODEL_FILES = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+_ADAPTER_FILES = (
+    r"adapter_config\.json|adapter_model(-\d{5}-of-\d{5})?\.safetensors|adapter_model\.safetensors\.index\.json"
 )
 # What a tokenizer keeps of how it was loaded here.
 _TRACES = ("is_local", "local_files_only")
+# Where configurations of parts, and of tokenizers, say that they were loaded from.
+_SOURCES = ("_name_or_path", "name_or_path")
 
 
 def push_to_hub(
@@ -83,7 +59,8 @@ def push_to_hub(
             were trained on, where that was loaded from a folder.
         commit_message: Message of the commit.
         commit_description: Further text of it.
-        private: Whether a new repository is private; what its owner has set if not given.
+        private: Whether the repository is private: a new one is made so, one that is public is refused; what its
+            owner has set if not given.
         token: Token of the Hub; the one that is stored if not given.
         revision: Branch, made if need be.
         create_pr: Whether to propose the change in place of making it.
@@ -94,7 +71,7 @@ def push_to_hub(
         The commit.
 
     Raises:
-        ValueError: adapters belong to a checkpoint that is not on the Hub.
+        ValueError: adapters belong to a checkpoint that is not on the Hub, or what shall be private is public there.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -156,14 +133,16 @@ def publish_folder(
 
     Raises:
         ValueError: the folder is no e-CLIP checkpoint, holds weights in a pickle, lacks some of its code, or has
-            adapters of a checkpoint that is not on the Hub.
+            adapters of a checkpoint that is not on the Hub; the Hub refuses its card; or what shall be private is
+            public there.
     """
     facts = facts or CardFacts()
     files = list_published(folder)
+    api = HfApi(token=token)
     contents: dict[str, bytes | str] = {file.name: str(file) for file in files}
     adapter_config = None
     settings = {
-        name: _without_traces(_read_json(folder / name))
+        name: _without_traces(read_json(folder / name), api)
         for name in ("config.json", "processor_config.json", "tokenizer_config.json")
         if name in contents
     }
@@ -171,10 +150,9 @@ def publish_folder(
     for name in facts.pictures:
         contents[name] = str(folder / name)
 
-    api = HfApi(token=token)
-    if _ADAPTER_CONFIG in contents:
-        adapter_config = _on_hub_base(_read_json(folder / _ADAPTER_CONFIG), facts, api)
-        contents[_ADAPTER_CONFIG] = _json_bytes(adapter_config)
+    if ADAPTER_CONFIG in contents:
+        adapter_config = _on_hub_base(read_json(folder / ADAPTER_CONFIG), facts, api)
+        contents[ADAPTER_CONFIG] = _json_bytes(adapter_config)
     if "/" not in repo_id:
         repo_id = f"{api.whoami()['name']}/{repo_id}"
     if adapter_config is not None and "config.json" in settings:
@@ -185,21 +163,30 @@ def publish_folder(
             for auto_class, reference in references.items()
         }
         contents["config.json"] = _json_bytes(settings["config.json"])
-    # The card is made before anything is there: what cannot be described is not published.
+    # The card is made, and shown to the Hub, before anything is there: what cannot be described is not published.
     is_processor_alone = "config.json" not in settings
     if is_processor_alone:
         card = str(processor_card(repo_id))
     else:
         card = str(build_model_card(settings["config.json"], repo_id, facts, adapter_config=adapter_config, tags=tags))
+    ModelCard(card).validate()
     api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.repo_info(repo_id).private:
+        raise ValueError(
+            f"`private` is True, and {repo_id!r} is there already and public; make it private by "
+            f"`HfApi().update_repo_settings({repo_id!r}, private=True)`, or give another repository."
+        )
     if revision is not None and not revision.startswith("refs/pr"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     there = None if new_card else _card_on_hub(api, repo_id, revision)
     if there is None or (GENERATED in there and not is_processor_alone):
         contents[_CARD] = card.encode()
-    operations = [
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in sorted(contents.items())
     ]
+    if not is_processor_alone:
+        outdated = _outdated(api.list_repo_files(repo_id, revision=revision), contents)
+        operations += [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in outdated]
     return api.create_commit(
         repo_id,
         operations,
@@ -208,45 +195,6 @@ def publish_folder(
         revision=revision,
         create_pr=create_pr,
     )
-
-
-def list_published(folder: Path) -> list[Path]:
-    """List the files of a checkpoint that are published.
-
-    Args:
-        folder: The folder: a whole model, adapters, or a processor alone.
-
-    Returns:
-        The files; what else lies in the folder (states of training, logs, reports) stays there.
-
-    Raises:
-        ValueError: it is no checkpoint, holds weights in a pickle, or lacks some of its code.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is no folder; give one that `save_pretrained` has written.")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    names = [path.name for path in files]
-    pickles = [
-        name for name in names if name.endswith(_PICKLES) and not any(fnmatch(name, of) for of in _TRAINING_STATE)
-    ]
-    if pickles:
-        raise ValueError(
-            f"{str(folder)!r} holds {pickles[0]!r}: a pickle runs what is in it when it is loaded, and is not "
-            "published. Load it where you trust it and save it with `save_pretrained`, which writes safetensors; or "
-            "take the file away if it is something else."
-        )
-    published = [path for path in files if any(fnmatch(path.name, pattern) for pattern in _PUBLISHED)]
-    found = {path.name for path in published}
-    has_weights = any(fnmatch(name, pattern) for name in found for pattern in _WEIGHTS)
-    is_model = "config.json" in found and _read_json(folder / "config.json").get("model_type") == "eclip"
-    is_processor = "config.json" not in found and "processor_config.json" in found and not has_weights
-    if not (is_model and has_weights) and not is_processor:
-        raise ValueError(
-            f"{str(folder)!r} holds no e-CLIP checkpoint (it has {names[:5]}); give a folder with config.json of "
-            "model type eclip and weights in safetensors, as `save_pretrained` writes them."
-        )
-    _check_code(folder, found)
-    return published
 
 
 def save_code(model: Any, folder: Path) -> None:
@@ -281,30 +229,6 @@ class PublishedWithCard:
         return push_to_hub(self, repo_id, **kwargs)
 
 
-def _check_code(folder: Path, found: set[str]) -> None:
-    """Refuse a checkpoint some of whose code is not there: it would load only where the package is installed."""
-    wanted: set[str] = set()
-    for name in ("config.json", "processor_config.json"):
-        if name in found:
-            references = _read_json(folder / name).get("auto_map") or {}
-            wanted |= {reference.split("--")[-1].split(".")[0] for reference in references.values()}
-    if not wanted:
-        raise ValueError(
-            f"{str(folder)!r} has no `auto_map`, so nobody without this package could load it; save it again with "
-            "`save_pretrained` of this package's classes."
-        )
-    seen: set[str] = set()
-    while wanted - seen:
-        module = min(wanted - seen)
-        path = folder / f"{module}.py"
-        if not path.is_file():
-            raise ValueError(
-                f"{str(folder)!r} lacks {path.name}, which its code needs; save it again with `save_pretrained`."
-            )
-        seen.add(module)
-        wanted |= set(re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
-
-
 def _on_hub_base(adapter_config: dict[str, Any], facts: CardFacts, api: HfApi) -> dict[str, Any]:
     """Have adapters name the checkpoint that they belong to by its Hub id."""
     base = facts.base_models[0] if facts.base_models else adapter_config.get("base_model_name_or_path") or ""
@@ -316,15 +240,26 @@ def _on_hub_base(adapter_config: dict[str, Any], facts: CardFacts, api: HfApi) -
     return adapter_config | {"base_model_name_or_path": base}
 
 
-def _without_traces(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take out what tells of this machine: folders that towers came from, and how a tokenizer was loaded."""
-    for name in ("vision_config", "text_config"):
-        source = settings.get(name, {}).get("_name_or_path")
-        if source and (not is_hub_id(source) or Path(source).exists()):
-            del settings[name]["_name_or_path"]
-    for name in _TRACES:
-        settings.pop(name, None)
-    return settings
+def _without_traces(settings: dict[str, Any], api: HfApi) -> dict[str, Any]:
+    """Take out what tells of this machine: folders that parts came from, and how a tokenizer was loaded."""
+    kept = {}
+    for name, value in settings.items():
+        if name in _TRACES or (name in _SOURCES and value and not _is_on_hub(value, api)):
+            continue
+        kept[name] = _without_traces(value, api) if isinstance(value, dict) else value
+    return kept
+
+
+def _is_on_hub(source: str, api: HfApi) -> bool:
+    # A folder may look like an id, here or where the model was trained.
+    return is_hub_id(source) and not Path(source).exists() and api.repo_exists(source)
+
+
+def _outdated(there: Sequence[str], pushed: Collection[str]) -> list[str]:
+    """List the weights of a repository that `from_pretrained` might load in place of those that are pushed."""
+    # Adapters may belong to the model beside them; a model has taken the place of the adapters beside it.
+    kinds = _ADAPTER_FILES if ADAPTER_CONFIG in pushed else f"{_MODEL_FILES}|{_ADAPTER_FILES}"
+    return sorted(name for name in there if name not in pushed and re.fullmatch(kinds, name))
 
 
 def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
@@ -334,13 +269,8 @@ def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
         return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
 def _json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-__all__ = ["PublishedWithCard", "list_published", "publish_folder", "push_to_hub", "save_code"]
+__all__ = ["PublishedWithCard", "publish_folder", "push_to_hub", "save_code"]

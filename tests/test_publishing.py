@@ -25,6 +25,7 @@ from modeling_eclip import (
     EClipForCategoryClassification,
     EClipModel,
     Figure,
+    publish_folder,
     push_to_hub,
 )
 from modeling_eclip.model_card_eclip import GENERATED, build_model_card
@@ -215,6 +216,8 @@ def test_a_stranger_loads_what_was_published_and_again_without_network(hub, part
 
 
 def test_what_goes_up_is_complete_and_nothing_else(hub, checkpoint, tmp_path):
+    hub.repositories["someone/tower"] = Repository()
+    hub.repositories["someone/tower"].commit("main", {})
     publish([str(checkpoint), "eclip", "--license", "mit", "--private", "--base_models", "someone/tower"])
     repository = hub.repositories["someone/eclip"]  # a name alone is among one's own
     assert repository.private
@@ -289,13 +292,33 @@ def test_a_model_of_the_hub_that_is_not_there_is_no_base_model(hub, checkpoint, 
     assert "no model 'someone/tower'" in caplog.text
 
 
+def test_a_folder_that_looks_like_an_id_is_no_source(hub, checkpoint, tmp_path, monkeypatch):
+    hub.repositories["someone/tower"] = Repository()
+    hub.repositories["someone/tower"].commit("main", {})
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["vision_config"]["_name_or_path"] = "outputs/tower"  # of the folder that training ran in
+    config["text_config"]["text_config"] = {"_name_or_path": str(tmp_path / "tower")}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    publish([str(checkpoint), "someone/eclip"])
+    written = json.loads(hub.repositories["someone/eclip"].head()["config.json"])
+    assert "_name_or_path" not in written["vision_config"]
+    assert written["text_config"]["text_config"] == {}
+    assert written["text_config"]["_name_or_path"] == "someone/tower"
+    assert "outputs/tower" not in str(metadata(hub, "someone/eclip"))
+    # What is there as a folder came from there, whatever the Hub has by that name.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone" / "tower").mkdir(parents=True)
+    publish_folder(checkpoint, "someone/eclip")
+    assert "someone/tower" not in str(metadata(hub, "someone/eclip"))
+
+
 @pytest.mark.parametrize("fault", ["dropped", "refused"])
 def test_an_interrupted_upload_is_repeated_without_sending_all_again(hub, checkpoint, fault):
     if fault == "dropped":  # the connection, in the middle of the weights: huggingface_hub tries again by itself
         hub.fail_once("PUT", "storage", Dropped())
     else:
         hub.fail_once("POST", "commit/main", Answer(500, {"error": "try again"}))
-        with pytest.raises(HfHubHTTPError, match="500"):
+        with pytest.raises(SystemExit, match="500"):
             publish([str(checkpoint), "someone/eclip"])
         assert hub.repositories["someone/eclip"].head().keys() == {".gitattributes"}, "half a push is there"
     publish([str(checkpoint), "someone/eclip"])
@@ -304,6 +327,39 @@ def test_an_interrupted_upload_is_repeated_without_sending_all_again(hub, checkp
     assert hub.count("PUT", "storage") == 2 + (fault == "dropped")
     assert len(hub.objects) == 2
     assert not hub.faults
+
+
+def test_weights_of_an_earlier_push_are_not_loaded_again(hub, parts, checkpoint):
+    _, processor = parts
+    model = EClipModel.from_pretrained(checkpoint)
+    model.push_to_hub("someone/eclip")
+    repository = hub.repositories["someone/eclip"]
+    theirs = {"model-old.safetensors": b"theirs", "notes.md": b"theirs", "onnx.bin": b"theirs"}
+    repository.commit("main", repository.head() | theirs)
+
+    def changed_and_pushed(**kwargs):
+        with torch.no_grad():
+            model.text_projection.weight[0].neg_()
+        commits = len(repository.commits)
+        model.push_to_hub("someone/eclip", **kwargs)
+        assert len(repository.commits) == commits + 1, "a commit in between has no whole model"
+        loaded = AutoModel.from_pretrained("someone/eclip")
+        assert torch.equal(embed(loaded, processor), embed(model.eval(), processor))
+        return {name for name in repository.head() if "safetensors" in name}
+
+    first, *shards = sorted(changed_and_pushed(max_shard_size="100KB") - theirs.keys())
+    assert first == f"model-00001-of-{len(shards):05d}.safetensors" and shards[-1] == "model.safetensors.index.json"
+    assert changed_and_pushed() == {"model.safetensors", "model-old.safetensors"}
+    # Adapters may be of the model that is there, and a model takes their place.
+    adapted = peft.get_peft_model(
+        EClipModel.from_pretrained("someone/eclip"), peft.LoraConfig(target_modules=["query"])
+    )
+    push_to_hub(adapted, "someone/eclip", facts=CardFacts(base_models=["someone/eclip"]))
+    assert {"adapter_model.safetensors", "model.safetensors"} <= repository.head().keys()
+    assert changed_and_pushed() == {"model.safetensors", "model-old.safetensors"}
+    assert "adapter_config.json" not in repository.head()
+    processor.push_to_hub("someone/eclip")
+    assert theirs.items() <= repository.head().items() and "model.safetensors" in repository.head()
 
 
 def test_gated_and_private_repositories_give_the_hubs_own_errors(hub, parts, tmp_path, monkeypatch):
@@ -335,6 +391,24 @@ def test_a_card_that_the_hub_refuses_stops_the_push_before_anything_is_sent(hub,
     with pytest.raises(SystemExit, match="license"):
         publish([str(checkpoint), "someone/eclip", "--license", "made-up"])
     assert hub.count("PUT", "storage") == hub.count("POST", "commit") == 0
+    assert hub.repositories == {}
+
+
+def test_what_shall_be_private_is_not_published_where_everybody_sees_it(hub, parts, checkpoint):
+    parts[1].push_to_hub("someone/eclip")
+    before = hub.repositories["someone/eclip"].head()
+    with pytest.raises(SystemExit, match="'someone/eclip' is there already and public; make it private by"):
+        publish([str(checkpoint), "someone/eclip", "--private"])
+    assert hub.repositories["someone/eclip"].head() == before and hub.count("PUT", "storage") == 0
+    hub.repositories["someone/eclip"].private = True
+    publish([str(checkpoint), "someone/eclip", "--private"])
+    assert "model.safetensors" in hub.repositories["someone/eclip"].head()
+
+
+def test_data_whose_name_is_in_other_letters_has_a_type(hub, checkpoint):
+    publish([str(checkpoint), "someone/eclip", "--evaluated_on", "日本語"])
+    (result,) = metadata(hub, "someone/eclip").data.eval_results
+    assert (result.dataset_type, result.dataset_name) == ("custom", "日本語")
 
 
 def test_a_card_that_somebody_has_written_stays(hub, parts, checkpoint):
@@ -374,6 +448,62 @@ def test_what_is_no_checkpoint_is_refused(hub, checkpoint, tmp_path):
     refused(checkpoint, "--license", "other", match="a licence that the Hub has no name for")
     with pytest.raises(SystemExit, match="give a checkpoint and a repository"):
         publish([])
+    assert hub.requests == []
+
+
+def test_a_file_that_cannot_be_read_is_named(hub, checkpoint):
+    def refused(name, content, match, *words):
+        whole = (checkpoint / name).read_text()
+        (checkpoint / name).write_text(content)
+        with pytest.raises(SystemExit, match=match):
+            publish([str(checkpoint), "someone/eclip", *words])
+        (checkpoint / name).write_text(whole)
+
+    for name in ("arguments.json", "config.json", "report.json"):
+        refused(name, "{bad", rf"{name}' is not JSON \(.*\); write it again with what has written it")
+        refused(name, "[]", f"{name}' holds list and no JSON object")
+    refused("report.json", '{"trained": {}}', "`samples` of '.*report.json' is None; write the report again")
+    refused("report.json", '{"trained": [], "samples": 1}', "`trained` of '.*report.json' is")
+    refused("report.json", '{"task": "adult"}', "`method` of '.*report.json' is None")
+    evaluation = checkpoint / "evaluation.json"
+    evaluation.write_text("{}")
+    words = ("--evaluation", str(evaluation))
+    refused("evaluation.json", "{bad", "evaluation.json' is not JSON", *words)
+    metrics = {str(checkpoint): {"metrics": {"accuracy": {"value": 0.5}}}}
+    refused("evaluation.json", json.dumps(metrics), "`split` of '.*evaluation.json' is None", *words)
+    refused("evaluation.json", "{}", "is no file; give the report.json", "--evaluation", "absent.json")
+    assert hub.requests == []
+
+
+def test_what_the_hub_says_is_told_in_a_line(hub, parts, checkpoint, tmp_path, monkeypatch):
+    def told(repo):
+        with pytest.raises(SystemExit) as raised:
+            publish([str(checkpoint), repo])
+        assert "\n" not in raised.value.code
+        return raised.value.code
+
+    # A name that is in use, of another owner; no token; a token that the Hub does not know.
+    assert "403 Forbidden: You don't have the rights to create a model" in told("other/eclip")
+    use(hub, monkeypatch, tmp_path / "cache-nobody", None)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "absent"))
+    assert "no token found" in told("eclip") and "`hf auth login`" in told("eclip")
+    assert "401 Unauthorized" in told("someone/eclip") and "`hf auth login`" in told("someone/eclip")
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    assert "401 Unauthorized" in told("someone/eclip")
+
+
+def test_a_checkpoint_that_is_not_whole_is_not_sent(hub, checkpoint):
+    def refused(name, content, match):
+        whole = (checkpoint / name).read_bytes()
+        (checkpoint / name).unlink() if content is None else (checkpoint / name).write_bytes(content)
+        with pytest.raises(SystemExit, match=match):
+            publish([str(checkpoint), "someone/eclip"])
+        (checkpoint / name).write_bytes(whole)
+
+    refused("model.safetensors", b"x", "model.safetensors' is no whole safetensors file")
+    refused("processor_config.json", None, "no processor and tokenizer that load")
+    refused("tokenizer.json", None, "no processor and tokenizer that load")
+    refused("tokenizer.json", b"{}", "no processor and tokenizer that load")
     assert hub.requests == []
 
 

@@ -240,7 +240,7 @@ class PublishArguments(CardArguments):
 
     checkpoint: str = option("Folder of a model, a head, or adapters.", "")
     repo: str = option("Repository: owner/name, or a name among one's own.", "")
-    private: bool = option("Make a new repository private.", False)
+    private: bool = option("Publish to a private repository, new or old; one that is public is refused.", False)
     revision: str | None = option("Branch, made if need be.", None)
     commit_message: str | None = option("Message of the commit.", None)
     create_pr: bool = option("Propose the change in place of making it.", False)

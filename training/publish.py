@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
 from training.arguments import PublishArguments
 from training.command_line import parse_arguments
 from training.publishing import publish_checkpoint
@@ -38,7 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             evaluated_on=arguments.evaluated_on,
             new_card=arguments.new_card,
         )
-    except ValueError as error:
+    except HfHubHTTPError as error:
+        # The Hub's own words, in one line; where it wants a token it does not say how to give one.
+        told = " ".join(str(error).split())
+        sys.exit(
+            f"{told} Log in with `hf auth login`, or set HF_TOKEN." if error.response.status_code == 401 else told
+        )
+    except (LocalTokenNotFoundError, ValueError) as error:
         sys.exit(str(error))
 
 

@@ -5,17 +5,20 @@ model's), of fine-tuning (the task's, on validation), and of `evaluate_tasks.py`
 report is given.
 """
 
-import json
 import logging
 import math
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 from huggingface_hub import CommitInfo, HfApi
 
+from modeling_eclip import EClipProcessor
+from modeling_eclip.checkpoint_files_eclip import list_published, read_json
 from modeling_eclip.model_card_eclip import CardFacts, Figure, is_hub_id
-from modeling_eclip.publishing_eclip import list_published, publish_folder
+from modeling_eclip.publishing_eclip import publish_folder
 from training.arguments import CardArguments
 
 __all__ = ["checkpoint_facts", "publish_checkpoint"]
@@ -24,6 +27,7 @@ logger = logging.getLogger("training")
 
 _COUNTS = ("samples",)  # in a row of figures, but none
 _TOY = "drawn catalogue"
+_T = TypeVar("_T")
 _METHODS = {"linear": "a linear probe of frozen towers", "full": "all weights", "lora": "adapters (LoRA)"}
 
 
@@ -46,7 +50,7 @@ def publish_checkpoint(
         folder: What training has written: a model, a head, or adapters.
         repo_id: Repository, `owner/name`, or a name among one's own.
         arguments: What the card says that no file tells.
-        private: Whether a new repository is private.
+        private: Whether the repository is private; one that is public is refused.
         revision: Branch, made if need be.
         commit_message: Message of the commit.
         create_pr: Whether to propose the change in place of making it.
@@ -58,9 +62,10 @@ def publish_checkpoint(
         The commit.
 
     Raises:
-        ValueError: it is no checkpoint, or holds what is not published; see `publish_folder`.
+        ValueError: it is no checkpoint, holds what is not published (see `publish_folder`), or has no processor.
     """
     published = list_published(folder)
+    _check_processor(folder, published)
     facts = checkpoint_facts(folder, arguments, evaluation=evaluation, evaluated_on=evaluated_on)
     if not arguments.base_models:
         facts.base_models = _known_to_hub(facts.base_models)
@@ -93,10 +98,10 @@ def checkpoint_facts(
         they look like Hub ids.
 
     Raises:
-        ValueError: the report of `evaluation` has no such checkpoint.
+        ValueError: a report is no JSON, lacks what it is read for, or, that of `evaluation`, has no such checkpoint.
     """
-    settings = _read_json(folder / "arguments.json")
-    report = _read_json(folder / "report.json")
+    settings = _read_if_there(folder / "arguments.json")
+    report = _Report(folder / "report.json")
     return CardFacts(
         license=arguments.license,
         license_name=arguments.license_name,
@@ -114,61 +119,105 @@ def checkpoint_facts(
     )
 
 
-def _own_figures(report: dict[str, Any], dataset: str) -> list[Figure]:
+def _check_processor(folder: Path, published: Sequence[Path]) -> None:
+    """Refuse a model whose processor does not load from what is published: its card would promise it."""
+    with tempfile.TemporaryDirectory() as name:
+        for path in published:
+            if path.suffix != ".safetensors":
+                shutil.copy(path, name)
+        try:
+            EClipProcessor.from_pretrained(name, local_files_only=True)
+        except Exception as error:  # tokenizers raises no narrower one
+            reason = str(error).partition("\n")[0].replace(name, str(folder))
+            raise ValueError(
+                f"{str(folder)!r} has no processor and tokenizer that load ({reason}); write them there with "
+                "`save_pretrained` of the EClipProcessor that the model was trained with."
+            ) from error
+
+
+class _Report:
+    """What a report says; a field that is not as it should be is named with its file."""
+
+    def __init__(self, path: Path, content: dict[str, Any] | None = None):
+        self.path, self.content = path, _read_if_there(path) if content is None else content
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.content
+
+    def field(self, name: str, kind: type[_T]) -> _T:
+        """Return a field of this type."""
+        value = self.content.get(name)
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"`{name}` of {str(self.path)!r} is {value!r}; write the report again with what has written it, or "
+                "take it away, and the card tells no figures."
+            )
+        return value
+
+    def part(self, name: str) -> "_Report":
+        """Return a field that holds fields."""
+        return _Report(self.path, self.field(name, dict))
+
+
+def _own_figures(report: _Report, dataset: str) -> list[Figure]:
     """Read what the training itself has measured."""
     if "trained" in report:
-        before = report.get("untrained", {})
+        before = report.field("untrained", dict) if "untrained" in report else {}
         return [
-            Figure(name, value, dataset, "validation", untrained=before.get(name))
-            for name, value in report["trained"].items()
+            Figure(
+                name, value, dataset, "validation", untrained=before[name] if _is_number(before.get(name)) else None
+            )
+            for name, value in report.field("trained", dict).items()
             if name not in _COUNTS and not name.startswith("chance") and _is_number(value)
         ]
-    found = report.get("validation", {})
+    found = report.field("validation", dict) if "validation" in report else {}
     return [Figure(name, value, dataset, "validation") for name, value in found.items() if _is_number(value)]
 
 
 def _evaluated_figures(path: str, folder: Path, evaluated_on: str | None, settings: dict[str, Any]) -> list[Figure]:
     """Read what `evaluate_tasks.py` has measured of this checkpoint."""
-    report = json.loads(Path(path).read_text(encoding="utf-8"))
-    measured = next((of for name, of in report.items() if Path(name).resolve() == folder.resolve()), None)
-    if measured is None:
-        raise ValueError(f"`evaluation` is {path!r}, which has figures of {[*report]} and none of {str(folder)!r}.")
+    if not Path(path).is_file():
+        raise ValueError(f"`evaluation` is {path!r}, which is no file; give the report.json of evaluate_tasks.py.")
+    report = _Report(Path(path))
+    checkpoint = next((name for name in report.content if Path(name).resolve() == folder.resolve()), None)
+    if checkpoint is None:
+        raise ValueError(
+            f"`evaluation` is {path!r}, which has figures of {[*report.content]} and none of {str(folder)!r}."
+        )
+    measured = report.part(checkpoint)
     dataset = evaluated_on or _data_name(settings.get("test_data") or [])
     if "metrics" not in measured:
-        names = [name for name in measured if not name.startswith("chance") and _is_number(measured[name])]
-        return [Figure(name, measured[name], dataset, "test") for name in names]
-    return [
-        Figure(
-            name,
-            of["value"],
-            dataset,
-            measured["split"],
-            interval=(of["low"], of["high"]) if _is_number(of["low"]) and _is_number(of["high"]) else None,
-        )
-        for name, of in measured["metrics"].items()
-        if _is_number(of["value"])
-    ]
+        numbers = {name: value for name, value in measured.content.items() if _is_number(value)}
+        return [Figure(*number, dataset, "test") for number in numbers.items() if not number[0].startswith("chance")]
+    metrics, figures = measured.part("metrics"), []
+    for name in metrics.content:
+        value, low, high = (metrics.field(name, dict).get(of) for of in ("value", "low", "high"))
+        if _is_number(value):
+            interval = (low, high) if _is_number(low) and _is_number(high) else None
+            figures.append(Figure(name, value, dataset, measured.field("split", str), interval=interval))
+    return figures
 
 
-def _training(report: dict[str, Any], settings: dict[str, Any]) -> str:
+def _training(report: _Report, settings: dict[str, Any]) -> str:
     """Say in a sentence what training was."""
     if "trained" in report:
-        return f"Trained by contrast of titles and images on {report['samples']:,} samples."
+        return f"Trained by contrast of titles and images on {report.field('samples', int):,} samples."
     if "task" in report:
+        task = report.field("task", str)
         if settings.get("join"):
-            return f"Put together of two heads for the task `{report['task']}`, one of titles and one of images."
-        share = report.get("label_share", 1.0)
-        of_labels = "" if share == 1 else f" ({share:.0%} of the labels)"
-        method = _METHODS.get(report["method"], report["method"])
-        return f"Trained for the task `{report['task']}` on {report['rows']:,} labelled rows{of_labels}: {method}."
+            return f"Put together of two heads for the task `{task}`, one of titles and one of images."
+        share = report.content.get("label_share", 1.0)
+        of_labels = f" ({share:.0%} of the labels)" if _is_number(share) and share != 1 else ""
+        method = _METHODS.get(report.field("method", str), report.field("method", str))
+        return f"Trained for the task `{task}` on {report.field('rows', int):,} labelled rows{of_labels}: {method}."
     return ""
 
 
 def _sources(folder: Path, settings: dict[str, Any]) -> list[str]:
     """Find what training started from, nearest first: one model, or two towers."""
-    config = _read_json(folder / "config.json")
+    config = _read_if_there(folder / "config.json")
     towers = [(config.get(f"{side}_config") or {}).get("_name_or_path") for side in ("vision", "text")]
-    adapters = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    adapters = _read_if_there(folder / "adapter_config.json").get("base_model_name_or_path")
     for sources in ([adapters], [settings.get("checkpoint")], [settings.get("clip")], towers):
         named = [source for source in sources if source]
         if named:
@@ -202,12 +251,11 @@ def _drawn_data(settings: dict[str, Any]) -> dict[str, str]:
     return {_TOY: "apache-2.0"} if settings.get("train_data") == ["toy"] else {}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_if_there(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_json(path)

@@ -29,6 +29,13 @@ class NoPackage(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, NoPackage())
 """
 
+# Runs a script of `training/`, whose name goes before its words, on a Ray cluster of two cores in this machine.
+ON_RAY = [
+    "-c",
+    "import importlib, ray, sys; ray.init(num_cpus=2, include_dashboard=False, logging_level='error');"
+    "sys.path.insert(0, '.'); importlib.import_module(f'training.{sys.argv.pop(1)}').main()",
+]
+
 # Two layers, so that "every layer" differs from "the last one"; width 32 with two heads, the smallest that every
 # family accepts; images of 32 px in patches of 8, so that there are 16 patches: more than one, and square.
 TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import MODEL
+from conftest import MODEL, ON_RAY
 from test_embedding import photographs
 from test_scripts import LAUNCH, ROOT
 
@@ -286,6 +286,21 @@ def test_two_processes_share_the_files(checkpoint, corpus, expected, tmp_path):
     table = read(tmp_path)
     assert table["row_id"].to_pylist() == [f"offer {row}" for row in range(NUM_ROWS)]
     np.testing.assert_allclose(vectors(table, "text_embeds"), expected["text_embeds"], atol=1e-5)
+
+
+def test_ray_makes_the_same_files(checkpoint, corpus, expected, tmp_path):
+    pytest.importorskip("ray")
+    words = ["--checkpoint", checkpoint, "--input", corpus, "--output_dir", str(tmp_path), "--id_column", "id"]
+    words += ["--rows_per_shard", "10", "--max_skipped_share", "0.5", "--engine", "ray"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *ON_RAY, "embed", *words]
+    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stdout + printed.stderr
+    table = read(tmp_path)
+    assert len(list(tmp_path.glob("*.parquet"))) == 4
+    assert table["row_id"].to_pylist() == [f"offer {row}" for row in range(NUM_ROWS)]
+    for name in ("text_embeds", "image_embeds"):
+        np.testing.assert_allclose(vectors(table, name), expected[name], atol=1e-5)
 
 
 KILLED = """

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import ON_RAY
 from filelock import FileLock
 
 from training.command_line import parse_arguments
@@ -290,17 +293,10 @@ def test_two_runs_in_one_folder_are_refused(raw, tmp_path):
 
 
 def test_ray_makes_the_same_corpus(raw, corpus, tmp_path):
-    import subprocess
-    import sys
-
-    code = (
-        "import ray, sys; ray.init(num_cpus=2, include_dashboard=False, logging_level='error');"
-        "sys.path.insert(0, '.'); from training.prepare import main; main()"
-    )
     words = ["--input", str(raw / "raw.parquet"), "--output", str(tmp_path), "--id_column", "offer_id"]
     words += ["--rows_per_shard", "100", "--num_examples", "3", "--engine", "ray"]
     root = Path(__file__).parents[1]
-    result = subprocess.run([sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, *ON_RAY, "prepare", *words], cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     for kind in ("kept", "dropped"):
         files = sorted(path.name for path in (corpus / kind).iterdir())

@@ -71,7 +71,7 @@ def assert_goes_on(folder, expected):
     ("module", "name", "call", "left"),
     [
         # A batch of 16 at a time, a checkpoint after each.
-        ("training.step", "contrastive_loss", 3, ["checkpoint-16", "checkpoint-32"]),  # within the third step
+        ("training.step", "configured_loss", 3, ["checkpoint-16", "checkpoint-32"]),  # within the third step
         ("training.checkpoint", "_flush", 2, ["checkpoint-16", "checkpoint-32.partial"]),  # written, not named yet
         ("training.checkpoint.os", "replace", 3, None),  # wherever that falls within a save
     ],
@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(tmp_path, never_sto
 
 @pytest.mark.parametrize("step", [2, 4], ids=["in the middle", "in the last step"])
 def test_sigterm_writes_a_checkpoint_first(tmp_path, never_stopped, step):
-    stopped = run_and_die(tmp_path, "training.step", "contrastive_loss", step, signal.SIGTERM)
+    stopped = run_and_die(tmp_path, "training.step", "configured_loss", step, signal.SIGTERM)
     assert stopped.returncode == EXIT_STATUS, stopped.stderr[-2000:]
     assert f"stopped by SIGTERM after {16 * step} samples" in stopped.stderr
     assert find_checkpoints(tmp_path)[-1].name == f"checkpoint-{16 * step}"

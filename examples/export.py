@@ -1,6 +1,6 @@
 """Export the title side of an e-CLIP checkpoint, and embed with nothing but ONNX Runtime or OpenVINO.
 
-    python examples/export.py outputs/quickstart exported openvino
+    python examples/export.py outputs/quickstart outputs/exported openvino
 
 Needs a checkpoint, for instance the one that `make quickstart` leaves, and `pip install -e ".[export]"` in a clone.
 In int8, and compared on your own products: `python training/export.py --help`.

@@ -76,18 +76,22 @@ def write(folder: Path, number: int, side: int, noise: int) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.parquet"))
 
 
-def peak_bytes(run: subprocess.Popen) -> int:
-    """Wait for a run, and return the most memory that its processes held together; what they share counts once."""
-    peak = 0
+def watch(run: subprocess.Popen) -> tuple[int, float]:
+    """Wait for a run; return the most memory that its processes held together, and their processor seconds.
+
+    What they share counts once. Nobody waits for processes that are forked from a server: they are asked as they run.
+    """
+    peak, seconds = 0, {}
     while run.poll() is None:
         held = 0
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in [main := psutil.Process(run.pid), *main.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     held += process.memory_full_info().pss
+                    seconds[process.pid] = sum(process.cpu_times()[:2])
         peak = max(peak, held)
         time.sleep(0.5)
-    return peak
+    return peak, sum(seconds.values())
 
 
 def main() -> None:
@@ -112,11 +116,10 @@ def main() -> None:
     command += ["--output", str((given.output / "corpus").resolve()), *others]
     started = time.perf_counter()
     run = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, preexec_fn=limit)
-    peak = peak_bytes(run)
+    peak, processor_seconds = watch(run)
     seconds = time.perf_counter() - started
     if run.returncode:
         raise subprocess.CalledProcessError(run.returncode, command)
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     report = json.loads((given.output / "corpus" / "report.json").read_text())
     figures = {
         "offers": given.offers,
@@ -126,7 +129,7 @@ def main() -> None:
         "memory_limit_mib": given.memory_limit_mb,
         "peak_mib": round(peak / 2**20),
         "seconds": round(seconds),
-        "processor_seconds": round(usage.ru_utime + usage.ru_stime),
+        "processor_seconds": round(processor_seconds),
         "offers_per_second": round(given.offers / seconds),
         "steps": {name: round(of_step, 1) for name, of_step in report["seconds"].items()},
         "dropped": report["dropped"],

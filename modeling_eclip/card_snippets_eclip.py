@@ -7,7 +7,7 @@ package; heads that have a pipeline of their own are shown in it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .hub_eclip import HEAD_AUTO_MAP
+from .hub_eclip import HEAD_AUTO_MAP, HEAD_PIPELINES
 
 _ONE_PRODUCT = {"text": 'text=["a red shoe"]', "image": 'images=["shoe.jpg"]', "both": 'text=["a red shoe"]'}
 _BOTH_SIDES = '  # and images=["shoe.jpg"], or both'
@@ -16,13 +16,6 @@ _PRODUCTS = {
     "text": '"a red shoe"',
     "image": '{"image": "shoe.jpg"}',
     "both": '{"text": "a red shoe", "image": "shoe.jpg"}',
-}
-# As in pipelines_eclip.py, which a model without a head does without.
-_PIPELINES = {
-    "EClipForAdultRecognition": "eclip-product-classification",
-    "EClipForAttributeExtraction": "eclip-product-classification",
-    "EClipForCategoryClassification": "eclip-product-classification",
-    "EClipForProductMatching": "eclip-product-matching",
 }
 
 
@@ -135,9 +128,9 @@ def _use(inputs: str, answer: str, modality: str, variable: str) -> str:
 
 def _pipeline(name: str, modality: str, repo_id: str) -> list[str]:
     """Show a head in its own pipeline, if it has one."""
-    if name not in _PIPELINES:
+    if name not in HEAD_PIPELINES:
         return []
-    task, product = _PIPELINES[name], _PRODUCTS[modality]
+    task, product = HEAD_PIPELINES[name], _PRODUCTS[modality]
     variable, products = ("match", f"({product}, {product})") if task.endswith("matching") else ("classify", product)
     lines = [
         "from transformers import pipeline",

@@ -27,6 +27,15 @@ HEAD_AUTO_MAP = {
     "AutoModelForVisualQuestionAnswering": "attributes_eclip.EClipForAttributeExtraction",
 }
 
+# What pipelines of products are called in transformers, and the heads that have one.
+CLASSIFICATION, MATCHING = "eclip-product-classification", "eclip-product-matching"
+HEAD_PIPELINES = {
+    "EClipForAdultRecognition": CLASSIFICATION,
+    "EClipForAttributeExtraction": CLASSIFICATION,
+    "EClipForCategoryClassification": CLASSIFICATION,
+    "EClipForProductMatching": MATCHING,
+}
+
 
 def auto_map_of(model_class: type) -> dict[str, str]:
     """Tell what goes into `config.auto_map` of a checkpoint of this class.
@@ -64,4 +73,12 @@ def register_auto_classes(package: str) -> None:
             eclip_class.register_for_auto_class(auto_class)
 
 
-__all__ = ["AUTO_MAP", "HEAD_AUTO_MAP", "auto_map_of", "register_auto_classes"]
+__all__ = [
+    "AUTO_MAP",
+    "CLASSIFICATION",
+    "HEAD_AUTO_MAP",
+    "HEAD_PIPELINES",
+    "MATCHING",
+    "auto_map_of",
+    "register_auto_classes",
+]

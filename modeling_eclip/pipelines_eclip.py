@@ -18,11 +18,8 @@ import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
-from .hub_eclip import HEAD_AUTO_MAP
+from .hub_eclip import CLASSIFICATION, HEAD_AUTO_MAP, HEAD_PIPELINES, MATCHING
 from .product_inputs_eclip import read_product
-
-CLASSIFICATION = "eclip-product-classification"
-MATCHING = "eclip-product-matching"
 
 _Answers = list[dict[str, Any]]
 _HUB_ARGUMENTS = (
@@ -81,6 +78,10 @@ class _SavedHead:
         return getattr(transformers, auto_classes[saved_as]).from_pretrained(checkpoint, **kwargs)
 
 
+def _heads_of(task: str) -> tuple[str, ...]:
+    return tuple(head for head, of in HEAD_PIPELINES.items() if of == task)
+
+
 class _ProductPipeline(Pipeline):
     """What both pipelines have in common: products are read, heads see them, the processor is saved along."""
 
@@ -133,7 +134,7 @@ class EClipProductClassificationPipeline(_ProductPipeline):
     or "adult" and "not adult". `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
 
-    heads = ("EClipForAdultRecognition", "EClipForAttributeExtraction", "EClipForCategoryClassification")
+    heads = _heads_of(CLASSIFICATION)
 
     def __call__(self, inputs: Any = None, *, text: Any = None, image: Any = None, **kwargs: Any) -> Any:
         """Classify products.
@@ -182,7 +183,7 @@ class EClipProductMatchingPipeline(_ProductPipeline):
     `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
 
-    heads = ("EClipForProductMatching",)
+    heads = _heads_of(MATCHING)
 
     def preprocess(self, input_: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a pair."""

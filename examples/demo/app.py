@@ -19,7 +19,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from page import CSS, bars, cards, notice, section  # noqa: E402
-from product_search import ProductEmbedder, ProductTable  # noqa: E402
+from product_search import ProductEmbedder, ProductTable, whole_characters  # noqa: E402
 from product_tasks import ProductTasks  # noqa: E402
 
 __all__ = ["Demo", "build_page", "launch", "load_demo"]
@@ -244,8 +244,7 @@ def _upload(label: str) -> gr.Image:
 
 def _title(text: str | None) -> str | None:
     """Tidy what was written; nothing but blanks is no title, and half of a surrogate pair is no character."""
-    whole = (text or "")[:MAX_TITLE_LENGTH].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return " ".join(whole.split()) or None
+    return " ".join(whole_characters((text or "")[:MAX_TITLE_LENGTH]).split()) or None
 
 
 def _heading(column: str) -> str:

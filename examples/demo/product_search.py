@@ -269,6 +269,11 @@ def _record_batches(
             yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
 
+def whole_characters(text: str) -> str:
+    """Replace half of a surrogate pair, which is no character and can't be stored."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _is_missing(value: Any) -> bool:
     """Tell `None`, and the number that tables have where they have nothing."""
     return value is None or (isinstance(value, float) and value != value)
@@ -278,7 +283,7 @@ def _text(value: Any) -> str | None:
     """Write a cell of a table as text that can be stored; `None` where there is nothing."""
     if _is_missing(value):
         return None
-    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half of a pair is no character
+    return whole_characters(str(value))
 
 
 def _thumbnail(image: Any) -> bytes | None:

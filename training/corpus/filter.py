@@ -18,7 +18,7 @@ from training.corpus.decisions import decide_part
 from training.corpus.duplicates import Drops
 from training.corpus.mismatch import embed_parts, read_embeddings, relative_scores
 from training.corpus.rows import part_of
-from training.corpus.shards import plan_shards, write_shards
+from training.corpus.shards import plan_shards, rows_schema, write_shards
 from training.train import train
 
 __all__ = ["drop_mismatches"]
@@ -94,7 +94,8 @@ def _train(drops: Drops, num_parts: int, arguments: PrepareArguments, work: Path
     shards = [
         shard for shard in plan_shards(folder / "decisions", num_parts, arguments.rows_per_shard) if shard.in_corpus
     ]
-    write_shards(shards, folder, work / "rows", folder / "decisions", arguments.id_column or "offer_id")
+    rows = work / "rows"
+    write_shards(shards, folder, rows, folder / "decisions", rows_schema(rows), arguments.id_column or "offer_id")
     words = ["--config", arguments.first_model, "--output_dir", str(output_dir)]
     for split in ("train", "validation"):
         words += [f"--{split}_data", *(str(folder / shard.path) for shard in shards if shard.split == split)]

@@ -84,7 +84,7 @@ def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
         stop_processes()
     if not any((work / "rows").glob("part-*/*.parquet")):
         raise ValueError(f"`input` names {arguments.input}, which hold no offers.")
-    rows_schema(work / "rows")  # or else nulls take the place of what later steps read
+    schema = rows_schema(work / "rows")  # or else nulls take the place of what later steps read
 
     funnel, drops = Funnel.of_first_step(work / "rows"), Drops()
     facts = read_rows(work / "rows").where(col("reason").is_null()).select(*_FACTS)
@@ -119,7 +119,9 @@ def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
             decide_part(number, work / "rows", decisions, drops, catalogs.of_row, catalogs.split_keys, shares)
         numbers = any(part.is_untyped for part in parts) and has_number_ids(work / "rows")
         shards = plan_shards(decisions, len(parts), arguments.rows_per_shard)
-        write_shards(shards, folder, work / "rows", decisions, arguments.id_column or "offer_id", number_ids=numbers)
+        write_shards(
+            shards, folder, work / "rows", decisions, schema, arguments.id_column or "offer_id", number_ids=numbers
+        )
     report = describe_corpus(funnel, catalogs, decisions, work / "rows", len(parts))
     report |= {"mismatches": mismatches} if mismatches else {}
     report |= {"skipped_files": skipped} if skipped else {}

@@ -86,7 +86,14 @@ def plan_shards(decisions: Path, num_parts: int, rows_per_shard: int) -> list[Sh
 
 
 def write_shards(
-    shards: Sequence[Shard], folder: Path, rows: Path, decisions: Path, id_column: str, *, number_ids: bool = False
+    shards: Sequence[Shard],
+    folder: Path,
+    rows: Path,
+    decisions: Path,
+    schema: pa.Schema,
+    id_column: str,
+    *,
+    number_ids: bool = False,
 ) -> int:
     """Write the files that are not there yet; on the cores, or the machines, that the engine has.
 
@@ -95,6 +102,7 @@ def write_shards(
         folder: Folder of the corpus.
         rows: Folder of the offers' parts.
         decisions: Folder of the decisions.
+        schema: What [`rows_schema`] returned of the offers.
         id_column: Name that the ids get.
         number_ids: Whether ids are written as the whole numbers that they are the text of.
 
@@ -102,8 +110,6 @@ def write_shards(
         How many were written.
     """
     missing = [place for place, shard in enumerate(shards) if not (folder / shard.path).is_file()]
-    schema = rows_schema(rows)
-
     for_each(lambda place: _write(shards[place], folder, rows, decisions, schema, id_column, number_ids), missing)
     return len(missing)
 

@@ -32,7 +32,7 @@ quickstart: $(INSTALLED) ## Draw a catalogue, train on it, measure retrieval, sh
 
 .PHONY: toy-catalog
 toy-catalog: $(INSTALLED) ## Write the drawn catalogue and a picture of it to outputs/toy_catalog
-	$(BIN)/python training/toy_catalog.py --output outputs/toy_catalog
+	$(BIN)/python modeling_eclip/toy/catalog.py --output outputs/toy_catalog
 
 # Two workers with one thread each: small models gain nothing from more threads and lose much to contention.
 # Tests need no Hub: offline mode turns an accidental request into an error instead of a wait.
@@ -83,7 +83,7 @@ demo: $(INSTALLED) ## A page in the browser: search by words and picture, five t
 
 .PHONY: prepare-demo
 prepare-demo: $(INSTALLED) ## Make raw offers of the drawn catalogue, and a corpus of them, in outputs/ (a minute)
-	$(BIN)/python training/toy_raw_offers.py --output outputs/toy_raw
+	$(BIN)/python training/corpus/toy_raw_offers.py --output outputs/toy_raw
 	$(BIN)/python training/prepare.py --config training/configs/prepare.yaml --id_column offer_id \
 		--input outputs/toy_raw/raw.parquet --output outputs/toy_corpus $(PREPARE_ARGS)
 

@@ -13,10 +13,10 @@ from peft import LoraConfig, get_peft_model
 from sklearn.metrics import average_precision_score
 
 from modeling_eclip import EClipForProductMatching, EClipProcessor
-from training.data import evaluation_loader, train_loader
-from training.embedding import model_inputs
-from training.pairs import pairs_of_catalogs
-from training.products import load_products
+from training.data.loaders import evaluation_loader, train_loader
+from training.data.pairs import pairs_of_catalogs
+from training.data.sources import load_products
+from training.retrieval.offer_embeddings import model_inputs
 
 
 def main(checkpoint: str, num_offers: int = 1000, num_epochs: int = 2, batch_size: int = 32) -> tuple[float, float]:

@@ -12,16 +12,16 @@ import torch
 from transformers import pipeline
 
 from modeling_eclip import EClipForAdultRecognition, EClipProcessor
-from training.decisions import calibrate, threshold_of_recall
-from training.linear_probe import fit_classifier
-from training.toy_catalog import toy_catalog
+from modeling_eclip.fitting.decisions import calibrate, threshold_of_recall
+from modeling_eclip.fitting.linear import fit_classifier
+from modeling_eclip.toy.catalog import toy_catalog
 
 
-def main(checkpoint: str, num_offers: int = 1500, wished_recall: float = 0.95) -> tuple[float, float]:
+def main(checkpoint: str, num_offers: int = 1500, target_recall: float = 0.95) -> tuple[float, float]:
     """Learn from drawn offers, print the decisions on others; return their precision and recall."""
     seeds, embeds, labels = {"train": 0, "validation": 1, "test": 2}, {}, {}  # rare: a catalogue for each
     catalog = {split: toy_catalog(num_offers, seed=seed)["train"] for split, seed in seeds.items()}
-    head = EClipForAdultRecognition.from_pretrained(checkpoint, wished_recall=wished_recall).eval()
+    head = EClipForAdultRecognition.from_pretrained(checkpoint, target_recall=target_recall).eval()
     processor = EClipProcessor.from_pretrained(checkpoint)
     for split, offers in catalog.items():
         products = offers.select_columns(["title", "image"]).rename_column("title", "text")
@@ -33,7 +33,7 @@ def main(checkpoint: str, num_offers: int = 1500, wished_recall: float = 0.95) -
     # By other offers: what a logit is worth as a probability, and from which probability on so many are found.
     head.config.calibration = calibrate(logits["validation"], labels["validation"])
     probabilities = head.probabilities(logits["validation"])
-    head.config.decision_threshold = threshold_of_recall(probabilities, labels["validation"], wished_recall)
+    head.config.decision_threshold = threshold_of_recall(probabilities, labels["validation"], target_recall)
 
     found, right = torch.tensor(head.decode(logits["test"])), labels["test"] == 1
     print(
@@ -44,7 +44,7 @@ def main(checkpoint: str, num_offers: int = 1500, wished_recall: float = 0.95) -
         print(f"{name:16}{(said & right).sum():>12}{(said & ~right).sum():>12}")
     precision = (found & right).sum().item() / max(1, found.sum().item())
     recall = (found & right).sum().item() / max(1, right.sum().item())
-    print(f"precision {precision:.3f}, recall {recall:.3f}; recall wished for {wished_recall}")
+    print(f"precision {precision:.3f}, recall {recall:.3f}; recall wished for {target_recall}")
 
     print(f"\nsome of each, as the pipeline answers: adult from a probability of {head.decision_threshold:.3f}")
     recognise = pipeline("eclip-product-classification", model=head, processor=processor)

@@ -11,9 +11,8 @@ import torch
 from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
-from .late_fusion_eclip import LateFusionClassifier
-from .product_embeds_eclip import ProductEmbeds
-from .representation_eclip import EClipYesOrNoModel, side_widths
+from .fusion_eclip import LateFusionClassifier, ProductEmbeds
+from .representation_eclip import EClipYesOrNoModel, modality_widths
 
 
 @dataclass
@@ -42,7 +41,7 @@ class EClipForAdultRecognition(EClipYesOrNoModel):
     def __init__(self, config: EClipConfig):
         """Build the classifier: class 0 is no, class 1 is yes."""
         super().__init__(config)
-        self.classifier = LateFusionClassifier(side_widths(config), 2)
+        self.classifier = LateFusionClassifier(modality_widths(config), 2)
         self.post_init()
 
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> AdultOutput:

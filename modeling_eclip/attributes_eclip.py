@@ -13,10 +13,8 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
-from .late_fusion_eclip import LateFusionClassifier
-from .product_embeds_eclip import ProductEmbeds
-from .representation_eclip import EClipTaskModel, side_widths
-from .zero_shot_eclip import embed_names, zero_shot_logits
+from .fusion_eclip import LateFusionClassifier, ProductEmbeds
+from .representation_eclip import EClipTaskModel, embed_names, modality_widths, zero_shot_logits
 
 
 @dataclass
@@ -39,7 +37,7 @@ class AttributeClassifier(nn.Module):
     """A [`LateFusionClassifier`] per attribute, and the loss of them all.
 
     Args:
-        widths: Width of the vectors of each side, as [`LateFusionClassifier`] takes them.
+        widths: Width of the vectors of each modality, as [`LateFusionClassifier`] takes them.
         num_values: Number of values of each attribute.
     """
 
@@ -96,7 +94,9 @@ class EClipForAttributeExtraction(EClipTaskModel):
             raise ValueError("`attributes` is None; give the values of each, such as {'colour': ['blue', 'red']}.")
         # In the order of labels and logits, which is not that of the configuration's dictionary.
         self.values = {name: config.attributes[name] for name in config.attribute_names}
-        self.classifier = AttributeClassifier(side_widths(config), [len(values) for values in self.values.values()])
+        self.classifier = AttributeClassifier(
+            modality_widths(config), [len(values) for values in self.values.values()]
+        )
         self.post_init()
 
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> AttributeOutput:

@@ -56,8 +56,8 @@ class EClipConfig(PreTrainedConfig):
         modality (`str`, defaults to `"both"`):
             What a head looks at: `"text"`, `"image"` or `"both"`.
         modality_dropout (`float`, defaults to 0.1):
-            Probability, per side, that a head on `"both"` is trained on a product without that side; up to 0.5, since
-            no product loses both.
+            Probability, per modality, that a head on `"both"` is trained on a product without it; up to 0.5, since no
+            product loses both.
         category_paths (`list[list[str]]`, *optional*):
             Leaves of the category tree as paths, root first, of any depth; a leaf's position is its class.
         attributes (`dict[str, list[str]]`, *optional*):
@@ -67,7 +67,7 @@ class EClipConfig(PreTrainedConfig):
             answered where no value is as probable as `decision_threshold`.
         decision_threshold (`float`, *optional*):
             Probability from which a head says yes; 0.5 where it is `None`, and 0 for attributes.
-        wished_recall (`float`, *optional*):
+        target_recall (`float`, *optional*):
             Recall that `decision_threshold` was fitted for.
         positive_weight (`float`, defaults to 1.0):
             Weight of positive products in the loss of a recogniser, against 1 for all others.
@@ -85,6 +85,7 @@ class EClipConfig(PreTrainedConfig):
     """
 
     model_type = "eclip"
+    _auto_class = "AutoConfig"
     # What `Trainer` does not collect from every batch that it predicts.
     keys_to_ignore_at_inference = ["products", "right_products"]
     sub_configs_defaults = {
@@ -109,7 +110,7 @@ class EClipConfig(PreTrainedConfig):
     attributes: dict[str, list[str]] | None = None
     not_stated: str = "not stated"
     decision_threshold: float | int | None = None
-    wished_recall: float | int | None = None
+    target_recall: float | int | None = None
     positive_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
     calibration: list[float | int] | tuple[float | int, float | int] = (1.0, 0.0)
@@ -128,6 +129,8 @@ class EClipConfig(PreTrainedConfig):
         if self.text_pooling == "auto":
             self.text_pooling = "pooler" if text_model_type in _CONTRASTIVE_TEXT_TOWERS else "mean"
         self.calibration = list(self.calibration)
+        # `AutoModel` picks a class by it; saving a head writes the head's.
+        self.architectures = self.architectures or ["EClipModel"]
 
     @property
     def attribute_names(self) -> list[str]:
@@ -206,7 +209,7 @@ class EClipConfig(PreTrainedConfig):
         ranges: dict[str, tuple[float, float]] = {
             "modality_dropout": (0, 0.5),
             "decision_threshold": (0, 1),
-            "wished_recall": (0, 1),
+            "target_recall": (0, 1),
             "label_smoothing": (0, 1),
             "cluster_threshold": (-1, 1),
         }

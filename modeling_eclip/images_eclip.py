@@ -4,29 +4,26 @@ Contract: `load_product_image` either returns an upright, opaque RGB image with 
 `ProductImageError`, whose `reason` is a short name that rows can be counted by. Transparency is laid on white (the
 background of a product page), deeper bit depths are scaled rather than clipped, the first frame stands for an
 animation, and the size in a file's header is checked before its pixels are decoded. Nothing is fetched from the
-network and no Pillow setting is changed. Pillow is imported on first use. `load_product_pixels` is the same for those
-who want an array, and no larger than needed.
+network and no Pillow setting is changed. Pillow is imported on first use.
 """
 
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from transformers.utils import is_vision_available, requires_backends
 
-from .jpeg_eclip import decode_jpeg, jpeg_reduction
-
 if TYPE_CHECKING and is_vision_available():
     from PIL.Image import Image as PILImage
 
-    # A picture, and the height and width that it has in its pixels.
-    _Loaded: TypeAlias = tuple[PILImage | np.ndarray, tuple[float, float]]
+    # Decodes an opened JPEG in its own way, given the open file and the EXIF orientation, or returns `None`.
+    JpegDecoder: TypeAlias = Callable[[PILImage, Any, int], np.ndarray | None]
 
-__all__ = ["MAX_ASPECT_RATIO", "MAX_IMAGE_PIXELS", "ProductImageError", "load_product_image", "load_product_pixels"]
+__all__ = ["MAX_ASPECT_RATIO", "MAX_IMAGE_PIXELS", "ProductImageError", "load_product_image", "read_product_image"]
 
 MAX_IMAGE_PIXELS = 50_000_000
 MAX_ASPECT_RATIO = 50
@@ -74,43 +71,16 @@ def load_product_image(image: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> "PI
         ProductImageError: If the picture cannot be used. Its `reason` says why in one word.
         ImportError: If Pillow is not installed.
     """
-    Image, _ = _pillow()
-    loaded, _ = _load(image, max_pixels, None)
-    return Image.fromarray(loaded) if isinstance(loaded, np.ndarray) else loaded
+    loaded: PILImage = read_product_image(image, max_pixels)
+    return loaded
 
 
-def load_product_pixels(
-    image: Any, *, max_pixels: int = MAX_IMAGE_PIXELS, min_size: tuple[int, int] | None = None
-) -> tuple[np.ndarray, tuple[float, float]]:
-    """Turn one picture into an array, of a JPEG no more pixels than are needed.
-
-    Args:
-        image: As for `load_product_image`.
-        max_pixels: Largest accepted width times height; of a file, those that it states, however it is decoded.
-        min_size: Height and width in pixels that are enough of the upright picture. A JPEG file is then decoded at the
-            smallest of 1/8, 1/4, 1/2 and 1 of its size at which both sides have at least these (one that is to be
-            turned by its EXIF orientation, only at those that divide its sides); other pictures keep their size.
-            Resized to `min_size` afterwards, a picture differs from one that was decoded whole by a mean of 0.4 to 0.6
-            of 255 levels from 500 to 224 pixels, and of 0.3 to 2.3 levels elsewhere; by 5 in the worst of 1,200 real
-            and drawn pictures, which had just the pixels that were asked for.
+def read_product_image(image: Any, max_pixels: int, decode_jpeg: "JpegDecoder | None" = None) -> Any:
+    """Load a picture as `load_product_image` does, with another decoder for JPEG files if one is given.
 
     Returns:
-        RGB pixels of the upright, opaque picture, uint8, shape `(H, W, 3)`; and its extent, the height and width that
-        it has in these pixels: `(H, W)`, or up to a pixel less where a side is no multiple of the reduction and the
-        last row or column is only partly covered (Pillow's `draft` gives such a box too).
-
-    Raises:
-        ProductImageError: If the picture cannot be used. Its `reason` says why in one word.
-        ValueError: If `min_size` is not a height and a width.
-        ImportError: If Pillow is not installed.
+        The picture in mode "RGB", or the array that `decode_jpeg` returned.
     """
-    if min_size is not None and (len(min_size) != 2 or min(min_size) < 1):
-        raise ValueError(f"min_size must be (height, width) in pixels, both at least 1, received {min_size}.")
-    loaded, extent = _load(image, max_pixels, min_size)
-    return loaded if isinstance(loaded, np.ndarray) else np.array(loaded), extent
-
-
-def _load(image: Any, max_pixels: int, min_size: tuple[int, int] | None) -> "_Loaded":
     Image, _ = _pillow()
     if isinstance(image, Mapping):
         image = _from_mapping(image)
@@ -118,26 +88,22 @@ def _load(image: Any, max_pixels: int, min_size: tuple[int, int] | None) -> "_Lo
         raise ProductImageError("no picture: received None. Give a picture or leave the row out.", "missing")
     if isinstance(image, Image.Image):
         name = f"Pillow image of mode {image.mode} and size {image.width}x{image.height}"
-        return _whole(_to_rgb(_decoded(image, name, max_pixels), name))
+        return _to_rgb(_decoded(image, name, max_pixels), name)
     if isinstance(image, torch.Tensor):
         tensor = image.detach().cpu()
         array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-        return _whole(_from_array(array, "tensor", max_pixels, channels_first=True))
+        return _from_array(array, "tensor", max_pixels, channels_first=True)
     if isinstance(image, np.ndarray):
-        return _whole(_from_array(image, "array", max_pixels, channels_first=False))
+        return _from_array(image, "array", max_pixels, channels_first=False)
     if isinstance(image, bytes | bytearray | memoryview):
-        return _from_file(io.BytesIO(image), f"bytes ({len(image):,} of them)", max_pixels, min_size)
+        return _from_file(io.BytesIO(image), f"bytes ({len(image):,} of them)", max_pixels, decode_jpeg)
     if isinstance(image, str | os.PathLike):
-        return _from_path(os.fspath(image), max_pixels, min_size)
+        return _from_path(os.fspath(image), max_pixels, decode_jpeg)
     raise ProductImageError(
         f"a picture cannot be read from a {type(image).__name__}. Give a Pillow image, numpy array, torch tensor, "
         "encoded bytes, a path, or a mapping with 'bytes' or 'path'.",
         "unsupported",
     )
-
-
-def _whole(picture: "PILImage") -> "_Loaded":
-    return picture, (picture.height, picture.width)
 
 
 def _pillow() -> tuple[Any, Any]:
@@ -157,7 +123,7 @@ def _from_mapping(image: Mapping[str, Any]) -> Any:
     return image.get("path") if content is None else content
 
 
-def _from_path(path: Any, max_pixels: int, min_size: tuple[int, int] | None) -> "_Loaded":
+def _from_path(path: Any, max_pixels: int, decode_jpeg: "JpegDecoder | None") -> Any:
     name = repr(path)
     if isinstance(path, str) and ("://" in path or path.startswith("data:")):
         raise ProductImageError(
@@ -173,12 +139,12 @@ def _from_path(path: Any, max_pixels: int, min_size: tuple[int, int] | None) -> 
         raise ProductImageError(f"there is no file at {name[:500]}. Check the path and the image folder.", "missing")
     try:
         with open(path, "rb") as file:
-            return _from_file(file, f"file {name}", max_pixels, min_size)
+            return _from_file(file, f"file {name}", max_pixels, decode_jpeg)
     except OSError as error:
         raise ProductImageError(f"file {name} cannot be read ({error}). Check its permissions.", "missing") from error
 
 
-def _from_file(file: Any, name: str, max_pixels: int, min_size: tuple[int, int] | None) -> "_Loaded":
+def _from_file(file: Any, name: str, max_pixels: int, decode_jpeg: "JpegDecoder | None") -> Any:
     Image, _ = _pillow()
     start = file.read(16)
     if not start:
@@ -199,24 +165,13 @@ def _from_file(file: Any, name: str, max_pixels: int, min_size: tuple[int, int] 
             f"{name}: not a picture in a known format ({', '.join(formats)}). Convert it to JPEG or PNG.",
             "not_an_image",
         ) from error
-    reduction = 1
-    height, width = picture.height, picture.width
-    if picture.format in ("JPEG", "MPO"):
-        _check_size(width, height, name, max_pixels)
-        orientation = _orientation(picture)
-        reduction = jpeg_reduction((height, width), min_size, orientation)
-        if picture.format == "JPEG" and picture.mode in ("RGB", "L") and orientation == 1:
-            file.seek(0)
-            pixels = decode_jpeg(file.read(), (height, width), reduction)
-            if pixels is not None:
-                return pixels, (height / reduction, width / reduction)
-        if reduction > 1:
-            picture.draft(None, (width // reduction, height // reduction))
+    if decode_jpeg is not None and picture.format in ("JPEG", "MPO"):
+        _check_size(picture.width, picture.height, name, max_pixels)
+        pixels = decode_jpeg(picture, file, _orientation(picture))
+        if pixels is not None:
+            return pixels
     # The copy lets go of the file.
-    picture = _to_rgb(_decoded(picture, name, max_pixels), name).copy()
-    if reduction > 1 and orientation == 1:
-        return picture, (height / reduction, width / reduction)
-    return _whole(picture)
+    return _to_rgb(_decoded(picture, name, max_pixels), name).copy()
 
 
 def _orientation(picture: "PILImage") -> int:

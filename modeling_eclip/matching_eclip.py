@@ -1,16 +1,16 @@
 """EClipForProductMatching: two products -> the probability that they are the same one.
 
-Each side of a pair is what a symmetric function makes of the two products' vectors, and the sides answer as those of
-one product do in the other heads: each alone, then as one (e-CLIP, Shin et al. 2022, has product matching among its
+A symmetric function of the two products' vectors gives the features of a pair, by modality; each modality classifies
+alone, and the answers are joined as in the other heads (e-CLIP, Shin et al. 2022, has product matching among its
 downstream tasks; the head is this package's).
 
 Notable choices:
 - the features of a pair are its cosine, the absolute difference and the product of its vectors: to swap the products
   changes nothing, not the last bit;
-- before training, the logit is the mean cosine of the sides, scaled: a base model matches products as it is;
+- before training, the logit is the mean cosine of the modalities, scaled: a base model matches products as it is;
 - a product with a title only and one with an image only are compared in the space that titles and images share;
-- products are represented once and paired afterwards, and the pairs come from nearest neighbours: a catalogue of N
-  products costs N encodings and some tens of pairs per product.
+- products are represented once and paired afterwards, and the pairs come from nearest neighbours: N products cost N
+  encodings and some tens of pairs per product.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
-from .late_fusion_eclip import IGNORED_LABEL, LateFusionClassifier, mean_cross_entropy
-from .neighbors_eclip import candidate_pairs, unique_pairs
-from .normalization_eclip import normalize
-from .product_embeds_eclip import ProductEmbeds
-from .representation_eclip import EClipYesOrNoModel, side_widths
+from .fusion_eclip import IGNORED_LABEL, LateFusionClassifier, ProductEmbeds, mean_cross_entropy
+from .modeling_eclip import normalize
+from .representation_eclip import EClipYesOrNoModel, import_from_package, modality_widths
 
 # Where matching starts: two products are as likely one as two at a cosine of .7, of a title with an image at .3.
 _START_SCALE = 10.0
@@ -54,7 +52,7 @@ class MatchingOutput(ModelOutput):
 
 
 class PairLinear(nn.Linear):
-    """Linear classifier of pairs by one side; until it is trained, the cosine alone speaks.
+    """Linear classifier of pairs by one modality; until it is trained, the cosine alone counts.
 
     Args:
         num_features: Features of a pair, the cosine first.
@@ -74,7 +72,7 @@ class PairLinear(nn.Linear):
 
 
 class CrossModalLinear(nn.Linear):
-    """What the cosine of a title with an image says about them being of one product."""
+    """Turns the cosine of a title with an image into log odds that they are of one product."""
 
     def __init__(self) -> None:
         """Build a scale and a shift."""
@@ -85,11 +83,11 @@ class PairClassifier(LateFusionClassifier):
     """Classify pairs by what their titles, their images or both have in common.
 
     Args:
-        widths: Width of the features of each side of a pair, the cosine first.
+        widths: Width of the features of each modality of a pair, the cosine first.
     """
 
     def __init__(self, widths: Mapping[str, int]):
-        """Build a classifier per side, and what joins them."""
+        """Build a classifier per modality, and their fusion."""
         super().__init__(widths, 2)
         self.text = PairLinear(widths["text"]) if "text" in widths else None
         self.image = PairLinear(widths["image"]) if "image" in widths else None
@@ -106,7 +104,9 @@ class EClipForProductMatching(EClipYesOrNoModel):
     def __init__(self, config: EClipConfig):
         """Build the classifier of pairs."""
         super().__init__(config)
-        self.classifier = PairClassifier({side: 2 * width + 1 for side, width in side_widths(config).items()})
+        self.classifier = PairClassifier(
+            {modality: 2 * width + 1 for modality, width in modality_widths(config).items()}
+        )
         self.post_init()
 
     @torch.no_grad()
@@ -118,76 +118,30 @@ class EClipForProductMatching(EClipYesOrNoModel):
             init.constant_(module.weight, _START_SCALE)
             init.constant_(module.bias, -_START_SCALE * _START_CROSS_COSINE)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        has_text: torch.Tensor | None = None,
-        has_image: torch.Tensor | None = None,
-        text_pooler_output: torch.Tensor | None = None,
-        image_pooler_output: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        **kwargs: Any,
+    def answer_inputs(
+        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor | None, **kwargs: Any
     ) -> MatchingOutput:
         """Represent pairs of products, and tell which are one.
 
-        All inputs are those of products with one more dimension, of the two products of a pair, as in transformers'
-        multiple-choice models. The first products are encoded apart from the second ones, so that a swap changes no
-        bit of what each of them becomes.
+        The first products are encoded apart from the second ones, so that a swap changes no bit of their vectors.
 
         Args:
-            input_ids: Tokens of the titles, shape `(B, 2, N)`.
-            attention_mask: Which of them are real, shape `(B, 2, N)`; `None` means all.
-            pixel_values: Images, shape `(B, 2, 3, H, W)`.
+            inputs: What `forward` was given: tensors of shape `(B, 2, ...)`, of the two products of each pair, as in
+                transformers' multiple-choice models.
             labels: Whether the two are one product, as `answer` takes them, shape `(B,)`.
-            has_text: Which products have a title, bool, shape `(B, 2)`; `None` means all.
-            has_image: The same for images.
-            text_pooler_output: Vectors of the title tower in place of `input_ids`, shape `(B, 2, text width)`.
-            image_pooler_output: Vectors of the image tower in place of `pixel_values`, shape `(B, 2, vision width)`.
-            position_ids: As for [`EClipModel.encode_text`], with one more dimension.
-            token_type_ids: Likewise.
-            pixel_attention_mask: As for [`EClipModel.encode_image`], with one more dimension.
-            spatial_shapes: Likewise.
-            interpolate_pos_encoding: As for [`EClipModel.encode_image`].
-            **kwargs: Passed to the towers; and `return_dict`.
+            **kwargs: Passed to the towers.
 
         Returns:
-            [`MatchingOutput`], or a tuple with `return_dict=False`.
+            [`MatchingOutput`].
 
         Raises:
-            ValueError: the inputs are not of pairs, or a product has none of the sides that the head looks at.
+            ValueError: the inputs are not of pairs, or a product has no modality that the head uses.
         """
-        of_products = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "pixel_values": pixel_values,
-            "has_text": has_text,
-            "has_image": has_image,
-            "text_pooler_output": text_pooler_output,
-            "image_pooler_output": image_pooler_output,
-            "position_ids": position_ids,
-            "token_type_ids": token_type_ids,
-            "pixel_attention_mask": pixel_attention_mask,
-            "spatial_shapes": spatial_shapes,
-        }
-        given = {name: value for name, value in of_products.items() if value is not None}
-        for name, value in given.items():
+        for name, value in inputs.items():
             if value.ndim < 2 or value.shape[1] != 2:
                 raise ValueError(f"`{name}` has shape {tuple(value.shape)}; give pairs, of shape (B, 2, ...).")
         left, right = (
-            self.represent(
-                **{name: value[:, column] for name, value in given.items()},
-                interpolate_pos_encoding=interpolate_pos_encoding,
-                **kwargs,
-            )
-            for column in (0, 1)
+            self.represent(**{name: value[:, column] for name, value in inputs.items()}, **kwargs) for column in (0, 1)
         )
         return self.answer(left, labels, right)
 
@@ -217,8 +171,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
         logits = class_logits[:, 1] - class_logits[:, 0]
         if self.config.modality == "both":
             cross_logits, can_cross = self._cross_modal_logits(embeds, right)
-            shares_side = torch.stack([has_side.to(logits.device) for _, has_side in pairs.sides.values()]).any(dim=0)
-            logits = torch.where(shares_side, logits, cross_logits)
+            shared = [has_modality.to(logits.device) for _, has_modality in pairs.modalities.values()]
+            logits = torch.where(torch.stack(shared).any(dim=0), logits, cross_logits)
             if labels is not None and loss is not None:
                 labels = labels.to(logits.device).masked_fill(~can_cross, IGNORED_LABEL)
                 both_classes = torch.stack([-cross_logits / 2, cross_logits / 2], dim=1)
@@ -226,7 +180,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
         return MatchingOutput(loss=loss, logits=logits, embeds=embeds, right_embeds=right)
 
     def pair_features(self, left: ProductEmbeds, right: ProductEmbeds) -> ProductEmbeds:
-        """Describe pairs of products, side by side; what the classifier reads.
+        """Describe pairs of products by modality: what the classifier reads.
 
         Args:
             left: The first products of the pairs.
@@ -235,15 +189,17 @@ class EClipForProductMatching(EClipYesOrNoModel):
         Returns:
             Features of the pairs in place of vectors of products, float32, the same to the last bit for swapped pairs:
             the cosine, the absolute differences and the products of the components, shape `(B, 2 width + 1)` per
-            side. A pair has a side if both products have it.
+            modality. A pair has a modality if both products have it.
         """
         features: dict[str, torch.Tensor] = {}
-        for (side, (one, has_one)), (other, has_other) in zip(left.sides.items(), right.sides.values(), strict=True):
+        others = right.modalities
+        for modality, (one, has_one) in left.modalities.items():
+            other, has_other = others[modality]
             one, other = one.float(), other.float()
             products = one * other
             cosines = products.mean(dim=1, keepdim=True)
-            features[side] = torch.cat([cosines, (one - other).abs(), products], dim=1)
-            features[f"has_{side}"] = has_one & has_other
+            features[modality] = torch.cat([cosines, (one - other).abs(), products], dim=1)
+            features[f"has_{modality}"] = has_one & has_other
         return ProductEmbeds(**features)
 
     def score_pairs(self, embeds: ProductEmbeds, pairs: torch.Tensor) -> torch.Tensor:
@@ -256,9 +212,9 @@ class EClipForProductMatching(EClipYesOrNoModel):
         Returns:
             Log odds that the two are one product, before calibration, float32, shape `(P,)`.
         """
-        width = sum(vectors.shape[1] for vectors, _ in embeds.sides.values())
+        width = sum(vectors.shape[1] for vectors, _ in embeds.modalities.values())
         block_size = max(_BLOCK_NUMBERS // (4 * width), 1)
-        logits = [torch.empty(0, device=next(iter(embeds.sides.values()))[0].device)]
+        logits = [torch.empty(0, device=next(iter(embeds.modalities.values()))[0].device)]
         for block in pairs.split(block_size):
             output = self.answer(_select(embeds, block[:, 0]), right=_select(embeds, block[:, 1]))
             assert output.logits is not None
@@ -266,33 +222,21 @@ class EClipForProductMatching(EClipYesOrNoModel):
         return torch.cat(logits)
 
     def candidates(self, embeds: ProductEmbeds, num_neighbors: int | None = None) -> torch.Tensor:
-        """List the pairs of products that are worth comparing: nearest neighbours by title, by image and by both.
-
-        Of the pairs of offers of one product that real photographs and simulated sellers make, all but a few in a
-        thousand are among them at 10 neighbours and `modality="both"`.
+        """List the pairs worth comparing: nearest neighbours by title, by image and by both. Needs the package.
 
         Args:
             embeds: `N` products.
-            num_neighbors: Nearest neighbours per product and side; `config.cluster_neighbors` if not given.
+            num_neighbors: Nearest neighbours per product and modality; `config.cluster_neighbors` if not given.
 
         Returns:
             Pairs of row numbers, the smaller first, each pair once and in ascending order, int64, shape `(P, 2)` with
-            `P` at most `3 N num_neighbors`. Products that share no side are not among them.
+            `P` at most `3 N num_neighbors`. Products without a common modality are not among them.
 
         Raises:
-            ImportError: there are more than 20,000 products on a CPU, and faiss is absent.
+            ImportError: the package is not installed; or, beyond 20,000 products on a CPU, faiss is not.
         """
-        num_neighbors = self.config.cluster_neighbors if num_neighbors is None else num_neighbors
-        sides = embeds.sides
-        views = list(sides.values())
-        if len(views) == 2:
-            has_both = torch.stack([has_side for _, has_side in views]).all(dim=0)
-            views.append((embeds.joined(), has_both))
-        found, num_rows = [], len(views[0][0])
-        for vectors, has_view in views:
-            rows = has_view.nonzero().flatten()
-            found.append(rows[candidate_pairs(normalize(vectors[rows].float()), num_neighbors)])
-        return unique_pairs(torch.cat(found), num_rows)
+        neighbors = import_from_package("retrieval.neighbors", "`candidates`")
+        return neighbors.product_pairs(embeds, num_neighbors or self.config.cluster_neighbors)
 
     def _cross_modal_logits(self, left: ProductEmbeds, right: ProductEmbeds) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare the title of one product with the image of the other one, in the shared space.
@@ -302,7 +246,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
         """
         total = has_any = None
         for titles, images in ((left, right), (right, left)):
-            (text, has_text), (image, has_image) = titles.sides["text"], images.sides["image"]
+            (text, has_text), (image, has_image) = titles.modalities["text"], images.modalities["image"]
             # The shared space is what it is; learned here is only what its cosines mean.
             text = normalize(self.eclip.text_projection(text.detach()).detach().float())
             image = normalize(self.eclip.visual_projection(image.detach()).detach().float()).to(text.device)

@@ -1,13 +1,14 @@
-"""The e-CLIP model: a title tower and an image tower, each projected to one shared space.
+"""The e-CLIP model: a title tower and an image tower, each projected to one shared space; and its loss.
 
 Notable choices:
 - two encoders and no fusion encoder (e-CLIP, Shin et al. 2022), so that titles and images are embedded apart and once;
 - any transformers tower, with one rule per tower for turning its output into a vector;
 - a projection without bias, even for source models that have none (there it starts as the identity);
-- the loss is computed here only where asked for; training over a large batch takes the embeddings and does it itself.
+- the loss here is the plain one, from all pairs of a batch; the package trains large batches with the same in tiles.
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +21,105 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_eclip import EClipConfig
-from .embedding_eclip import EmbedsProducts
-from .hub_eclip import auto_map_of
-from .normalization_eclip import normalize
-from .objective_eclip import configured_loss
-from .pretrained_eclip import FromPretrainedParts
-from .publishing_eclip import PublishedWithCard
-from .towers_eclip import (
-    build_tower,
-    count_patches,
-    pool_tower_output,
-    tower_width,
-)
+from .towers_eclip import FromPretrainedParts, build_tower, count_patches, pool_tower_output, tower_width
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+"""What [`EClipModel.encode_text`] takes, by name."""
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+"""What [`EClipModel.encode_image`] takes, by name."""
+
+
+def normalize(embeds: torch.Tensor) -> torch.Tensor:
+    """Give vectors unit length; a zero vector stays zero. Shape `(..., D)` to the same."""
+    # The default epsilon is zero in float16, where a zero vector would become not-a-number.
+    return nn.functional.normalize(embeds, dim=-1, eps=1e-6)
+
+
+def truncate_embeds(embeds: torch.Tensor, dim: int | None) -> torch.Tensor:
+    """Keep the first values of embeddings, and give what is left unit length (Matryoshka, Kusupati et al. 2022).
+
+    Args:
+        embeds: Vectors of unit length, shape `(..., D)`.
+        dim: How many values are kept, at most `D`; `None` keeps all and changes nothing.
+
+    Returns:
+        Vectors of unit length, shape `(..., dim)`; a vector that is zero stays zero.
+
+    Raises:
+        ValueError: the vectors have fewer values than `dim`.
+    """
+    if dim is None or dim == embeds.shape[-1]:
+        return embeds
+    if not 1 <= dim <= embeds.shape[-1]:
+        raise ValueError(f"`dim` is {dim}, but the vectors have {embeds.shape[-1]} values; give 1 to that many.")
+    return normalize(embeds[..., :dim])
+
+
+def similarity_logits(left: torch.Tensor, right: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
+    """Return scaled similarities of all pairs in float32 at least: `(B, D)` and `(B, D)` to `(B, B)`."""
+    dtype = torch.promote_types(left.dtype, torch.float32)
+    return logit_scale.to(left.device, dtype).exp() * left.to(dtype) @ right.to(left.device, dtype).T
+
+
+def find_catalog_mates(catalog_ids: torch.Tensor) -> torch.Tensor:
+    """Tell which offers are of one catalog: ids `(B,)` to bool `(B, B)`, no offer being its own mate."""
+    is_mate = (catalog_ids[:, None] == catalog_ids) & (catalog_ids >= 0)
+    return is_mate.fill_diagonal_(False)
+
+
+def dense_contrastive_loss(
+    text_embeds: torch.Tensor,
+    image_embeds: torch.Tensor,
+    logit_scale: torch.Tensor,
+    catalog_ids: torch.Tensor | None = None,
+    *,
+    catalog_weight: float = 1.0,
+    mates: str = "positive",
+) -> torch.Tensor:
+    r"""Symmetric cross entropy between titles and images, with soft labels over catalogs, from all `B x B` logits.
+
+    Offers of one catalog are the same product listed by several sellers, and no negatives of each other (e-CLIP, Shin
+    et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>` for title `i` and image `j`, and target rows
+    `P_i` that have mass 1 on `j = i` and `catalog_weight` on the mates of `i`, divided by the row's sum:
+
+        L = 1/2 * mean_i CE(P_i, softmax_j s_ij) + 1/2 * mean_j CE(P_j, softmax_i s_ij)
+
+    This form and the other two modes for mates are this package's. For large batches the package has the same loss in
+    tiles, `modeling_eclip.contrastive_loss`, which is tested against this one.
+
+    Args:
+        text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
+        image_embeds: Embeddings of the images of the same offers in the same order, shape `(B, D)`.
+        logit_scale: Log of the inverse temperature, a single element.
+        catalog_ids: Catalog of each offer, int64, shape `(B,)`; negative, or `None`, for offers that are alone.
+        catalog_weight: Mass of a mate relative to the offer's own partner, from 0 to 1; used when mates are positive.
+        mates: What a row's catalog mates are to it: `"positive"` shares the target mass with them, `"negative"` is
+            plain CLIP, `"masked"` leaves them out of the softmax.
+
+    Returns:
+        The loss, a scalar in float32 (float64 for float64 embeddings).
+
+    Raises:
+        ValueError: titles and images are not of the same number, or `catalog_ids` are not one per offer.
+    """
+    if text_embeds.shape != image_embeds.shape:
+        raise ValueError(
+            f"the embeddings have shapes {tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}; give two of the "
+            "same shape (B, D), one row per offer."
+        )
+    logits = similarity_logits(text_embeds, image_embeds, logit_scale)  # (B, B)
+    targets = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
+    if catalog_ids is not None:
+        if catalog_ids.shape != text_embeds.shape[:1]:
+            raise ValueError(f"`catalog_ids` has shape {tuple(catalog_ids.shape)}; give ({len(logits)},).")
+        is_mate = find_catalog_mates(catalog_ids.to(logits.device))
+        if mates == "masked":
+            logits = logits.masked_fill(is_mate, torch.finfo(logits.dtype).min)
+        elif mates == "positive":
+            targets = targets + catalog_weight * is_mate
+            targets = targets / targets.sum(dim=1, keepdim=True)
+    losses = [nn.functional.cross_entropy(rows, targets) for rows in (logits, logits.T)]
+    return (losses[0] + losses[1]) / 2
 
 
 @dataclass
@@ -62,11 +150,13 @@ class EClipOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-class EClipPreTrainedModel(PublishedWithCard, PreTrainedModel):
+class EClipPreTrainedModel(PreTrainedModel):
     """What e-CLIP models have in common: initialisation, and what the towers make possible."""
 
     config: EClipConfig
     base_model_prefix = "eclip"
+    # The class that `AutoModel` loads; the code of a class that has one is saved with its checkpoints.
+    _auto_class = "AutoModel"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
@@ -109,24 +199,31 @@ class EClipPreTrainedModel(PublishedWithCard, PreTrainedModel):
         self._require_grads_hooks = hooks
         self._require_grads_hook = hooks[0] if hooks else None
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
-        self.config.auto_map = auto_map_of(type(self))
+        self.config.auto_map = self.auto_map()
         pipelines = self.custom_pipelines()
         if pipelines:
             self.config.custom_pipelines = pipelines
         elif hasattr(self.config, "custom_pipelines"):  # of a head, whose checkpoint this model came from
             del self.config.custom_pipelines
-        super().save_pretrained(save_directory, *args, push_to_hub=push_to_hub, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def auto_map(cls) -> dict[str, str]:
+        """Return the classes that Auto classes load from a checkpoint of this class: `{Auto class: "module.Class"}`.
+
+        `AutoProcessor` is left to the processor's own file: a checkpoint without its processor must not promise one.
+        """
+        own = f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
+        return {"AutoConfig": "configuration_eclip.EClipConfig", "AutoModel": own}
 
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
         """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
         return {}
 
 
-class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
+class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
     """e-CLIP: embeds product titles and product images in one space.
 
     Args:
@@ -154,6 +251,12 @@ class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
         if kwargs.get("is_main_process", True):  # first, since what follows may publish the folder
             write_sentence_transformers_files(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def auto_map(cls) -> dict[str, str]:
+        """Return the classes that Auto classes load; zero-shot image classification is what CLIP models are for."""
+        auto_map = super().auto_map()
+        return auto_map | {"AutoModelForZeroShotImageClassification": auto_map["AutoModel"]}
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the title tower's token embeddings."""
@@ -335,7 +438,7 @@ class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
             logits_per_text = logit_scale.exp() * text_embeds @ image_embeds.T  # (num_titles, num_images)
             logits_per_image = logits_per_text.T
             if return_loss:
-                loss = configured_loss(self.config, text_embeds, image_embeds, logit_scale, catalog_ids)
+                loss = self._loss(text_embeds, image_embeds, catalog_ids)
         return EClipOutput(
             loss=loss,
             logits_per_text=logits_per_text,
@@ -345,6 +448,50 @@ class EClipModel(FromPretrainedParts, EmbedsProducts, EClipPreTrainedModel):
             text_model_output=text_outputs,
             vision_model_output=vision_outputs,
         )
+
+    def _loss(
+        self, text_embeds: torch.Tensor, image_embeds: torch.Tensor, catalog_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the configured loss: the weighted mean over `matryoshka_dims`, where there are any."""
+        dims: Sequence[int | None] = self.config.matryoshka_dims or [None]
+        weights = self.config.matryoshka_weights or [1.0] * len(dims)
+        losses = [
+            weight
+            * dense_contrastive_loss(
+                truncate_embeds(text_embeds, dim),
+                truncate_embeds(image_embeds, dim),
+                self.logit_scale,
+                catalog_ids,
+                catalog_weight=self.config.catalog_weight,
+                mates=self.config.catalog_mates,
+            )
+            for dim, weight in zip(dims, weights, strict=True)
+            if weight
+        ]
+        return torch.stack(losses).sum() / sum(weights)
+
+    def encode_products(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run the towers on the modalities that products have.
+
+        Args:
+            inputs: What `prepare_products` returned for `B` products, on the model's device.
+
+        Returns:
+            `has_text` and `has_image`, bool, shape `(B,)`; and, where any product has the modality,
+            `text_pooler_output` and `image_pooler_output`, shape `(B, width)`: the towers' vectors, zero for products
+            without it. All of it is what heads take in place of titles and images.
+        """
+        encoded = {"has_text": inputs["has_text"], "has_image": inputs["has_image"]}
+        encoders = {"text": (self.encode_text, TEXT_INPUTS), "image": (self.encode_image, IMAGE_INPUTS)}
+        for modality, (encode, names) in encoders.items():
+            given = {name: inputs[name] for name in names if name in inputs}
+            if given:
+                vectors = encode(**given).pooler_output
+                has_modality = inputs[f"has_{modality}"].to(vectors.device)
+                rows = vectors.new_zeros(len(has_modality), vectors.shape[1])
+                rows[has_modality] = vectors
+                encoded[f"{modality}_pooler_output"] = rows
+        return encoded
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
@@ -365,4 +512,15 @@ def _with_pooled(output: ModelOutput, pooled: torch.Tensor) -> BaseModelOutputWi
     )
 
 
-__all__ = ["EClipModel", "EClipOutput", "EClipPreTrainedModel"]
+__all__ = [
+    "IMAGE_INPUTS",
+    "TEXT_INPUTS",
+    "EClipModel",
+    "EClipOutput",
+    "EClipPreTrainedModel",
+    "dense_contrastive_loss",
+    "find_catalog_mates",
+    "normalize",
+    "similarity_logits",
+    "truncate_embeds",
+]

@@ -3,8 +3,8 @@
     pipeline("eclip-product-classification", model=checkpoint, trust_remote_code=True)
     pipeline("eclip-product-matching", model=checkpoint, trust_remote_code=True)
 
-Contract: a product is a title, a picture, or `{"text": title, "image": picture}`; one without a side that the head
-looks at is judged by the other one. Scores are the head's probabilities, calibrated where it is, and its decision
+Contract: a product is a title, a picture, or `{"text": title, "image": picture}`; one that lacks a modality is judged
+by the other one. Scores are the head's probabilities, calibrated where it is, and its decision
 comes first, by its threshold where it has one. Checkpoints of heads name their pipeline (`custom_pipelines`), and
 importing the package registers both, for models at hand.
 """
@@ -14,23 +14,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import transformers
+from transformers import AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
-from .hub_eclip import CLASSIFICATION, HEAD_AUTO_MAP, HEAD_PIPELINES, MATCHING
-from .product_inputs_eclip import read_product
+from .processing_eclip import read_product
 
 _Answers = list[dict[str, Any]]
-_HUB_ARGUMENTS = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "revision",
-    "subfolder",
-    "token",
-    "trust_remote_code",
-)
+# What the pipelines are called in transformers.
+CLASSIFICATION, MATCHING = "eclip-product-classification", "eclip-product-matching"
 
 
 def custom_pipelines_of(head_class: type) -> dict[str, dict[str, Any]]:
@@ -40,13 +32,12 @@ def custom_pipelines_of(head_class: type) -> dict[str, dict[str, Any]]:
         head_class: Class of the head.
 
     Returns:
-        `{task: {"impl": "module.Class", "pt": [Auto class]}}`; empty for a head that has no pipeline.
+        `{task: {"impl": "module.Class", "pt": ["AutoModel"]}}`; empty for a head that has no pipeline.
     """
-    auto_class = getattr(head_class, "_auto_class", None)
     for task, pipeline_class in _PIPELINES.items():
-        if head_class.__name__ in pipeline_class.heads and auto_class is not None:
-            module = pipeline_class.__module__.rsplit(".", 1)[-1]
-            return {task: {"impl": f"{module}.{pipeline_class.__name__}", "pt": [auto_class]}}
+        if head_class.__name__ in pipeline_class.heads:
+            module = pipeline_class.__module__.rpartition(".")[2]
+            return {task: {"impl": f"{module}.{pipeline_class.__name__}", "pt": ["AutoModel"]}}
     return {}
 
 
@@ -54,32 +45,7 @@ def register_pipelines() -> None:
     """Register the pipelines with transformers, for models at hand and checkpoints that do not name theirs."""
     for task, pipeline_class in _PIPELINES.items():
         if task not in PIPELINE_REGISTRY.supported_tasks:
-            loader = type(f"Saved{pipeline_class.__name__}", (_SavedHead,), {"heads": pipeline_class.heads})
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=loader, type="multimodal")
-
-
-class _SavedHead:
-    """What transformers calls to load a head whose checkpoint does not name its pipeline."""
-
-    heads: tuple[str, ...] = ()
-
-    @classmethod
-    def from_pretrained(cls, checkpoint: str, **kwargs: Any) -> Any:
-        """Load a checkpoint as the head that it was saved as.
-
-        Raises:
-            ValueError: it is of none of `heads`.
-        """
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        saved_as = (transformers.AutoConfig.from_pretrained(checkpoint, **hub).architectures or ["no head"])[0]
-        if saved_as not in cls.heads:
-            raise ValueError(f"{checkpoint!r} is a checkpoint of {saved_as}; give one of {', '.join(cls.heads)}.")
-        auto_classes = {reference.split(".")[1]: name for name, reference in HEAD_AUTO_MAP.items()}
-        return getattr(transformers, auto_classes[saved_as]).from_pretrained(checkpoint, **kwargs)
-
-
-def _heads_of(task: str) -> tuple[str, ...]:
-    return tuple(head for head, of in HEAD_PIPELINES.items() if of == task)
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=AutoModel, type="multimodal")
 
 
 class _ProductPipeline(Pipeline):
@@ -134,7 +100,7 @@ class EClipProductClassificationPipeline(_ProductPipeline):
     or "adult" and "not adult". `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
 
-    heads = _heads_of(CLASSIFICATION)
+    heads = ("EClipForAdultRecognition", "EClipForAttributeExtraction", "EClipForCategoryClassification")
 
     def __call__(self, inputs: Any = None, *, text: Any = None, image: Any = None, **kwargs: Any) -> Any:
         """Classify products.
@@ -183,7 +149,7 @@ class EClipProductMatchingPipeline(_ProductPipeline):
     `top_k` is how many labels come back, 1 if not given, all with `None`.
     """
 
-    heads = _heads_of(MATCHING)
+    heads = ("EClipForProductMatching",)
 
     def preprocess(self, input_: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a pair."""
@@ -196,7 +162,7 @@ class EClipProductMatchingPipeline(_ProductPipeline):
         return {"left": read_product(input_[0]), "right": read_product(input_[1])}
 
     def _forward(self, input_tensors: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
-        left, right = (self._represent(side) for side in (input_tensors["left"], input_tensors["right"]))
+        left, right = self._represent(input_tensors["left"]), self._represent(input_tensors["right"])
         return {"logits": self.model.answer(left, right=right).logits}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 1) -> _Answers:
@@ -264,6 +230,8 @@ _PIPELINES: dict[str, type[_ProductPipeline]] = {
 }
 
 __all__ = [
+    "CLASSIFICATION",
+    "MATCHING",
     "EClipProductClassificationPipeline",
     "EClipProductMatchingPipeline",
     "custom_pipelines_of",

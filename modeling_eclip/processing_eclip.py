@@ -7,7 +7,7 @@ SigLIP 2 checkpoint. Every other thing (keyword arguments per call, saving, the 
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,15 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from .images_eclip import ProductImageError, load_product_image
-from .publishing_eclip import PublishedWithCard
-
-__all__ = ["EClipProcessor", "check_title"]
 
 DEFAULT_MAX_TITLE_LENGTH = 128
 _SIGLIP_TITLE_LENGTH = 64
+_MODALITIES = ("text", "image")
 _TITLE_PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
-class EClipProcessor(PublishedWithCard, ProcessorMixin):
+class EClipProcessor(ProcessorMixin):
     """Prepare titles and pictures for `EClipModel`.
 
     Args:
@@ -42,6 +40,8 @@ class EClipProcessor(PublishedWithCard, ProcessorMixin):
         ValueError: If a setting of titles is out of range, or titles are to be padded and the tokenizer has no
             padding token.
     """
+
+    _auto_class = "AutoProcessor"
 
     def __init__(
         self,
@@ -315,3 +315,79 @@ def _size_settings(settings: dict[str, Any], height: int, width: int) -> list[di
         return [{"size": resized, "crop_size": exact}]
     shortest = [{"size": {"shortest_edge": height}}] if "shortest_edge" in size and height == width else []
     return [*shortest, {"size": exact}]
+
+
+def read_product(product: Any) -> tuple[str | None, Any]:
+    """Tell the title and the picture of a product.
+
+    Args:
+        product: A title (`str`), a picture in any form that [`load_product_image`] takes but a `str`, or a mapping
+            with `"text"`, `"image"` or both, of which one may be missing: `None` or not a number; a blank title beside
+            a picture is missing, too.
+
+    Returns:
+        The title and the picture, `None` where there is none.
+
+    Raises:
+        ValueError: there is neither, or the mapping has other keys.
+    """
+    if isinstance(product, str):
+        return product, None
+    if not isinstance(product, Mapping) or (product and set(product) <= {"bytes", "path"}):
+        product = {"image": product}
+    unknown = [key for key in product if key not in _MODALITIES]
+    if unknown:
+        raise ValueError(
+            f"received a product with {unknown}; give {{'text': title, 'image': picture}}, or one of them."
+        )
+    title, image = (None if is_missing(product.get(key)) else product[key] for key in _MODALITIES)
+    if isinstance(title, str) and not title.strip() and image is not None:
+        title = None
+    if title is None and image is None:
+        raise ValueError("received a product with neither title nor picture; give it one of them, or leave it out.")
+    return title, image
+
+
+def prepare_products(
+    processor: Any, products: Sequence[tuple[str | None, Any]], modality: str = "both"
+) -> dict[str, torch.Tensor]:
+    """Prepare the modalities that products have.
+
+    Args:
+        processor: The [`EClipProcessor`] of the checkpoint.
+        products: Title and picture of `B` products, as `read_product` tells them.
+        modality: What to prepare: `"text"`, `"image"` or `"both"`.
+
+    Returns:
+        `has_text` and `has_image`, bool, shape `(B,)`; and the model's inputs: of titles, shape `(num_titles, N)`, and
+        of images, `(num_images, 3, H, W)`, in the order of the products that have them.
+
+    Raises:
+        ProductImageError: a picture cannot be used; the message starts with the product's place in the batch.
+    """
+    titles = [None if modality == "image" else title for title, _ in products]
+    images = [None if modality == "text" else image for _, image in products]
+    inputs: dict[str, torch.Tensor] = {
+        "has_text": torch.tensor([title is not None for title in titles], dtype=torch.bool),
+        "has_image": torch.tensor([image is not None for image in images], dtype=torch.bool),
+    }
+    if inputs["has_text"].any():
+        inputs |= processor(text=[title for title in titles if title is not None], return_tensors="pt")
+    if inputs["has_image"].any():
+        loaded = []
+        for place, image in enumerate(images):
+            if image is not None:
+                try:
+                    loaded.append(load_product_image(image))
+                except ProductImageError as error:
+                    raise ProductImageError(f"products[{place}]: {error}", error.reason) from error
+        inputs |= processor(images=loaded, return_tensors="pt")
+    return inputs
+
+
+def is_missing(value: Any) -> bool:
+    """Tell an empty cell: `None`, or the not-a-number that tables which came through pandas hold there."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+__all__ = ["EClipProcessor", "check_title", "is_missing", "prepare_products", "read_product"]

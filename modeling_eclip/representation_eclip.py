@@ -1,59 +1,75 @@
-"""The one way to represent a product, and what all heads have in common.
+"""ProductRepresentation, how heads see products; EClipTaskModel, what all heads have in common.
 
 Notable choices:
-- the towers' vectors before the projection: the projection keeps what title and image share, and drops what one of
-  them alone tells, which is what a task asks for;
-- each side scaled to one length, so that no tower speaks louder;
-- a product without one of its sides gets a learned stand-in, which starts at zero and then says nothing;
-- a head that looks at both sides is trained without one of them now and then (modality dropout), so that products
-  without it are no surprise.
+- heads take the towers' vectors before the projection: the projection keeps what title and image share, and drops what
+  only one of them tells, which a task needs;
+- the vectors of both modalities are scaled to one length, so that neither outweighs the other;
+- a learned missing-modality embedding, zero at the start, stands where a product lacks a modality;
+- a head on both modalities is trained without one of them now and then (modality dropout), so that it can do without.
 """
 
+import importlib
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_eclip import EClipConfig
-from .late_fusion_eclip import LateFusionClassifier
-from .modeling_eclip import EClipModel, EClipPreTrainedModel
-from .normalization_eclip import normalize
-from .product_embeds_eclip import ProductEmbeds
-from .product_inputs_eclip import encode_products, prepare_products, read_product
+from .fusion_eclip import LateFusionClassifier, ProductEmbeds
+from .modeling_eclip import IMAGE_INPUTS, TEXT_INPUTS, EClipModel, EClipPreTrainedModel, normalize
+from .processing_eclip import prepare_products, read_product
 from .towers_eclip import tower_width
 
-_SIDE_NAMES = {"text": "title", "image": "image"}
+_NAMES = {"text": "title", "image": "image"}
 
 
-def side_widths(config: EClipConfig) -> dict[str, int]:
-    """Tell the width of the towers' vectors, of the sides that `config.modality` looks at."""
+def modality_widths(config: EClipConfig) -> dict[str, int]:
+    """Return the width of the towers' vectors of each modality that the head uses."""
     widths = {
         "text": tower_width(config.text_config, config.text_pooling),
         "image": tower_width(config.vision_config, config.vision_pooling),
     }
-    return {side: width for side, width in widths.items() if config.modality in (side, "both")}
+    return {name: width for name, width in widths.items() if config.modality in (name, "both")}
+
+
+def import_from_package(module: str, purpose: str) -> ModuleType:
+    """Import a module that does not travel with checkpoints.
+
+    Args:
+        module: Its name within `modeling_eclip`.
+        purpose: What it is needed for.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(f"modeling_eclip.{module}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("modeling_eclip"):
+            raise
+        raise ImportError(f"{purpose} needs the package modeling-eclip: pip install modeling-eclip") from None
 
 
 class ProductRepresentation(nn.Module):
     """Represent products by the vectors that the towers gave for them.
 
     Args:
-        config: Its `modality` tells the sides, its `modality_dropout` how often training hides one.
+        config: Its `modality` names what is used, its `modality_dropout` how often training hides one.
     """
 
     def __init__(self, config: EClipConfig):
-        """Build the stand-ins, of a head that looks at both sides."""
+        """Build the missing-modality embeddings of a head on both modalities."""
         super().__init__()
-        self.widths = side_widths(config)
+        self.widths = modality_widths(config)
         self.dropout = float(config.modality_dropout) if config.modality == "both" else 0.0
         if config.modality == "both":
-            self.text_stand_in = nn.Parameter(torch.zeros(self.widths["text"]))
-            self.image_stand_in = nn.Parameter(torch.zeros(self.widths["image"]))
+            self.missing_text_embedding = nn.Parameter(torch.zeros(self.widths["text"]))
+            self.missing_image_embedding = nn.Parameter(torch.zeros(self.widths["image"]))
 
     def forward(
         self,
@@ -73,29 +89,29 @@ class ProductRepresentation(nn.Module):
             has_image: The same for images.
 
         Returns:
-            The products as the sides of the configured modality show them.
+            The products' vectors by modality.
 
         Raises:
-            ValueError: a product has none of the sides that the head looks at.
+            ValueError: a product has no modality that the head uses.
         """
         given = {"text": (text_features, has_text), "image": (image_features, has_image)}
-        features = {side: given[side][0] for side in self.widths}
+        features = {modality: given[modality][0] for modality in self.widths}
         present = {}
         some = next((vectors for vectors in features.values() if vectors is not None), None)
         if some is None:
-            raise ValueError(f"No product has {self._wanted()}, and the head looks at nothing else; give it.")
-        for side, vectors in features.items():
-            mask = given[side][1]
+            raise ValueError(f"No product has {self._wanted()}, and the head uses nothing else; give it.")
+        for modality, vectors in features.items():
+            mask = given[modality][1]
             if vectors is None:
                 mask = torch.zeros(len(some), dtype=torch.bool)
             elif mask is None:
                 mask = torch.ones(len(some), dtype=torch.bool)
-            present[side] = mask.to(device=some.device, dtype=torch.bool)
+            present[modality] = mask.to(device=some.device, dtype=torch.bool)
         if has_text is not None or has_image is not None:
             self._check(present)
         if self.training and self.dropout:
             present = self._hide(present)
-        embeds = {side: self._embed(side, vectors, present[side]) for side, vectors in features.items()}
+        embeds = {name: self._embed(name, vectors, present[name]) for name, vectors in features.items()}
         return ProductEmbeds(
             text=embeds.get("text"),
             image=embeds.get("image"),
@@ -103,20 +119,20 @@ class ProductRepresentation(nn.Module):
             has_image=present.get("image"),
         )
 
-    def _embed(self, side: str, features: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor:
-        """Scale one side's vectors, and put the stand-in where there are none."""
+    def _embed(self, modality: str, features: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor:
+        """Scale the vectors of a modality, and put the missing-modality embedding where there are none."""
         embeds = None if features is None else normalize(features) * features.shape[-1] ** 0.5
         if len(self.widths) == 1:
-            assert embeds is not None  # the only side, and `forward` has checked that there is one
+            assert embeds is not None  # the only modality, and `forward` has checked that it is there
             return embeds
-        stand_in = getattr(self, f"{side}_stand_in")
+        missing: torch.Tensor = getattr(self, f"missing_{modality}_embedding")
         if embeds is None:
-            return stand_in.expand(len(present), -1)
-        return torch.where(present.to(embeds.device).unsqueeze(1), embeds, stand_in.to(embeds.dtype))
+            return missing.expand(len(present), -1)
+        return torch.where(present.to(embeds.device).unsqueeze(1), embeds, missing.to(embeds.dtype))
 
     def _hide(self, present: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Hide one side of some of the products that have both."""
-        draw = torch.rand(len(present["text"]), device=present["text"].device)  # one per row: never both sides
+        """Hide one modality of some of the products that have both."""
+        draw = torch.rand(len(present["text"]), device=present["text"].device)  # one per row: never both
         both = present["text"] & present["image"]
         return {
             "text": present["text"] & ~(both & (draw < self.dropout)),
@@ -131,21 +147,21 @@ class ProductRepresentation(nn.Module):
             rows = empty.nonzero().flatten().tolist()
             raise ValueError(
                 f"Product {rows[0]} of the batch ({len(rows)} of {len(empty)}) has neither {self._wanted(' nor ')}; "
-                "leave it out, or use a head that looks at what it has."
+                "leave it out, or use a head on what it has."
                 if len(self.widths) > 1
                 else f"Product {rows[0]} of the batch ({len(rows)} of {len(empty)}) has no {self._wanted()}, and the "
-                "head looks at nothing else; leave it out, or use a head that looks at what it has."
+                "head uses nothing else; leave it out, or use a head on what it has."
             )
 
     def _wanted(self, conjunction: str = " or ") -> str:
-        return conjunction.join(_SIDE_NAMES[side] for side in self.widths)
+        return conjunction.join(_NAMES[modality] for modality in self.widths)
 
 
 class EClipTaskModel(EClipPreTrainedModel):
     """What all heads have in common: the model they stand on, and how they see products.
 
     A checkpoint of an [`EClipModel`] loads into every head, whose own weights are new then, and one of a head loads as
-    an [`EClipModel`]. A head says what it makes of products in `answer`, and has `forward` from here.
+    an [`EClipModel`]. A subclass defines `answer`, and has `forward` from here.
 
     Args:
         config: The configuration.
@@ -162,66 +178,48 @@ class EClipTaskModel(EClipPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, ProductRepresentation) and len(module.widths) == 2:
-            init.zeros_(module.text_stand_in)
-            init.zeros_(module.image_stand_in)
+            init.zeros_(module.missing_text_embedding)
+            init.zeros_(module.missing_image_embedding)
         elif isinstance(module, LateFusionClassifier) and module.text is not None and module.image is not None:
             init.constant_(module.fusion_scale, 0.5)
             init.zeros_(module.fusion_bias)
 
     def represent(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
+        *,
         has_text: torch.Tensor | None = None,
         has_image: torch.Tensor | None = None,
         text_pooler_output: torch.Tensor | None = None,
         image_pooler_output: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
+        **inputs: Any,
     ) -> ProductEmbeds:
-        """Represent products by their titles, their images or both; a tower that the head does not use is not run.
+        """Represent products by title, image or both; a tower that the head does not use is not run.
 
         Args:
-            input_ids: Tokens of the titles, shape `(B, N)`.
-            attention_mask: Which tokens are real, shape `(B, N)`; `None` means all.
-            pixel_values: Images, shape `(B, 3, H, W)`.
-            has_text: Which products have a title, bool, shape `(B,)`; `None` means all, if `input_ids` is given.
-                What stands in `input_ids` for the others is not looked at.
-            has_image: The same for images.
-            text_pooler_output: The title tower's vectors in place of `input_ids`, shape `(B, text width)`: what
-                [`EClipModel.encode_text`] gave once, for a tower that is not trained.
-            image_pooler_output: The image tower's in place of `pixel_values`, likewise.
-            position_ids: As for [`EClipModel.encode_text`].
-            token_type_ids: As for [`EClipModel.encode_text`].
-            pixel_attention_mask: As for [`EClipModel.encode_image`].
-            spatial_shapes: As for [`EClipModel.encode_image`].
-            interpolate_pos_encoding: As for [`EClipModel.encode_image`].
-            **kwargs: Passed to the towers.
+            has_text: As for [`EClipTaskModel.forward`], and so are all others.
+            has_image: See there.
+            text_pooler_output: See there.
+            image_pooler_output: See there.
+            **inputs: The towers' inputs, by name; what is no tower's by name is given to both.
 
         Returns:
             The products.
 
         Raises:
-            ValueError: a product has none of the sides that the head looks at.
+            ValueError: a product has no modality that the head uses.
         """
-        if input_ids is not None and self.config.modality != "image":
-            text_pooler_output = self.eclip.encode_text(
-                input_ids, attention_mask, position_ids, token_type_ids, **kwargs
-            ).pooler_output
-        if pixel_values is not None and self.config.modality != "text":
-            image_pooler_output = self.eclip.encode_image(
-                pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding, **kwargs
-            ).pooler_output
+        given = {name: value for name, value in inputs.items() if value is not None}
+        text = {name: given.pop(name) for name in TEXT_INPUTS if name in given}
+        image = {name: given.pop(name) for name in (*IMAGE_INPUTS, "interpolate_pos_encoding") if name in given}
+        if "input_ids" in text and self.config.modality != "image":
+            text_pooler_output = self.eclip.encode_text(**text, **given).pooler_output
+        if "pixel_values" in image and self.config.modality != "text":
+            image_pooler_output = self.eclip.encode_image(**image, **given).pooler_output
         return self.representation(text_pooler_output, image_pooler_output, has_text, has_image)
 
     @torch.no_grad()
     def represent_products(self, processor: Any, products: Iterable[Any], batch_size: int = 64) -> ProductEmbeds:
-        """Represent products as people hand them over, once and for all that is done with them afterwards.
+        """Represent products as users have them, for any number of answers afterwards.
 
         Args:
             processor: The [`EClipProcessor`] of the checkpoint.
@@ -233,7 +231,7 @@ class EClipTaskModel(EClipPreTrainedModel):
             The products, without gradients. Call `eval` on the head first, unless it is in training.
 
         Raises:
-            ValueError: there are no products, or one has none of the sides that the head looks at.
+            ValueError: there are no products, or one has no modality that the head uses.
         """
         parts: list[ProductEmbeds] = []
         rows = iter(products)
@@ -249,15 +247,14 @@ class EClipTaskModel(EClipPreTrainedModel):
 
         Args:
             processor: The [`EClipProcessor`] of the checkpoint.
-            batch: Titles and pictures as `read_product` tells them.
+            batch: Titles and images as `read_product` returns them.
 
         Returns:
             The products.
         """
         inputs = prepare_products(processor, batch, self.config.modality)
         on_device = {name: value.to(self.device) for name, value in inputs.items()}
-        encoded: dict[str, Any] = encode_products(self.eclip, on_device)
-        return self.represent(**encoded)
+        return self.represent(**self.eclip.encode_products(on_device))
 
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
         """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
@@ -266,7 +263,7 @@ class EClipTaskModel(EClipPreTrainedModel):
         return custom_pipelines_of(type(self))
 
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> ModelOutput:
-        """Say what the head makes of products that are represented already.
+        """Answer about products that are represented already.
 
         Args:
             embeds: The products, as `represent` returns them.
@@ -295,50 +292,57 @@ class EClipTaskModel(EClipPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         **kwargs: Any,
     ) -> ModelOutput:
-        """Represent products, and say what the head makes of them.
+        """Represent products, and answer about them. A head of pairs takes all inputs in the shape `(B, 2, ...)`.
 
         Args:
-            input_ids: As for [`EClipTaskModel.represent`], and so are all that are not named here.
-            attention_mask: See there.
-            pixel_values: See there.
+            input_ids: Tokens of the titles, shape `(B, N)`.
+            attention_mask: Which tokens are real, shape `(B, N)`; `None` means all.
+            pixel_values: Images, shape `(B, 3, H, W)`.
             labels: Labels of the task, as the head's `answer` takes them; `None` where no loss is wanted.
-            has_text: See there.
-            has_image: See there.
-            text_pooler_output: See there.
-            image_pooler_output: See there.
-            position_ids: See there.
-            token_type_ids: See there.
-            pixel_attention_mask: See there.
-            spatial_shapes: See there.
-            interpolate_pos_encoding: See there.
+            has_text: Which products have a title, bool, shape `(B,)`; `None` means all, if titles are given. What
+                `input_ids` holds for the others is not read.
+            has_image: The same for images.
+            text_pooler_output: The title tower's vectors in place of `input_ids`, shape `(B, text width)`: what
+                [`EClipModel.encode_text`] gave once, for a tower that is not trained.
+            image_pooler_output: The image tower's in place of `pixel_values`, likewise.
+            position_ids: As for [`EClipModel.encode_text`].
+            token_type_ids: As for [`EClipModel.encode_text`].
+            pixel_attention_mask: As for [`EClipModel.encode_image`].
+            spatial_shapes: As for [`EClipModel.encode_image`].
+            interpolate_pos_encoding: As for [`EClipModel.encode_image`].
             **kwargs: Passed to the towers; and `return_dict`.
 
         Returns:
             The head's output, or a tuple with `return_dict=False`.
 
         Raises:
-            ValueError: a product has none of the sides that the head looks at.
+            ValueError: a product has no modality that the head uses.
         """
-        embeds = self.represent(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            has_text=has_text,
-            has_image=has_image,
-            text_pooler_output=text_pooler_output,
-            image_pooler_output=image_pooler_output,
-            position_ids=position_ids,
-            token_type_ids=token_type_ids,
-            pixel_attention_mask=pixel_attention_mask,
-            spatial_shapes=spatial_shapes,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            **kwargs,
-        )
-        return self.answer(embeds, labels)
+        of_products = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "pixel_values": pixel_values,
+            "has_text": has_text,
+            "has_image": has_image,
+            "text_pooler_output": text_pooler_output,
+            "image_pooler_output": image_pooler_output,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+            "pixel_attention_mask": pixel_attention_mask,
+            "spatial_shapes": spatial_shapes,
+        }
+        given = {name: value for name, value in of_products.items() if value is not None}
+        return self.answer_inputs(given, labels, interpolate_pos_encoding=interpolate_pos_encoding or None, **kwargs)
+
+    def answer_inputs(
+        self, inputs: dict[str, torch.Tensor], labels: torch.Tensor | None, **kwargs: Any
+    ) -> ModelOutput:
+        """Represent products and answer: `inputs` are the tensors given to `forward`, `kwargs` its other arguments."""
+        return self.answer(self.represent(**inputs, **kwargs), labels)
 
 
 class EClipYesOrNoModel(EClipTaskModel):
-    """What heads have in common that answer yes or no: log odds, calibration, a threshold."""
+    """What heads that answer yes or no have in common: log odds, calibration, a threshold."""
 
     @property
     def decision_threshold(self) -> float:
@@ -363,4 +367,58 @@ class EClipYesOrNoModel(EClipTaskModel):
         return (self.probabilities(logits) >= self.decision_threshold).tolist()
 
 
-__all__ = ["EClipTaskModel", "EClipYesOrNoModel", "ProductRepresentation", "side_widths"]
+@torch.no_grad()
+def embed_names(model: EClipTaskModel, processor: Any, names: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Embed classes by their names.
+
+    Args:
+        model: A head, in evaluation mode.
+        processor: The [`EClipProcessor`] of its checkpoint.
+        names: The names of each class; a class with several of them is their mean.
+
+    Returns:
+        Embeddings of unit length, shape `(num_classes, projection_dim)`.
+    """
+    embeds = []
+    for class_names in names:  # one class at a time: as many tokens as it takes, and no more
+        tokens = processor(text=list(class_names), return_tensors="pt").to(model.device)
+        features = model.eclip.get_text_features(tokens["input_ids"], tokens.get("attention_mask")).pooler_output
+        embeds.append(normalize(normalize(features).mean(dim=0)))
+    return torch.stack(embeds)
+
+
+def zero_shot_logits(model: EClipTaskModel, class_embeds: torch.Tensor, embeds: ProductEmbeds) -> torch.Tensor:
+    """Compare products with classes.
+
+    Args:
+        model: A head.
+        class_embeds: What `embed_names` returned, shape `(num_classes, projection_dim)`.
+        embeds: `B` products, as the head represents them.
+
+    Returns:
+        Logits, float32, shape `(B, num_classes)`: the mean of the similarities that there are, divided by the
+        temperature.
+    """
+    projections = {"text": model.eclip.text_projection, "image": model.eclip.visual_projection}
+    device = class_embeds.device
+    similarities, weights = [], []
+    for modality, (vectors, has_modality) in embeds.modalities.items():
+        # A product's vectors are the tower's but for their length, which the projection hands on.
+        projected = normalize(projections[modality](vectors.to(projections[modality].weight.dtype)))
+        similarity = (projected @ class_embeds.to(projected).T).float().to(device)  # (B, num_classes)
+        present = has_modality.to(device).unsqueeze(1)
+        similarities.append(similarity.masked_fill(~present, 0))
+        weights.append(present.float())
+    mean = torch.stack(similarities).sum(dim=0) / torch.stack(weights).sum(dim=0).clamp(min=1)
+    return model.eclip.logit_scale.float().exp().to(device) * mean
+
+
+__all__ = [
+    "EClipTaskModel",
+    "EClipYesOrNoModel",
+    "ProductRepresentation",
+    "embed_names",
+    "import_from_package",
+    "modality_widths",
+    "zero_shot_logits",
+]

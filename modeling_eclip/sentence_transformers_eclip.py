@@ -2,7 +2,7 @@
 
 Contract: `ProductEmbedding` is the one module of it, and gives vectors of unit length in the space that titles and
 images share: of a title or an image what [`EClipModel`] gives as `text_embeds` or `image_embeds`; of a product with
-both their sum, scaled to unit length, which orders others as the mean of both sides' similarities does. Titles, images
+both their sum, scaled to unit length, which orders others as the mean of the two similarities does. Titles, images
 and products may be mixed in one call. Saving a checkpoint writes what sentence-transformers looks for beside it;
 neither that nor this file needs the library.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from .normalization_eclip import normalize
-from .product_inputs_eclip import encode_products, prepare_products, read_product
+from .modeling_eclip import normalize
+from .processing_eclip import prepare_products, read_product
 
 _MODULE = "sentence_transformers_eclip.ProductEmbedding"
 _PICTURE_FILES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
@@ -127,14 +127,14 @@ class ProductEmbedding(nn.Module):
         Returns:
             The same with `sentence_embedding`, of unit length, shape `(B, projection_dim)`.
         """
-        encoded = encode_products(self.model, features)
-        sides = []
-        for side, project in (("text", self.model.text_projection), ("image", self.model.visual_projection)):
-            vectors = encoded.get(f"{side}_pooler_output")
+        encoded = self.model.encode_products(features)
+        parts = []
+        for modality, project in (("text", self.model.text_projection), ("image", self.model.visual_projection)):
+            vectors = encoded.get(f"{modality}_pooler_output")
             if vectors is not None:
-                # Zero where a product has not the side, which then adds nothing.
-                sides.append(normalize(project(vectors)))
-        embeds = sides[0] if len(sides) == 1 else normalize(sides[0] + sides[1].to(sides[0].device))
+                # Zero where a product lacks the modality, which then adds nothing.
+                parts.append(normalize(project(vectors)))
+        embeds = parts[0] if len(parts) == 1 else normalize(parts[0] + parts[1].to(parts[0].device))
         return {**features, "sentence_embedding": embeds}
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:

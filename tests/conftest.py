@@ -13,11 +13,12 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
-from training.arguments import ModelArguments
-from training.plots import plt
-from training.title_tokenizer import train_title_tokenizer
+from modeling_eclip.fitting.tokenizer import train_title_tokenizer
+from modeling_eclip.plots.products import plt
+from training.arguments.groups import ModelArguments
 
-REAL_DATA = Path(__file__).parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+REAL_DATA = ROOT.parent / "shared"
 
 # Begins a script of a process that finds the package only in the folder of a checkpoint.
 WITHOUT_PACKAGE = """

@@ -40,11 +40,11 @@ def test_labels_of_any_kind(dtype):
 
 
 def test_calibration_and_threshold_travel(tmp_path):
-    head = make_head(calibration=(2.0, -1.0), decision_threshold=0.2, wished_recall=0.95)
+    head = make_head(calibration=(2.0, -1.0), decision_threshold=0.2, target_recall=0.95)
     head.save_pretrained(tmp_path)
     loaded = EClipForAdultRecognition.from_pretrained(tmp_path)
     assert (loaded.config.calibration, loaded.config.decision_threshold) == ([2.0, -1.0], 0.2)
-    assert loaded.config.wished_recall == 0.95
+    assert loaded.config.target_recall == 0.95
     logits = torch.tensor([-0.3, 0.5, -0.1])
     expected = [1 / (1 + math.exp(1.6)), 0.5, 1 / (1 + math.exp(1.2))]
     assert loaded.probabilities(logits).tolist() == pytest.approx(expected)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import AttributeOutput, EClipForAttributeExtraction, EClipProcessor
-from training.title_tokenizer import train_title_tokenizer
+from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 
 # Not in alphabetical order; one name holds a point, one hides a method of torch's modules.
 ATTRIBUTES = {"type": ["a", "b", "c", "d"], "season": ["summer", "winter"], "base.colour": ["blue", "n/a", "red"]}

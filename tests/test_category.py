@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import CategoryOutput, EClipForCategoryClassification, EClipProcessor
-from modeling_eclip.zero_shot_eclip import zero_shot_logits
-from training.title_tokenizer import train_title_tokenizer
+from modeling_eclip.fitting.tokenizer import train_title_tokenizer
+from modeling_eclip.representation_eclip import zero_shot_logits
 
 # Ragged, and the first path begins the second.
 PATHS = [["Shoes"], ["Shoes", "Boots"], ["Bags", "Totes", "Canvas"], ["Bags", "Belts"]]

@@ -52,7 +52,7 @@ def test_the_loss_is_supervised_contrast_over_catalogs():
     both = make_head()
     loss = both(**inputs, labels=CATALOGS).loss
     embeds = both.represent(**inputs)
-    parts = [both.answer(embeds).embeds, *(normalize(vectors, dim=1) for vectors, _ in embeds.sides.values())]
+    parts = [both.answer(embeds).embeds, *(normalize(vectors, dim=1) for vectors, _ in embeds.modalities.values())]
     joined, title, image = (mate_contrast_loss(part, scale, CATALOGS) for part in parts)
     torch.testing.assert_close(loss, joined + (title + image) / 2)
 
@@ -174,7 +174,7 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
     auto = transformers.AutoModelForTextEncoding.from_pretrained(tmp_path / "head")
     assert type(auto) is EClipForProductClustering
     code = {path.name for path in (tmp_path / "head").glob("*.py")}
-    assert {"neighbors_eclip.py", "representation_eclip.py", "late_fusion_eclip.py"} <= code
+    assert {"neighbors_eclip.py", "representation_eclip.py", "fusion_eclip.py"} <= code
     base = AutoModel.from_pretrained(tmp_path / "head")
     assert type(base) is EClipModel
     assert torch.equal(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)

@@ -8,18 +8,16 @@ transformers ships them in its source distribution only; `make transformers-test
 import importlib.util
 import sys
 import unittest
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 import transformers
+from conftest import ROOT
 
 from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel
 
-SOURCE_TESTS = (
-    Path(__file__).parents[1] / ".venv" / "transformers-source" / transformers.__version__ / "tests" / "__init__.py"
-)
+SOURCE_TESTS = ROOT / ".venv" / "transformers-source" / transformers.__version__ / "tests" / "__init__.py"
 PACKAGE = "transformers_tests"
 
 

@@ -98,7 +98,7 @@ def test_what_a_head_says_survives_saving(tmp_path):
         "attributes": {"season": ["winter", "summer"], "colour": ["red"]},
         "not_stated": "unknown",
         "decision_threshold": 0.25,
-        "wished_recall": 0.95,
+        "target_recall": 0.95,
         "calibration": (1.5, -2),
     }
     make_config(**fields).save_pretrained(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import WITHOUT_PACKAGE, make_config, make_inputs
+from conftest import ROOT, WITHOUT_PACKAGE, make_config, make_inputs
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, Trainer, TrainingArguments
 
@@ -19,9 +19,9 @@ from modeling_eclip import (
     EClipForCategoryClassification,
     EClipModel,
 )
-from modeling_eclip.hub_eclip import auto_map_of
+from modeling_eclip.hub.auto_classes import auto_map_of
 
-PACKAGE = Path(__file__).parents[1] / "modeling_eclip"
+PACKAGE = ROOT / "modeling_eclip"
 
 # Of each head on single products: fields of its configuration, and labels of four products, of which the third has
 # none. The first category begins the second; the second attribute would sort before the first.
@@ -242,7 +242,7 @@ def test_adapters(head_class, model, tmp_path):
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or "modules_to_save" in name for name in trained)
     assert any("text_model" in name for name in trained) and any("vision_model" in name for name in trained)
-    assert any("text_stand_in" in name for name in trained) and any("classifier" in name for name in trained)
+    assert any("missing_text_embedding" in name for name in trained) and any("classifier" in name for name in trained)
     optimizer = torch.optim.AdamW([each for each in adapted.parameters() if each.requires_grad], lr=0.01)
     adapted.train()
     for _ in range(3):

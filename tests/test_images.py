@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
-from modeling_eclip.images_eclip import ProductImageError, load_product_image, load_product_pixels
-from modeling_eclip.jpeg_eclip import decode_jpeg
-from training.toy_catalog import toy_catalog
+from modeling_eclip.images_eclip import ProductImageError, load_product_image
+from modeling_eclip.inference.jpeg import decode_jpeg, load_product_pixels
+from modeling_eclip.toy.catalog import toy_catalog
 
 WHITE = (255, 255, 255)
 
@@ -358,9 +359,7 @@ def test_without_pillow_importing_works_and_calling_names_it():
         "try:\n    load_product_image(b'x')\n"
         "except ImportError as error:\n    print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[1]
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "PIL" in done.stdout
 
@@ -384,7 +383,7 @@ def with_and_without_simplejpeg(monkeypatch, source, **options):
     pytest.importorskip("simplejpeg")
     found = load_product_pixels(source, **options)
     with monkeypatch.context() as without:
-        without.setattr("modeling_eclip.jpeg_eclip._simplejpeg", lambda: None)
+        without.setattr("modeling_eclip.inference.jpeg._simplejpeg", lambda: None)
         other = load_product_pixels(source, **options)
     assert np.array_equal(found[0], other[0])
     assert found[1] == other[1]

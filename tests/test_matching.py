@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from modeling_eclip import EClipForProductMatching, EClipModel, MatchingOutput, ProductEmbeds
-from modeling_eclip.normalization_eclip import normalize
+from modeling_eclip.modeling_eclip import normalize
 
 
 def make_head(trained=False, **fields):
@@ -81,7 +81,7 @@ def test_before_training_the_cosine_speaks(modality):
     head, pairs = make_head(modality=modality), make_pairs(5)
     with torch.no_grad():
         output = head(**pairs)
-        sides = zip(output.embeds.sides.values(), output.right_embeds.sides.values(), strict=True)
+        sides = zip(output.embeds.modalities.values(), output.right_embeds.modalities.values(), strict=True)
         cosines = [torch.nn.functional.cosine_similarity(left, right) for (left, _), (right, _) in sides]
     torch.testing.assert_close(output.logits, 10 * (torch.stack(cosines).mean(0) - 0.7))
 
@@ -99,12 +99,14 @@ def test_a_pair_without_images_is_judged_by_titles():
     both, pairs = make_head(trained=True), make_pairs(4)
     with torch.no_grad():
         # Stand-ins that say nothing, as before training.
-        both.representation.image_stand_in.zero_()
+        both.representation.missing_image_embedding.zero_()
         both.classifier.image.bias.zero_()
         alone = both(input_ids=pairs["input_ids"], attention_mask=pairs["attention_mask"]).logits
         pairs["has_image"] = torch.zeros(4, 2, dtype=torch.bool)
         assert torch.equal(both(**pairs).logits, alone)
-        side = both.classifier.side_logits(both.pair_features(*[_represent(both, pairs, column) for column in (0, 1)]))
+        side = both.classifier.modality_logits(
+            both.pair_features(*[_represent(both, pairs, column) for column in (0, 1)])
+        )
     torch.testing.assert_close(alone, side["text"][:, 1] - side["text"][:, 0])
 
 
@@ -207,7 +209,7 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
     assert torch.equal(loaded(**pairs).logits, head(**pairs).logits)
     assert type(transformers.AutoModelForMultipleChoice.from_pretrained(tmp_path / "head")) is EClipForProductMatching
     code = {path.name for path in (tmp_path / "head").glob("*.py")}
-    assert {"neighbors_eclip.py", "representation_eclip.py", "late_fusion_eclip.py"} <= code
+    assert {"neighbors_eclip.py", "representation_eclip.py", "fusion_eclip.py"} <= code
     base = AutoModel.from_pretrained(tmp_path / "head")
     assert type(base) is EClipModel
     assert torch.equal(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -37,7 +37,7 @@ from transformers import (
 from modeling_eclip.images_eclip import ProductImageError
 from modeling_eclip.processing_eclip import EClipProcessor
 
-TOWERS = Path(__file__).parents[2] / "shared" / "towers"
+TOWERS = ROOT.parent / "shared" / "towers"
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 TITLES = ["Red shoe", "", "한국 신발", "حذاء أحمر", "👟🔥", "ＮＩＫＥ   air-max 90 / ½", "a\n\t\0b"]

@@ -7,7 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from modeling_eclip import EClipForAdultRecognition, EClipModel, ProductEmbeds
-from modeling_eclip.representation_eclip import ProductRepresentation, side_widths
+from modeling_eclip.representation_eclip import ProductRepresentation, modality_widths
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def representation(**fields):
     """Return a representation whose stand-ins are 5 for titles and 7 for images."""
     module = ProductRepresentation(make_config(**fields)).eval()
     if len(module.widths) == 2:
-        nn.init.constant_(module.text_stand_in, 5.0)
-        nn.init.constant_(module.image_stand_in, 7.0)
+        nn.init.constant_(module.missing_text_embedding, 5.0)
+        nn.init.constant_(module.missing_image_embedding, 7.0)
     return module
 
 
@@ -75,7 +75,7 @@ def test_a_side_that_no_product_has_need_not_be_given():
 
 def test_a_new_stand_in_says_nothing():
     module = ProductRepresentation(make_config())
-    assert module.text_stand_in.tolist() == module.image_stand_in.tolist() == [0.0] * 32
+    assert module.missing_text_embedding.tolist() == module.missing_image_embedding.tolist() == [0.0] * 32
     text, _ = features()
     joined = module.eval()(text).joined()
     torch.testing.assert_close(joined[:, :32], nn.functional.normalize(text, dim=-1))
@@ -90,7 +90,7 @@ def test_a_head_on_one_side_sees_only_that(modality):
     other = "image" if modality == "text" else "text"
     assert embeds[modality] is not None
     assert getattr(embeds, other) is getattr(embeds, f"has_{other}") is None
-    assert list(embeds.sides) == [modality]
+    assert list(embeds.modalities) == [modality]
 
 
 def test_products_without_any_side_are_named():
@@ -128,11 +128,11 @@ def test_stand_ins_learn():
     text, image = features()
     module = ProductRepresentation(make_config()).train()
     module(text, image, torch.tensor([True, False, True, True])).text.sum().backward()
-    assert (module.text_stand_in.grad >= 1).all()
+    assert (module.missing_text_embedding.grad >= 1).all()
     # Nothing missing, nothing hidden: no gradient but zero, which distributed training waits for.
     module = ProductRepresentation(make_config(modality_dropout=0.0)).train()
     module(text, image).joined().sum().backward()
-    assert module.image_stand_in.grad.tolist() == [0.0] * 32
+    assert module.missing_image_embedding.grad.tolist() == [0.0] * 32
 
 
 def test_represent_runs_the_towers_that_are_looked_at(head, monkeypatch):
@@ -178,11 +178,15 @@ def test_fields_given_one_by_one_are_checked(model, tmp_path):
 def test_base_and_head_load_each_other(model, tmp_path):
     model.save_pretrained(tmp_path / "base")
     head, info = EClipForAdultRecognition.from_pretrained(tmp_path / "base", output_loading_info=True)
-    new = {"representation.text_stand_in", "representation.image_stand_in", "classifier.fusion_scale"}
+    new = {
+        "representation.missing_text_embedding",
+        "representation.missing_image_embedding",
+        "classifier.fusion_scale",
+    }
     assert new <= info["missing_keys"]
     assert all(key.startswith(("representation.", "classifier.")) for key in info["missing_keys"])
     assert not info["unexpected_keys"] and not info["mismatched_keys"]
-    assert head.representation.text_stand_in.tolist() == [0.0] * 32
+    assert head.representation.missing_text_embedding.tolist() == [0.0] * 32
     assert head.classifier.fusion_scale.tolist() == [0.5, 0.5]
     head.save_pretrained(tmp_path / "head")
     again, info = EClipModel.from_pretrained(tmp_path / "head", output_loading_info=True)
@@ -194,5 +198,5 @@ def test_base_and_head_load_each_other(model, tmp_path):
 
 def test_side_widths_follow_the_modality():
     config = make_config(vision="efficientnet")
-    assert side_widths(config) == {"text": 32, "image": 1280}
-    assert side_widths(make_config(vision="efficientnet", modality="image")) == {"image": 1280}
+    assert modality_widths(config) == {"text": 32, "image": 1280}
+    assert modality_widths(make_config(vision="efficientnet", modality="image")) == {"image": 1280}

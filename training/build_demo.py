@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor, ProductImageError, load_product_image
-from training.arguments import DataArguments, FinetuneArguments, ModelArguments, option
-from training.build import load_split
-from training.command_line import parse_arguments
+from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments, option
+from training.arguments.parser import parse_arguments
+from training.data.files import whole_file, whole_folder, write_json
+from training.engine.build import load_split
 from training.finetune import finetune
-from training.task_models import TASK_HEADS
-from training.whole_files import whole_file, whole_folder, write_json
+from training.tasks.heads import TASK_HEADS
 
 __all__ = ["DemoArguments", "build_demo"]
 

@@ -10,8 +10,8 @@ import logging
 import datasets
 import transformers
 
-from training.command_line import parse_arguments
-from training.embedding_run import EmbedArguments, embed_corpus, logger
+from training.arguments.parser import parse_arguments
+from training.embedding.run import EmbedArguments, embed_corpus, logger
 
 
 def main() -> None:

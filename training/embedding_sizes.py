@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import torch
 
 from modeling_eclip import BinaryIndex, truncate_embeds
-from training.arguments import option
-from training.command_line import parse_arguments
-from training.product_ids import NO_CATALOG
-from training.retrieval import retrieval_recall
-from training.whole_files import write_json
+from modeling_eclip.retrieval.recall import retrieval_recall
+from training.arguments.groups import option
+from training.arguments.parser import parse_arguments
+from training.data.columns import NO_CATALOG
+from training.data.files import write_json
 
 __all__ = ["SizesArguments", "measure_sizes"]
 

@@ -21,12 +21,17 @@ import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments import DataArguments, EvaluationArguments, ModelArguments
-from training.build import build_model, build_processor, load_split
-from training.command_line import parse_arguments
-from training.task_evaluation import evaluate_head, load_evaluated_split, load_task_head, load_zero_shot_head
-from training.task_gallery import draw_evaluations
-from training.zero_shot import embed_products, matching_figures, retrieval_figures
+from training.arguments.groups import DataArguments, EvaluationArguments, ModelArguments
+from training.arguments.parser import parse_arguments
+from training.engine.build import build_model, build_processor, load_split
+from training.evaluation.gallery import draw_evaluations
+from training.evaluation.task_evaluation import (
+    evaluate_head,
+    load_evaluated_split,
+    load_task_head,
+    load_zero_shot_head,
+)
+from training.retrieval.zero_shot import embed_products, matching_metrics, retrieval_metrics
 
 logger = logging.getLogger("training")
 
@@ -54,10 +59,10 @@ def evaluate(
         model, processor = load()
         model.to(accelerator.device)
         settings = {"batch_size": arguments.eval_batch_size, "num_workers": data.num_workers}
-        figures[name] = retrieval_figures(embed_products(model, processor, test_products, accelerator, **settings))
+        figures[name] = retrieval_metrics(embed_products(model, processor, test_products, accelerator, **settings))
         if pair_products is not None and data.test_pairs:
             offers = embed_products(model, processor, pair_products, accelerator, **settings)
-            figures[name] |= matching_figures(offers, data.test_pairs)
+            figures[name] |= matching_metrics(offers, data.test_pairs)
     return figures
 
 
@@ -111,7 +116,7 @@ def evaluate_task(task: str, data: DataArguments, arguments: EvaluationArguments
             evaluations[name] = evaluation
     if not evaluations:
         return {}
-    print_table({name: {figure: str(of) for figure, of in one.figures.items()} for name, one in evaluations.items()})
+    print_table({name: {figure: str(of) for figure, of in one.metrics.items()} for name, one in evaluations.items()})
     report_dir = Path(arguments.report_dir)
     report_dir.mkdir(parents=True, exist_ok=True)
     for file in draw_evaluations(evaluations, products, report_dir):

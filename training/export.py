@@ -19,14 +19,14 @@ from tqdm.auto import tqdm
 from transformers.exporters import ExportedModel
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments import DataArguments, option
-from training.build import load_split
-from training.command_line import parse_arguments
-from training.data import evaluation_loader
-from training.exporting import Part, agreement, embed, export_part, inputs_of, interface_of
-from training.product_ids import stable_id
-from training.skip_counter import SkipCounter
-from training.whole_files import whole_folder, write_json
+from modeling_eclip.export.parts import Part, agreement, embed, export_part, inputs_of, interface_of
+from training.arguments.groups import DataArguments, option
+from training.arguments.parser import parse_arguments
+from training.data.columns import stable_id
+from training.data.files import whole_folder, write_json
+from training.data.loaders import evaluation_loader
+from training.data.skipped_rows import SkipCounter
+from training.engine.build import load_split
 
 logger = logging.getLogger("training")
 

@@ -17,23 +17,23 @@ import numpy as np
 from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
-from training.adapters import add_adapters, merge_adapters
-from training.arguments import DataArguments, FinetuneArguments, ModelArguments
-from training.build import build_processor, on_checkpoint, source_of
-from training.collation import sides_of
-from training.command_line import parse_arguments
-from training.frozen_cache import cache_frozen_towers
-from training.loop import describe
-from training.optimization import freeze_parameters
-from training.pairs import ProductPairs
-from training.products import Products
-from training.publishing import publish_checkpoint
-from training.representing import Represented, represent
-from training.startup import start_run
-from training.task_data import choose_rows, load_task_split
-from training.task_loop import TaskLoop
-from training.task_models import build_head, freeze_unused, join_heads, save_adapters
-from training.tasks import Task
+from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
+from training.arguments.parser import parse_arguments
+from training.data.collator import modalities_of
+from training.data.pairs import ProductPairs
+from training.data.sources import Products
+from training.engine.build import build_processor, on_checkpoint, source_of
+from training.engine.feature_cache import cache_frozen_towers
+from training.engine.loop import describe
+from training.engine.lora import add_adapters, merge_adapters
+from training.engine.optimization import freeze_parameters
+from training.engine.setup import start_run
+from training.hub.card_facts import publish_checkpoint
+from training.tasks.features import Represented, represent
+from training.tasks.heads import build_head, freeze_unused, join_heads, save_adapters
+from training.tasks.loop import TaskLoop
+from training.tasks.specification import Task
+from training.tasks.splits import choose_rows, load_task_split
 
 logger = logging.getLogger("training")
 
@@ -150,7 +150,7 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     head.cpu()
     parts.task.fit_linear(head, train, validation)
     parts.task.fit_decisions(head, validation)
-    figures = parts.task.figures(head, validation)
+    figures = parts.task.metrics(head, validation)
     _save(parts, arguments)
     return {"validation": figures, "trained_weights": trained_weights}
 
@@ -163,7 +163,7 @@ def settle_joined(parts: Parts, data: DataArguments, arguments: FinetuneArgument
     validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")
     head.cpu()
     parts.task.settle(head, parts.train_labels, validation)
-    figures = parts.task.figures(head, validation)
+    figures = parts.task.metrics(head, validation)
     _save(parts, arguments)
     return {"validation": figures, "trained_weights": 0}
 
@@ -214,7 +214,7 @@ def train_head(
     validation = _represent(parts, parts.validation_products, data, arguments, "validation rows")
     head.cpu()
     parts.task.settle(head, parts.train_labels, validation)
-    figures = parts.task.figures(head, validation)
+    figures = parts.task.metrics(head, validation)
     if accelerator.is_main_process:
         logger.info(loop.skips.report())
     if arguments.method == "lora" and not arguments.merge:
@@ -240,7 +240,7 @@ def _cached(
         parts.accelerator,
         batch_size=arguments.eval_batch_size,
         num_workers=data.num_workers,
-        sides=sides_of(arguments.modality),
+        sides=modalities_of(arguments.modality),
     )
 
 

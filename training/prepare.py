@@ -7,8 +7,8 @@ afterwards.
 
 import logging
 
-from training.command_line import parse_arguments
-from training.corpus.arguments import PrepareArguments
+from training.arguments.parser import parse_arguments
+from training.corpus.options import PrepareArguments
 
 logger = logging.getLogger("training")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from training.arguments import PublishArguments
-from training.command_line import parse_arguments
-from training.publishing import publish_checkpoint
+from training.arguments.groups import PublishArguments
+from training.arguments.parser import parse_arguments
+from training.hub.card_facts import publish_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,14 +14,14 @@ import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor, load_product_image
-from training.arguments import DataArguments, ModelArguments, TrainArguments
-from training.build import build_model, load_split
-from training.command_line import parse_arguments
-from training.embedding import OfferEmbeddings
-from training.plots import draw_neighbours
-from training.products import Products
-from training.toy_catalog import choose_sheet_rows, draw_catalog_sheet
-from training.zero_shot import embed_products, retrieval_figures
+from modeling_eclip.plots.products import draw_neighbours
+from modeling_eclip.toy.catalog import choose_sheet_rows, draw_catalog_sheet
+from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.arguments.parser import parse_arguments
+from training.data.sources import Products
+from training.engine.build import build_model, load_split
+from training.retrieval.offer_embeddings import OfferEmbeddings
+from training.retrieval.zero_shot import embed_products, retrieval_metrics
 
 CONFIG = Path(__file__).parent / "configs" / "quickstart.yaml"
 NUM_QUERIES = 8
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         for candidate in (untrained, model)
     )
     draw_search(test_products, after, output_dir / "neighbours.png")
-    print_figures(retrieval_figures(before), retrieval_figures(after), len(after.titles))
+    print_figures(retrieval_metrics(before), retrieval_metrics(after), len(after.titles))
     print(f"\npictures: {output_dir}/catalogue.png, history.png, neighbours.png")
     print(f"done in {time.perf_counter() - started:.0f} s")
 

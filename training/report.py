@@ -3,7 +3,7 @@
 Pre-trains e-CLIP and what it is compared with, lets all of them learn every task from every share of the labels, and
 writes to `output_dir`
 
-- `report.md` and its pictures, `report.json` (a list of figures with intervals, see `training.report_tables`);
+- `report.md` and its pictures, `report.json` (a list of figures with intervals, see `training.benchmark.tables`);
 - `checkpoints/DATA-TASK-MODALITY`: e-CLIP's heads, each the one of its seeds that validation prefers;
 - `pretraining/METHOD`, and `cells/`, what has been computed. A report that was stopped goes on from there.
 """
@@ -26,15 +26,15 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from training.arguments import DataArguments, FinetuneArguments, ModelArguments, ReportArguments, TrainArguments
-from training.build import build_model, build_processor, load_split
-from training.checkpoint import find_checkpoints
-from training.command_line import parse_arguments
-from training.report_cells import CLASSICAL, PRETRAININGS, CellGroup, TaskConfig, compute_group
-from training.report_checkpoints import draw_checkpoints, keep_checkpoints
-from training.report_tables import measure_group, write_report
+from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments, ReportArguments, TrainArguments
+from training.arguments.parser import parse_arguments
+from training.benchmark.kept_heads import draw_checkpoints, keep_checkpoints
+from training.benchmark.runs import CLASSICAL, PRETRAININGS, CellGroup, TaskConfig, compute_group
+from training.benchmark.tables import measure_group, write_report
+from training.data.files import write_json
+from training.engine.build import build_model, build_processor, load_split
+from training.engine.checkpoint import find_checkpoints
 from training.train import train
-from training.whole_files import write_json
 
 logger = logging.getLogger("training")
 
@@ -131,7 +131,7 @@ def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path
     settings: dict[str, Any] = {f"`{name}`": getattr(arguments, name) for name in names}
     for config in (arguments.pretraining, *(task.config for task in tasks)):
         settings[config] = Path(config).read_text(encoding="utf-8")
-    settings |= {f"`trained_sides` of {task.task}, {task.data}": list(task.trained_sides) for task in tasks}
+    settings |= {f"`trained_modalities` of {task.task}, {task.data}": list(task.trained_modalities) for task in tasks}
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, value in settings.items():
         if name in before and before[name] != value:
@@ -151,7 +151,7 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
         A task and its data each.
 
     Raises:
-        ValueError: an entry of `tasks` or `trained_sides` is not understood.
+        ValueError: an entry of `tasks` or `trained_modalities` is not understood.
     """
     if not arguments.tasks:
         raise ValueError("`tasks` is empty; name some as task:configuration, or give a --config that does.")
@@ -171,14 +171,14 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
             continue
         if any((on.task, on.data) == (task, name) for on in planned):
             raise ValueError(f"`tasks` names {task} on {name!r} twice; a file's name is that of its data.")
-        trained = tuple(side for side in modalities if f"{task}:{name}:{side}" in arguments.trained_sides)
+        trained = tuple(side for side in modalities if f"{task}:{name}:{side}" in arguments.trained_modalities)
         draws_pairs = task == "matching" and not data.train_pairs
         planned.append(TaskConfig(task, name, config, modalities, trained, draws_pairs, arguments.max_task_rows))
     known = {f"{on.task}:{on.data}:{side}" for on in planned for side in on.modalities}
-    for entry in sorted(set(arguments.trained_sides) - known):
+    for entry in sorted(set(arguments.trained_modalities) - known):
         if entry.count(":") != 2 or entry.rpartition(":")[0] in named:
-            raise ValueError(f"`trained_sides` holds {entry!r}, which is none of {sorted(known)}.")
-        logger.info("`trained_sides` holds %s, which is not learned", entry)
+            raise ValueError(f"`trained_modalities` holds {entry!r}, which is none of {sorted(known)}.")
+        logger.info("`trained_modalities` holds %s, which is not learned", entry)
     return planned
 
 

@@ -8,16 +8,16 @@ import json
 import logging
 from pathlib import Path
 
-from training.adapters import add_adapters, merge_adapters
-from training.arguments import DataArguments, ModelArguments, TrainArguments
-from training.build import build_model, build_processor, load_split, on_checkpoint, source_of
-from training.command_line import parse_arguments
-from training.frozen_cache import cache_frozen_towers
-from training.loop import RunResult, TrainingLoop, describe
-from training.optimization import freeze_parameters
-from training.plots import draw_history
-from training.publishing import publish_checkpoint
-from training.startup import start_run
+from modeling_eclip.plots.products import draw_history
+from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.arguments.parser import parse_arguments
+from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
+from training.engine.feature_cache import cache_frozen_towers
+from training.engine.loop import RunResult, TrainingLoop, describe
+from training.engine.lora import add_adapters, merge_adapters
+from training.engine.optimization import freeze_parameters
+from training.engine.setup import start_run
+from training.hub.card_facts import publish_checkpoint
 
 logger = logging.getLogger("training")
 

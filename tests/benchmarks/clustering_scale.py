@@ -12,7 +12,7 @@ import time
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from modeling_eclip.linkage_eclip import average_linkage
+from modeling_eclip.retrieval.linkage import average_linkage
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from training.arguments import ModelArguments
+from training.arguments.groups import ModelArguments
 
 ROOT = Path(__file__).parents[2]
 # How the table calls a figure of `evaluate_tasks.py`.

@@ -9,9 +9,9 @@ from measure import keep_vectors, measure, report
 from towers import build_embedder, build_model
 from workloads import draw_embeddings, draw_offers, draw_photographs, draw_products, draw_titles
 
-from modeling_eclip import BinaryIndex, MultiStreamAccumulation, contrastive_loss
-from training.augmentation import ProductAugmentation
-from training.pictures import read_view
+from modeling_eclip import BinaryIndex, MultiStreamAccumulation, contrastive_loss, embed_products
+from training.data.augmentation import ProductAugmentation
+from training.data.images import read_view
 
 
 def loss(batch_size: int, dim: int) -> dict[str, float]:
@@ -79,8 +79,8 @@ def titles(number: int) -> dict[str, Any]:
     """Titles to vectors."""
     model, processor = build_embedder()
     drawn = draw_titles(number)
-    model.embed_products(processor, drawn[:64])
-    found, seconds, peak_bytes = measure(lambda: model.embed_products(processor, drawn)["text_embeds"])
+    embed_products(model, processor, drawn[:64])
+    found, seconds, peak_bytes = measure(lambda: embed_products(model, processor, drawn)["text_embeds"])
     return {"vectors": keep_vectors(found), "seconds": seconds, "peak_bytes": peak_bytes}
 
 
@@ -88,10 +88,10 @@ def products(number: int, side: int, num_workers: int) -> dict[str, Any]:
     """Titles and JPEG files to vectors, decoding included; compared are both, side by side."""
     model, processor = build_embedder()
     drawn, files = draw_titles(number), _files(number, side)
-    model.embed_products(processor, drawn[:64], files[:64])
+    embed_products(model, processor, drawn[:64], files[:64])
 
     def embed() -> torch.Tensor:
-        found = model.embed_products(processor, drawn, files, num_workers=num_workers)
+        found = embed_products(model, processor, drawn, files, num_workers=num_workers)
         return torch.cat([found["text_embeds"], found["image_embeds"]], dim=1)
 
     found, seconds, peak_bytes = measure(embed)
@@ -102,9 +102,9 @@ def images(number: int, side: int, num_workers: int) -> dict[str, Any]:
     """JPEG files to vectors, decoding included."""
     model, processor = build_embedder()
     files = _files(number, side)
-    model.embed_products(processor, images=files[:64])
+    embed_products(model, processor, images=files[:64])
     found, seconds, peak_bytes = measure(
-        lambda: model.embed_products(processor, images=files, num_workers=num_workers)["image_embeds"]
+        lambda: embed_products(model, processor, images=files, num_workers=num_workers)["image_embeds"]
     )
     return {"vectors": keep_vectors(found), "seconds": seconds, "peak_bytes": peak_bytes}
 

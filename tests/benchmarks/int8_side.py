@@ -4,7 +4,7 @@ import torch
 from measure import measure, report
 from real_offers import build_pretrained, mates_recall, read_offers
 
-from training.exporting import export_part
+from modeling_eclip.export.parts import export_part
 
 
 def embed_part(part: str, number: int, batch_size: int) -> dict[str, float]:

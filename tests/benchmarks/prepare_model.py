@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from training.corpus.arguments import PrepareArguments
 from training.corpus.catalogs import Likeness, derive_catalogs
 from training.corpus.duplicates import Drops
+from training.corpus.options import PrepareArguments
 from training.corpus.similar import _LARGEST_BUCKET
 
 TB, GIB = 1e12, 2**30

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import average_precision_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
-from training.task_pictures import draw_precision_recall
+from training.plots.tasks import draw_precision_recall
 
 HIDDEN = ["duplicate_of", "mismatched", "catalog_id"]
 

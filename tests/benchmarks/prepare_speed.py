@@ -21,13 +21,13 @@ import datasets
 import pyarrow as pa
 from daft import DataType, Series, col
 
-from training.corpus.arguments import PrepareArguments
-from training.corpus.engine import use_engine
 from training.corpus.image_facts import ImageLimits, examine_image
-from training.corpus.rows import prepare_part
-from training.corpus.sources import plan_parts
+from training.corpus.inputs import plan_parts
+from training.corpus.options import PrepareArguments
+from training.corpus.read import prepare_part
+from training.corpus.runner import use_engine
+from training.corpus.sandbox import in_process
 from training.corpus.title_rules import clean_title, load_title_rules, title_key
-from training.corpus.workers import in_process
 
 RULES = "training/configs/title_rules.yaml"
 

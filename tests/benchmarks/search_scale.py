@@ -22,7 +22,7 @@ from lancedb.index import Bitmap
 from tqdm.auto import tqdm
 
 from examples.demo.product_search import index_vectors, nearest_rows, product_schema
-from training.whole_files import write_json
+from training.data.files import write_json
 
 MAX_MILLISECONDS, MIN_RECALL = 50.0, 0.98
 COLOURS = ("black", "white", "red", "blue", "green")

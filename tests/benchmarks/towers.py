@@ -7,7 +7,7 @@ from transformers import CLIPImageProcessorPil
 from workloads import CONTEXT_LENGTH, TOWER, VOCAB_SIZE, draw_titles, draw_weight
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
-from training.title_tokenizer import train_title_tokenizer
+from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 
 __all__ = ["build_embedder", "build_model"]
 

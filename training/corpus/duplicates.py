@@ -11,7 +11,7 @@ import pyarrow as pa
 import regex
 from daft import col
 
-from training.product_ids import NO_CATALOG
+from training.data.columns import NO_CATALOG
 
 __all__ = ["Drops", "drop_near_duplicates", "drop_placeholders", "drop_repeats", "id_order", "in_order"]
 

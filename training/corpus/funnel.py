@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from daft import col
 
 from training.corpus.catalogs import Catalogs
-from training.corpus.decisions import read_decisions
 from training.corpus.duplicates import Drops
+from training.corpus.read import part_name, part_of, read_rows
 from training.corpus.report_page import DroppedExample
-from training.corpus.rows import part_name, part_of, read_rows
 from training.corpus.shards import iterate_rows
-from training.product_ids import NO_CATALOG
+from training.corpus.splits import read_decisions
+from training.data.columns import NO_CATALOG
 
 __all__ = ["Funnel", "describe_corpus", "dropped_examples"]
 

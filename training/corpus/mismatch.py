@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling_eclip import EClipModel, EClipProcessor
-from training.corpus.engine import for_each
-from training.corpus.rows import part_name
+from modeling_eclip import EClipModel, EClipProcessor, embed_products
+from training.corpus.read import part_name
+from training.corpus.runner import for_each
 from training.corpus.shards import iterate_rows
-from training.whole_files import whole_file
+from training.data.files import whole_file
 
 __all__ = ["embed_parts", "read_embeddings", "relative_scores"]
 
@@ -95,7 +95,7 @@ def _embed(checkpoint: str, part: Path, numbers: np.ndarray) -> dict[str, np.nda
     model, processor = _load(checkpoint)
     found: dict[str, list[np.ndarray]] = {"image_embeds": [], "text_embeds": []}
     for batch in iterate_rows(part, pa.array(numbers), _OFFERS_AT_ONCE, columns=("title", "image")):
-        output = model.embed_products(processor, batch["title"].to_pylist(), batch["image"].to_pylist())
+        output = embed_products(model, processor, batch["title"].to_pylist(), batch["image"].to_pylist())
         for name in found:
             found[name].append(output[name].numpy())
     return {"row": numbers, **{name: np.concatenate(blocks) for name, blocks in found.items()}}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from modeling_eclip.neighbors_eclip import candidate_pairs, pair_similarities, unique_pairs
+from modeling_eclip.retrieval.neighbors import candidate_pairs, pair_similarities, unique_pairs
 
 __all__ = ["model_pairs"]
 

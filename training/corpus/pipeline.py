@@ -17,21 +17,20 @@ from daft import col
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from training.corpus.arguments import PrepareArguments
 from training.corpus.catalogs import Catalogs, Likeness, derive_catalogs
-from training.corpus.decisions import decide_part
 from training.corpus.duplicates import Drops, drop_near_duplicates, drop_placeholders, drop_repeats
-from training.corpus.engine import use_engine
 from training.corpus.funnel import Funnel, describe_corpus, dropped_examples
+from training.corpus.inputs import Part, plan_parts
+from training.corpus.options import PrepareArguments
+from training.corpus.read import has_number_ids, prepare_part, read_rows
 from training.corpus.report_page import write_corpus_report
-from training.corpus.rows import has_number_ids, prepare_part, read_rows
+from training.corpus.runner import use_engine
+from training.corpus.sandbox import stop_processes
 from training.corpus.shards import plan_shards, rows_schema, write_shards
 from training.corpus.similar import similar_pairs
-from training.corpus.sources import Part, plan_parts
+from training.corpus.splits import decide_part
 from training.corpus.title_rules import load_title_rules
-from training.corpus.workers import stop_processes
-from training.file_state import file_state
-from training.whole_files import write_json
+from training.data.files import file_state, write_json
 
 __all__ = ["prepare"]
 
@@ -103,7 +102,7 @@ def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
     mismatches: dict[str, Any] = {}
     embeddings: dict[str, np.ndarray] | None = None
     if arguments.checkpoint or arguments.first_model:
-        from training.corpus.filter import drop_mismatches  # torch, and a model, are needed for this only
+        from training.corpus.score_filter import drop_mismatches  # torch, and a model, are needed for this only
 
         with clock.step("mismatches"):
             mismatches, embeddings = drop_mismatches(facts, drops, len(parts), arguments, work)

@@ -29,7 +29,7 @@ from training.corpus.report_pictures import (
     shown_title,
     visible,
 )
-from training.whole_files import write_json
+from training.data.files import write_json
 
 __all__ = ["DroppedExample", "write_corpus_report"]
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.Image import Image as PILImage
 
 from modeling_eclip import ProductImageError, load_product_image
-from training.plots import plt
-from training.task_pictures import ShownMistake, draw_mistakes, size_bars
+from modeling_eclip.plots.products import plt
+from training.plots.tasks import ShownMistake, draw_mistakes, size_bars
 
 __all__ = [
     "DroppedExample",

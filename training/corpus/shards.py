@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from training.corpus.decisions import SPLITS, read_decisions
-from training.corpus.engine import for_each
-from training.corpus.rows import OWN, part_name
-from training.whole_files import whole_file
+from training.corpus.read import OWN, part_name
+from training.corpus.runner import for_each
+from training.corpus.splits import SPLITS, read_decisions
+from training.data.files import whole_file
 
 __all__ = ["Shard", "iterate_rows", "plan_shards", "rows_schema", "write_shards"]
 

@@ -41,7 +41,7 @@ class AdultRecognition(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any, threshold: float = 0.5) -> dict[str, float]:
-        return self.figures(self.outcomes(predictions, references), threshold=threshold)
+        return self.metrics(self.outcomes(predictions, references), threshold=threshold)
 
     @staticmethod
     def outcomes(predictions: Any, references: Any) -> dict[str, np.ndarray]:
@@ -73,7 +73,7 @@ class AdultRecognition(evaluate.Metric):
         return {"score": score, "rank": np.unique(score, return_inverse=True)[1], "label": label.astype(bool)}
 
     @staticmethod
-    def figures(outcomes: dict[str, np.ndarray], threshold: float = 0.5) -> dict[str, float]:
+    def metrics(outcomes: dict[str, np.ndarray], threshold: float = 0.5) -> dict[str, float]:
         """Return the figures of what `outcomes` returned, or of a selection of its rows."""
         score, rank, label = outcomes["score"], outcomes["rank"], outcomes["label"]
         answer = score >= threshold

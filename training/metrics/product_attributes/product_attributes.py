@@ -46,7 +46,7 @@ class ProductAttributes(evaluate.Metric):
     def _compute(
         self, predictions: Any, references: Any, attributes: Sequence[str], not_stated: str = "not stated"
     ) -> dict[str, float]:
-        return self.figures(self.outcomes(predictions, references, attributes, not_stated), attributes)
+        return self.metrics(self.outcomes(predictions, references, attributes, not_stated), attributes)
 
     @staticmethod
     def outcomes(
@@ -97,7 +97,7 @@ class ProductAttributes(evaluate.Metric):
         return {"reference": reference, "prediction": prediction}
 
     @staticmethod
-    def figures(outcomes: dict[str, np.ndarray], attributes: Sequence[str]) -> dict[str, float]:
+    def metrics(outcomes: dict[str, np.ndarray], attributes: Sequence[str]) -> dict[str, float]:
         """Return the figures of what `outcomes` returned, or of a selection of its rows."""
         figures: dict[str, float] = {}
         counts = np.zeros(3, dtype=np.int64)

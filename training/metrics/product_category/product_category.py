@@ -49,7 +49,7 @@ class ProductCategory(evaluate.Metric):
     def _compute(
         self, predictions: Any, references: Any, category_paths: Sequence[Sequence[str]], top_k: int = 5
     ) -> dict[str, float]:
-        return self.figures(self.outcomes(predictions, references, category_paths, top_k), top_k=top_k)
+        return self.metrics(self.outcomes(predictions, references, category_paths, top_k), top_k=top_k)
 
     @staticmethod
     def outcomes(
@@ -113,7 +113,7 @@ class ProductCategory(evaluate.Metric):
         }
 
     @staticmethod
-    def figures(outcomes: dict[str, np.ndarray], top_k: int = 5) -> dict[str, float]:
+    def metrics(outcomes: dict[str, np.ndarray], top_k: int = 5) -> dict[str, float]:
         """Return the figures of what `outcomes` returned, or of a selection of its rows."""
         reference, prediction = outcomes["reference"], outcomes["prediction"]
         names = [f"level_{level}_" for level in range(1, reference.shape[1])] + [""]

@@ -39,7 +39,7 @@ class ProductClustering(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return self.figures(self.outcomes(predictions, references))
+        return self.metrics(self.outcomes(predictions, references))
 
     @staticmethod
     def outcomes(predictions: Any, references: Any) -> dict[str, np.ndarray]:
@@ -67,7 +67,7 @@ class ProductClustering(evaluate.Metric):
         return {"group": np.unique(group, return_inverse=True)[1], "product": product}
 
     @staticmethod
-    def figures(outcomes: dict[str, np.ndarray]) -> dict[str, float]:
+    def metrics(outcomes: dict[str, np.ndarray]) -> dict[str, float]:
         """Return the figures of what `outcomes` returned, or of a selection of its rows."""
         group, product = outcomes["group"], outcomes["product"]
         homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(product, group)

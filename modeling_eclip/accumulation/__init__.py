@@ -1,0 +1,1 @@
+"""Multi-stream accumulation: a training step over a batch of any size."""

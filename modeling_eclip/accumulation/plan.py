@@ -1,0 +1,139 @@
+"""How a batch is cut into streams: titles by length and trimmed, images as they come.
+
+Every tower has its own stream size. The last stream holds titles and images together, so that there is always one
+forward of the whole model in a step; the others hold one of the two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..configuration_eclip import EClipConfig
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "text_pooler_output")
+IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes", "image_pooler_output")
+
+# Their own pooled output is that of the last place, padded or not.
+_FIXED_LENGTH_TOWERS = ("siglip_text_model", "siglip2_text_model")
+
+
+@dataclass
+class Stream:
+    """Part of a batch that is encoded at once.
+
+    Args:
+        inputs: Arguments of the model; a stand-in of one row for a side whose rows are none.
+        text_rows: Places in the batch of its titles, int64, shape `(num_titles,)`, on the CPU.
+        image_rows: Places of its images, likewise.
+    """
+
+    inputs: dict[str, Any]
+    text_rows: torch.Tensor
+    image_rows: torch.Tensor
+
+    def rows(self, side: str) -> torch.Tensor:
+        """Return the places of a side, `"text"` or `"image"`."""
+        return self.text_rows if side == "text" else self.image_rows
+
+    def units(self, side: str) -> int:
+        """Return what a side's memory grows with: tokens of titles, padding too, or images; 0 if it has none."""
+        names = TEXT_INPUTS if side == "text" else IMAGE_INPUTS
+        tensors = [self.inputs[name] for name in names if name in self.inputs]
+        if not tensors:
+            return 0
+        return tensors[0].numel() if side == "text" and "input_ids" in self.inputs else len(tensors[0])
+
+
+def plan_streams(
+    inputs: Mapping[str, Any], config: EClipConfig, text_stream_size: int | None, image_stream_size: int | None
+) -> list[Stream]:
+    """Cut a batch.
+
+    Args:
+        inputs: Arguments of [`EClipModel.forward`] for titles and images of the same `B` offers.
+        config: The model's configuration.
+        text_stream_size: Titles in a stream; `None` means all.
+        image_stream_size: Images in a stream; `None` means all.
+
+    Returns:
+        The streams. A batch that is not cut is one, exactly as it is.
+
+    Raises:
+        ValueError: unknown inputs, some that are no tensors, a side that is missing, or sides of different numbers of
+            rows.
+    """
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    text = {name: inputs[name] for name in TEXT_INPUTS if name in inputs}
+    image = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
+    others = {name: value for name, value in inputs.items() if name not in text and name not in image}
+    if reserved := [name for name in ("return_loss", "return_dict") if name in others]:
+        raise ValueError(f"`inputs` has {reserved}: the loss and the outputs' form are the step's own; leave it out.")
+    if odd := [name for name, value in (text | image).items() if not isinstance(value, torch.Tensor)]:
+        raise ValueError(f"`inputs` has {odd} that are no tensors; have the processor `return_tensors='pt'`.")
+    if tensors := [name for name, value in others.items() if isinstance(value, torch.Tensor)]:
+        raise ValueError(
+            f"`inputs` has {tensors}, which cannot be cut into streams; known are {[*TEXT_INPUTS, *IMAGE_INPUTS]}."
+        )
+    counts = {name: len(value) for name, value in (text | image).items()}
+    if not text or not image or len(set(counts.values())) != 1:
+        raise ValueError(
+            f"`inputs` has rows {counts}; give titles (`input_ids`) and images (`pixel_values`) of the same offers."
+        )
+    (num_offers,) = set(counts.values())
+    if num_offers == 0:
+        stand_in = {name: torch.ones_like(value[:0]).new_ones((1, *value.shape[1:])) for name, value in inputs.items()}
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return [Stream(stand_in | others, nothing, nothing)]
+    text_rows = _cut(_by_length(text, num_offers, text_stream_size), text_stream_size)
+    image_rows = _cut(torch.arange(num_offers), image_stream_size)
+    if len(text_rows) == len(image_rows) == 1:
+        return [Stream(dict(inputs), text_rows[0], image_rows[0])]
+    trims = (
+        getattr(config.text_config, "model_type", None) not in _FIXED_LENGTH_TOWERS or config.text_pooling != "pooler"
+    )
+    text_parts = [_trim(_take(text, rows), trims) for rows in text_rows]
+    image_parts = [_take(image, rows) | others for rows in image_rows]
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return [
+        *(Stream(part, rows, nothing) for part, rows in zip(text_parts[:-1], text_rows[:-1], strict=True)),
+        *(Stream(part, nothing, rows) for part, rows in zip(image_parts[:-1], image_rows[:-1], strict=True)),
+        Stream(text_parts[-1] | image_parts[-1], text_rows[-1], image_rows[-1]),
+    ]
+
+
+def _by_length(text: dict[str, torch.Tensor], num_offers: int, stream_size: int | None) -> torch.Tensor:
+    """Return the titles' places, the longest first where they are cut."""
+    if stream_size is None or stream_size >= num_offers or "attention_mask" not in text:
+        return torch.arange(num_offers)
+    return _lengths(text["attention_mask"]).argsort(descending=True, stable=True).cpu()
+
+
+def _lengths(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the place after each title's last real token, shape `(B,)`: padding on the left is no shorter."""
+    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    return (places * (attention_mask != 0)).amax(1)
+
+
+def _cut(rows: torch.Tensor, stream_size: int | None) -> list[torch.Tensor]:
+    return list(rows.split(stream_size or len(rows)))
+
+
+def _take(side: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return some rows of a side: where they follow each other, as views, which keep their memory format, too."""
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first + 1 == len(rows) and torch.equal(rows, torch.arange(first, last + 1)):
+        return {name: value[first : last + 1] for name, value in side.items()}
+    return {name: value[rows.to(value.device)] for name, value in side.items()}
+
+
+def _trim(text: dict[str, torch.Tensor], trims: bool) -> dict[str, torch.Tensor]:
+    """Cut off the places that are padding in all titles of a stream."""
+    if not trims or "attention_mask" not in text:
+        return text
+    longest = max(1, int(_lengths(text["attention_mask"]).max()))
+    return {name: value if name == "text_pooler_output" else value[:, :longest] for name, value in text.items()}
+
+
+__all__ = ["IMAGE_INPUTS", "TEXT_INPUTS", "Stream", "plan_streams"]

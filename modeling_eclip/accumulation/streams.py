@@ -1,0 +1,272 @@
+"""Multi-stream accumulation: one training step over a batch of any size, in streams that fit in memory.
+
+e-CLIP (Shin et al. 2022, section 3.3.3) names it; the form is this package's. The contrast is over the whole batch,
+and the gradient is that of one forward over it, exactly:
+
+1. every stream is encoded, and its embeddings are kept; its graph only as far as memory allows;
+2. the loss over the embeddings of all streams and ranks gives their gradients;
+3. streams without a graph are encoded again, under the same random state, and the gradients go back through all.
+
+    accumulate = MultiStreamAccumulation(model, stream_size=64)
+    for inputs, catalog_ids in loader:
+        loss = accumulate(inputs, catalog_ids)  # forward and backward
+        optimizer.step()
+        optimizer.zero_grad()
+
+Plain gradient accumulation is something else: it contrasts each stream with itself alone.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..losses.gather import count_rows
+from ..losses.objective import configured_loss
+from .memory import GraphBudget
+from .plan import Stream, plan_streams
+from .random_state import RandomState
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+class MultiStreamAccumulation:
+    """Runs forward and backward of a training step, in streams.
+
+    Under `DistributedDataParallel` each rank gives its own share of the batch, which may be empty; the contrast is
+    over all ranks' offers, and gradients are reduced once per step.
+
+    Args:
+        model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`.
+        stream_size: Offers of a stream, for both towers; the whole batch if not given.
+        text_stream_size: Offers of a stream of titles, where it shall differ.
+        image_stream_size: Offers of a stream of images, where it shall differ.
+        keep_graphs: Share of the streams, from 0 to 1, whose graphs are kept from the first encoding, so that they
+            need no second one; `"auto"` keeps as many as the memory that is free at the start of the step allows. The
+            gradients are the same.
+        fix_batch_norm: Leave batch norm's statistics as they are. What it makes of an image otherwise depends on the
+            images beside it, and so on how a batch is cut.
+        loss_function: Takes titles' and images' embeddings, both `(B_rank, D)` in float32, the log of the scale and
+            the catalog ids `(B_rank,)`, and returns the loss. [`contrastive_loss`] over all ranks, as the model's
+            configuration says, if not given.
+        tile_size: As for [`contrastive_loss`].
+        backward: Called with the loss in place of `loss.backward()`: `accelerator.backward`, or one that scales.
+
+    Attributes:
+        num_streams: Streams of the last step, on this rank.
+        num_kept: Those of them that were encoded once.
+
+    Raises:
+        ValueError: sizes below 1, or a share beyond 0 to 1.
+        NotImplementedError: the model's parameters are sharded (FSDP), or it is wrapped with `static_graph=True`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        stream_size: int | None = None,
+        text_stream_size: int | None = None,
+        image_stream_size: int | None = None,
+        keep_graphs: float | Literal["auto"] = "auto",
+        fix_batch_norm: bool = True,
+        loss_function: LossFunction | None = None,
+        tile_size: int | None = None,
+        backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward,
+    ) -> None:
+        """Check the arguments."""
+        self.text_stream_size = text_stream_size or stream_size
+        self.image_stream_size = image_stream_size or stream_size
+        for size in (stream_size, text_stream_size, image_stream_size):
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise ValueError(f"a stream size is {size!r}; give a positive number of offers, or None for all.")
+        if keep_graphs != "auto" and not (isinstance(keep_graphs, int | float) and 0 <= keep_graphs <= 1):
+            raise ValueError(f"`keep_graphs` is {keep_graphs!r}; give a share from 0 to 1, or 'auto'.")
+        _refuse_sharded(model)
+        if isinstance(model, DistributedDataParallel) and model.static_graph:
+            raise NotImplementedError(
+                "the model is wrapped with `static_graph=True`, which counts gradients by the first backward pass; a "
+                "step has one per stream. Leave it out."
+            )
+        self.model = model
+        self.module: Any = model.module if isinstance(model, DistributedDataParallel) else model
+        self.fix_batch_norm = fix_batch_norm
+        self.loss_function = loss_function
+        self.tile_size = tile_size
+        self.backward = backward
+        self.num_streams = self.num_kept = 0
+        self._budget = GraphBudget(self.module, keep_graphs)
+
+    def __call__(self, inputs: Mapping[str, Any], catalog_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Run forward and backward over one batch; the parameters' gradients are added to.
+
+        Args:
+            inputs: Arguments of [`EClipModel.forward`] for titles and images of the same `B_rank` offers; without an
+                offer on this rank, tensors of no rows.
+            catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone.
+
+        Returns:
+            The loss over the whole batch, detached, the same on every rank.
+
+        Raises:
+            ValueError: inputs that do not fit each other, or batch norm in training mode cut into several streams.
+            RuntimeError: gradients are switched off.
+        """
+        if not torch.is_grad_enabled():
+            raise RuntimeError("gradients are switched off (`torch.no_grad`), and a step is nothing without them.")
+        streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
+        self.num_streams = len(streams)
+        num_offers = sum(len(stream.text_rows) for stream in streams)
+        device = self.module.logit_scale.device
+        in_one = max(count_rows(len(streams), device)) == 1
+        with self._batch_norm(in_one):
+            if in_one:
+                return self._step_in_one(streams[0], num_offers, catalog_ids)
+            return self._step_in_streams(streams, num_offers, catalog_ids)
+
+    def _step_in_one(self, stream: Stream, num_offers: int, catalog_ids: torch.Tensor | None) -> torch.Tensor:
+        """Run a step as any other model's: nothing is cut on any rank."""
+        self.num_kept = 1
+        output = self.model(**stream.inputs)
+        # without offers the inputs are a stand-in, none of which counts
+        embeds = output.text_embeds[:num_offers].float(), output.image_embeds[:num_offers].float()
+        loss = self._loss(*embeds, self.module.logit_scale, catalog_ids)
+        self.backward(loss)
+        return loss.detach()
+
+    def _step_in_streams(
+        self, streams: list[Stream], num_offers: int, catalog_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Run a step in two passes; the last stream holds titles and images, and reduces the gradients."""
+        states: list[RandomState] = []
+        graphs: list[Any] = []
+        rows: dict[str, list[torch.Tensor]] = {"text": [], "image": []}
+        self._budget.start_step(streams)
+        for number, stream in enumerate(streams):
+            states.append(RandomState(self.module))
+            # A reduction belongs to the forward that announced it, which the wrapped model alone does.
+            may_keep = self.model is self.module or number + 1 < len(streams)
+            with self._budget.encode(stream, may_keep) as is_kept:
+                output = self._encode(self.module, stream)
+            graphs.append(output if is_kept else None)
+            for side, embeds in output.items():
+                rows[side].append(embeds.detach().float()[: len(stream.rows(side))])
+        self.num_kept = sum(graph is not None for graph in graphs)
+        after = RandomState(self.module)
+
+        order = {side: torch.cat([stream.rows(side) for stream in streams]) for side in rows}
+        leaves = {}
+        for side, parts in rows.items():
+            joined = torch.cat(parts)
+            leaves[side] = torch.empty_like(joined).index_copy_(0, order[side].to(joined.device), joined)
+            leaves[side].requires_grad_()
+        logit_scale = self.module.logit_scale.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids)
+        self.backward(loss)
+
+        for number, stream in enumerate(streams):
+            is_last = number + 1 == len(streams)
+            with contextlib.nullcontext() if is_last else self._no_reduction():
+                output = graphs[number]
+                if output is None:
+                    states[number].restore()
+                    output = self._encode(self.model if is_last else self.module, stream)
+                roots, gradients = list(output.values()), []
+                for side, embeds in output.items():
+                    gradients.append(_gradient(leaves[side], stream.rows(side), embeds))
+                if is_last:  # an operation of the parameter, since a reduction waits for gradients that come by graph
+                    roots.append(self.module.logit_scale * 1)
+                    gradients.append(torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad)
+                _back_propagate(roots, gradients)
+            graphs[number] = None
+            del output, roots
+        after.restore()
+        return loss.detach()
+
+    def _encode(self, model: nn.Module, stream: Stream) -> dict[str, torch.Tensor]:
+        """Return the embeddings of a stream by side."""
+        if torch.is_autocast_enabled(self.module.logit_scale.device.type):
+            torch.clear_autocast_cache()  # weights that were cast without a graph would be taken for constants
+        output = model(**stream.inputs)
+        embeds = {"text": output.text_embeds, "image": output.image_embeds}
+        return {side: value for side, value in embeds.items() if value is not None}
+
+    def _loss(
+        self,
+        text_embeds: torch.Tensor,
+        image_embeds: torch.Tensor,
+        logit_scale: torch.Tensor,
+        catalog_ids: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if self.loss_function is not None:
+            return self.loss_function(text_embeds, image_embeds, logit_scale, catalog_ids)
+        return configured_loss(
+            self.module.config,
+            text_embeds,
+            image_embeds,
+            logit_scale,
+            catalog_ids,
+            tile_size=self.tile_size,
+            distributed=True,
+        )
+
+    def _no_reduction(self) -> contextlib.AbstractContextManager[None]:
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _batch_norm(self, in_one: bool) -> Iterator[None]:
+        """Keep batch norm's statistics fixed for a step, or refuse to train them in streams."""
+        training = [
+            module
+            for module in self.module.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        ]
+        if training and not self.fix_batch_norm and not in_one:
+            raise ValueError(
+                f"{len(training)} batch norm layers are in training mode and the batch is cut into {self.num_streams} "
+                "streams: each stream would be normalised by its own statistics, which is not the whole batch's "
+                "gradient. Keep them fixed (`fix_batch_norm=True`), or give a stream size that holds the batch."
+            )
+        try:
+            for module in training if self.fix_batch_norm else ():
+                module.eval()
+            yield
+        finally:
+            for module in training:
+                module.train()
+
+
+def _back_propagate(roots: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+    """Send gradients back from the roots that have a graph."""
+    pairs = [(root, gradient) for root, gradient in zip(roots, gradients, strict=True) if root.requires_grad]
+    if pairs:
+        torch.autograd.backward([root for root, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def _gradient(leaf: torch.Tensor, rows: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of a stream's embeddings: zero where they are a stand-in's, or nothing depends on them."""
+    gradient = torch.zeros_like(embeds)
+    if leaf.grad is not None and len(rows):
+        gradient.copy_(leaf.grad[rows.to(leaf.device)])
+    return gradient
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    if not dist.is_available():
+        return
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    if any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules()):
+        raise NotImplementedError(
+            "the model's parameters are sharded (FSDP): every encoding of a stream would gather them again, and ranks "
+            "with different numbers of streams would wait for each other for ever. Use DistributedDataParallel; where "
+            "a tower does not fit, use smaller streams and gradient checkpointing."
+        )
+
+
+__all__ = ["LossFunction", "MultiStreamAccumulation"]

@@ -1,0 +1,1 @@
+"""Exports to ONNX and OpenVINO."""

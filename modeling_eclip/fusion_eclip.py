@@ -1,0 +1,255 @@
+"""ProductEmbeds, a product's vectors by modality; LateFusionClassifier, one classifier per modality and their fusion.
+
+Where vectors are joined before one classifier, the stronger modality hides what the weaker one knows, and answers get
+worse where it is missing. Here each modality learns to answer alone, and the answers are joined: a product of experts,
+
+    logits = scale_text * log p(class | title) + scale_image * log p(class | image) + bias,
+
+with two scales and a bias that make up for what title and image both know. A product with one modality gets that
+modality's own answer. The fusion is this package's; e-CLIP (Shin et al. 2022) uses text, image, and both.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from .modeling_eclip import normalize
+
+IGNORED_LABEL = -100
+_HELD = 1e-4  # how strongly the fitted fusion is held where it starts
+
+
+@dataclass
+class ProductEmbeds(ModelOutput):
+    """Vectors of products by modality; the fields of a modality that the head does not use are `None`.
+
+    Vectors have the length `sqrt(width)`, so that their components vary by about one and the cosine of two of them is
+    their dot product divided by the width. Where a product lacks a modality, the learned missing-modality embedding,
+    of any length, takes the vector's place.
+
+    Args:
+        text: Vectors of the titles, shape `(B, text width)`.
+        image: Vectors of the images, shape `(B, image width)`.
+        has_text: Which products have a title, bool, shape `(B,)`.
+        has_image: Which have an image, likewise.
+    """
+
+    text: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    has_text: torch.Tensor | None = None
+    has_image: torch.Tensor | None = None
+
+    @property
+    def modalities(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """The modalities that are used: `{"text" or "image": (vectors (B, width), which products have it (B,))}`."""
+        fields = {"text": (self.text, self.has_text), "image": (self.image, self.has_image)}
+        return {
+            name: (embeds, has) for name, (embeds, has) in fields.items() if embeds is not None and has is not None
+        }
+
+    def joined(self) -> torch.Tensor:
+        """Concatenate the modalities to one vector per product, of unit length.
+
+        The cosine of two such vectors is the mean of their modalities' cosines.
+
+        Returns:
+            The vectors, shape `(B, sum of the widths)`.
+        """
+        parts = [embeds / embeds.shape[-1] ** 0.5 for embeds, _ in self.modalities.values()]
+        return normalize(torch.cat([part.to(parts[0].device) for part in parts], dim=-1))
+
+
+class LateFusionClassifier(nn.Module):
+    """Classify products from their titles, their images or both.
+
+    Args:
+        widths: Width of the vectors of each modality that it uses: of `"text"`, `"image"` or both.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int):
+        """Build a linear classifier per modality, and their fusion."""
+        super().__init__()
+        self.text = nn.Linear(widths["text"], num_classes) if "text" in widths else None
+        self.image = nn.Linear(widths["image"], num_classes) if "image" in widths else None
+        if self.text is not None and self.image is not None:
+            self.fusion_scale = nn.Parameter(torch.full((2,), 0.5))  # of the title, of the image
+            self.fusion_bias = nn.Parameter(torch.zeros(num_classes))
+
+    def modality_logits(self, embeds: ProductEmbeds) -> dict[str, torch.Tensor]:
+        """Classify by each modality alone.
+
+        Args:
+            embeds: The products.
+
+        Returns:
+            Log probabilities, float32, shape `(B, num_classes)`, by `"text"`, `"image"` or both. Where a product lacks
+            the modality they are those of the missing-modality embedding, uniform at the start.
+        """
+        log_probabilities = {}
+        for modality, (vectors, has_modality) in embeds.modalities.items():
+            linear = getattr(self, modality)
+            logits = linear(vectors.to(linear.weight.dtype)).float()
+            # The bias holds the frequency of a class, which is no evidence where the modality is missing.
+            logits = logits - (~has_modality).unsqueeze(1) * linear.bias.float()
+            log_probabilities[modality] = logits.log_softmax(dim=-1)  # (B, num_classes)
+        return log_probabilities
+
+    def fuse(self, modality_logits: Mapping[str, torch.Tensor], embeds: ProductEmbeds) -> torch.Tensor:
+        """Join the answers of the modalities.
+
+        Args:
+            modality_logits: What `modality_logits` returned for `embeds`.
+            embeds: The products.
+
+        Returns:
+            Logits, float32, shape `(B, num_classes)`.
+        """
+        if self.text is None or self.image is None:
+            (logits,) = modality_logits.values()
+            return logits
+        text, image = modality_logits["text"], modality_logits["image"].to(modality_logits["text"].device)
+        has_text, has_image = (has.to(text.device).unsqueeze(1) for _, has in embeds.modalities.values())
+        scale_text, scale_image = self.fusion_scale.float()
+        # A modality that is alone has the scale 1; the missing-modality embedding beside it may correct it.
+        scale_text = torch.where(has_text & ~has_image, 1.0, scale_text)
+        scale_image = torch.where(has_image & ~has_text, 1.0, scale_image)
+        return scale_text * text + scale_image * image + (has_text & has_image) * self.fusion_bias.float()
+
+    def forward(
+        self,
+        embeds: ProductEmbeds,
+        labels: torch.Tensor | None = None,
+        class_weights: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Classify products.
+
+        Args:
+            embeds: The products.
+            labels: Their classes, int64, shape `(B,)`; -100 for a product that carries no loss.
+            class_weights: Weight of each class in the loss, shape `(num_classes,)`; `None` means 1 for all.
+            label_smoothing: Share of a label's mass that is spread over all classes.
+
+        Returns:
+            Logits, float32, shape `(B, num_classes)`, and the loss, a scalar, or `None` without labels: the cross
+            entropy of the joined answer plus the mean of the modalities' own, each over the products that have it.
+        """
+        modality_logits = self.modality_logits(embeds)
+        logits = self.fuse(modality_logits, embeds)
+        if labels is None:
+            return logits, None
+        labels = labels.to(logits.device)
+        loss = mean_cross_entropy(logits, labels, class_weights, label_smoothing)
+        if len(modality_logits) == 1:
+            return logits, loss
+        own_losses = [
+            mean_cross_entropy(
+                modality_logits[modality].to(logits.device),
+                labels.masked_fill(~has_modality.to(logits.device), IGNORED_LABEL),
+                class_weights,
+                label_smoothing,
+            )
+            for modality, (_, has_modality) in embeds.modalities.items()
+        ]
+        return logits, loss + torch.stack(own_losses).mean()
+
+    def fit_fusion(
+        self, embeds: ProductEmbeds, labels: torch.Tensor, class_counts: torch.Tensor | None = None
+    ) -> None:
+        """Fit the fusion by cross entropy on products that the classifiers were not trained on.
+
+        Three numbers are fitted, so that a small validation set will do: two scales, and how much of the classes'
+        frequency, which both modalities have counted, is taken back. Nothing changes for one modality, or no labels.
+
+        Args:
+            embeds: The products; those with both modalities count.
+            labels: Their classes, int64, shape `(N,)`; -100 for a product that does not count.
+            class_counts: How often each class was there in training, shape `(num_classes,)`; `None` fits the two
+                scales alone.
+        """
+        if self.text is None or self.image is None:
+            return
+        with torch.no_grad():
+            modality_logits = self.modality_logits(embeds)
+            counted = labels.to(modality_logits["text"].device) != IGNORED_LABEL
+            for _, has_modality in embeds.modalities.values():
+                counted = counted & has_modality.to(counted.device)
+            text, image = (modality_logits[name].to(counted.device)[counted].double() for name in ("text", "image"))
+            labels = labels.to(counted.device)[counted]
+            if not len(labels):
+                return
+            prior = torch.zeros(text.shape[1], dtype=torch.float64, device=text.device)
+            if class_counts is not None:
+                # One more of each, so that a class without products is rare, not impossible.
+                counts = class_counts.to(prior) + 1
+                prior = (counts / counts.sum()).log()
+        with torch.enable_grad():
+            # As logs, so that no scale becomes negative.
+            log_scales = torch.full((2,), 0.5, dtype=torch.float64, device=text.device).log().requires_grad_()
+            strength = torch.zeros((), dtype=torch.float64, device=text.device, requires_grad=True)
+            optimizer = torch.optim.LBFGS([log_scales, strength], max_iter=100, line_search_fn="strong_wolfe")
+
+            def closure() -> torch.Tensor:
+                optimizer.zero_grad()
+                scales = log_scales.exp()
+                loss = F.cross_entropy(scales[0] * text + scales[1] * image - strength * prior, labels)
+                # A handful of products may be told apart without a mistake, and then no scale is large enough.
+                loss = loss + _HELD * ((log_scales - math.log(0.5)).square().sum() + strength.square())
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        if not (log_scales.isfinite().all() and strength.isfinite()):
+            return
+        with torch.no_grad():
+            self.fusion_scale.copy_(log_scales.exp())
+            self.fusion_bias.copy_(-strength * prior)
+
+    @torch.no_grad()
+    def rely_on(self, modality: str) -> None:
+        """Take the answer of one modality, `"text"` or `"image"`, wherever a product has both."""
+        self.fusion_scale.copy_(torch.tensor([float(modality == "text"), float(modality == "image")]))
+        self.fusion_bias.zero_()
+
+
+def mean_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    class_weights: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Mean of the cross entropy over the labelled rows; zero, not not-a-number, where there are none.
+
+    Args:
+        logits: Shape `(B, num_classes)`.
+        labels: Int64, shape `(B,)`; -100 for a row without one.
+        class_weights: Weight of each class, shape `(num_classes,)`; `None` means 1 for all.
+        label_smoothing: Share of a label's mass that is spread over all classes.
+
+    Returns:
+        The mean weighted by class, a scalar with a gradient, zero or not.
+    """
+    if class_weights is not None:
+        class_weights = class_weights.to(logits)
+    total = F.cross_entropy(
+        logits,
+        labels,
+        weight=class_weights,
+        ignore_index=IGNORED_LABEL,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    counted = labels != IGNORED_LABEL
+    mass = counted if class_weights is None else counted * class_weights[labels.masked_fill(~counted, 0)]
+    # All weights are positive, so a sum of zero has no rows in it; `total` is zero then, too.
+    mass = mass.sum().to(logits.dtype)
+    return total / torch.where(mass > 0, mass, 1)
+
+
+__all__ = ["IGNORED_LABEL", "LateFusionClassifier", "ProductEmbeds", "mean_cross_entropy"]

@@ -1,0 +1,1 @@
+"""The contrastive losses: over catalogs, in tiles, over ranks, at several sizes."""

@@ -1,0 +1,52 @@
+"""Embeddings whose first values are embeddings, too: cut off, they are shorter and nearly as good (Matryoshka).
+
+Kusupati et al. 2022 train a loss at several sizes at once; here it is any loss of unit vectors. Cutting costs nothing
+and needs no model, so one stored set of vectors serves indexes of several sizes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..modeling_eclip import truncate_embeds
+
+
+def matryoshka_loss(
+    loss_function: Callable[..., torch.Tensor],
+    embeds: Sequence[torch.Tensor],
+    dims: Sequence[int] | None,
+    weights: Sequence[float] | None = None,
+) -> torch.Tensor:
+    """Compute a loss of embeddings at several sizes, and return the weighted mean.
+
+    A mean, where Kusupati et al. take the sum: the loss, and so the learning rate, keep their scale whatever the
+    number of sizes. With `dims=None` it is `loss_function(*embeds)`.
+
+    Args:
+        loss_function: Takes as many tensors as `embeds` has, all cut to one size, and returns a scalar.
+        embeds: Vectors of unit length, each of shape `(B, D)`.
+        dims: Sizes, each from 1 to `D`; `D` itself is among them only if it is named.
+        weights: Weight of each size's loss, none below zero; all the same if not given.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        ValueError: a size that the vectors have not, or weights that are not one per size.
+    """
+    if dims is None:
+        return loss_function(*embeds)
+    weights = [1.0] * len(dims) if weights is None else weights
+    if len(weights) != len(dims) or not sum(weights) > 0 or min(weights) < 0:
+        raise ValueError(
+            f"`weights` is {list(weights)} for `dims` {list(dims)}; give a weight per size, not all zero."
+        )
+    losses = [
+        weight * loss_function(*(truncate_embeds(vectors, dim) for vectors in embeds))
+        for dim, weight in zip(dims, weights, strict=True)
+        if weight
+    ]
+    return torch.stack(losses).sum() / sum(weights)
+
+
+__all__ = ["matryoshka_loss"]

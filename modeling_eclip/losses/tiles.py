@@ -1,0 +1,377 @@
+"""Cross entropy between all titles and all images of a batch, in tiles: no `B x B` matrix is ever held.
+
+Two sweeps over tiles of the similarities `s_ij` (this package's design). The first, forward, gives the log-sum-exp of
+every row and column; the second, backward, gives `dL/ds_ij` tile by tile, folded at once into the gradients:
+`8 B^2 D` operations in all, and memory for the embeddings' gradients and one tile. Soft targets need no tiles: they
+are constant within a catalog, so their sums are sums over catalogs. A row's own pair is kept out of the tiles: its
+part, `softmax_ii - P_ii`, is a small difference of large numbers once the model has learned, and is a sigmoid instead.
+
+Under distributed training a rank holds its own rows `u` and gathers all `w`: it sweeps its rows against all columns,
+the columns' log-sum-exp is joined over the ranks, and the gradients of `w` are added up and handed back to where their
+rows came from. One process is the case of one rank.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+from .gather import add_up_rows, count_rows, gather_rows, is_distributed
+
+# A row whose largest similarity lies this far below its tile's largest would lose digits in a shared exponential.
+_SHARED_RANGE = 60.0
+# Exponentials of similarities that can't be larger are sums and products of float32 as they are.
+_PLAIN_RANGE = 30.0
+_CPU_TILE, _ACCELERATOR_TILE = 1024, 8192
+# Up to this many multiplications (B = 2,896 at D = 512) a CPU computes the similarities in float64: it takes a second
+# at most, little beside the towers of such a batch.
+_CPU_FLOAT64_LIMIT = 2**32
+# A row with this share of the batch for mates has a gradient that is a small difference of large sums.
+_LARGE_CATALOG = 1 / 16
+
+
+@dataclass
+class Targets:
+    """Soft labels that are constant within a catalog, and what is left out of the softmax; all for `B` rows.
+
+    Args:
+        groups: Number of each row's catalog from 0, int64, shape `(B,)`; rows that are alone have `num_groups`.
+        num_groups: Number of catalogs with several rows.
+        own: Mass on the row's own partner, shape `(B,)`.
+        mate: Mass on each mate, shape `(B,)`.
+        weights: Weight of each row in the loss, shape `(B,)`.
+        largest_catalog: Rows of the largest catalog whose rows share mass, 0 where none do.
+        excluded: Pairs that no softmax counts: none, a row's mates, or a row itself.
+    """
+
+    groups: torch.Tensor
+    num_groups: int
+    own: torch.Tensor
+    mate: torch.Tensor
+    weights: torch.Tensor
+    largest_catalog: int
+    excluded: Literal["none", "mates", "self"] = "none"
+
+
+def find_catalogs(catalog_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Number the catalogs that have several rows, in `O(B)` memory.
+
+    Args:
+        catalog_ids: Catalog of each row, int64, shape `(B,)`, negative for a row that is alone.
+
+    Returns:
+        The number of each row's catalog from 0, int64, shape `(B,)`, with `num_groups` for rows that are alone; and
+        the rows of each catalog, int64, shape `(num_groups,)`.
+    """
+    ids, members, counts = torch.unique(catalog_ids, return_inverse=True, return_counts=True)
+    has_mates = (ids >= 0) & (counts > 1)
+    numbers = torch.where(has_mates, has_mates.cumsum(0) - 1, has_mates.sum())
+    return numbers[members], counts[has_mates]
+
+
+def tiled_cross_entropy(
+    u: torch.Tensor,
+    w: torch.Tensor,
+    logit_scale: torch.Tensor,
+    targets: Targets,
+    *,
+    tile_size: int | None = None,
+    distributed: bool = False,
+) -> torch.Tensor:
+    r"""Return the sum of both directions' weighted cross entropies, halved.
+
+    With `P_ij` the targets and `r_i` the weights:
+
+        L = 1/2 sum_i r_i CE(P_i, softmax_j s_ij) + 1/2 sum_j r_j CE(P_j, softmax_i s_ij)
+
+    Args:
+        u: Embeddings of this rank, shape `(B_rank, D)`.
+        w: Embeddings of the same offers, shape `(B_rank, D)`.
+        logit_scale: Log of the inverse temperature, a single element.
+        targets: Soft labels of the rows of all ranks.
+        tile_size: Rows and columns of a tile; by the device if not given.
+        distributed: Whether other ranks hold further rows. Gradients are then those of the loss times the number of
+            ranks, whose average over the ranks, as distributed training takes it, is exact.
+
+    Returns:
+        The loss, a scalar in float32 (float64 for float64 embeddings), the same on every rank.
+    """
+    if tile_size is None:
+        tile_size = _CPU_TILE if u.device.type == "cpu" else _ACCELERATOR_TILE
+    return _TiledCrossEntropy.apply(u, w, logit_scale, targets, tile_size, distributed and is_distributed())
+
+
+class _TiledCrossEntropy(torch.autograd.Function):
+    """The two sweeps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: torch.Tensor,
+        w: torch.Tensor,
+        logit_scale: torch.Tensor,
+        targets: Targets,
+        tile_size: int,
+        distributed: bool,
+    ) -> torch.Tensor:
+        all_w = gather_rows(w) if distributed else w
+        offset = sum(count_rows(len(u), u.device)[: dist.get_rank()]) if distributed else 0
+        sweep = _Sweep(u, all_w, logit_scale, targets, tile_size, offset)
+        row_sums, column_sums, own_logits, mates_agreement = sweep.log_sums()
+        if distributed:
+            column_sums = _join_log_sums(column_sums)
+        own_column_sums = sweep.own(column_sums)
+        # CE(P_i, softmax_j s_ij) = (log-sum-exp - s_ii) + (1 - P_ii) s_ii - sum over mates of P_ij s_ij
+        if targets.excluded == "self":
+            losses = (row_sums + own_column_sums) / 2 - mates_agreement
+        else:
+            surprise = softplus(row_sums - own_logits) + softplus(own_column_sums - own_logits)
+            losses = surprise / 2 + (1 - sweep.own(targets.own)) * own_logits - mates_agreement
+            column_sums = torch.logaddexp(column_sums, gather_rows(own_logits) if distributed else own_logits)
+        total = (sweep.own(targets.weights) * losses).sum()
+        if distributed:
+            dist.all_reduce(total)
+        ctx.save_for_backward(u, all_w, logit_scale, row_sums, column_sums, own_column_sums, own_logits)
+        ctx.targets, ctx.tile_size, ctx.offset, ctx.distributed = targets, tile_size, offset, distributed
+        return total.to(torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        u, all_w, logit_scale, *sums = ctx.saved_tensors
+        sweep = _Sweep(u, all_w, logit_scale, ctx.targets, ctx.tile_size, ctx.offset)
+        u_grad, w_grad, scale_grad = sweep.gradients(*sums, *ctx.needs_input_grad[:2])
+        if ctx.distributed:
+            grad = grad * dist.get_world_size()
+            if w_grad is not None:
+                w_grad = add_up_rows(w_grad, len(u))
+        return (
+            None if u_grad is None else u_grad.mul_(grad).to(u.dtype),
+            None if w_grad is None else w_grad.mul_(grad).to(all_w.dtype),
+            (scale_grad * grad).to(logit_scale.dtype).reshape(logit_scale.shape) if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _Sweep:
+    """Walks over the tiles of the similarities of own rows with all columns."""
+
+    def __init__(
+        self,
+        u: torch.Tensor,
+        w: torch.Tensor,
+        logit_scale: torch.Tensor,
+        targets: Targets,
+        tile_size: int,
+        offset: int,
+    ) -> None:
+        self.u, self.w, self.targets, self.offset = u, w, targets, offset
+        self.dtype = torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32)
+        is_small = len(u) * len(w) * w.shape[1] <= _CPU_FLOAT64_LIMIT
+        if u.device.type == "cpu" and (is_small or targets.largest_catalog > _LARGE_CATALOG * len(w)):
+            self.dtype = torch.float64
+        self.mate_mass, self.weights = targets.mate.to(self.dtype), targets.weights.to(self.dtype)
+        self.scale = logit_scale.double().reshape(()).exp()
+        self.is_plain = bool(self.scale * _largest_norm(u) * _largest_norm(w) < _PLAIN_RANGE)
+        self.row_tiles = [slice(start, min(start + tile_size, len(u))) for start in range(0, len(u), tile_size)]
+        self.column_tiles = [slice(start, min(start + tile_size, len(w))) for start in range(0, len(w), tile_size)]
+
+    def own(self, values: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
+        """Return the part of a per-row tensor that speaks of own rows (some of them)."""
+        start, stop = (0, len(self.u)) if rows is None else (rows.start, rows.stop)
+        return values[self.offset + start : self.offset + stop]
+
+    def log_sums(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """First sweep.
+
+        Returns:
+            Log-sum-exp of each own row but for its own pair, shape `(B_rank,)`, and of each column, over own rows and
+            but for its own pair, shape `(B,)`; similarity of the own pairs, shape `(B_rank,)`; and the targets' sum
+            of similarities to mates, shape `(B_rank,)`. All float64: a rounding of a log-sum-exp of 100 is a relative
+            error of its softmax.
+        """
+        row_sums = torch.full((len(self.u),), -math.inf, dtype=torch.float64, device=self.u.device)
+        column_sums = torch.full((len(self.w),), -math.inf, dtype=torch.float64, device=self.u.device)
+        own_logits, mates_agreement = torch.empty_like(row_sums), torch.zeros_like(row_sums)
+        with torch.autocast(device_type=self.u.device.type, enabled=False):
+            w_sums = self._catalog_sums(self.w, self.targets.groups)
+            for rows in self.row_tiles:
+                u = self.u[rows].to(self.dtype)
+                scaled_u = u * self.scale
+                own_logits[rows] = (u.double() * self.own(self.w, rows)).sum(1) * self.scale
+                if self.targets.num_groups:
+                    mates_agreement[rows] = (u.double() * self._mates_of(self.w, w_sums, rows)).sum(1) * self.scale
+                for columns in self.column_tiles:
+                    in_rows, in_columns = _log_sum_exp_both(self._logits(scaled_u, rows, columns), self.is_plain)
+                    row_sums[rows] = torch.logaddexp(row_sums[rows], in_rows)
+                    column_sums[columns] = torch.logaddexp(column_sums[columns], in_columns)
+        return row_sums, column_sums, own_logits, mates_agreement
+
+    def gradients(
+        self,
+        row_sums: torch.Tensor,
+        column_sums: torch.Tensor,
+        own_column_sums: torch.Tensor,
+        own_logits: torch.Tensor,
+        for_u: bool,
+        for_w: bool,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+        """Second sweep.
+
+        Args:
+            row_sums: Log-sum-exp of each own row but for its own pair, shape `(B_rank,)`.
+            column_sums: Log-sum-exp of each column over the rows of all ranks, own pairs included, shape `(B,)`.
+            own_column_sums: The same of own columns, but for their own pairs, shape `(B_rank,)`.
+            own_logits: Similarity of the own pairs, shape `(B_rank,)`.
+            for_u: Whether the gradient of `u` is wanted.
+            for_w: Whether that of `w` is.
+
+        Returns:
+            Gradients of own `u`, shape `(B_rank, D)`, of all `w` as far as they come from own rows, shape `(B, D)`,
+            and of the log of the scale, likewise.
+        """
+        u_grad = torch.empty_like(self.u, dtype=self.dtype) if for_u else None
+        w_grad = torch.empty_like(self.w, dtype=self.dtype) if for_w else None
+        scale_grad = torch.zeros((), dtype=torch.float64, device=self.u.device)
+        own_pairs = self._own_pair_gradients(row_sums, own_column_sums, own_logits)
+        if self.targets.excluded != "self":
+            row_sums = torch.logaddexp(row_sums, own_logits)
+        with torch.autocast(device_type=self.u.device.type, enabled=False):
+            if w_grad is not None:
+                self._start_gradient_of_w(w_grad, own_pairs)
+            w_sums = self._catalog_sums(self.w, self.targets.groups)
+            for rows in self.row_tiles:
+                u, row_weights = self.u[rows].to(self.dtype), self.own(self.weights, rows)
+                scaled_u = u * self.scale
+                gradient = self.own(self.w, rows).to(self.dtype) * own_pairs[rows, None]  # (T, D)
+                if self.targets.num_groups:
+                    gradient -= 2 * row_weights[:, None] * self._mates_of(self.w, w_sums, rows)
+                for columns in self.column_tiles:
+                    shares = _softmax_both(
+                        self._logits(scaled_u, rows, columns),
+                        row_sums[rows],
+                        column_sums[columns],
+                        row_weights,
+                        self.weights[columns],
+                        self.is_plain,
+                    )
+                    gradient.addmm_(shares, self.w[columns].to(self.dtype))
+                    if w_grad is not None:
+                        w_grad[columns].addmm_(shares.T, u)
+                gradient.mul_(self.scale / 2)
+                scale_grad += (u * gradient).sum(dtype=torch.float64)
+                if u_grad is not None:
+                    u_grad[rows] = gradient
+            if w_grad is not None:
+                w_grad.mul_(self.scale / 2)
+        return u_grad, w_grad, scale_grad
+
+    def _logits(self, scaled_u: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
+        """Return one tile of similarities, `-inf` for own and for excluded pairs, shape `(T, T)`."""
+        logits = scaled_u @ self.w[columns].to(self.dtype).T
+        if self.targets.excluded == "mates":
+            own_groups, groups = self.own(self.targets.groups, rows), self.targets.groups[columns]
+            are_mates = (own_groups[:, None] == groups) & (own_groups < self.targets.num_groups)[:, None]
+            logits.masked_fill_(are_mates, -math.inf)
+        diagonal = self.offset + rows.start - columns.start
+        if -logits.shape[0] < diagonal < logits.shape[1]:
+            logits.diagonal(diagonal).fill_(-math.inf)
+        return logits
+
+    def _own_pair_gradients(
+        self, row_sums: torch.Tensor, own_column_sums: torch.Tensor, own_logits: torch.Tensor
+    ) -> torch.Tensor:
+        """Return `2 dL/ds_ii` of the own pairs, shape `(B_rank,)`."""
+        if self.targets.excluded == "self":
+            return torch.zeros_like(own_logits, dtype=self.dtype)
+        left_over = torch.sigmoid(row_sums - own_logits) + torch.sigmoid(own_column_sums - own_logits)
+        gradients = (2 - 2 * self.own(self.targets.own) - left_over) * self.own(self.targets.weights)
+        return gradients.to(self.dtype)
+
+    def _catalog_sums(self, embeds: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the embeddings of each catalog; the last row, of those that are alone, is zero."""
+        sums = embeds.new_zeros((self.targets.num_groups + 1, embeds.shape[1]), dtype=self.dtype)
+        if self.targets.num_groups:
+            sums.index_add_(0, groups, embeds.to(self.dtype))
+            sums[-1] = 0
+        return sums
+
+    def _mates_of(self, embeds: torch.Tensor, sums: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Return the targets' sum of the embeddings of each own row's mates, shape `(T, D)`."""
+        others = sums[self.own(self.targets.groups, rows)] - self.own(embeds, rows).to(self.dtype)
+        return others * self.own(self.mate_mass, rows)[:, None]
+
+    def _start_gradient_of_w(self, w_grad: torch.Tensor, own_pairs: torch.Tensor) -> None:
+        """Write into a gradient of all columns, `(B, D)`, what comes from own pairs and targets of own rows."""
+        mass = -2 * self.weights * self.mate_mass  # constant within a catalog: that of a column is that of its mates
+        if self.targets.num_groups:
+            u_sums = self._catalog_sums(self.u, self.own(self.targets.groups))
+            for columns in self.column_tiles:
+                torch.mul(u_sums[self.targets.groups[columns]], mass[columns, None], out=w_grad[columns])
+        else:
+            w_grad.zero_()
+        for rows in self.row_tiles:
+            self.own(w_grad, rows).add_(self.u[rows].to(self.dtype) * (own_pairs - self.own(mass))[rows, None])
+
+
+def _largest_norm(embeds: torch.Tensor) -> torch.Tensor:
+    """Return the length of the longest row; 0 without any."""
+    norms = torch.linalg.vector_norm(embeds, dim=1).double()
+    return norms.amax() if len(norms) else norms.sum()
+
+
+def _log_sum_exp_both(logits: torch.Tensor, is_plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-sum-exp of a tile's rows and columns, float64; the tile is used up."""
+    largest = logits.new_zeros(())
+    if not is_plain:
+        row_largest = logits.amax(1)
+        largest = row_largest.amax()
+        if not largest - torch.minimum(row_largest.amin(), logits.amax(0).amin()) < _SHARED_RANGE:
+            logits = logits.double()
+            return logits.logsumexp(1), logits.logsumexp(0)
+        logits.sub_(largest)
+    # One exponential serves both directions.
+    exponentials = logits.exp_()
+    return exponentials.sum(1).double().log() + largest, exponentials.sum(0).double().log() + largest
+
+
+def _softmax_both(
+    logits: torch.Tensor,
+    row_sums: torch.Tensor,
+    column_sums: torch.Tensor,
+    row_weights: torch.Tensor,
+    column_weights: torch.Tensor,
+    is_plain: bool,
+) -> torch.Tensor:
+    """Return the weighted sum of a tile's softmaxes over rows and columns, shape `(T, T)`; the tile is used up."""
+    dtype = logits.dtype
+    middle = row_sums.new_zeros(()) if is_plain else ((row_sums.amax() + column_sums.amax()) / 2).to(dtype)
+    rows, columns = middle - row_sums, middle - column_sums
+    if is_plain or torch.maximum(rows.abs().amax(), columns.abs().amax()) < _SHARED_RANGE:
+        # exp(s - a) = exp(s - m) exp(m - a): one exponential serves both directions
+        factors = (rows.exp() * row_weights).to(dtype)[:, None] + (columns.exp() * column_weights).to(dtype)
+        if not is_plain:
+            logits.sub_(middle)
+        return logits.exp_().mul_(factors)
+    logits = logits.double()
+    over_rows = (logits - row_sums[:, None]).exp_().mul_(row_weights[:, None])
+    over_columns = (logits - column_sums).exp_().mul_(column_weights)
+    return over_rows.add_(over_columns).to(dtype)
+
+
+def _join_log_sums(log_sums: torch.Tensor) -> torch.Tensor:
+    """Return the log-sum-exp over all ranks of what each has of it."""
+    largest = log_sums.clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    total = (log_sums - largest).exp()
+    dist.all_reduce(total)
+    return total.log() + largest
+
+
+__all__ = ["Targets", "find_catalogs", "tiled_cross_entropy"]

@@ -1,0 +1,1 @@
+"""Nearest neighbours, groups by average linkage, and search by bits."""

@@ -1,0 +1,246 @@
+"""Average linkage over nearest neighbours: products -> groups, without knowing how many, and without a matrix.
+
+Two groups are as similar as their products are on average; the two most similar groups are joined, again and again, as
+long as that average reaches a threshold. Joined by averages, a chain of products of which only neighbours are alike
+does not become one group, as it would in a graph's connected components.
+
+Notable choices (this package's):
+- the average dot product of two groups is the dot product of their averages, so a group is its sum and its size, and
+  no distances are stored;
+- only groups between which there is a pair of products above the threshold can be joined, so the pairs to look at come
+  from nearest neighbours, and again from those of the groups for as long as a list of neighbours was too short to
+  tell; with exact neighbours no two groups are left whose average reaches the threshold;
+- all groups that are each other's most similar one are joined at once: in average linkage the order of such joins
+  changes nothing, and there are tens of rounds instead of a hundred thousand steps;
+- the joins are kept with their similarity, so that groups at every higher threshold come for free.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from .neighbors import check_vectors, nearest_neighbors, pair_similarities, unique_pairs
+
+# What float32 makes of a similarity: copies of a product reach a threshold of 1.
+_ROUNDING = 1e-6
+
+
+@dataclass
+class Joins:
+    """The joins of groups of `N` products, in the order in which they were made.
+
+    Args:
+        num_products: `N`.
+        kept: A product of the one group, which stands for the joined group from then on, int64, shape `(J,)`.
+        absorbed: The product that stood for the other group, int64, shape `(J,)`.
+        similarities: Average similarity of the two groups, float32, shape `(J,)`.
+    """
+
+    num_products: int
+    kept: torch.Tensor
+    absorbed: torch.Tensor
+    similarities: torch.Tensor
+
+    def groups(self, threshold: float = -1.0) -> torch.Tensor:
+        """Tell the group of each product, if groups are joined from this similarity on.
+
+        Args:
+            threshold: A similarity not below the one that the joins were made with.
+
+        Returns:
+            Number of each product's group, int64, shape `(N,)`: groups are numbered from 0 in the order of their first
+            products.
+        """
+        joined = self.similarities >= threshold - _ROUNDING
+        parents = torch.arange(self.num_products, device=self.kept.device)
+        parents[self.absorbed[joined]] = self.kept[joined]
+        return number_groups(_find_roots(parents))
+
+    def best_threshold(self, catalog_ids: torch.Tensor) -> tuple[float, float]:
+        """Find the threshold whose groups agree best with catalogs, by the adjusted Rand index.
+
+        Args:
+            catalog_ids: Catalog of each product, int64, shape `(N,)`; negative for a product that is alone.
+
+        Returns:
+            The threshold, in the middle between two joins, the highest of several that are as good; and the index.
+
+        Raises:
+            ValueError: shapes that do not fit, or no two products are of one catalog.
+        """
+        if catalog_ids.shape != (self.num_products,):
+            raise ValueError(f"`catalog_ids` has shape {tuple(catalog_ids.shape)}; give ({self.num_products},).")
+        ids = catalog_ids.tolist()
+        true_pairs = sum(n * (n - 1) // 2 for n in Counter(number for number in ids if number >= 0).values())
+        if not true_pairs:
+            raise ValueError("no two products of `catalog_ids` are of one catalog; a threshold needs some that are.")
+        all_pairs = self.num_products * (self.num_products - 1) // 2
+        parents = list(range(self.num_products))
+        sizes = [1] * self.num_products
+        catalogs = [Counter([number] if number >= 0 else []) for number in ids]  # of each group, by its root
+        order = self.similarities.argsort(descending=True, stable=True)
+        heights = [1.0, *self.similarities[order].tolist()]
+        joined_pairs = right_pairs = 0
+        best_score, best_threshold = 0.0, 1.0
+        for step, pair in enumerate(zip(self.kept[order].tolist(), self.absorbed[order].tolist(), strict=True)):
+            small, large = sorted((_find_root(parents, one) for one in pair), key=lambda root: sizes[root])
+            joined_pairs += sizes[small] * sizes[large]
+            right_pairs += sum(n * catalogs[large][number] for number, n in catalogs[small].items())
+            parents[small] = large
+            sizes[large] += sizes[small]
+            catalogs[large].update(catalogs[small])
+            catalogs[small].clear()
+            expected = joined_pairs * true_pairs / all_pairs
+            highest = (joined_pairs + true_pairs) / 2
+            score = (right_pairs - expected) / (highest - expected) if highest > expected else 1.0
+            below = heights[step + 2] if step + 2 < len(heights) else heights[step + 1]
+            # A threshold can't part joins of one similarity.
+            is_last = below < heights[step + 1] or step + 2 == len(heights)
+            if score > best_score and is_last:
+                best_score, best_threshold = score, (heights[step + 1] + below) / 2
+        return best_threshold, best_score
+
+
+def average_linkage(
+    embeds: torch.Tensor, threshold: float, *, num_neighbors: int = 10, exact: bool | None = None
+) -> Joins:
+    """Join products into groups, by the average similarity of groups.
+
+    Args:
+        embeds: Vectors of the products, of unit length, shape `(N, D)`.
+        threshold: Cosine similarity from which groups are joined.
+        num_neighbors: Nearest neighbours per product, and then per group, among which pairs are looked for.
+        exact: As for [`nearest_neighbors`].
+
+    Returns:
+        The joins; `joins.groups()` are the groups.
+
+    Raises:
+        ValueError: shapes that do not fit, or vectors that are not finite.
+        ImportError: faiss is needed and absent.
+    """
+    embeds = check_vectors(embeds)
+    num_products = len(embeds)
+    sums, sizes = embeds.clone(), embeds.new_ones(num_products)
+    rows = torch.arange(num_products, device=embeds.device)  # stands for the groups that are searched
+    made: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    while len(rows) > 1:
+        means = sums[rows].div_(sizes[rows, None])
+        similarities, neighbors = nearest_neighbors(means, num_neighbors, exact=exact)
+        # Whose last neighbour is similar enough may have more of them that are.
+        is_cut_off = torch.zeros(num_products, dtype=torch.bool, device=embeds.device)
+        is_cut_off[rows] = (similarities[:, -1] >= threshold - _ROUNDING) & (len(rows) - 1 > num_neighbors)
+        near = similarities >= threshold - _ROUNDING
+        pairs = torch.stack([rows.unsqueeze(1).expand_as(neighbors)[near], rows[neighbors[near]]], dim=1)
+        pairs = unique_pairs(pairs, num_products)
+        joins = _join_pairs(sums, sizes, pairs, threshold)
+        if not joins:
+            break
+        made.extend(joins)
+        parents = torch.arange(num_products, device=embeds.device)
+        for kept, absorbed, _ in joins:
+            parents[absorbed] = kept
+        # What only one group of a pair could not list, the other one could.
+        rows = _find_roots(parents)[is_cut_off].unique()
+    nothing = (rows[:0], rows[:0], sizes[:0])
+    kept, absorbed, values = (torch.cat(parts) for parts in zip(nothing, *made, strict=True))
+    return Joins(num_products, kept, absorbed, values)
+
+
+def _join_pairs(
+    sums: torch.Tensor, sizes: torch.Tensor, pairs: torch.Tensor, threshold: float
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Join groups along pairs until none is similar enough; `sums` and `sizes` are brought up to date."""
+    num_products = len(sizes)
+    similarities = _average_similarities(sums, sizes, pairs)
+    # Copies of one product would be joined one by one, since each finds itself equally like all others.
+    roots = _connect(pairs[similarities >= 1 - _ROUNDING], num_products)
+    absorbed = (roots != torch.arange(num_products, device=roots.device)).nonzero().flatten()
+    joins = []
+    if len(absorbed):
+        joins.append((roots[absorbed], absorbed, similarities.new_ones(len(absorbed))))
+        sums.index_add_(0, roots[absorbed], sums[absorbed])
+        sizes.index_add_(0, roots[absorbed], sizes[absorbed])
+        pairs = unique_pairs(roots[pairs], num_products)
+        similarities = _average_similarities(sums, sizes, pairs)
+    while True:
+        near = similarities >= threshold - _ROUNDING
+        pairs, similarities = pairs[near], similarities[near]
+        if len(pairs) == 0:
+            return joins
+        chosen = _each_others_best(pairs, similarities, num_products)
+        kept, absorbed = pairs[chosen].T
+        joins.append((kept, absorbed, similarities[chosen]))
+        sums[kept] += sums[absorbed]
+        sizes[kept] += sizes[absorbed]
+        new_name = torch.arange(num_products, device=sums.device)
+        new_name[absorbed] = kept
+        is_new = torch.zeros(num_products, dtype=torch.bool, device=sums.device)
+        is_new[kept] = True
+        renamed = new_name[pairs]
+        touched = is_new[renamed].any(dim=1)
+        new_pairs = unique_pairs(renamed[touched], num_products)
+        pairs = torch.cat([pairs[~touched], new_pairs])
+        similarities = torch.cat([similarities[~touched], _average_similarities(sums, sizes, new_pairs)])
+
+
+def _connect(pairs: torch.Tensor, num_products: int) -> torch.Tensor:
+    """Find the first product of each one's connected component; shape `(N,)`."""
+    roots = torch.arange(num_products, device=pairs.device)
+    while True:
+        low, high = roots[pairs].amin(dim=1), roots[pairs].amax(dim=1)
+        if torch.equal(low, high):
+            return roots
+        roots = _find_roots(roots.scatter_reduce(0, high, low, "amin"))
+
+
+def _each_others_best(pairs: torch.Tensor, similarities: torch.Tensor, num_products: int) -> torch.Tensor:
+    """Choose the pairs that are the most similar one of both their groups; of equals the first; shape `(chosen,)`."""
+    best = similarities.new_full((num_products,), -torch.inf)
+    for end in pairs.T:
+        best.scatter_reduce_(0, end, similarities, "amax")
+    candidates = (similarities == best[pairs].amax(dim=1)).nonzero().flatten()
+    candidates = candidates[similarities[candidates] == best[pairs[candidates]].amin(dim=1)]
+    first = torch.full((num_products,), len(pairs), device=pairs.device)
+    for end in pairs[candidates].T:
+        first.scatter_reduce_(0, end, candidates, "amin")
+    return candidates[(first[pairs[candidates]] == candidates.unsqueeze(1)).all(dim=1)]
+
+
+def _average_similarities(sums: torch.Tensor, sizes: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    return pair_similarities(sums, pairs) / sizes[pairs].prod(dim=1)
+
+
+def _find_root(parents: list[int], product: int) -> int:
+    while parents[product] != product:
+        parents[product] = parents[parents[product]]
+        product = parents[product]
+    return product
+
+
+def _find_roots(parents: torch.Tensor) -> torch.Tensor:
+    """Follow each product's parents to the last one, in leaps of double length."""
+    while True:
+        grandparents = parents[parents]
+        if torch.equal(grandparents, parents):
+            return parents
+        parents = grandparents
+
+
+def number_groups(groups: torch.Tensor) -> torch.Tensor:
+    """Number groups anew from 0, in the order of their first products.
+
+    Args:
+        groups: A number for each product, the same within a group, int64, shape `(N,)`.
+
+    Returns:
+        The new numbers, int64, shape `(N,)`.
+    """
+    groups = groups.unique(return_inverse=True)[1]
+    rows = torch.arange(len(groups), device=groups.device)
+    first = torch.full_like(rows, len(groups)).scatter_reduce_(0, groups, rows, "amin")
+    return first[groups].unique(return_inverse=True)[1]
+
+
+__all__ = ["Joins", "average_linkage", "number_groups"]

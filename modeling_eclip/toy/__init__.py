@@ -1,0 +1,1 @@
+"""A drawn catalogue of products, for trying things out."""

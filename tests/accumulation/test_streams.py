@@ -1,0 +1,347 @@
+"""Multi-stream accumulation: the gradient of the whole batch, however it is cut."""
+
+import contextlib
+import os
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from conftest import make_config, make_inputs
+from torch import nn
+
+from modeling_eclip import EClipModel, MultiStreamAccumulation, contrastive_loss
+from modeling_eclip.accumulation.plan import plan_streams
+
+CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 2, 2, -1, 5])
+NUM_OFFERS = len(CATALOG_IDS)
+
+
+def build(vision="vit", text="bert", dropout=0.0, **fields):
+    config = make_config(vision, text, **fields)
+    for tower in (config.vision_config, config.text_config):
+        for name in vars(tower):
+            if "drop" in name:
+                setattr(tower, name, dropout)
+    torch.manual_seed(0)
+    return EClipModel(config).train()
+
+
+def gradients_of(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def whole_batch(model, inputs, catalog_ids=CATALOG_IDS):
+    """Return loss and gradients of one forward over the whole batch."""
+    model.zero_grad()
+    loss = model(**inputs, catalog_ids=catalog_ids, return_loss=True).loss
+    loss.backward()
+    return loss.detach(), gradients_of(model)
+
+
+def in_streams(model, inputs, catalog_ids=CATALOG_IDS, **arguments):
+    model.zero_grad()
+    loss = MultiStreamAccumulation(model, **arguments)(inputs, catalog_ids)
+    return loss, gradients_of(model)
+
+
+def assert_same(ours, expected, rtol=1e-5):
+    """Compare loss and gradients, each gradient as far as the rounding of its largest element goes."""
+    torch.testing.assert_close(ours[0], expected[0], rtol=1e-5, atol=1e-6)
+    assert ours[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        atol = rtol * max(gradient.abs().max().item(), 1e-2)
+        torch.testing.assert_close(ours[1][name], gradient, rtol=0, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("keep_graphs", ["auto", 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("sizes", [{"stream_size": 4}, {"text_stream_size": 5, "image_stream_size": 2}, {}], ids=str)
+@pytest.mark.parametrize("towers", [("vit", "bert"), ("convnext", "siglip_text_model"), ("swin", "clip_text_model")])
+def test_gradients_are_those_of_the_whole_batch(towers, sizes, keep_graphs):
+    model, inputs = build(*towers), make_inputs(NUM_OFFERS)
+    assert_same(in_streams(model, inputs, **sizes, keep_graphs=keep_graphs), whole_batch(model, inputs))
+
+
+@pytest.mark.parametrize("mates", ["negative", "masked"])
+def test_treatment_of_mates_is_the_configurations(mates):
+    model, inputs = build(catalog_mates=mates), make_inputs(NUM_OFFERS)
+    assert_same(in_streams(model, inputs, stream_size=3), whole_batch(model, inputs))
+
+
+@pytest.mark.parametrize("vision", ["vit", "swin"])  # swin's is drop-path too
+def test_dropout_is_the_same_in_both_passes(vision):
+    """The embeddings' gradients, found with one draw of dropout, must go back through that same draw."""
+    model, inputs = build(vision, dropout=0.3), make_inputs(NUM_OFFERS)
+    # A reference with all graphs at once: the streams one after the other, their embeddings joined, one backward.
+    streams = plan_streams(inputs, model.config, 4, 3)
+    torch.manual_seed(7)
+    text, image = torch.empty(NUM_OFFERS, 16), torch.empty(NUM_OFFERS, 16)
+    for stream in streams:
+        output = model(**stream.inputs)
+        if len(stream.text_rows):
+            text = text.index_copy(0, stream.text_rows, output.text_embeds)
+        if len(stream.image_rows):
+            image = image.index_copy(0, stream.image_rows, output.image_embeds)
+    loss = contrastive_loss(text, image, model.logit_scale, CATALOG_IDS)
+    loss.backward()
+    expected, after = (loss.detach(), gradients_of(model)), torch.rand(1)
+    for keep_graphs in (0.0, 0.5, 1.0, "auto"):
+        torch.manual_seed(7)
+        ours = in_streams(model, inputs, text_stream_size=4, image_stream_size=3, keep_graphs=keep_graphs)
+        assert_same(ours, expected)
+        # whatever draws next does not depend on how many graphs were kept
+        assert torch.equal(torch.rand(1), after)
+    torch.manual_seed(8)
+    other_draw = in_streams(model, inputs, text_stream_size=4, image_stream_size=3)
+    assert not torch.allclose(other_draw[0], expected[0])
+
+
+def test_kept_and_encoded_again_agree_to_the_last_bit():
+    model, inputs = build(dropout=0.3), make_inputs(NUM_OFFERS)
+    results = []
+    for keep_graphs in (0.0, 1.0):
+        torch.manual_seed(7)
+        results.append(in_streams(model, inputs, stream_size=4, keep_graphs=keep_graphs))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(gradient, results[1][1][name]) for name, gradient in results[0][1].items())
+
+
+@pytest.mark.parametrize(
+    "frozen", ["vision_model", "text_model", "vision_model.encoder.layer.0", "logit_scale", "visual_projection"]
+)
+def test_frozen_parts_get_no_gradient(frozen):
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    expected = whole_batch(model, inputs)
+    assert not any(name.startswith(frozen) for name in expected[1])
+    for keep_graphs in ("auto", 0.0):
+        assert_same(in_streams(model, inputs, stream_size=4, keep_graphs=keep_graphs), expected)
+
+
+def test_a_frozen_tower_is_encoded_once():
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model.vision_model.requires_grad_(False)
+    rows_encoded = []
+    model.vision_model.register_forward_hook(lambda module, inputs, output: rows_encoded.append(len(output[0])))
+    accumulate = MultiStreamAccumulation(model, image_stream_size=4, keep_graphs=0.0)
+    accumulate(inputs, CATALOG_IDS)
+    # The last stream is one with the titles, whose tower is trained.
+    assert rows_encoded == [4, 4, 3, 3]
+
+
+def test_gradient_checkpointing():
+    model, inputs = build(dropout=0.3), make_inputs(NUM_OFFERS)
+    torch.manual_seed(7)
+    expected = in_streams(model, inputs, stream_size=4)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    for keep_graphs in (0.0, 1.0):
+        torch.manual_seed(7)
+        assert_same(in_streams(model, inputs, stream_size=4, keep_graphs=keep_graphs), expected)
+
+
+def test_autocast():
+    """Weights that autocast casts in the first pass must not be taken for constants in the second."""
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = whole_batch(model, inputs)
+        for keep_graphs in (0.0, 0.5, 1.0):
+            ours = in_streams(model, inputs, stream_size=4, keep_graphs=keep_graphs)
+            assert_same(ours, expected, rtol=0.05)  # bfloat16 has three digits
+
+
+def test_scaled_gradients_are_the_scale_times_the_gradients():
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    def backward(loss):
+        scaler.scale(loss).backward()
+
+    expected = whole_batch(model, inputs)
+    loss, gradients = in_streams(model, inputs, stream_size=4, backward=backward)
+    assert_same((loss, {name: gradient / 1024 for name, gradient in gradients.items()}), expected)
+
+
+def test_gradients_are_added_to():
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    loss, once = in_streams(model, inputs, stream_size=4)
+    once = {name: gradient.clone() for name, gradient in once.items()}
+    MultiStreamAccumulation(model, stream_size=4)(inputs, CATALOG_IDS)
+    assert_same((loss, gradients_of(model)), (loss, {name: 2 * gradient for name, gradient in once.items()}))
+
+
+def test_titles_are_sorted_and_trimmed():
+    inputs = make_inputs(10)  # lengths 3, 4, 5, 6, 7, 3, 4, 5, 6, 7
+    streams = plan_streams(inputs, make_config(), 4, 10)
+    assert [stream.inputs["input_ids"].shape for stream in streams] == [(4, 7), (4, 5), (2, 3)]
+    assert [stream.text_rows.tolist() for stream in streams] == [[4, 9, 3, 8], [2, 7, 1, 6], [0, 5]]
+    assert [len(stream.image_rows) for stream in streams] == [0, 0, 10]
+    # SigLIP's titles end at the last place whatever is padded; padding on the left is no shorter when trimmed
+    fixed = plan_streams(inputs, make_config(text="siglip_text_model"), 4, 10)
+    assert all(stream.inputs["input_ids"].shape[1] == 7 for stream in fixed)
+    flipped = {name: value.flip(1) if value.ndim == 2 else value for name, value in inputs.items()}
+    assert all(stream.inputs["input_ids"].shape[1] == 7 for stream in plan_streams(flipped, make_config(), 4, 10))
+
+
+def test_vectors_of_a_tower_stand_in_for_its_inputs():
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model.vision_model.requires_grad_(False)
+    expected = whole_batch(model, inputs)
+    vectors = model.encode_image(inputs.pop("pixel_values")).pooler_output
+    assert_same(in_streams(model, {**inputs, "image_pooler_output": vectors}, stream_size=4), expected)
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+def test_batch_norm_is_fixed_or_refused(in_training):
+    model, inputs = build(vision="resnet"), make_inputs(NUM_OFFERS)
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.train(in_training)
+    before = norm.running_mean.clone()
+    ours = in_streams(model, inputs, stream_size=4)
+    assert norm.training == in_training  # as it was found
+    assert torch.equal(norm.running_mean, before)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert_same(ours, whole_batch(model, inputs))
+
+
+def test_batch_norm_cannot_be_trained_in_streams():
+    model, inputs = build(vision="resnet"), make_inputs(NUM_OFFERS)
+    with pytest.raises(ValueError, match="batch norm layers are in training mode"):
+        in_streams(model, inputs, stream_size=4, fix_batch_norm=False)
+    expected = whole_batch(model, inputs)
+    assert_same(in_streams(model, inputs, fix_batch_norm=False), expected)
+
+
+def test_graphs_are_kept_as_memory_allows(monkeypatch):
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    accumulate = MultiStreamAccumulation(model, stream_size=2)
+    accumulate(inputs, CATALOG_IDS)
+    assert accumulate.num_streams == accumulate.num_kept == 11  # 5 of titles, 5 of images, the last of both
+    free = {"bytes": 0.0}
+    monkeypatch.setattr("modeling_eclip.accumulation.memory.free_memory", lambda device: free["bytes"])
+    accumulate(inputs, CATALOG_IDS)
+    assert accumulate.num_kept == 0
+    image_stream = 2 * accumulate._budget.bytes_per_unit["image"]
+    free["bytes"] = 1e9
+    accumulate(inputs, CATALOG_IDS)
+    assert accumulate.num_kept == 11
+    assert image_stream > 2 * 3 * 32 * 32 * 4  # more than the pixels alone
+
+
+def test_measured_memory_is_what_the_graph_holds():
+    from modeling_eclip.accumulation.memory import GraphMeter
+
+    layer = nn.Linear(8, 8)
+    meter = GraphMeter(layer)
+    with meter:
+        output = layer(torch.zeros(4, 8)).relu().exp()
+    # the input, the output of relu and that of exp: 4 x 8 numbers of 4 bytes each; the weight is not counted
+    assert meter.bytes == 3 * 4 * 8 * 4
+    output.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stream_size": 0}, "a stream size is 0"),
+        ({"image_stream_size": -1}, "a stream size is -1"),
+        ({"keep_graphs": 2}, "`keep_graphs` is 2"),
+        ({"keep_graphs": "all"}, "`keep_graphs` is 'all'"),
+    ],
+)
+def test_errors_name_the_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultiStreamAccumulation(build(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values": None}, "give titles"),
+        ({"pixel_values": torch.zeros(3, 3, 32, 32)}, "'pixel_values': 3"),
+        ({"labels": torch.zeros(4)}, r"\['labels'\], which cannot be cut"),
+        ({"return_loss": True}, r"\['return_loss'\]: the loss and the outputs' form"),
+        ({"input_ids": [[1, 2]] * 4}, r"\['input_ids'\] that are no tensors"),
+    ],
+)
+def test_inputs_that_do_not_fit(change, message):
+    with pytest.raises(ValueError, match=message):
+        MultiStreamAccumulation(build(), stream_size=2)({**make_inputs(4), **change})
+
+
+def test_without_gradients_there_is_no_step():
+    with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
+        MultiStreamAccumulation(build(), stream_size=2)(make_inputs(4))
+
+
+RANK_CASES = [
+    ((9, 2), {"stream_size": 3}),
+    ((11, 0), {"stream_size": 3}),
+    # one of the ranks cuts nothing, but steps in time with the other
+    ((2, 9), {"stream_size": 4, "keep_graphs": 0.0}),
+]
+
+
+def run_rank(rank, port, folder):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.save([run_case(rank, *case) for case in RANK_CASES], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def run_case(rank, shares, arguments):
+    bare = build()
+    model = nn.parallel.DistributedDataParallel(bare)
+    reductions = []
+    model.register_comm_hook(reductions, count_reduction)
+    accumulate = MultiStreamAccumulation(model, **arguments)
+    start = sum(shares[:rank])
+    rows = slice(start, start + shares[rank])
+    inputs = {name: value[rows] for name, value in make_inputs(NUM_OFFERS).items()}
+    for _ in range(2):  # a second step finds hooks and buckets as the first left them
+        model.zero_grad()
+        reductions.clear()
+        loss = accumulate(inputs, CATALOG_IDS[rows])
+    return loss, gradients_of(bare), len(reductions)
+
+
+def count_reduction(reductions, bucket):
+    reductions.append(bucket.index())
+    work = torch.distributed.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda future: future.value()[0] / torch.distributed.get_world_size())
+
+
+def test_ranks_with_different_numbers_of_streams(tmp_path, subtests):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Processes are slow to start: one pair does all cases.
+    mp.spawn(run_rank, (port, str(tmp_path)), nprocs=2)
+    expected = whole_batch(build(), make_inputs(NUM_OFFERS))
+    for rank in range(2):
+        results = torch.load(tmp_path / f"{rank}.pt")
+        for case, (loss, gradients, num_reductions) in zip(RANK_CASES, results, strict=True):
+            with subtests.test(case=case, rank=rank):
+                assert_same((loss, gradients), expected)
+                assert num_reductions == 1  # one bucket holds all of this model
+
+
+def test_sharded_parameters_are_refused(monkeypatch):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    for name, value in address.items():
+        monkeypatch.setenv(name, value)
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1)
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.distributed.destroy_process_group)
+        model = build()
+        fully_shard(model.text_model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(NotImplementedError, match=r"sharded \(FSDP\)"):
+            MultiStreamAccumulation(model)

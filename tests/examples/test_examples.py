@@ -1,0 +1,188 @@
+"""The examples run, and print what they promise."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TRANSFORMER, VIT
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, ViTImageProcessorPil
+
+from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel, EClipProcessor
+from modeling_eclip.fitting.tokenizer import train_title_tokenizer
+
+EXAMPLES = ROOT / "examples"
+
+
+def load_example(name):
+    specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tokenizer():
+    return train_title_tokenizer(["red shoes", "a blue shirt", "a red square"], vocab_size=300)
+
+
+def test_every_example_fits_on_a_page_and_is_run_here():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    tasks = {"classify", "cluster", "extract", "match", "recognise"}
+    trained = {"lora_category", "lora_matching", "own_loop", "trainer_category"}
+    assert names == {"continue_from_clip", "embed", "export", "search", "with_sentence_transformers"} | tasks | trained
+    for name in names:
+        assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60, name
+
+
+def save_checkpoint(folder, tokenizer=None):
+    """Save a model that has learned nothing, with its processor."""
+    torch.manual_seed(0)
+    tokenizer = tokenizer or train_title_tokenizer(["red shoes", "a blue shirt", "a red square"], vocab_size=300)
+    text = {"model_type": "bert", **TRANSFORMER, "vocab_size": len(tokenizer)}
+    config = EClipConfig(vision_config={"model_type": "vit", **VIT}, text_config=text, projection_dim=16)
+    EClipModel(config).save_pretrained(folder)
+    EClipProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+
+
+@pytest.fixture
+def checkpoint(tokenizer, tmp_path):
+    save_checkpoint(tmp_path, tokenizer)
+    return str(tmp_path)
+
+
+def test_embed(checkpoint, capsys):
+    load_example("embed").main(checkpoint)
+    printed = capsys.readouterr().out
+    assert "embeddings of 16 dimensions" in printed
+    assert printed.count("-> image of:") == 5
+
+
+def test_search(checkpoint, tmp_path, capsys):
+    pytest.importorskip("lancedb")
+    load_example("search").main(checkpoint, str(tmp_path / "search"), num_offers=200)
+    printed = capsys.readouterr().out
+    assert "products in" in printed and printed.count("\n  0.") + printed.count("\n  1.") >= 5
+    assert "this picture, and:" in printed and "this picture, colour" in printed
+    assert (tmp_path / "search" / "found.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_export(checkpoint, tmp_path, capsys, format):
+    for package in ("onnx", "onnxruntime", "onnxscript", "openvino"):
+        pytest.importorskip(package)
+    assert load_example("export").main(checkpoint, str(tmp_path / "exported"), format) < 1e-5
+    assert "embeddings of 16 dimensions" in capsys.readouterr().out
+
+
+def test_own_loop_learns(capsys):
+    torch.manual_seed(0)
+    assert load_example("own_loop").main(num_steps=30) < 4.0  # from log 64 = 4.16 and more
+    assert "step  29" in capsys.readouterr().out
+
+
+def test_continue_from_clip(tokenizer, tmp_path, capsys):
+    text = {**TRANSFORMER, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.sep_token_id}
+    source = CLIPModel(CLIPConfig(text_config=text, vision_config=VIT, projection_dim=24))
+    source.save_pretrained(tmp_path / "clip")
+    image_processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    CLIPProcessor(image_processor, tokenizer).save_pretrained(tmp_path / "clip")
+    load_example("continue_from_clip").main(str(tmp_path / "clip"), str(tmp_path / "eclip"))
+    printed = capsys.readouterr().out
+    assert "projection_dim 24" in printed and "similarity" in printed
+    assert EClipModel.from_pretrained(tmp_path / "eclip").config.projection_dim == 24
+
+
+def test_classify_learns_and_saves_a_head(checkpoint, tmp_path, capsys):
+    by_name, learnt = load_example("classify").main(checkpoint, str(tmp_path / "head"), num_offers=300)
+    # A name says nothing to a model that has learned nothing; a probe of its vectors tells some of 30 categories.
+    assert learnt > max(by_name, 2 / 30)
+    printed = capsys.readouterr().out
+    assert " when learnt" in printed and printed.count(" > ") >= 10
+    head = EClipForCategoryClassification.from_pretrained(tmp_path / "head")
+    assert len(head.config.category_paths) > 10
+
+
+def test_extract_learns(checkpoint, capsys):
+    accuracies = load_example("extract").main(checkpoint, num_offers=300)
+    printed = capsys.readouterr().out
+    assert accuracies["colour"] > 0.2, "of 10 colours, seen by towers that have learned nothing"
+    assert printed.count("    by both: colour ") == 5 and "if it were always" in printed
+
+
+def test_match_finds_some(checkpoint, capsys):
+    precision, recall = load_example("match").main(checkpoint, num_offers=300)
+    assert 0 < precision <= 1 and 0 < recall <= 1
+    printed = capsys.readouterr().out
+    assert "pairs compared of" in printed and "right " in printed
+
+
+def test_cluster_draws_its_groups(checkpoint, tmp_path, capsys):
+    score = load_example("cluster").main(checkpoint, str(tmp_path / "groups.png"), num_offers=300)
+    assert -0.5 <= score <= 1 and "adjusted Rand index" in capsys.readouterr().out
+    assert min(Image.open(tmp_path / "groups.png").size) > 100
+
+
+def test_recognise_finds_some(checkpoint, capsys):
+    precision, recall = load_example("recognise").main(checkpoint, num_offers=400, target_recall=0.8)
+    assert precision > 0 and recall > 0
+    printed = capsys.readouterr().out
+    assert "let through" in printed and printed.count("adult (") == 6
+
+
+def test_with_sentence_transformers(checkpoint, capsys):
+    pytest.importorskip("sentence_transformers")
+    shares = load_example("with_sentence_transformers").main(checkpoint, num_offers=100)
+    assert shares.keys() == {"title", "image", "both"} and 0 < shares["both"] <= 1
+    assert capsys.readouterr().out.count("    by image: ") == 5
+
+
+def test_lora_category_learns(checkpoint, capsys):
+    load_example("lora_category").main(checkpoint, num_offers=200, num_epochs=2)
+    printed = capsys.readouterr().out
+    assert "parameters are trained" in printed and printed.count(" -> ") == 5
+    first, last = (float(line.split()[-1]) for line in printed.splitlines() if line.startswith("epoch"))
+    assert last < first
+
+
+def test_lora_matching_learns(checkpoint, capsys):
+    before, after = load_example("lora_matching").main(checkpoint, num_offers=100, num_epochs=1)
+    assert 0 < before <= 1 and 0 < after <= 1
+    assert "parameters are trained" in capsys.readouterr().out
+
+
+def test_trainer_category_saves_a_head(checkpoint, tmp_path, capsys):
+    load_example("trainer_category").main(checkpoint, str(tmp_path / "head"), num_offers=200, num_epochs=0.5)
+    assert "accuracy on" in capsys.readouterr().out
+    head = EClipForCategoryClassification.from_pretrained(tmp_path / "head")
+    assert head.config.category_paths == sorted(head.config.category_paths)
+    assert EClipProcessor.from_pretrained(tmp_path / "head").tokenizer.vocab_size > 0
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    notebook = json.loads((EXAMPLES / "first_steps.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids) and set(notebook) == {"cells", "metadata", "nbformat", "nbformat_minor"}
+    # A copy of the clone, as far as the notebook looks: what it writes stays there.
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "train.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    names = {}
+    for cell in notebook["cells"]:
+        assert cell.keys() == {"cell_type", "id", "metadata", "source"} | (
+            {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
+        )
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "saved without outputs"
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+        if "NUM_STEPS" in names and "losses" not in names:  # little of everything
+            names.update(NUM_OFFERS=200, NUM_STEPS=20, BATCH_SIZE=32)
+    assert names["losses"][-1] < names["losses"][0] and names["accuracy"] > 2 / 30
+    assert {path.name for path in (tmp_path / "outputs" / "notebook").glob("*.png")} == {
+        "catalogue.png", "groups.png", "neighbours.png"
+    }  # fmt: skip
+    assert "the right product is among the first 5" in capsys.readouterr().out

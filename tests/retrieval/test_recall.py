@@ -1,0 +1,59 @@
+"""Recall at k, on embeddings whose neighbours are plain to see."""
+
+import pytest
+import torch
+
+from modeling_eclip.retrieval.recall import retrieval_recall
+
+# Four candidates on the unit circle, at 0, 90, 180 and 270 degrees.
+CIRCLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+
+
+def test_perfect_and_opposite():
+    assert retrieval_recall(CIRCLE, CIRCLE, ranks=(1,))["recall@1"] == 1.0
+    # The partner of each query is the farthest of all four.
+    figures = retrieval_recall(-CIRCLE, CIRCLE, ranks=(1, 3, 4))
+    assert [figures[f"recall@{k}"] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
+
+
+def test_mates_count_as_right():
+    # Query 0 points at candidate 1, of the same catalog; query 1 at candidate 0; 2 and 3 at each other, strangers.
+    queries = CIRCLE[[1, 0, 3, 2]]
+    ids = torch.tensor([5, 5, -1, -1])
+    assert retrieval_recall(queries, CIRCLE, ranks=(1,))["recall@1"] == 0.0
+    assert retrieval_recall(queries, CIRCLE, [ids], ranks=(1,))["recall@1"] == 0.5
+    also = torch.tensor([0, 1, 2, 2])
+    assert retrieval_recall(queries, CIRCLE, [ids, also], ranks=(1,))["recall@1"] == 1.0
+
+
+def test_ties_are_not_won():
+    same = torch.ones(4, 2)
+    figures = retrieval_recall(same, same, ranks=(1, 3, 4))
+    assert [figures[f"recall@{k}"] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
+
+
+def test_chance_is_what_random_drawing_reaches():
+    figures = retrieval_recall(CIRCLE, CIRCLE, ranks=(1, 2))
+    assert figures["chance@1"] == pytest.approx(1 / 4)
+    assert figures["chance@2"] == pytest.approx(1 - (3 / 4) ** 2)
+
+
+def test_blocks_do_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    queries, candidates = torch.randn(50, 8, generator=generator), torch.randn(50, 8, generator=generator)
+    ids = torch.randint(-1, 10, (50,), generator=generator)
+    whole = retrieval_recall(queries, candidates, [ids])
+    assert retrieval_recall(queries, candidates, [ids], block_size=7) == pytest.approx(whole)
+    assert 0 < whole["recall@1"] < whole["recall@10"] < 1
+
+
+def test_embeddings_that_are_no_numbers_find_nothing():
+    broken = torch.full((4, 2), float("nan"))
+    assert retrieval_recall(broken, CIRCLE, ranks=(1,))["recall@1"] == 0.0
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="at least one row"):
+        retrieval_recall(torch.zeros(0, 2), torch.zeros(0, 2))
+    with pytest.raises(ValueError, match=r"\(4, 2\) and \(3, 2\)"):
+        retrieval_recall(CIRCLE, CIRCLE[:3])

@@ -1,0 +1,102 @@
+"""Arguments: one parser for file and command line, unknown keys refused."""
+
+import json
+
+import pytest
+import yaml
+
+from training.arguments.groups import DataArguments, EvaluationArguments, ModelArguments, TrainArguments
+from training.arguments.parser import parse_arguments
+
+TRAIN = (ModelArguments, DataArguments, TrainArguments)
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+def test_command_line_goes_before_the_file(tmp_path):
+    config = write(tmp_path / "run.yaml", {"learning_rate": 1.0, "batch_size": 32, "train_data": ["a", "b"]})
+    _, data, train = parse_arguments(TRAIN, ["--learning_rate", "3e-4", "--config", config])
+    assert (train.learning_rate, train.batch_size, data.train_data) == (3e-4, 32, ["a", "b"])
+
+
+def test_file_values_have_the_types_of_the_command_line(tmp_path):
+    # To YAML, 3e-4 is text and `no` is false.
+    text = "learning_rate: 3e-4\nstreaming: true\nmixed_precision: 'no'\nmax_samples: null\nfreeze: []\n"
+    text += "vision_config: {model_type: vit, hidden_size: 32}\n"
+    model, data, train = parse_arguments(TRAIN, [f"--config={write(tmp_path / 'run.yaml', text)}"])
+    assert (train.learning_rate, data.streaming, train.mixed_precision, train.max_samples) == (3e-4, True, "no", None)
+    assert model.freeze == []
+    assert json.loads(model.vision_config) == {"model_type": "vit", "hidden_size": 32}
+
+
+def test_numbers_and_words_as_people_write_them(tmp_path):
+    text = "mixed_precision: no\nmax_samples: 1e6\ncolour_jitter: -1e-4\nstreaming: false\ntitle_column: yes\n"
+    config = write(tmp_path / "run.yaml", text)
+    _, data, train = parse_arguments(TRAIN, ["--config", config, "--weight_decay", "-1e-4"])
+    assert (train.mixed_precision, train.max_samples, train.weight_decay) == ("no", 1_000_000, -1e-4)
+    assert (data.colour_jitter, data.streaming, data.title_column) == (-1e-4, False, "yes")
+
+
+def test_held_out_offers_are_drawn_only_where_training_is():
+    assert parse_arguments(TRAIN, [])[1].validation_data == ["toy"]
+    assert parse_arguments(TRAIN, ["--train_data", "offers.parquet"])[1].validation_data == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "nearest"), [(["--learning_rat", "1"], "learning_rate"), (["--batchsize=4"], "batch_size")]
+)
+def test_unknown_word_is_refused_with_the_nearest(argv, nearest, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(TRAIN, argv)
+    assert f"did you mean '{nearest}'?" in capsys.readouterr().err
+
+
+def test_unknown_key_of_a_file_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(TRAIN, ["--config", write(tmp_path / "run.yaml", {"traindata": "x"})])
+    message = capsys.readouterr().err
+    assert "unknown argument 'traindata'" in message and "did you mean 'train_data'?" in message
+
+
+def test_a_file_may_hold_the_keys_of_other_scripts(tmp_path):
+    config = write(tmp_path / "run.yaml", {"learning_rate": 1.0, "test_data": ["x"]})
+    data, _ = parse_arguments((DataArguments, EvaluationArguments), ["--config", config])
+    assert data.test_data == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("- a\n- b\n", "holds list"), ("a: [", "can't be read"), ("batch_size: many\n", "'many' is no whole number")],
+)
+def test_broken_files_are_errors(tmp_path, content, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(TRAIN, ["--config", write(tmp_path / "run.yaml", content)])
+    assert message in capsys.readouterr().err
+
+
+def test_missing_file_and_stray_words_are_errors(capsys):
+    for argv, message in (
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config"], "wants a YAML file"),
+        (["stray"], "stray"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_arguments(TRAIN, argv)
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["quickstart", "fashion", "base"])
+def test_shipped_configurations_parse(name):
+    model, data, train = parse_arguments(TRAIN, ["--config", f"training/configs/{name}.yaml"])
+    assert train.output_dir == f"outputs/{name}"
+    assert data.train_data
+    assert model != ModelArguments()
+
+
+@pytest.mark.parametrize("name", ["eval_every_samples", "save_every_samples"])
+def test_how_often_is_at_least_each_sample(name):
+    with pytest.raises(ValueError, match=f"`{name}` is 0; give at least 1, or leave it out"):
+        TrainArguments(**{name: 0})

@@ -1,0 +1,218 @@
+"""Vectors of frozen towers: what they are, when they are made anew, and what has none."""
+
+import copy
+import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import make_config
+from PIL import Image
+
+from modeling_eclip import EClipModel, EClipProcessor
+from training.arguments.groups import ModelArguments
+from training.data.loaders import evaluation_loader
+from training.data.sources import load_products
+from training.engine import feature_cache as frozen_cache
+from training.engine.build import build_processor
+from training.engine.feature_cache import cache_frozen_towers
+from training.engine.optimization import freeze_parameters
+
+TITLES = ["red shoe", "blue shoe with a strap", "  ", "green bag", None, "red bag", "cap"]
+BROKEN = 3  # the row whose picture can't be decoded
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("offers")
+    rng = np.random.default_rng(0)
+    pictures = []
+    for place in range(len(TITLES)):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (40, 32, 3), dtype=np.uint8)).save(file, "PNG")
+        pictures.append({"bytes": b"no picture" if place == BROKEN else file.getvalue(), "path": None})
+    features = datasets.Features({"title": datasets.Value("string"), "image": datasets.Image(decode=False)})
+    table = datasets.Dataset.from_dict({"title": TITLES, "image": pictures}, features=features)
+    table.to_parquet(folder / "train.parquet")
+    return load_products([str(folder / "train.parquet")])
+
+
+@pytest.fixture(scope="module")
+def processor():
+    vision_config = json.dumps({"model_type": "vit", "image_size": 32})
+    return build_processor(ModelArguments(vision_config=vision_config, text_config="{}", vocab_size=300), TITLES)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = make_config()
+    config.text_config.vocab_size = 300
+    return EClipModel(config).eval()
+
+
+@pytest.fixture
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def no_encoding(*arguments, **keywords):
+    raise AssertionError("encoded")
+
+
+@pytest.mark.parametrize("frozen", [["image"], ["text"], ["image", "text"]])
+def test_vectors_are_those_of_evaluation(frozen, model, products, processor, accelerator, tmp_path):
+    freeze_parameters(model, [{"image": r"^vision_model\.", "text": r"^text_model\."}[side] for side in frozen])
+    model.train()
+    cached = cache_frozen_towers(products, model, processor, accelerator, batch_size=3, cache_dir=tmp_path)
+    assert model.training
+    assert cached.column_names == [*products.column_names, *(f"{side}_pooler_output" for side in frozen)]
+    assert cached["row_id"] == products["row_id"]
+    model.eval()
+    expected = {"image": [None] * len(TITLES), "text": [None] * len(TITLES)}
+    places = {row_id: place for place, row_id in enumerate(products["row_id"])}
+    for batch in evaluation_loader(products, processor, batch_size=2):
+        images = model.encode_image(batch["pixel_values"]).pooler_output
+        texts = model.encode_text(batch["input_ids"], batch["attention_mask"]).pooler_output
+        for row_id, image, text in zip(batch["row_ids"], images, texts, strict=False):
+            expected["image"][places[row_id]] = image
+            expected["text"][places[row_id]] = text
+    for side in frozen:
+        found = cached[f"{side}_pooler_output"]
+        nulls = [BROKEN] if side == "image" else [2, 4]
+        assert [place for place, vector in enumerate(found) if vector is None] == nulls
+        wanted = [place for place, vector in enumerate(expected[side]) if vector is not None]
+        assert wanted == [0, 1, 5, 6]
+        for place in wanted:
+            assert torch.allclose(torch.tensor(found[place]), expected[side][place], atol=1e-5)
+
+
+def test_offers_are_encoded_once(model, products, processor, accelerator, tmp_path, monkeypatch):
+    freeze_parameters(model, [r"^vision_model\."])
+    monkeypatch.setattr(frozen_cache, "_ROWS_IN_A_PIECE", 3)
+    first = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)["image_pooler_output"]
+    pieces = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert pieces == ["0.arrow", "3.arrow", "6.arrow"]
+
+    encode, encoded = model.encode_image, []
+    monkeypatch.setattr(model, "encode_image", no_encoding)
+    again = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+    assert again["image_pooler_output"] == first
+
+    # A run that was stopped goes on with the pieces that are not there yet.
+    def count(pixel_values):
+        encoded.append(len(pixel_values))
+        return encode(pixel_values)
+
+    monkeypatch.setattr(model, "encode_image", count)
+    next(tmp_path.rglob("3.arrow")).unlink()
+    assert cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)[:]["image_pooler_output"]
+    assert encoded == [2]  # of rows 3, 4 and 5, row 3 is broken
+
+
+def test_a_resumed_run_finds_them(model, products, processor, accelerator, tmp_path, monkeypatch):
+    freeze_parameters(model, [r"^vision_model\.", r"^text_model\."])
+    first = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path / "cache")
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    resumed = EClipModel.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
+    freeze_parameters(resumed, [r"^vision_model\.", r"^text_model\."])
+    monkeypatch.setattr(frozen_cache, "_encode", no_encoding)
+    again = cache_frozen_towers(
+        products,
+        resumed,
+        EClipProcessor.from_pretrained(tmp_path / "checkpoint"),
+        accelerator,
+        cache_dir=tmp_path / "cache",
+    )
+    assert again[:] == first[:]
+
+
+def change_weights(model, processor, products):
+    with torch.no_grad():
+        model.vision_model.layernorm.bias[0] += 1e-3
+    return model, processor, products
+
+
+def change_pooling(model, processor, products):
+    model.config.vision_pooling = "mean"
+    return model, processor, products
+
+
+def change_processor(model, processor, products):
+    processor = EClipProcessor(
+        type(processor.image_processor)(size={"height": 32, "width": 32}, image_mean=[0.4] * 3), processor.tokenizer
+    )
+    return model, processor, products
+
+
+def change_products(model, processor, products):
+    return model, processor, products.select([1, 0])
+
+
+@pytest.mark.parametrize("change", [change_weights, change_pooling, change_processor, change_products])
+def test_what_the_vectors_depend_on_makes_them_anew(
+    change, model, products, processor, accelerator, tmp_path, monkeypatch
+):
+    freeze_parameters(model, [r"^vision_model\."])
+    cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+    with torch.no_grad():
+        model.text_projection.weight.zero_()  # nothing to the image tower
+    monkeypatch.setattr(model, "encode_image", no_encoding)
+    cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+    model, processor, products = change(model, processor, products)
+    with pytest.raises(AssertionError, match="encoded"):
+        cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+
+
+def test_ranks_share_the_work(model, products, processor, accelerator, tmp_path, monkeypatch):
+    freeze_parameters(model, [r"^vision_model\."])
+    monkeypatch.setattr(frozen_cache, "_ROWS_IN_A_PIECE", 2)
+    expected = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path / "one")
+    written = []
+    write = frozen_cache._write
+    monkeypatch.setattr(frozen_cache, "_write", lambda path, *rest: (written.append(path.stem), write(path, *rest)))
+
+    barrier = threading.Barrier(2, timeout=300)
+    processors = [copy.deepcopy(processor) for _ in range(2)]  # ranks are processes and share none
+
+    def run(number):
+        rank = SimpleNamespace(
+            process_index=number,
+            num_processes=2,
+            device=torch.device("cpu"),
+            mixed_precision="no",
+            is_local_main_process=number == 0,
+            autocast=accelerator.autocast,
+            wait_for_everyone=barrier.wait,
+        )
+        return cache_frozen_towers(products, model, processors[number], rank, cache_dir=tmp_path / "two")
+
+    with ThreadPoolExecutor(2) as threads:
+        ranks = list(threads.map(run, range(2)))
+    assert sorted(written) == ["0", "2", "4", "6"], "each piece by one rank"
+    for cached in ranks:
+        assert cached["image_pooler_output"][:] == expected["image_pooler_output"][:]
+
+
+def test_what_has_no_frozen_tower_is_refused(model, products, processor, accelerator, tmp_path):
+    freeze_parameters(model, [r"^vision_model\.layers\.0\."])
+    with pytest.raises(ValueError, match="parameters of both towers are trained; freeze a whole one"):
+        cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+    freeze_parameters(model, [r"^vision_model\."])
+    with pytest.raises(ValueError, match="leave out `streaming`"):
+        cache_frozen_towers(products.to_iterable_dataset(), model, processor, accelerator, cache_dir=tmp_path)
+
+
+def test_encoding_is_evaluation(products, processor, accelerator, tmp_path):
+    model = EClipModel(make_config("resnet")).train()
+    freeze_parameters(model, [r"^vision_model\."])
+    before = model.vision_model.embedder.embedder.normalization.running_mean.clone()
+    cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+    assert torch.equal(before, model.vision_model.embedder.embedder.normalization.running_mean)

@@ -1,0 +1,146 @@
+"""Runs that are ended from outside: what is left goes on to the same weights, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from test_train import DATA, MODEL, arguments, weights
+
+from training.engine.checkpoint import find_checkpoints
+from training.engine.interruption import EXIT_STATUS
+from training.train import train
+
+# Ends its own process, as a machine that is switched off would, in the middle of something.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_train import DATA, MODEL, arguments
+import training.engine.checkpoint, training.engine.loop, training.engine.step
+from training.train import train
+
+calls = 0
+
+def dying(function):
+    def call(*given, **named):
+        global calls
+        calls += 1
+        if calls == {call}:
+            os.kill(os.getpid(), {signal})
+        return function(*given, **named)
+    return call
+
+{module}.{name} = dying({module}.{name})
+train(MODEL, DATA, arguments(Path({folder!r}), resume_from_checkpoint={resume!r}))
+"""
+
+
+def run_and_die(folder, module, name, call, number=signal.SIGKILL, resume=None):
+    code = KILLED.format(
+        tests=str(Path(__file__).parent),
+        module=module,
+        name=name,
+        call=call,
+        signal=int(number),
+        folder=str(folder),
+        resume=resume,
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(MODEL, DATA, arguments(folder))
+    return weights(folder)
+
+
+def assert_goes_on(folder, expected):
+    result = train(MODEL, DATA, arguments(folder, resume_from_checkpoint="latest"))
+    assert result.samples == 64
+    found = weights(folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "left"),
+    [
+        # A batch of 16 at a time, a checkpoint after each.
+        ("training.engine.step", "configured_loss", 3, ["checkpoint-16", "checkpoint-32"]),  # within the third step
+        (
+            "training.engine.checkpoint",
+            "_flush",
+            2,
+            ["checkpoint-16", "checkpoint-32.partial"],
+        ),  # written, not named yet
+        ("training.engine.checkpoint.os", "replace", 3, None),  # wherever that falls within a save
+    ],
+)
+def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(tmp_path, never_stopped, module, name, call, left):
+    killed = run_and_die(tmp_path, module, name, call)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    if left is not None:
+        assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == left
+    assert_goes_on(tmp_path, never_stopped)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("step", [2, 4], ids=["in the middle", "in the last step"])
+def test_sigterm_writes_a_checkpoint_first(tmp_path, never_stopped, step):
+    stopped = run_and_die(tmp_path, "training.engine.step", "configured_loss", step, signal.SIGTERM)
+    assert stopped.returncode == EXIT_STATUS, stopped.stderr[-2000:]
+    assert f"stopped by SIGTERM after {16 * step} samples" in stopped.stderr
+    assert find_checkpoints(tmp_path)[-1].name == f"checkpoint-{16 * step}"
+    assert not (tmp_path / "model.safetensors").exists()
+    assert_goes_on(tmp_path, never_stopped)
+
+
+def test_sigterm_in_the_last_evaluation_waits_for_the_model(tmp_path, never_stopped):
+    stopped = run_and_die(tmp_path, "training.engine.loop", "retrieval_metrics", 2, signal.SIGTERM)
+    assert stopped.returncode == 0, stopped.stderr[-2000:]
+    assert weights(tmp_path).keys() == never_stopped.keys()
+
+
+def test_workers_end_with_a_killed_run(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from dataclasses import replace\nfrom pathlib import Path\n"
+        "from test_train import DATA, MODEL, arguments\nfrom training.train import train\n"
+        f"train(MODEL, replace(DATA, num_workers=2), arguments(Path({str(tmp_path)!r}), max_samples=100_000))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(children_of(process.pid)) >= 2 and find_checkpoints(tmp_path))
+        workers = children_of(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not any(is_alive(worker) for worker in workers))
+
+
+def wait_for(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def children_of(pid):
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if not children.exists():
+        pytest.skip("this system does not list a process's children in /proc")
+    return [int(child) for child in children.read_text().split()]
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0]

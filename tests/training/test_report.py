@@ -1,0 +1,365 @@
+"""`report.py`: the table end to end on the drawn catalogue, and its parts."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import MODEL
+from PIL import Image
+from transformers import CLIPConfig
+
+import modeling_eclip
+from modeling_eclip import EClipProcessor
+from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments, ReportArguments
+from training.benchmark.classical import answer_classically
+from training.benchmark.classical_features import ClassicalFeatures, picture_histograms
+from training.benchmark.kept_heads import keep_checkpoints
+from training.benchmark.runs import CLASSICAL, CellGroup, TaskConfig, compute_group, head_folder
+from training.benchmark.tables import measure_group, write_report
+from training.engine.build import build_model, build_processor, load_split
+from training.evaluation.task_evaluation import load_evaluated_split
+from training.evaluation.task_metrics import Outcomes, measure
+from training.finetune import finetune
+from training.report import plan_tasks, pretrain, report
+from training.tasks.heads import load_head
+from training.tasks.splits import load_task_split
+
+DATA = DataArguments(toy_offers=150, num_workers=0)
+KEYS = {"task", "modality", "data", "method", "labels", "metric", "value", "low", "high", "seeds"}
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    """A pre-training and a task on the drawn catalogue, both tiny."""
+    folder = tmp_path_factory.mktemp("configs")
+    drawn = {"train_data": ["toy"], "toy_offers": 150, "num_workers": 0}
+    model = {name: value for name, value in vars(MODEL).items() if value not in ("", None, [])}
+    pretraining = folder / "pretraining.yaml"
+    pretraining.write_text(yaml.safe_dump({**drawn, **model, "batch_size": 32, "max_samples": 64}))
+    task = folder / "drawn.yaml"
+    task.write_text(yaml.safe_dump({**drawn, "num_epochs": 1}))
+    return pretraining, task
+
+
+@pytest.fixture(scope="module")
+def written(configs, tmp_path_factory):
+    """A report, its arguments and its folder."""
+    pretraining, task = configs
+    folder = tmp_path_factory.mktemp("report")
+    arguments = ReportArguments(
+        output_dir=str(folder),
+        pretraining=str(pretraining),
+        tasks=[f"category:{task}"],
+        trained_modalities=["category:drawn:text"],
+        label_shares=[0.5, 1.0],
+        num_seeds=2,
+        num_resamples=20,
+    )
+    return report(arguments), arguments, folder
+
+
+def test_the_whole_table(written):
+    rows, arguments, folder = written
+    assert rows == json.loads((folder / "report.json").read_text())
+    assert all(set(row) == KEYS for row in rows)
+    found = {(row["task"], row["modality"], row["method"], row["labels"]) for row in rows}
+    assert len(found) == 3 * 4 * 2
+    assert {row["seeds"] for row in rows} == {2} and {row["data"] for row in rows} == {"drawn"}
+    accuracies = [row for row in rows if row["task"] == "category" and row["metric"] == "accuracy"]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in accuracies)
+    text = (folder / "report.md").read_text()
+    assert "## category, drawn" in text and "| hard_labels |" in text
+    assert (folder / "labels-drawn-category.png").is_file()
+    assert (folder / "pictures" / "drawn-category-both" / "confusion_category.png").is_file()
+    assert not list((folder / "heads").iterdir())
+
+
+@pytest.mark.parametrize("modality", ["text", "image", "both"])
+def test_its_checkpoints_load(written, modality):
+    _, _, folder = written
+    checkpoint = folder / "checkpoints" / f"drawn-category-{modality}"
+    head = modeling_eclip.EClipForCategoryClassification.from_pretrained(checkpoint)
+    processor = EClipProcessor.from_pretrained(checkpoint)
+    inputs = processor(text=["red mug"], images=[Image.new("RGB", (32, 32))], return_tensors="pt")
+    with torch.no_grad():
+        assert len(head.decode(head.eval()(**inputs).logits)) == 1
+    assert head.config.modality == modality
+
+
+def test_other_settings_are_another_report(written):
+    _, arguments, folder = written
+    with pytest.raises(ValueError, match="`max_task_rows` is not what it was when .* was begun"):
+        report(replace(arguments, max_task_rows=10))
+
+
+@pytest.mark.parametrize("task", ["matching", "clustering"])
+def test_cells_of_pairs_and_groups(configs, tmp_path, task):
+    on = TaskConfig(task, "drawn", str(configs[1]), ("text", "image", "both"), draws_pairs=task == "matching")
+    arguments = ReportArguments(output_dir=str(tmp_path), pretraining=str(configs[0]), tasks=["unused"])
+    group = CellGroup(on, "no_pretraining", (pretrain("no_pretraining", arguments, 0),), 1.0, (0,))
+    compute_group(group, tmp_path)
+    rows = measure_group(group, tmp_path, num_resamples=10)
+    assert {row["modality"] for row in rows} == {"text", "image", "both"} and all(row["seeds"] == 1 for row in rows)
+    assert all(0 <= row["value"] <= 1 for row in rows)
+
+
+def test_goes_on_where_it_was_stopped(written):
+    rows, arguments, folder = written
+    cells = sorted((folder / "cells").glob("*.json"))
+    lost = [path for path in cells if "both-eclip-1" in path.name or "text-eclip-0.5-1" in path.name]
+    times = {path: path.stat().st_mtime_ns for path in cells if path not in lost}
+    assert lost
+    for path in lost:
+        path.unlink()
+    again = report(arguments)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert all(path.is_file() for path in lost)
+    assert again == rows
+
+
+def test_pretrains_rivals_without_what_the_method_adds(configs, tmp_path):
+    arguments = ReportArguments(output_dir=str(tmp_path), pretraining=str(configs[0]), tasks=["unused"])
+    untrained = modeling_eclip.EClipModel.from_pretrained(pretrain("no_pretraining", arguments, 0).checkpoint)
+    expected = build_model(MODEL, build_processor(MODEL, load_split(DATA, "train")["title"]).tokenizer, seed=0)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(untrained.state_dict()[name], value), name
+    rival = pretrain("hard_labels", replace(arguments, pretraining_samples=32), 1)
+    assert rival.checkpoint.endswith("hard_labels-1")
+    assert modeling_eclip.EClipConfig.from_pretrained(rival.checkpoint).catalog_mates == "negative"
+    assert pretrain("classical", arguments, 0) == ModelArguments()
+    assert pretrain(rival.checkpoint, arguments, 0) == ModelArguments(checkpoint=rival.checkpoint)
+    CLIPConfig().save_pretrained(tmp_path / "clip")
+    assert pretrain(str(tmp_path / "clip"), arguments, 0) == ModelArguments(clip=str(tmp_path / "clip"))
+
+
+def test_plans(configs, tmp_path):
+    _, task = configs
+    titles = tmp_path / "titles.yaml"
+    titles.write_text("train_data: [toy]\nmodality: text\n")
+    arguments = ReportArguments(
+        tasks=[f"clustering:{task}", f"matching:{titles}"], trained_modalities=["clustering:drawn:image"]
+    )
+    clustering, matching = plan_tasks(arguments)
+    assert clustering.modalities == ("text", "image", "both") and clustering.trained_modalities == ("image",)
+    assert matching.modalities == ("text",) and matching.draws_pairs
+    with pytest.raises(ValueError, match="`trained_modalities` holds 'matching:titles:image'"):
+        plan_tasks(replace(arguments, trained_modalities=["matching:titles:image"]))
+    # A configuration may speak of tasks that the command line has left out.
+    (alone,) = plan_tasks(
+        replace(arguments, tasks=[f"clustering:{task}"], trained_modalities=["adult:elsewhere:text"])
+    )
+    assert alone.trained_modalities == ()
+    with pytest.raises(ValueError, match="`trained_modalities` holds 'text'"):
+        plan_tasks(replace(arguments, trained_modalities=["text"]))
+    with pytest.raises(ValueError, match=r"'nowhere.yaml' is no file"):
+        plan_tasks(replace(arguments, tasks=["category:nowhere.yaml"]))
+    with pytest.raises(ValueError, match="`tasks` is empty"):
+        plan_tasks(ReportArguments())
+    with pytest.raises(ValueError, match="both is put together from text and image"):
+        ReportArguments(modalities=["both", "text"])
+    with pytest.raises(ValueError, match="`label_shares` is"):
+        ReportArguments(label_shares=[0.0])
+
+
+def test_what_is_named_twice_or_wrongly(configs, tmp_path):
+    _, task = configs
+    titles = tmp_path / "titles.yaml"
+    titles.write_text("train_data: [toy]\nmodality: text\n")
+    with pytest.raises(ValueError, match="`tasks` names category on 'drawn' twice"):
+        plan_tasks(ReportArguments(tasks=[f"category:{task}", f"category:{task}"]))
+    (planned,) = plan_tasks(ReportArguments(tasks=[f"category:{task}", f"adult:{titles}"], modalities=["image"]))
+    assert planned.task == "category" and planned.modalities == ("image",)
+    with pytest.raises(ValueError, match="`modalities` holds 'texts'; give some of text, image, both"):
+        ReportArguments(modalities=["texts"])
+
+
+def test_a_kept_head_gives_way_to_a_better_one_only(tmp_path):
+    task = TaskConfig("category", "drawn", "drawn.yaml", ("text",), trained_modalities=("text",))
+    for seeds, scores, kept in (((0,), (0.5,), 0), ((0, 1), (0.5, 0.4), 0), ((0, 1, 2), (0.5, 0.4, 0.9), 2)):
+        group = CellGroup(task, "eclip", (ModelArguments(),), 1.0, seeds, keep_heads=True)
+        for cell, score in zip(group.cells("text"), scores, strict=len(seeds) > 1):
+            if cell.seed == seeds[-1]:  # the new one
+                head_folder(cell, tmp_path).mkdir(parents=True)
+                (head_folder(cell, tmp_path) / "which").write_text(str(cell.seed))
+            (tmp_path / "cells").mkdir(exist_ok=True)
+            (tmp_path / "cells" / f"{cell.name}.json").write_text(json.dumps({"score": score}))
+        (tmp_path / "pictures" / "drawn-category-text").mkdir(parents=True, exist_ok=True)
+        keep_checkpoints([group], tmp_path)
+        assert (tmp_path / "checkpoints" / "drawn-category-text" / "which").read_text() == str(kept)
+        assert (tmp_path / "pictures" / "drawn-category-text").is_dir() == (seeds == (0, 1))
+        assert not list((tmp_path / "heads").iterdir())
+
+
+def test_cells_without_chance_are_computed_once():
+    task = TaskConfig("category", "drawn", "drawn.yaml", ("text", "image", "both"), trained_modalities=("text",))
+    group = CellGroup(task, "eclip", (ModelArguments(),), 1.0, (0, 1, 2))
+    assert [len(group.cells(modality)) for modality in ("text", "image", "both")] == [3, 1, 3]
+    assert group.cell("image", 2).seed == 0 and group.cell("text", 2).seed == 2
+    assert len(replace(group, labels=0.1).cells("image")) == 3
+    assert len(replace(group, method=CLASSICAL).cells("both")) == 1
+    grouping = replace(group, on=replace(task, task="clustering"))
+    assert len(grouping.cells("image")) == 3
+    assert len(replace(grouping, method=CLASSICAL, labels=0.1).cells("both")) == 1
+
+
+def test_several_runs_are_measured_together(tmp_path):
+    reference = np.array([[0], [1], [0], [1]])
+    answers = [np.array([[0], [1], [0], [0]]), np.array([[0], [1], [0], [1]])]
+    depths = np.ones((4, 3), dtype=np.int64)
+    runs = []
+    for number, prediction in enumerate(answers):
+        arrays = {"reference": np.repeat(reference, 2, 1), "prediction": np.repeat(prediction, 2, 1)}
+        arrays |= {"depths": depths, "in_top": np.ones(4, dtype=bool)}
+        Outcomes("product_category", arrays, np.full(4, -1), {}).save(tmp_path / f"{number}.npz")
+        runs.append(Outcomes.load(tmp_path / f"{number}.npz"))
+    both, alone = measure(runs, num_resamples=50)["accuracy"], measure(runs[1:], num_resamples=50)["accuracy"]
+    assert both.value == pytest.approx((0.75 + 1.0) / 2) and tuple(alone) == (1.0, 1.0, 1.0)
+    # The standard error of .75 and 1 is .125, and Student's t of two 12.7: that much on either side, at least.
+    assert both.low <= both.value - 12.7 * 0.125 and both.high == 1.0
+    with pytest.raises(ValueError, match="different rows"):
+        measure([runs[0], replace(runs[1], groups=np.arange(4))])
+
+
+def test_the_report_says_where_it_is_behind(tmp_path):
+    key = {"task": "adult", "modality": "text", "data": "drawn", "labels": 1.0, "metric": "average_precision"}
+    rows = [
+        {**key, "method": "eclip", "value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1},
+        {**key, "method": "classical", "value": 0.8, "low": 0.7, "high": 0.9, "seeds": 1},
+    ]
+    task = TaskConfig("adult", "drawn", "drawn.yaml", ("text",))
+    groups = [CellGroup(task, method, (), 1.0, (0,)) for method in ("eclip", "classical")]
+    nothing = {"value": None, "low": None, "high": None}
+    rows += [{**row, "metric": "precision_at_recall_95", **nothing} for row in rows]
+    write_report(rows, groups, tmp_path, {}, 60.0)
+    text = (tmp_path / "report.md").read_text()
+    assert "| classical | 0 | 0 | 0 | 0 | 1 |" in text
+    assert "| adult, drawn | average precision | text | 0.500 | **0.800** |" in text
+    assert "average precision 0.500 against 0.800 (classical)" in text
+    assert "0.500 [0.400, 0.600] | **0.800** [0.700, 0.900]" in text
+
+
+def test_histograms_of_one_colour_and_of_an_edge():
+    plain = picture_histograms(Image.new("RGB", (50, 80), (255, 0, 0)))
+    assert plain.shape == (704,) and plain[:128].max() == 1.0 and plain[128:].sum() == 0
+    halves = np.zeros((64, 64, 3), dtype=np.uint8)
+    halves[:, 32:] = 255
+    colours, edges = np.split(picture_histograms(Image.fromarray(halves)), [128])
+    assert np.sort(colours)[-2:] == pytest.approx([0.5**0.5] * 2)
+    by_cell = edges.reshape(8, 8, 9)
+    # An upright edge between the fourth and the fifth column of cells; its gradient points across: direction 0.
+    assert by_cell[:, 3:5, 0] == pytest.approx(0.25) and by_cell[:, :3].sum() == by_cell[:, 5:].sum() == 0
+
+
+def test_classical_features_of_what_is_missing():
+    products = load_split(DATA, "train").select(range(20))
+    blank = products.select([0]).map(lambda row: {"title": "", "image": None})
+    features = ClassicalFeatures(products, "both")
+    found = features(blank)
+    assert list(found) == ["text", "image"] and found["text"].nnz == 0 and not found["image"].any()
+    assert list(features.views(products)) == ["words", "characters", "image"]
+    for part in features.views(products).values():
+        norms = np.sqrt(
+            np.asarray((part.multiply(part) if hasattr(part, "multiply") else part**2).sum(axis=1))
+        ).ravel()
+        assert norms == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("modality", ["text", "image", "both"])
+@pytest.mark.parametrize("task", ["category", "attributes", "adult", "matching", "clustering"])
+def test_the_classical_floor(task, modality):
+    arguments = FinetuneArguments(task=task, modality=modality)
+    data = DataArguments(toy_offers=300, num_workers=0, restricted_column="is_red")
+    splits = {
+        "train": load_task_split(task, data, "train", 0),
+        "validation": load_task_split(task, data, "validation", 0),
+        "test": load_evaluated_split(task, data, "test", 0),
+    }
+    if task == "adult":
+        splits = {
+            name: split.map(lambda row: {"is_red": "red" in row["title"].lower()}) for name, split in splits.items()
+        }
+    answers, score = answer_classically(splits, data, arguments)
+    figures = measure([Outcomes.of(answers)], num_resamples=10)
+    assert 0 <= score <= 1 and len(answers.references) == len(splits["test"])
+    chance = {"category": ("accuracy", 0.1), "attributes": ("accuracy", 0.3), "adult": ("average_precision", 0.1)}
+    chance |= {"matching": ("average_precision", 0.3), "clustering": ("adjusted_rand_index", 0.02)}
+    name, least = chance[task]
+    assert figures[name].value > least
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A base model, and heads of each side on it."""
+    folder = tmp_path_factory.mktemp("parts")
+    processor = build_processor(MODEL, load_split(DATA, "train")["title"])
+    build_model(MODEL, processor.tokenizer, seed=0).save_pretrained(folder / "base")
+    processor.save_pretrained(folder / "base")
+    base = ModelArguments(checkpoint=str(folder / "base"))
+    data = replace(DATA, validation_split="train")
+    for side, method in (("text", "full"), ("image", "linear")):
+        finetune(
+            base,
+            data,
+            FinetuneArguments(
+                task="category", modality=side, method=method, num_epochs=1, output_dir=str(folder / side)
+            ),
+        )
+    return folder, data
+
+
+def test_heads_of_each_side_are_put_together(parts, tmp_path):
+    folder, data = parts
+    join = [str(folder / "text"), str(folder / "image")]
+    arguments = FinetuneArguments(task="category", join=join, output_dir=str(tmp_path))
+    found = finetune(ModelArguments(), data, arguments)
+    joined, titles, images = (load_head(str(path)).eval() for path in (tmp_path, *join))
+    assert found["modality"] == "both" and found["trained_weights"] == 0 and joined.config.modality == "both"
+    processor = EClipProcessor.from_pretrained(tmp_path)
+    text = processor(text=["red mug"], return_tensors="pt")
+    pixels = processor(images=[Image.new("RGB", (32, 32), "red")], return_tensors="pt")
+    with torch.no_grad():
+        for part, inputs in ((titles, text), (images, pixels)):
+            # A side that is missing says the same of every class.
+            expected = part(**inputs).logits.softmax(dim=-1)
+            torch.testing.assert_close(joined(**inputs).logits.softmax(dim=-1), expected)
+    assert not torch.equal(joined.classifier.fusion_scale, torch.full((2,), 0.5))
+
+
+def test_adapters_are_put_together_with_the_weights_that_they_belong_to(parts, tmp_path):
+    folder, data = parts
+    adapters = FinetuneArguments(
+        task="category", modality="text", method="lora", num_epochs=1, output_dir=str(tmp_path / "lora")
+    )
+    finetune(ModelArguments(checkpoint=str(folder / "base")), data, adapters)
+    assert not (tmp_path / "lora" / "model.safetensors").exists()
+    join = [str(tmp_path / "lora"), str(folder / "image")]
+    finetune(ModelArguments(), data, FinetuneArguments(task="category", join=join, output_dir=str(tmp_path / "both")))
+    titles, joined = (load_head(path).state_dict() for path in (join[0], str(tmp_path / "both")))
+    for name, value in titles.items():
+        if not name.startswith("eclip.vision_model."):
+            torch.testing.assert_close(joined[name], value, msg=name)
+
+
+def test_what_does_not_fit_is_not_put_together(parts, tmp_path):
+    folder, data = parts
+    text, image = str(folder / "text"), str(folder / "image")
+    arguments = FinetuneArguments(task="category", join=[image, text], output_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="EClipForCategoryClassification of image; give .* of text there"):
+        finetune(ModelArguments(), data, arguments)
+    with pytest.raises(ValueError, match="give two heads, the one of titles first"):
+        finetune(ModelArguments(), data, replace(arguments, join=[text]))
+    with pytest.raises(ValueError, match="give a EClipForProductMatching of text there"):
+        finetune(ModelArguments(), data, replace(arguments, task="matching", join=[text, image]))
+    shutil.copytree(image, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="image towers of different kinds"):
+        finetune(ModelArguments(), data, replace(arguments, join=[text, str(tmp_path / "other")]))
+    fewer = replace(data, exclude_rows=[], category_column="colour")
+    with pytest.raises(ValueError, match="`category_paths` of .* is not what the training products have"):
+        finetune(ModelArguments(), fewer, replace(arguments, join=[text, image]))

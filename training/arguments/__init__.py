@@ -1,0 +1,1 @@
+"""What scripts can be told, and how it is read."""

@@ -1,0 +1,1 @@
+"""The report: methods compared on all tasks."""

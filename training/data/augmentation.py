@@ -1,0 +1,182 @@
+"""Augmentation fit for products: crops that keep the product, colours left as they are, titles as sellers have them.
+
+Pure functions of the picture or title and of the state of a random generator, so that a row looks the same whichever
+worker or rank decodes it. Evaluation uses none of it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from modeling_eclip.inference.resizing import resize_pixels
+
+__all__ = ["PictureView", "ProductAugmentation", "TitleAugmentation"]
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """One view of a picture of any size, drawn before the picture is decoded.
+
+    Args:
+        box: The crop `(left, upper, right, lower)`, in shares of the picture's width and height.
+        is_mirrored: Whether left and right change places.
+        colour_factors: What brightness, contrast and saturation are multiplied by; empty to leave them alone.
+    """
+
+    box: tuple[float, float, float, float]
+    is_mirrored: bool = False
+    colour_factors: tuple[float, ...] = ()
+
+
+class ProductAugmentation:
+    """Random resized crop, horizontal flip and, if asked for, a change of brightness, contrast and saturation.
+
+    The crop covers a share of the picture's area drawn from `[min_crop_scale, 1]`; its aspect ratio is that of the
+    picture times a factor within 3/4 and 4/3, so tall and wide pictures keep their ends too. The hue is never changed,
+    and the other colour changes are off by default, since colour is an attribute of a product.
+
+    Args:
+        image_size: Height and width of the result in pixels.
+        min_crop_scale: Smallest share of the area that a crop may keep, in (0, 1].
+        flip_probability: Probability of a mirror image, in [0, 1].
+        colour_jitter: Largest relative change of brightness, contrast and saturation, in [0, 1); 0 is none.
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        min_crop_scale: float = 0.7,
+        flip_probability: float = 0.5,
+        colour_jitter: float = 0.0,
+    ) -> None:
+        """Checks the arguments."""
+        if len(image_size) != 2 or min(image_size) < 1:
+            raise ValueError(f"image_size must be (height, width) in pixels, both at least 1, received {image_size}.")
+        if not 0 < min_crop_scale <= 1:
+            raise ValueError(
+                f"min_crop_scale must lie in (0, 1], received {min_crop_scale}; 1 keeps the whole picture."
+            )
+        if not 0 <= flip_probability <= 1:
+            raise ValueError(f"flip_probability must lie in [0, 1], received {flip_probability}.")
+        if not 0 <= colour_jitter < 1:
+            raise ValueError(f"colour_jitter must lie in [0, 1), received {colour_jitter}; 0 leaves colours alone.")
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.min_crop_scale = min_crop_scale
+        self.flip_probability = flip_probability
+        self.colour_jitter = colour_jitter
+
+    def draw(self, rng: np.random.Generator) -> PictureView:
+        """Draws a view.
+
+        Args:
+            rng: Source of all randomness.
+
+        Returns:
+            The view.
+        """
+        scale = rng.uniform(self.min_crop_scale, 1)
+        # beyond these factors a crop of this area would not fit into the picture
+        stretch = math.exp(rng.uniform(math.log(max(3 / 4, scale)), math.log(min(4 / 3, 1 / scale))))
+        width, height = min(1.0, math.sqrt(scale * stretch)), min(1.0, math.sqrt(scale / stretch))
+        left, upper = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+        is_mirrored = bool(rng.random() < self.flip_probability)
+        jitter = self.colour_jitter
+        factors = tuple((1 + rng.uniform(-jitter, jitter, size=3)).tolist()) if jitter > 0 else ()
+        return PictureView((left, upper, min(1.0, left + width), min(1.0, upper + height)), is_mirrored, factors)
+
+    def min_size(self, view: PictureView) -> tuple[int, int]:
+        """Tells how large the whole picture must be for the crop to have as many pixels as the result.
+
+        Args:
+            view: The view.
+
+        Returns:
+            Height and width in pixels.
+        """
+        left, upper, right, lower = view.box
+        height, width = self.image_size
+        return math.ceil(height / (lower - upper)), math.ceil(width / (right - left))
+
+    def render(
+        self, pixels: np.ndarray, view: PictureView, extent: tuple[float, float] | None = None, resample: int = 3
+    ) -> torch.Tensor:
+        """Makes a view of a picture.
+
+        Args:
+            pixels: RGB pixels, uint8, shape `(H, W, 3)`.
+            view: The view. Its box is moved, by half a pixel as a rule, to begin with a whole one.
+            extent: Height and width of the picture in these pixels, as `load_product_pixels` gives them.
+            resample: A key of `resizing_eclip.RESAMPLE_KERNELS`.
+
+        Returns:
+            RGB pixels, uint8, shape `(3, height, width)` with the `image_size`.
+        """
+        height, width = extent if extent is not None else (pixels.shape[0], pixels.shape[1])
+        left, upper, right, lower = view.box
+        rows, columns = (lower - upper) * height, (right - left) * width
+        # where the nearest whole pixel would push the end out of the picture, the one before it
+        top = max(0, min(round(upper * height), math.floor(height - rows)))
+        start = max(0, min(round(left * width), math.floor(width - columns)))
+        crop = pixels[top : math.ceil(top + rows), start : math.ceil(start + columns)]
+        picture = resize_pixels(crop, self.image_size, (rows, columns), resample)
+        if view.is_mirrored:
+            picture = picture.flip(-1)
+        return _recoloured(picture, view.colour_factors) if view.colour_factors else picture
+
+
+def _recoloured(picture: torch.Tensor, factors: tuple[float, ...]) -> torch.Tensor:
+    from PIL import Image, ImageEnhance
+
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    for enhance, factor in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors, strict=True
+    ):
+        image = enhance(image).enhance(factor)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+class TitleAugmentation:
+    """Leaves words out and changes their order: titles are lists of words more than sentences.
+
+    Args:
+        word_dropout: Probability of leaving out each word, in [0, 1); one word is always kept.
+        shuffle_probability: Probability of putting a title's words in another order, in [0, 1].
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+
+    def __init__(self, word_dropout: float = 0.0, shuffle_probability: float = 0.0) -> None:
+        """Checks the arguments."""
+        if not 0 <= word_dropout < 1:
+            raise ValueError(f"word_dropout must lie in [0, 1), received {word_dropout}; 0 keeps all words.")
+        if not 0 <= shuffle_probability <= 1:
+            raise ValueError(f"shuffle_probability must lie in [0, 1], received {shuffle_probability}; 0 keeps order.")
+        self.word_dropout = word_dropout
+        self.shuffle_probability = shuffle_probability
+
+    def __call__(self, title: str, rng: np.random.Generator) -> str:
+        """Makes one random version.
+
+        Args:
+            title: Title with at least one word.
+            rng: Source of all randomness.
+
+        Returns:
+            The title with words left out or moved; itself, character by character, where neither was drawn.
+        """
+        words = title.split()
+        kept = np.flatnonzero(rng.random(len(words)) >= self.word_dropout)
+        if len(kept) == 0:
+            kept = rng.integers(len(words), size=1)
+        is_shuffled = rng.random() < self.shuffle_probability
+        if is_shuffled:
+            rng.shuffle(kept)
+        if len(kept) == len(words) and not is_shuffled:
+            return title
+        return " ".join(words[place] for place in kept)

@@ -1,0 +1,216 @@
+"""Rows of products to one batch: what can be used is read and augmented, and what cannot is listed with its reason.
+
+A batch is a dictionary of
+
+- what the processor returns: `input_ids` `(N, L)`, `attention_mask` `(N, L)`, `pixel_values` `(N, C, H, W)`, ...;
+- in place of a frozen tower's inputs, where the rows hold them, its vectors: `image_pooler_output` and
+  `text_pooler_output`, float32 `(N, width)`;
+- for a task that looks at both sides: `has_text` and `has_image`, bool `(N,)`; the other side's inputs are a stand-in;
+- for a task with labels: `labels`, `(N,)` or `(N, attributes)`;
+- `catalog_ids`: int64 `(N,)`;
+- `row_ids` and `titles`: lists of `N` strings;
+- `skipped`: list of `(row_id, reason)`;
+- `num_rows`: planned rows, `N + len(skipped)`.
+
+`N` is 0 where nothing of a rank's share is usable. The rank must answer its peers all the same, and not every tower
+takes a batch of no rows: the model's inputs then hold one stand-in row without a label, so take the first `N`
+embeddings only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from modeling_eclip.images_eclip import ProductImageError
+from training.data.augmentation import ProductAugmentation, TitleAugmentation
+from training.data.columns import NO_CATALOG, stable_id
+from training.data.images import PictureReader
+
+__all__ = ["FROZEN_COLUMNS", "ProductCollator", "ReadRow", "RowLabels", "modalities_of"]
+
+FROZEN_COLUMNS = ("image_pooler_output", "text_pooler_output")
+"""Columns with the vectors of a frozen tower, which take the place of its inputs."""
+
+
+class RowLabels(Protocol):
+    """Reads a row's label.
+
+    Attributes:
+        columns: Columns that the label is read from.
+    """
+
+    columns: list[str]
+
+    @property
+    def blank(self) -> Any:
+        """Label of a row that has none."""
+
+    def encode(self, row: Mapping[str, Any]) -> Any:
+        """Return a row's label as numbers."""
+
+
+@dataclass
+class ReadRow:
+    """What was read of a usable row.
+
+    Args:
+        row_id: Id of the row.
+        catalog_id: Catalog of the row, or -1.
+        title: Title, augmented in training; empty where there is none.
+        picture: What `PictureReader` reads; none where there is none or it is not wanted.
+        vectors: Vectors of frozen towers, by column.
+        sides: Which of the wanted sides it has.
+        label: The label.
+    """
+
+    row_id: str
+    catalog_id: int
+    title: str
+    picture: torch.Tensor | None
+    vectors: dict[str, Any]
+    sides: set[str]
+    label: Any
+
+
+def modalities_of(modality: str | None) -> tuple[str, ...]:
+    """Return the sides of a product that a modality looks at; both where there is none."""
+    return (modality,) if modality in ("text", "image") else ("text", "image")
+
+
+class ProductCollator:
+    """Turns rows of canonical columns into one batch.
+
+    Args:
+        processor: Called as `processor(text=titles, return_tensors="pt")`; its `image_processor` is called as
+            `PictureReader` does.
+        augmentation: Applied to every picture; none in evaluation.
+        title_augmentation: Applied to every title; none in evaluation.
+        seed: Seed of the augmentation, joined with a row's position.
+        own_catalog_for_singles: Gives a row without a catalog a catalog id of its own, a hash of its row id, so that
+            a product that meets itself in a batch is its own mate and not a negative. Otherwise its id stays -1.
+        frozen_widths: Number of values in each of the `FROZEN_COLUMNS` that the rows hold. Of a row with an
+            `image_pooler_output`, the `image` is not read.
+        modality: What a task looks at: `"text"`, `"image"`, or `"both"`, where either of them makes a row usable. If
+            not given, a row needs both.
+        labels: Reads the labels of a task.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        augmentation: ProductAugmentation | None = None,
+        title_augmentation: TitleAugmentation | None = None,
+        seed: int = 0,
+        own_catalog_for_singles: bool = True,
+        frozen_widths: Mapping[str, int] | None = None,
+        modality: str | None = None,
+        labels: RowLabels | None = None,
+    ) -> None:
+        """Keeps the arguments."""
+        self.processor = processor
+        self.title_augmentation = title_augmentation
+        self.seed = seed
+        self.own_catalog_for_singles = own_catalog_for_singles
+        self.modalities = modalities_of(modality)
+        self.needs_all_sides = modality != "both"
+        self.frozen_widths = {
+            name: width for name, width in (frozen_widths or {}).items() if name.startswith(self.modalities)
+        }
+        self.labels = labels
+        self.pictures = PictureReader(processor, augmentation)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]], positions: Sequence[int]) -> dict[str, Any]:
+        """Makes a batch.
+
+        Args:
+            rows: Rows with `title`, `image`, `catalog_id` and `row_id`, with the frozen columns and those of labels.
+                A column that the modality or a frozen tower makes needless may be absent.
+            positions: Position of each row in the run.
+
+        Returns:
+            The batch, as the module describes it.
+        """
+        usable, skipped = [], []
+        for row, position in zip(rows, positions, strict=True):
+            read = self.read(row, position)
+            if isinstance(read, ReadRow):
+                usable.append(read)
+            else:
+                skipped.append((row["row_id"], read))
+        return {
+            **self.inputs(usable or [self.stand_in()]),
+            "catalog_ids": torch.tensor([row.catalog_id for row in usable], dtype=torch.int64),
+            "row_ids": [row.row_id for row in usable],
+            "titles": [row.title for row in usable],
+            "skipped": skipped,
+            "num_rows": len(rows),
+        }
+
+    def read(self, row: Mapping[str, Any], position: int) -> ReadRow | str:
+        """Reads one row.
+
+        Args:
+            row: The row.
+            position: Its position in the run.
+
+        Returns:
+            What was read, or the reason why the row cannot be used.
+        """
+        problems: dict[str, str] = {}
+        title = (row.get("title") or "").strip()
+        if not title:
+            problems["text"] = "empty_title"
+        for name in self.frozen_widths:
+            if row[name] is None:
+                problems.setdefault(name.split("_")[0], "missing")
+        if reason := self._unusable(problems):
+            return reason
+        rng = np.random.default_rng((self.seed, position))
+        picture = None
+        if "image" in self.modalities and "image_pooler_output" not in self.frozen_widths:
+            try:
+                picture = self.pictures.read(row["image"], rng)
+            except ProductImageError as error:
+                problems["image"] = error.reason
+                if reason := self._unusable(problems):
+                    return reason
+        if self.title_augmentation is not None and title:
+            title = self.title_augmentation(title, rng)
+        catalog_id = row["catalog_id"]
+        if catalog_id == NO_CATALOG and self.own_catalog_for_singles:
+            catalog_id = stable_id(row["row_id"])
+        vectors = {name: row[name] for name in self.frozen_widths}
+        label = None if self.labels is None else self.labels.encode(row)
+        return ReadRow(row["row_id"], catalog_id, title, picture, vectors, {*self.modalities} - problems.keys(), label)
+
+    def _unusable(self, problems: dict[str, str]) -> str | None:
+        """The reason why a row with these problems cannot be used, if they are enough."""
+        found = [problems[side] for side in self.modalities if side in problems]
+        return found[0] if found and (self.needs_all_sides or len(found) == len(self.modalities)) else None
+
+    def stand_in(self) -> ReadRow:
+        """A row in the place of none, without a label."""
+        label = None if self.labels is None else self.labels.blank
+        return ReadRow("", NO_CATALOG, "none", None, dict.fromkeys(self.frozen_widths), {*self.modalities}, label)
+
+    def inputs(self, rows: Sequence[ReadRow]) -> dict[str, Any]:
+        """The model's inputs of one or more rows, and their labels."""
+        inputs: dict[str, Any] = {}
+        if "text" in self.modalities and "text_pooler_output" not in self.frozen_widths:
+            inputs |= self.processor(text=[row.title or "none" for row in rows], return_tensors="pt")
+        if "image" in self.modalities and "image_pooler_output" not in self.frozen_widths:
+            pictures = [self.pictures.blank() if row.picture is None else row.picture for row in rows]
+            inputs |= self.pictures.batch(pictures)
+        for name, width in self.frozen_widths.items():
+            vectors = [row.vectors[name] if row.vectors[name] is not None else [0.0] * width for row in rows]
+            inputs[name] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        if not self.needs_all_sides:
+            for side in self.modalities:
+                inputs[f"has_{side}"] = torch.tensor([side in row.modalities for row in rows])
+        if self.labels is not None:
+            inputs["labels"] = torch.tensor([row.label for row in rows])
+        return inputs

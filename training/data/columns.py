@@ -1,0 +1,256 @@
+"""Where the canonical columns of products are in a user's table, and how they are made of it.
+
+The canonical columns are `title`, `image`, `catalog_id` and `row_id`, as `training.data.sources` describes them. A column
+of the user's that bears such a name but is not the one mapped to it is kept as `<name>_original`, and all others are
+kept as they are.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+CANONICAL_FEATURES = {
+    "title": datasets.Value("string"),
+    "image": datasets.Image(decode=False),
+    "catalog_id": datasets.Value("int64"),
+    "row_id": datasets.Value("string"),
+}
+"""The canonical columns and their types."""
+
+_NONE = "none"  # what users call a column of titles or pictures that there is not
+
+
+@dataclass(frozen=True)
+class ProductColumns:
+    """Where the canonical columns are found in the user's tables.
+
+    Args:
+        title: Column with the title; `"none"` where there are no titles.
+        image: Column with the picture: a `datasets.Image`, its bytes, or a path (relative to the table's folder);
+            `"none"` where there are no pictures. In a table that lacks it, `file_name` is taken, as in the image
+            folders of `datasets`.
+        catalog_id: Columns with the id of the product, tried in this order; per row the first that is not null wins.
+            A non-negative integer is kept, any other integer or text is hashed; null, NaN, -1 and blank text mean
+            "alone". The ids of all sources live in one space: the same id in two sources is the same product.
+        row_id: Column with the id of the row. Without it, or where it is null, a row is called `<source>:<index>`.
+    """
+
+    title: str = "title"
+    image: str = "image"
+    catalog_id: tuple[str, ...] = ("catalog_id",)
+    row_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """Accepts a single column name for `catalog_id`."""
+        names = (self.catalog_id,) if isinstance(self.catalog_id, str) else tuple(self.catalog_id)
+        object.__setattr__(self, "catalog_id", names)
+
+
+class ColumnLayout:
+    """How the columns of one part of a source become canonical columns.
+
+    Args:
+        source: Name of the source, for errors and row ids.
+        features: Columns of the part, and their types.
+        columns: The user's column names.
+        folder: Where relative paths of pictures start from; none where they are left as they are.
+
+    Attributes:
+        names: Columns of the part.
+        image_is_path: Whether the picture's column holds text, that is paths, or is not there.
+        kept: Columns that are kept beside the canonical ones, and the names that they get.
+
+    Raises:
+        ValueError: If the part lacks a title or a picture.
+    """
+
+    def __init__(self, source: str, features: datasets.Features, columns: ProductColumns, folder: Path | None) -> None:
+        """Finds the columns."""
+        self.source, self.names, self.columns, self.folder = source, tuple(features), columns, folder
+        self.title = self._require("title", columns.title)
+        has_file_names = columns.image not in features and "file_name" in features
+        self.image = "file_name" if has_file_names else self._require("image", columns.image)
+        text = (datasets.Value("string"), datasets.Value("large_string"))
+        self.image_is_path = self.image is None or features[self.image] in text
+        self.catalog_ids = [name for name in columns.catalog_id if name in features]
+        self.row_id = columns.row_id if columns.row_id in features else None
+        mapped = [self.title, self.image, *self.catalog_ids, self.row_id]
+        replaced = {name for name in mapped if name in CANONICAL_FEATURES or name in (self.title, self.image)}
+        self.kept = {
+            name: f"{name}_original" if name in CANONICAL_FEATURES else name
+            for name in self.names
+            if name not in replaced
+        }
+
+    def _require(self, field: str, name: str) -> str | None:
+        if name in self.names:
+            return name
+        if name == _NONE:
+            return None
+        raise ValueError(
+            f"{field}_column={name!r}: source {self.source!r} has no such column. It has: "
+            f"{', '.join(sorted(self.names))}. Set {field}_column to one of these, or to {_NONE} where there is none."
+        )
+
+    def read_from(self, name: str) -> list[str]:
+        """Columns of the part that a canonical or kept column is made of."""
+        if name == "catalog_id":
+            return self.catalog_ids
+        if name == "row_id":
+            return [self.row_id] if self.row_id is not None else []
+        if name in ("title", "image"):
+            return [column for column in (getattr(self, name),) if column is not None]
+        return [self._kept_from(name)]
+
+    def _kept_from(self, name: str) -> str:
+        return next(old for old, new in self.kept.items() if new == name)
+
+    def make(self, name: str, table: pa.Table, index: np.ndarray) -> pa.Array:
+        """Makes a canonical or kept column.
+
+        Args:
+            name: Name of the column.
+            table: `N` rows with at least the columns that it is made of.
+            index: Places of the rows in the source, shape `(N,)`.
+
+        Returns:
+            The column, `N` values.
+
+        Raises:
+            ValueError: If the user's column is of a type that no such column can be made of.
+        """
+        if name == "title":
+            return pa.nulls(len(index), pa.string()) if self.title is None else self._titles(table, self.title)
+        if name == "row_id":
+            made = pa.array([f"{self.source}:{i}" for i in index.tolist()], type=pa.string())
+            return made if self.row_id is None else pc.coalesce(_column(table, self.row_id).cast(pa.string()), made)
+        if name == "catalog_id":
+            catalog_ids = np.full(len(index), NO_CATALOG, dtype=np.int64)
+            for column in self.catalog_ids:
+                place = f"catalog_id_column={column!r}: source {self.source!r}"
+                found = catalog_numbers(_column(table, column), place)
+                catalog_ids = np.where(catalog_ids == NO_CATALOG, found, catalog_ids)
+            return pa.array(catalog_ids)
+        if name == "image":
+            images = pa.nulls(len(index), pa.string()) if self.image is None else _column(table, self.image)
+            if self.image_is_path:
+                images = pa.array([self._resolve(path) for path in images.to_pylist()], type=pa.string())
+            return CANONICAL_FEATURES["image"].cast_storage(images)
+        return _column(table, self._kept_from(name))
+
+    def _titles(self, table: pa.Table, name: str) -> pa.Array:
+        titles = _column(table, name)
+        if pa.types.is_nested(titles.type) or pa.types.is_binary(titles.type):
+            raise ValueError(
+                f"title_column={name!r}: source {self.source!r} holds {titles.type} there. Name a text column."
+            )
+        return titles.cast(pa.string())
+
+    def _resolve(self, path: str | None) -> str | None:
+        if self.folder is None or not path or "://" in path:
+            return path or None
+        return str(self.folder / path)
+
+
+def excluded_rows(table: pa.Table, rules: Sequence[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
+    """Finds the rows that rules leave out.
+
+    Args:
+        table: `N` rows.
+        rules: Columns, and the values, written as text, that rows are left out for.
+
+    Returns:
+        For every rule whose column is there, which rows it leaves out, shape `(N,)`.
+
+    Raises:
+        ValueError: If a column does not hold single values.
+    """
+    excluded = {}
+    for name, value in rules:
+        if name in table.column_names:
+            column = _column(table, name)
+            if pa.types.is_nested(column.type):
+                raise ValueError(
+                    f"exclude_rows={name}={value!r}: column {name!r} holds {column.type}. Name a column of single "
+                    "values."
+                )
+            is_equal = pc.equal(column.cast(pa.string()), value).fill_null(False)
+            excluded[name, value] = is_equal.to_numpy(zero_copy_only=False)
+    return excluded
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # what older versions of pyarrow return for a table of no rows
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+NO_CATALOG = -1
+"""Catalog id of an offer that is alone."""
+
+
+def stable_id(text: str) -> int:
+    """Hashes text to a non-negative 63-bit id."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) >> 1
+
+
+def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
+    """Turns a user's ids into catalog ids.
+
+    Args:
+        column: Ids `(N,)`: integers, floats with integral values (how tables hold integers with gaps), or text.
+        place: Where the column is from, for the error.
+
+    Returns:
+        Catalog ids `(N,)`, int64: non-negative integers are kept, also where they are written as text; null, NaN, -1
+        and blank text become `NO_CATALOG`; all else is hashed.
+
+    Raises:
+        ValueError: If the column holds anything else.
+    """
+    if pa.types.is_signed_integer(column.type):
+        numbers = column.cast(pa.int64()).fill_null(NO_CATALOG).to_numpy(zero_copy_only=False)
+        if numbers.size == 0 or numbers.min() >= NO_CATALOG:
+            return numbers
+    if pa.types.is_nested(column.type):
+        raise ValueError(
+            f"{place} holds {column.type} there. A catalog id is an integer or text: name another column."
+        )
+    distinct = column.dictionary_encode()
+    numbers = np.array([_catalog_number(value, place) for value in distinct.dictionary.to_pylist()], dtype=np.int64)
+    indices = distinct.indices.fill_null(len(numbers)).to_numpy(zero_copy_only=False)
+    return np.append(numbers, NO_CATALOG)[indices]
+
+
+def _catalog_number(value: Any, place: str) -> int:
+    """One catalog id: non-negative integers, also as text or float, stay what they are; the rest is hashed."""
+    if isinstance(value, float) and (value != value or value.is_integer()):
+        value = None if value != value else int(value)
+    if isinstance(value, str):
+        value = value.strip() or None
+        if value is not None and value.isdecimal() and str(int(value)) == value:
+            value = int(value)
+    if value is None or value == NO_CATALOG:
+        return NO_CATALOG
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{place} holds {value!r} there. A catalog id is an integer or text: name another column.")
+    return value if isinstance(value, int) and 0 <= value < 2**63 else stable_id(str(value))
+
+
+__all__ = [
+    "CANONICAL_FEATURES",
+    "NO_CATALOG",
+    "ColumnLayout",
+    "ProductColumns",
+    "catalog_numbers",
+    "excluded_rows",
+    "stable_id",
+]

@@ -1,0 +1,277 @@
+"""Loaders: the batches of a run, in order, for map-style and streamed products alike.
+
+What a batch holds is a function of the seed and of the samples seen: which rows (see `training.data.sampler` and
+`training.data.sampler`) and how each is augmented do not change with the number of workers or ranks, nor when a run is
+resumed. A row that cannot be used is never lost silently: every batch lists the rows it skipped and why (see
+`training.data.collator`, which also says what a batch is).
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from training.data.augmentation import ProductAugmentation, TitleAugmentation
+from training.data.collator import FROZEN_COLUMNS, ProductCollator, RowLabels, modalities_of
+from training.data.pairs import PairCollator, ProductPairs
+from training.data.parquet_stream import StreamedProducts
+from training.data.sampler import BlockOrder, EpochOrder, RowOrder, batch_spans, rank_slice
+from training.data.sources import Products
+
+__all__ = ["ProductBatches", "batch_loader", "evaluation_loader", "train_loader"]
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("title", "image", "catalog_id", "row_id")
+_MUCH_MEMORY = 2**30
+_PARENT_CHECK_SECONDS = 1.0
+
+
+class ProductBatches(Dataset[dict[str, Any]]):
+    """Batches of products: item `k` is this rank's share of the `k`-th global batch.
+
+    Args:
+        products: Products, or pairs of products, with the columns that the collator reads.
+        collator: Makes a batch of rows.
+        order: Which row is at which position.
+        spans: `(start, stop)` positions of each global batch.
+        rank: This rank.
+        num_ranks: Number of ranks.
+    """
+
+    def __init__(
+        self,
+        products: Products | ProductPairs,
+        collator: ProductCollator | PairCollator,
+        order: EpochOrder,
+        spans: Sequence[tuple[int, int]],
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        """Checks the rank and keeps the arguments."""
+        rank_slice(0, 0, rank, num_ranks)
+        self.products = products
+        self.collator = collator
+        self.order = order
+        self.spans = list(spans)
+        self.rank = rank
+        self.num_ranks = num_ranks
+
+    def __len__(self) -> int:
+        """Number of global batches."""
+        return len(self.spans)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Reads, decodes and collates one batch."""
+        start, stop = rank_slice(*self.spans[number], self.rank, self.num_ranks)
+        rows = self.products.__getitems__(self.order.rows(start, stop).tolist()) if stop > start else []
+        return self.collator(rows, range(start, stop))
+
+
+def _columns_of(products: Products | ProductPairs, modality: str | None, labels: RowLabels | None) -> list[str]:
+    """The columns that are read: no pictures where none are looked at."""
+    frozen = [
+        name for name in FROZEN_COLUMNS if name in products.column_names and name.startswith(modalities_of(modality))
+    ]
+    has_pictures = "image" in modalities_of(modality) and "image_pooler_output" not in frozen
+    canonical = (name for name in _COLUMNS if name != "image" or has_pictures)
+    return list(dict.fromkeys([*canonical, *frozen, *(labels.columns if labels is not None else ())]))
+
+
+def _frozen_widths(products: Products | ProductPairs) -> dict[str, int]:
+    """Number of values in each frozen column, found in the first row that has one."""
+    widths = {}
+    for name in FROZEN_COLUMNS:
+        if name in products.column_names:
+            rows = products.products if isinstance(products, ProductPairs) else products
+            values = (row[name] for row in rows.select_columns(name))
+            first = next((value for value in values if value is not None), None)
+            if first is None:
+                raise ValueError(f"column {name!r} holds nothing but nulls. Leave it out, or compute it anew.")
+            widths[name] = len(first)
+    return widths
+
+
+def train_loader(
+    products: Products | ProductPairs,
+    processor: Any,
+    *,
+    batch_size: int | Callable[[int], int],
+    total_samples: int,
+    seed: int,
+    start: int = 0,
+    rank: int = 0,
+    num_ranks: int = 1,
+    augmentation: ProductAugmentation | None = None,
+    title_augmentation: TitleAugmentation | None = None,
+    own_catalog_for_singles: bool = True,
+    mates_share: float = 0.0,
+    shuffle_buffer: int = 4096,
+    modality: str | None = None,
+    labels: RowLabels | None = None,
+    num_workers: int = 0,
+    prefetch_factor: int = 2,
+) -> DataLoader[dict[str, Any]]:
+    """Loads the batches of a training run in order; each item is this rank's share of one global batch.
+
+    Args:
+        products: Products with the canonical columns, map-style or streamed, or pairs of them.
+        processor: An `EClipProcessor`, or anything that is called as one and has its `image_processor`.
+        batch_size: Samples in a global batch, all ranks together: a number, or a function of the samples seen.
+        total_samples: Samples of the whole run, those before `start` included; the last batch is as short as it must.
+        seed: Seed of the order and of the augmentation.
+        start: Samples already seen by the run that is resumed.
+        rank: This rank.
+        num_ranks: Number of ranks.
+        augmentation: Applied to every picture.
+        title_augmentation: Applied to every title.
+        own_catalog_for_singles: See `ProductCollator`.
+        mates_share: Share of the catalogs whose offers come one after the other; see `RowOrder`.
+        shuffle_buffer: About how many rows of streamed products are shuffled together; see `BlockOrder`. Each worker
+            holds so many in memory. A block is read once by every worker of every rank that gets rows of it, so by all
+            of them where this is many times a rank's share of a batch, and by one or two where it is less.
+        modality: What a task looks at; see `ProductCollator`.
+        labels: Reads the labels of a task.
+        num_workers: Worker processes; 0 loads in this process.
+        prefetch_factor: Batches that each worker prepares ahead.
+
+    Returns:
+        A loader of batches, as `training.data.collator` describes them.
+
+    Raises:
+        ValueError: If mates are to be brought together in a stream, whose catalogs are not known beforehand.
+    """
+    collator = ProductCollator(
+        processor,
+        augmentation=augmentation,
+        title_augmentation=title_augmentation,
+        seed=seed,
+        own_catalog_for_singles=own_catalog_for_singles,
+        frozen_widths=_frozen_widths(products),
+        modality=modality,
+        labels=labels,
+    )
+    products = products.select_columns(_columns_of(products, modality, labels))
+    spans = list(batch_spans(batch_size, total_samples, start))
+    order: EpochOrder
+    if isinstance(products, StreamedProducts):
+        if mates_share:
+            raise ValueError(
+                f"mates_share is {mates_share}, which needs all catalog ids beforehand; leave it out or do not stream."
+            )
+        order = BlockOrder(products.block_lengths, seed, shuffle_buffer)
+        products = products.holding(order.window_blocks)
+        num_bytes = order.window_blocks * int(products.block_bytes.mean())
+        if num_bytes > _MUCH_MEMORY:
+            logger.warning(
+                "rows are shuffled within %d row groups of a stream, %.1f GiB that each worker holds in memory; write "
+                "the files with shorter row groups (`row_group_size=100`) to need less.",
+                order.window_blocks,
+                num_bytes / 2**30,
+            )
+    else:
+        catalog_ids = None
+        if mates_share and not isinstance(products, ProductPairs):
+            catalog_ids = np.asarray(products["catalog_id"])
+        order = RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
+    batches = ProductBatches(products, _for(products, collator), order, spans, rank, num_ranks)
+    return batch_loader(batches, num_workers, prefetch_factor)
+
+
+def evaluation_loader(
+    products: Products | ProductPairs,
+    processor: Any,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    num_ranks: int = 1,
+    modality: str | None = None,
+    labels: RowLabels | None = None,
+    num_workers: int = 0,
+    prefetch_factor: int = 2,
+) -> DataLoader[dict[str, Any]]:
+    """Loads all rows once, in their own order and without augmentation; catalog ids stay as they are.
+
+    Args:
+        products: Products with the canonical columns, map-style or streamed, or pairs of them.
+        processor: An `EClipProcessor`, or anything that is called as one and has its `image_processor`.
+        batch_size: Rows in a global batch, all ranks together.
+        rank: This rank.
+        num_ranks: Number of ranks.
+        modality: What a task looks at; see `ProductCollator`.
+        labels: Reads the labels of a task.
+        num_workers: Worker processes; 0 loads in this process.
+        prefetch_factor: Batches that each worker prepares ahead.
+
+    Returns:
+        A loader of batches, as `training.data.collator` describes them.
+    """
+    collator = ProductCollator(
+        processor,
+        own_catalog_for_singles=False,
+        frozen_widths=_frozen_widths(products),
+        modality=modality,
+        labels=labels,
+    )
+    products = products.select_columns(_columns_of(products, modality, labels))
+    order = RowOrder(len(products), seed=0, shuffle=False)
+    spans = list(batch_spans(batch_size, len(products)))
+    batches = ProductBatches(products, _for(products, collator), order, spans, rank, num_ranks)
+    return batch_loader(batches, num_workers, prefetch_factor)
+
+
+def _for(products: Products | ProductPairs, collator: ProductCollator) -> ProductCollator | PairCollator:
+    return PairCollator(collator) if isinstance(products, ProductPairs) else collator
+
+
+def batch_loader(
+    batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int = 2
+) -> DataLoader[dict[str, Any]]:
+    """Loads the items of a dataset, each of them a whole batch, in order.
+
+    Args:
+        batches: The batches.
+        num_workers: Worker processes, which end with this one; 0 loads in this process.
+        prefetch_factor: Batches that each worker prepares ahead.
+
+    Returns:
+        The loader.
+    """
+    if num_workers > 0:
+        # the workers tokenize side by side; tokenizers would otherwise warn in each of them that it had been forked
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return DataLoader(
+        batches,
+        batch_size=None,  # an item is a whole batch
+        collate_fn=_as_is,
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor if num_workers > 0 else None,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_set_up_worker,
+        generator=torch.Generator(),  # a loader draws a seed as it starts: not from the generator that dropout uses
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _set_up_worker(worker_id: int) -> None:
+    torch.set_num_threads(1)
+    # Schedulers send it to all processes of a run: the main one still wants batches while it comes to its end.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends a worker whose main process was killed: its own look-out may wait for ever to hand over its last batch."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_SECONDS)
+    os._exit(1)

@@ -1,0 +1,239 @@
+"""Pairs of products: labelled ones of a table, or derived from catalog ids, and their batches.
+
+A batch of `N` pairs has the inputs of products with one more dimension, as transformers' multiple-choice models have
+it: `input_ids` `(N, 2, L)`, `pixel_values` `(N, 2, C, H, W)`, `has_text` `(N, 2)`, ..., and `labels` `(N,)`: 1 for
+the same product, 0 for two. `row_ids` are `N` pairs of ids. A pair with an unusable product is skipped.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from training.data.collator import ProductCollator, ReadRow
+from training.data.columns import CANONICAL_FEATURES, NO_CATALOG
+
+__all__ = ["PairCollator", "ProductPairs", "load_pairs", "load_title_pairs", "pairs_of_catalogs"]
+
+logger = logging.getLogger(__name__)
+
+_PAIR_COLUMNS = ("left", "right", "label")
+
+
+@dataclass(frozen=True)
+class ProductPairs:
+    """Pairs of rows of one table of products.
+
+    Args:
+        products: Map-style products with the canonical columns.
+        left: Row of each pair's first product, shape `(N,)`.
+        right: Row of its second, shape `(N,)`.
+        labels: 1 where both are the same product, else 0, shape `(N,)`.
+    """
+
+    products: datasets.Dataset
+    left: np.ndarray
+    right: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def column_names(self) -> list[str]:
+        """Columns of the products."""
+        return list(self.products.column_names)
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.left)
+
+    def select_columns(self, names: str | Sequence[str]) -> "ProductPairs":
+        """The same pairs of products with fewer columns."""
+        return ProductPairs(self.products.select_columns(names), self.left, self.right, self.labels)
+
+    def select(self, indices: np.ndarray) -> "ProductPairs":
+        """Some of the pairs."""
+        return ProductPairs(self.products, self.left[indices], self.right[indices], self.labels[indices])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Read pairs: `row_id`, the two rows as `left` and `right`, and `label`."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        needed, places = np.unique(np.concatenate([self.left[chosen], self.right[chosen]]), return_inverse=True)
+        rows = self.products.__getitems__(needed.tolist())
+        lefts, rights = places[: len(chosen)], places[len(chosen) :]
+        return [
+            {
+                "row_id": f"{rows[left]['row_id']} | {rows[right]['row_id']}",
+                "left": rows[left],
+                "right": rows[right],
+                "label": label,
+            }
+            for left, right, label in zip(lefts, rights, self.labels[chosen].tolist(), strict=True)
+        ]
+
+
+class PairCollator:
+    """Turns pairs of rows into one batch.
+
+    Args:
+        collator: Reads the products; without labels, since the pair has one.
+    """
+
+    def __init__(self, collator: ProductCollator) -> None:
+        """Keeps the collator."""
+        self.collator = collator
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]], positions: Sequence[int]) -> dict[str, Any]:
+        """Makes a batch, as the module describes it; the two products of a pair are augmented apart."""
+        usable: list[ReadRow] = []
+        pairs, skipped = [], []
+        for row, position in zip(rows, positions, strict=True):
+            reads = [
+                self.collator.read(row[side], 2 * position + place) for place, side in enumerate(("left", "right"))
+            ]
+            if reason := next((read for read in reads if isinstance(read, str)), None):
+                skipped.append((row["row_id"], reason))
+            else:
+                usable += [read for read in reads if isinstance(read, ReadRow)]
+                pairs.append(row)
+        inputs = self.collator.inputs(usable or [self.collator.stand_in()] * 2)
+        return {
+            **{name: value.reshape(len(value) // 2, 2, *value.shape[1:]) for name, value in inputs.items()},
+            "labels": torch.tensor([row["label"] for row in pairs] or [-100]),
+            "catalog_ids": torch.tensor([row.catalog_id for row in usable], dtype=torch.int64).reshape(-1, 2),
+            "row_ids": [row["row_id"] for row in pairs],
+            "titles": [f"{left.title} | {right.title}" for left, right in zip(usable[::2], usable[1::2], strict=True)],
+            "skipped": skipped,
+            "num_rows": len(rows),
+        }
+
+
+def load_pairs(path: str, products: datasets.Dataset) -> ProductPairs:
+    """Load labelled pairs of products.
+
+    Args:
+        path: Parquet file with `left` and `right`, ids of rows, and `label`, 1 for the same product, else 0.
+        products: Products whose `row_id` the pairs speak of.
+
+    Returns:
+        The pairs whose products are there; how many are not is logged.
+
+    Raises:
+        ValueError: a column is missing, a label is neither 0 nor 1, or no pair speaks of these products.
+    """
+    table = _read_pairs(path)
+    place = {row_id: index for index, row_id in enumerate(products["row_id"])}
+    rows = [
+        (place[str(left)], place[str(right)], label)
+        for left, right, label in zip(*(table[name].to_pylist() for name in _PAIR_COLUMNS), strict=True)
+        if str(left) in place and str(right) in place
+    ]
+    if len(rows) < len(table):
+        logger.warning(
+            "%s: %s of %s pairs speak of offers that are not there", path, len(table) - len(rows), len(table)
+        )
+    if not rows:
+        raise ValueError(
+            f"no pair of {path} speaks of the products, whose ids look like {list(place)[:3]}; name the column of "
+            "the ids that it means as `pair_id_column`."
+        )
+    left, right, labels = (np.asarray(values, dtype=np.int64) for values in zip(*rows, strict=True))
+    return ProductPairs(products, left, right, labels)
+
+
+def load_title_pairs(path: str) -> ProductPairs:
+    """Load labelled pairs that hold the products themselves: `left` and `right` are titles, and there are no images.
+
+    Args:
+        path: Parquet file with `left`, `right` and `label`.
+
+    Returns:
+        The pairs, of products with a title alone.
+
+    Raises:
+        ValueError: a column is missing or is no text, or a label is neither 0 nor 1.
+    """
+    table = _read_pairs(path)
+    for name in ("left", "right"):
+        if not (
+            pa.types.is_string(table.schema.field(name).type)
+            or pa.types.is_large_string(table.schema.field(name).type)
+        ):
+            raise ValueError(
+                f"{path} holds {table.schema.field(name).type} as {name!r} and no titles; name the column of the "
+                "products that it speaks of as `pair_id_column`."
+            )
+    sides = [["" if title is None else title for title in table[name].to_pylist()] for name in ("left", "right")]
+    titles = list(dict.fromkeys(sides[0] + sides[1]))
+    place = {title: index for index, title in enumerate(titles)}
+    number = len(titles)
+    columns = {"title": titles, "image": [None] * number, "catalog_id": [NO_CATALOG] * number, "row_id": titles}
+    products = datasets.Dataset.from_dict(columns, features=datasets.Features(CANONICAL_FEATURES))
+    left, right = (np.asarray([place[title] for title in side], dtype=np.int64) for side in sides)
+    return ProductPairs(products, left, right, np.asarray(table["label"].to_pylist(), dtype=np.int64))
+
+
+def _read_pairs(path: str) -> pa.Table:
+    table = pq.read_table(path)
+    for column in _PAIR_COLUMNS:
+        if column not in table.column_names:
+            raise ValueError(f"{path} has no column {column!r}; it has {table.column_names}.")
+    table = table.select(list(_PAIR_COLUMNS))
+    others = {label for label in table["label"].to_pylist() if label not in (0, 1)}
+    if others:
+        raise ValueError(f"{path} has the labels {sorted(map(str, others))[:5]}; give 1 for the same product, else 0.")
+    return table
+
+
+def pairs_of_catalogs(
+    products: datasets.Dataset, *, seed: int, negatives: int = 3, group_column: str | None = None
+) -> ProductPairs:
+    """Derive pairs from catalog ids: offers of one catalog, and for each some of two catalogs.
+
+    Half of the negatives are drawn from the group of the pair's first product where there is one, such as its
+    category, since those are the hard ones (this package's design).
+
+    Args:
+        products: Products with the canonical columns.
+        seed: Seed of what is drawn.
+        negatives: Negative pairs per positive one.
+        group_column: Column whose equal values make a group.
+
+    Returns:
+        The pairs: every offer with the next of its catalog, and the negatives.
+
+    Raises:
+        ValueError: no catalog has two offers, or there is one catalog only.
+    """
+    ids = np.asarray(products["catalog_id"])
+    with_mates = np.flatnonzero(ids != NO_CATALOG)
+    order = with_mates[np.argsort(ids[with_mates], kind="stable")]
+    is_pair = ids[order[:-1]] == ids[order[1:]]
+    left, right = order[:-1][is_pair], order[1:][is_pair]
+    if len(left) == 0 or len(np.unique(ids)) < 2:
+        raise ValueError(
+            "matching needs offers that share a catalog and offers that do not, and `catalog_id_column` tells of "
+            "none; name another column, or labelled pairs as `train_pairs` and `validation_pairs`."
+        )
+    rng = np.random.default_rng((seed, len(ids)))
+    lefts = np.repeat(left, negatives)
+    rights = rng.integers(0, len(ids), len(lefts))
+    if group_column is not None and group_column in products.column_names:
+        groups = [str(value) for value in products[group_column]]
+        members: dict[str, list[int]] = {}
+        for row, group in enumerate(groups):
+            members.setdefault(group, []).append(row)
+        for place in range(0, len(lefts), 2):
+            group_rows = members[groups[lefts[place]]]
+            rights[place] = group_rows[rng.integers(len(group_rows))]
+    is_negative = (ids[lefts] != ids[rights]) & (lefts != rights)
+    return ProductPairs(
+        products,
+        np.concatenate([left, lefts[is_negative]]),
+        np.concatenate([right, rights[is_negative]]),
+        np.concatenate([np.ones(len(left), np.int64), np.zeros(int(is_negative.sum()), np.int64)]),
+    )

@@ -1,0 +1,1 @@
+"""A corpus to files of vectors, resumable."""

@@ -1,0 +1,213 @@
+"""From arguments to what a run needs: products, processor, model."""
+
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, set_seed
+
+from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
+from modeling_eclip.fitting.tokenizer import train_title_tokenizer
+from training.arguments.groups import DataArguments, ModelArguments
+from training.data.sources import ProductColumns, Products, load_products
+
+logger = logging.getLogger(__name__)
+
+_SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep")
+_DEFAULT_TITLE_LENGTH = 32
+# What a whole checkpoint has settled already, weights and all.
+_SETTLED = ("tokenizer", "image_size", "projection_dim", "vision_pooling", "text_pooling")
+
+
+def load_split(arguments: DataArguments, split: str) -> Products:
+    """Load the offers of a split.
+
+    Args:
+        arguments: The data arguments.
+        split: `"train"`, `"validation"`, `"test"`, or `"pairs"` for the offers that labelled pairs speak of. Only
+            training offers are streamed, cut or filtered by rules.
+
+    Returns:
+        Products with the canonical columns.
+
+    Raises:
+        ValueError: no sources are named.
+    """
+    columns = ProductColumns(
+        title=arguments.title_column,
+        image=arguments.image_column,
+        # Labelled pairs say themselves which offers are of one product.
+        catalog_id=() if split == "pairs" else tuple(arguments.catalog_id_column),
+        row_id=arguments.pair_id_column if _pairs_speak_of(arguments, split) else arguments.id_column,
+    )
+    sources = getattr(arguments, f"{split}_data")
+    if not sources:
+        raise ValueError(f"`{split}_data` is empty; name the sources of the {split} offers.")
+    training = split == "train"
+    return load_products(
+        sources,
+        columns,
+        split=arguments.test_split if split == "pairs" else getattr(arguments, f"{split}_split"),
+        streaming=training and arguments.streaming,
+        exclude_rows=arguments.exclude_rows if training else (),
+        max_rows=arguments.max_train_rows if training else None,
+        toy_offers=arguments.toy_offers,
+        toy_seed=arguments.toy_seed,
+    )
+
+
+def _pairs_speak_of(arguments: DataArguments, split: str) -> bool:
+    return split == "pairs" or getattr(arguments, f"{split}_pairs") is not None and split != "test"
+
+
+def on_checkpoint(arguments: ModelArguments, checkpoint: str) -> ModelArguments:
+    """Start from a checkpoint, and leave out what it has settled: what its model was built of.
+
+    Args:
+        arguments: Model arguments that say anything else, too.
+        checkpoint: Hub id or folder.
+
+    Returns:
+        The checkpoint, and of the arguments what still counts.
+    """
+    left = ("max_title_length", "freeze", "catalog_mates", "catalog_weight", "matryoshka_dims", "matryoshka_weights",
+            "lora_rank", "lora_alpha", "lora_targets")  # fmt: skip
+    return ModelArguments(checkpoint=checkpoint, **{name: getattr(arguments, name) for name in left})
+
+
+def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> EClipProcessor:
+    """Build or load the processor that goes with the model.
+
+    Args:
+        arguments: The model arguments.
+        titles: Titles of the training offers; read only where a tokenizer is trained on them.
+
+    Returns:
+        The processor.
+    """
+    source = source_of(arguments)
+    if source in ("checkpoint", "clip"):
+        return EClipProcessor.from_pretrained(
+            arguments.checkpoint or arguments.clip, max_title_length=arguments.max_title_length
+        )
+    max_title_length = arguments.max_title_length or _DEFAULT_TITLE_LENGTH
+    if source == "towers":
+        return EClipProcessor.from_towers(
+            arguments.vision_tower,
+            arguments.text_tower,
+            image_size=arguments.image_size,
+            max_title_length=max_title_length,
+        )
+    if arguments.tokenizer:
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    else:
+        logger.info("training a tokenizer of %s tokens on the titles", arguments.vocab_size)
+        tokenizer = train_title_tokenizer(
+            (title for title in titles if title),
+            vocab_size=arguments.vocab_size,
+            max_title_length=max_title_length,
+        )
+    side = arguments.image_size or _config_of(arguments.vision_config)["image_size"]
+    image_processor = _plain_image_processor(side)
+    return EClipProcessor(image_processor, tokenizer, max_title_length=max_title_length)
+
+
+def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> EClipModel:
+    """Build or load the model.
+
+    Args:
+        arguments: The model arguments.
+        tokenizer: Tokenizer of the processor, whose vocabulary a new title tower gets.
+        seed: Seed of new weights.
+
+    Returns:
+        The model, in float32.
+    """
+    set_seed(seed)
+    fields: dict[str, Any] = {
+        "vision_pooling": arguments.vision_pooling,
+        "text_pooling": arguments.text_pooling,
+        "projection_dim": arguments.projection_dim,
+        "catalog_mates": arguments.catalog_mates,
+        "catalog_weight": arguments.catalog_weight,
+        "matryoshka_dims": arguments.matryoshka_dims or None,
+        "matryoshka_weights": arguments.matryoshka_weights or None,
+    }
+    fields = {name: value for name, value in fields.items() if value is not None}
+    source = source_of(arguments)
+    if source == "checkpoint":
+        return EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
+    if source == "clip":
+        return EClipModel.from_clip(arguments.clip, **fields)
+    if source == "towers":
+        return EClipModel.from_towers(arguments.vision_tower, arguments.text_tower, **fields)
+    vision_config, text_config = _config_of(arguments.vision_config), _config_of(arguments.text_config)
+    if arguments.image_size is not None:
+        vision_config["image_size"] = arguments.image_size
+    text_config["vocab_size"] = len(tokenizer)
+    for name in _SPECIAL_TOKENS:
+        if (token_id := getattr(tokenizer, f"{name}_token_id", None)) is not None:
+            text_config[f"{name}_token_id"] = token_id
+    return EClipModel(EClipConfig(vision_config=vision_config, text_config=text_config, **fields))
+
+
+def source_of(arguments: ModelArguments) -> str:
+    """Tell which way to start was chosen.
+
+    Args:
+        arguments: The model arguments.
+
+    Returns:
+        `"checkpoint"`, `"clip"`, `"towers"` or `"configs"`.
+
+    Raises:
+        ValueError: none was, or several, or half of one.
+    """
+    ways = {
+        "checkpoint": arguments.checkpoint,
+        "clip": arguments.clip,
+        "towers": arguments.vision_tower or arguments.text_tower,
+        "configs": arguments.vision_config or arguments.text_config,
+    }
+    chosen = [way for way, value in ways.items() if value]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"the model is given by {chosen or 'nothing'}; give exactly one of `checkpoint`, `clip`, `vision_tower` "
+            "and `text_tower`, or `vision_config` and `text_config`, or a `--config` that does."
+        )
+    if chosen == ["towers"] and not (arguments.vision_tower and arguments.text_tower):
+        raise ValueError(
+            f"`vision_tower` is {arguments.vision_tower!r} and `text_tower` is {arguments.text_tower!r}; give both."
+        )
+    if chosen == ["configs"] and not (arguments.vision_config and arguments.text_config):
+        raise ValueError(
+            f"`vision_config` is {arguments.vision_config!r}, `text_config` is {arguments.text_config!r}; give both."
+        )
+    if chosen[0] in ("checkpoint", "clip"):
+        for name in _SETTLED:
+            if value := getattr(arguments, name):
+                raise ValueError(f"`{name}` is {value!r}, but `{chosen[0]}` has settled it; leave it out.")
+    return chosen[0]
+
+
+def _config_of(text: str) -> dict[str, Any]:
+    """Read a tower's configuration, with every field that its family has."""
+    try:
+        config = json.loads(text)
+        return AutoConfig.for_model(**config).to_dict()
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{text!r} is no tower configuration ({error}); give JSON with a `model_type`.") from error
+
+
+def _plain_image_processor(side: int) -> Any:
+    """Return an image processor for a tower without pretrained weights: resized whole, to values from -1 to 1."""
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    return ViTImageProcessorPil(
+        size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3
+    )
+
+
+__all__ = ["build_model", "build_processor", "load_split", "source_of"]

@@ -1,0 +1,200 @@
+"""Frozen towers encode each offer once: their vectors are kept on disk and read instead of pictures or titles.
+
+For locked-image tuning (LiT, Zhai et al. 2022) and its mirror image. The vectors are those of evaluation: of whole
+pictures and titles as they are, without augmentation and dropout. They are kept by what they depend on (the tower's
+weights, the processor, the offers, the number format), so that a second run finds them, and in pieces, so that ranks
+share the work and a run that is stopped goes on.
+"""
+
+import hashlib
+import inspect
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from modeling_eclip import EClipModel, EClipProcessor
+from training.data.columns import NO_CATALOG
+from training.data.digests import add_processor, add_settings, add_weights
+from training.data.files import whole_file
+from training.data.loaders import ProductCollator
+from training.data.pairs import ProductPairs
+from training.data.sources import Products
+
+logger = logging.getLogger(__name__)
+
+_ROWS_IN_A_PIECE = 16384
+_TOWERS = {"image": "vision_model", "text": "text_model"}
+
+
+def cache_frozen_towers(
+    products: Products | ProductPairs,
+    model: EClipModel,
+    processor: EClipProcessor,
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    cache_dir: Path | None = None,
+    sides: Sequence[str] = ("image", "text"),
+) -> datasets.Dataset | ProductPairs:
+    """Give offers the vectors of the frozen towers as columns; all ranks call this together.
+
+    Args:
+        products: Map-style offers with the canonical columns, or pairs of them.
+        model: The model. A tower of which no parameter is trained is frozen. It is moved to the accelerator's device.
+        processor: The model's processor.
+        accelerator: The process's accelerator.
+        batch_size: Offers encoded at a time.
+        num_workers: Processes that decode images, per rank.
+        cache_dir: Where the vectors are kept; a folder in the cache of `datasets` if not given.
+        sides: The sides whose vectors are of use.
+
+    Returns:
+        The offers, or the pairs of them, with `image_pooler_output`, `text_pooler_output` or both: the tower's vector
+        before the projection, float32, of the tower's width; null where the picture can't be decoded or the title is
+        empty.
+
+    Raises:
+        ValueError: the offers are a stream, or no tower is frozen.
+    """
+    if isinstance(products, ProductPairs):
+        offers = cache_frozen_towers(
+            products.products,
+            model,
+            processor,
+            accelerator,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+            sides=sides,
+        )
+        assert isinstance(offers, datasets.Dataset)
+        return replace(products, products=offers)
+    if not isinstance(products, datasets.Dataset):
+        raise ValueError(
+            "`cache_frozen_towers` is true, but streamed offers pass once and are not kept; leave out `streaming`."
+        )
+    frozen = [
+        side
+        for side, tower in _TOWERS.items()
+        if side in sides and not any(parameter.requires_grad for parameter in getattr(model, tower).parameters())
+    ]
+    if not frozen:
+        raise ValueError(
+            "`cache_frozen_towers` is true, but parameters of both towers are trained; freeze a whole one, as by "
+            "`--freeze '^vision_model\\.'`, or leave it out."
+        )
+    cache_dir = cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "frozen_towers"
+    columns = []
+    for side in frozen:
+        key = _digest(model, side, processor, [products._fingerprint, str(accelerator.mixed_precision)])
+        folder = cache_dir / f"{side}-{key}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pieces = {
+            folder / f"{start}.arrow": range(start, min(start + _ROWS_IN_A_PIECE, len(products)))
+            for start in range(0, len(products), _ROWS_IN_A_PIECE)
+        }
+        missing = {path: rows for path, rows in pieces.items() if not path.exists()}
+        logger.info(
+            "the %s tower is frozen: its vectors of %s of %s offers are in %s; it sees no augmentation",
+            side,
+            len(products) - sum(map(len, missing.values())),
+            len(products),
+            folder,
+        )
+        accelerator.wait_for_everyone()  # every rank has the same list before any adds to it
+        mine = list(missing.items())[accelerator.process_index :: accelerator.num_processes]
+        for path, rows in mine:
+            batches = DataLoader(
+                products.select(rows).select_columns("title" if side == "text" else "image"),
+                batch_size=batch_size,
+                collate_fn=_Collator(side, processor, model),
+                num_workers=num_workers,
+            )
+            progress = tqdm(
+                batches, desc=f"encoding {side}s", leave=False, disable=not accelerator.is_local_main_process
+            )
+            _write(path, f"{side}_pooler_output", _encode(side, progress, model, accelerator))
+        accelerator.wait_for_everyone()
+        columns.append(datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in pieces]))
+    return datasets.concatenate_datasets([products, *columns], axis=1)
+
+
+class _Collator:
+    """Makes the inputs of one tower from rows; tells which rows they are of."""
+
+    def __init__(self, side: str, processor: EClipProcessor, model: EClipModel) -> None:
+        self.side = side
+        self.processor = processor
+        self.names = set(inspect.signature(getattr(model, f"encode_{side}")).parameters)
+        self.collator = ProductCollator(processor, own_catalog_for_singles=False)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[int], dict[str, torch.Tensor]]:
+        """Return the number of rows, the places of the usable ones, and their inputs."""
+        if self.side == "text":
+            titles = [(row["title"] or "").strip() for row in rows]
+            usable = [place for place, title in enumerate(titles) if title]
+            batch = self.processor(text=[titles[place] for place in usable], return_tensors="pt") if usable else {}
+        else:
+            # The way of pictures in evaluation; every row has a title there, and is called by its place here.
+            stand_in = {"title": "none", "catalog_id": NO_CATALOG}
+            named = [{**stand_in, "image": row["image"], "row_id": str(place)} for place, row in enumerate(rows)]
+            batch = self.collator(named, range(len(rows)))
+            usable = [int(row_id) for row_id in batch["row_ids"]]
+        return len(rows), usable, {name: value for name, value in batch.items() if name in self.names}
+
+
+@torch.no_grad()
+def _encode(side: str, batches: Any, model: EClipModel, accelerator: Accelerator) -> list[Any]:
+    """Return one vector per row, or `None` for a row that can't be used."""
+    # Half as fast again, of convolutions on CPUs.
+    model.to(accelerator.device, memory_format=torch.channels_last)
+    encode = getattr(model, f"encode_{side}")
+    was_training = model.training
+    model.eval()
+    vectors: list[Any] = []
+    for num_rows, usable, inputs in batches:
+        found = [None] * num_rows
+        if usable:
+            with accelerator.autocast():
+                output = encode(**{name: value.to(accelerator.device) for name, value in inputs.items()})
+            for place, vector in zip(usable, output.pooler_output.float().cpu().numpy(), strict=True):
+                found[place] = vector
+        vectors += found
+    model.train(was_training)
+    return vectors
+
+
+def _write(path: Path, column: str, vectors: list[Any]) -> None:
+    table = pa.table({column: pa.array(vectors, pa.list_(pa.float32()))})
+    with (
+        whole_file(path, f".{os.getpid()}.partial") as partial,
+        pa.ipc.new_stream(str(partial), table.schema) as writer,
+    ):
+        writer.write_table(table)
+
+
+def _digest(model: EClipModel, side: str, processor: EClipProcessor, others: Sequence[str]) -> str:
+    """Return a name for everything that the vectors of a tower depend on."""
+    digest = hashlib.sha256()
+    pooling = model.config.vision_pooling if side == "image" else model.config.text_pooling
+    tower = getattr(model, _TOWERS[side])
+    for text in (*others, pooling):
+        digest.update(f"{text}\0".encode())
+    add_settings(digest, "config", tower.config.to_dict())
+    add_weights(digest, tower)
+    add_processor(digest, processor)
+    return digest.hexdigest()[:20]
+
+
+__all__ = ["cache_frozen_towers"]

@@ -1,0 +1,338 @@
+"""The training loop: batches in, a trained model, its history and its checkpoints out.
+
+Everything is counted in samples: offers that the run has asked for, unusable ones included, so that the same samples
+come at the same count whatever the number of ranks.
+"""
+
+import contextlib
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from modeling_eclip import EClipProcessor
+from training.arguments.groups import DataArguments, TrainArguments
+from training.data.augmentation import ProductAugmentation, TitleAugmentation
+from training.data.loaders import train_loader
+from training.data.skipped_rows import SkipCounter
+from training.data.sources import Products
+from training.engine.checkpoint import Checkpoints, Progress
+from training.engine.compile import compile_towers
+from training.engine.interruption import EXIT_STATUS, Interruption
+from training.engine.lora import AdapterState, plain_state_dict
+from training.engine.patch_dropout import drop_patches
+from training.engine.step import OptimizerStep, TrainingStep
+from training.engine.waiting import WaitingTime
+from training.retrieval.zero_shot import embed_products, retrieval_metrics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunResult:
+    """What a run came to.
+
+    Args:
+        untrained: Retrieval figures of the model at the start of the run.
+        trained: The same at the end.
+        samples: Samples trained on.
+        seconds: Time spent training, before a resumption included, evaluation and checkpoints not.
+        waiting_seconds: What of it was spent waiting for data.
+        bad_steps: Steps that were skipped because their loss or gradient was not a number.
+        history: One record per report: `samples`, and `loss`, ... or retrieval figures.
+        skips: Training rows that could not be used: counts, and the first row ids, by reason.
+    """
+
+    untrained: dict[str, float]
+    trained: dict[str, float]
+    samples: int
+    seconds: float
+    waiting_seconds: float
+    bad_steps: int
+    history: list[dict[str, float]]
+    skips: dict[str, Any]
+
+
+class TrainingLoop:
+    """Trains one model on one set of offers.
+
+    Args:
+        model: The model, or a head on it, frozen where it shall be, with its adapters.
+        processor: Turns titles and images into inputs.
+        train_products: What to train on.
+        validation_products: Held-out offers for evaluation.
+        data: The data arguments.
+        arguments: The training arguments.
+        accelerator: The process's accelerator.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: EClipProcessor,
+        train_products: Any,
+        validation_products: Any,
+        *,
+        data: DataArguments,
+        arguments: TrainArguments,
+        accelerator: Accelerator,
+    ) -> None:
+        """Prepare the model for training."""
+        self.data, self.arguments, self.accelerator = data, arguments, accelerator
+        self.processor = processor
+        self.train_products, self.validation_products = train_products, validation_products
+        self.total_samples = count_samples(train_products, arguments)
+        if arguments.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        if arguments.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        drop_patches(model.base_model, arguments.keep_patches)
+        if arguments.compile:
+            compile_towers(model.base_model, arguments.compile_backend)
+        self.step: OptimizerStep = self._make_step(model)
+        self.bare_model = self.step.bare_model
+        self.progress = Progress()
+        self.skips = SkipCounter()
+        kept = [self.progress, self.step.bad_steps, *self._also_kept()]
+        if self.step.average is not None:
+            kept.append(self.step.average)
+        if hasattr(self.bare_model.base_model, "peft_config"):
+            kept.append(AdapterState(self.bare_model))
+        self.checkpoints = Checkpoints(
+            Path(arguments.output_dir),
+            accelerator,
+            kept,
+            save_model=lambda folder: self.bare_model.save_pretrained(
+                folder, state_dict=plain_state_dict(self.bare_model)
+            ),
+            processor=processor,
+            limit=arguments.save_total_limit,
+        )
+
+    def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
+        """Return what takes the steps."""
+        return TrainingStep(model, self.arguments, self.accelerator, self.total_samples)
+
+    def _also_kept(self) -> list[Any]:
+        """Return what else every checkpoint holds."""
+        return []
+
+    def run(self, resume_from: Path | None = None) -> RunResult:
+        """Train to the end, and leave the model with the weights that are to be used: the averaged ones if there are.
+
+        Args:
+            resume_from: Checkpoint to go on from; the model must have been built from it.
+
+        Returns:
+            The run's result, the same on every rank.
+
+        Raises:
+            ValueError: too many rows can't be used.
+            FloatingPointError: too many steps in a row were not a number.
+            SystemExit: SIGTERM came; a checkpoint is written.
+        """
+        progress = self.progress
+        if resume_from is not None:
+            self._resume(resume_from)
+        else:
+            self._evaluate()
+        batches = WaitingTime(self._train_loader(start=progress.samples_seen))
+        waited_before = progress.waiting_seconds
+        with (
+            Interruption() as interruption,
+            tqdm(
+                total=self.total_samples,
+                initial=progress.samples_seen,
+                unit="samples",
+                desc="training",
+                disable=not self.accelerator.is_main_process,
+            ) as bar,
+        ):
+            started = time.perf_counter()
+            for batch in batches:
+                before = progress.samples_seen
+                ranks = self._tell_all((batch["num_rows"], batch["skipped"], interruption.requested))
+                if any(is_stopped for _, _, is_stopped in ranks):
+                    self._stop()
+                num_rows, num_usable = self._count(ranks)
+                record = self.step(batch, before) if num_usable else None
+                progress.samples_seen += num_rows
+                progress.waiting_seconds = waited_before + batches.seconds
+                progress.seconds += time.perf_counter() - started
+                bar.update(num_rows)
+                if record is not None:
+                    self._report(record, bar)
+                self.skips.check(self.data.max_skipped_share)
+                if _passes(self.arguments.eval_every_samples, before, progress.samples_seen, self.total_samples):
+                    self._evaluate()
+                is_due = _passes(self.arguments.save_every_samples, before, progress.samples_seen, self.total_samples)
+                # What leads to steps that are no numbers is in the weights: the last checkpoint before them is better.
+                if is_due and not self.step.bad_steps.is_in_a_row:
+                    self._save()
+                started = time.perf_counter()
+            if any(self._tell_all(interruption.requested)):
+                self._stop()
+            # What comes now takes less time than another start would: a signal waits until it is done.
+            self._evaluate()
+        trained = self._choose_weights()
+        return RunResult(
+            untrained=self._evaluations()[0],
+            trained=trained,
+            samples=progress.samples_seen,
+            seconds=progress.seconds,
+            waiting_seconds=progress.waiting_seconds,
+            bad_steps=self.step.bad_steps.total,
+            history=progress.history,
+            skips=self.skips.state_dict(),
+        )
+
+    def _choose_weights(self) -> dict[str, float]:
+        """Leave the model with the weights that are to be used, and return their figures."""
+        if self.step.average is not None:
+            self.step.average.swap()
+        return self._evaluations()[-1]
+
+    def _evaluations(self) -> list[dict[str, float]]:
+        """Return the records of evaluations, in order."""
+        return [record for record in self.progress.history if "loss" not in record]
+
+    def _resume(self, folder: Path) -> None:
+        """Go on from a checkpoint, with this run's rates, decay and betas."""
+        groups = self.step.optimizer.param_groups
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        self.checkpoints.load(folder)
+        for group, setting in zip(self.step.optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+        self.skips.merge(self.progress.skips)
+        if self.progress.samples_seen > self.total_samples:
+            raise ValueError(
+                f"{str(folder)!r} has seen {self.progress.samples_seen} samples and the run ends at "
+                f"{self.total_samples}; raise `num_epochs` or `max_samples`."
+            )
+
+    def _save(self) -> None:
+        self.progress.skips = self.skips.state_dict()
+        self.checkpoints.save(self.progress.samples_seen)
+
+    def _train_loader(self, start: int) -> Any:
+        height, width = image_size_of(self.processor)
+        return train_loader(
+            self.train_products,
+            self.processor,
+            batch_size=self.step.batch_size,
+            total_samples=self.total_samples,
+            seed=self.arguments.seed,
+            start=start,
+            rank=self.accelerator.process_index,
+            num_ranks=self.accelerator.num_processes,
+            augmentation=ProductAugmentation(
+                (height, width),
+                min_crop_scale=self.data.min_crop_scale,
+                flip_probability=self.data.flip_probability,
+                colour_jitter=self.data.colour_jitter,
+            ),
+            title_augmentation=TitleAugmentation(self.data.word_dropout, self.data.shuffle_probability),
+            mates_share=self.data.mates_share,
+            shuffle_buffer=self.data.shuffle_buffer,
+            num_workers=self.data.num_workers,
+            **self._loader_settings(),
+        )
+
+    def _loader_settings(self) -> dict[str, Any]:
+        """Return what else the loader is told."""
+        return {}
+
+    def _report(self, record: dict[str, float], bar: Any) -> None:
+        """Show a step in the bar, and add it to the history and to the trackers."""
+        progress = self.progress
+        waiting = progress.waiting_seconds / progress.seconds
+        scale = f"scale {record['scale']:.1f}, " if "scale" in record else ""
+        bar.set_postfix_str(f"loss {record['loss']:.3f}, {scale}waiting for data {waiting:.0%}", refresh=False)
+        progress.history.append({"samples": progress.samples_seen} | record)
+        rates = {"samples_per_second": bar.format_dict["rate"] or 0.0, "waiting_for_data": waiting}
+        self.accelerator.log(record | rates, step=progress.samples_seen)
+
+    def _stop(self) -> None:
+        """Write a checkpoint and end the process."""
+        self._save()
+        logger.warning(
+            "stopped by SIGTERM after %s samples, which a checkpoint holds; go on with "
+            "`--resume_from_checkpoint latest`",
+            self.progress.samples_seen,
+        )
+        raise SystemExit(EXIT_STATUS)
+
+    def _tell_all(self, message: Any) -> list[Any]:
+        """Return what each rank says."""
+        if self.accelerator.num_processes == 1:
+            return [message]
+        messages: list[Any] = [None] * self.accelerator.num_processes
+        torch.distributed.all_gather_object(messages, message)
+        return messages
+
+    def _count(self, ranks: list[Any]) -> tuple[int, int]:
+        """Count the rows of all ranks, asked for and usable."""
+        for num_rows, skipped, _ in ranks:
+            self.skips.add({"num_rows": num_rows, "skipped": skipped})
+        num_rows = sum(num_rows for num_rows, _, _ in ranks)
+        return num_rows, num_rows - sum(len(skipped) for _, skipped, _ in ranks)
+
+    def _evaluate(self) -> None:
+        """Measure retrieval on the held-out offers and add it to the history."""
+        with self.step.average.in_use() if self.step.average is not None else contextlib.nullcontext():
+            offers = embed_products(
+                self.bare_model,
+                self.processor,
+                self.validation_products,
+                self.accelerator,
+                batch_size=self.arguments.eval_batch_size,
+                num_workers=self.data.num_workers,
+            )
+        figures = retrieval_metrics(offers)
+        self.progress.history.append({"samples": self.progress.samples_seen} | figures)
+        self.accelerator.log(figures, step=self.progress.samples_seen)
+        if self.accelerator.is_main_process:
+            found = figures["text_to_image_recall@1"]
+            tqdm.write(f"after {self.progress.samples_seen} samples: text-to-image recall@1 {found:.3f}")
+
+
+def count_samples(products: Products, arguments: TrainArguments) -> int:
+    """Return how many samples the run trains on."""
+    if arguments.max_samples is not None:
+        return arguments.max_samples
+    return math.ceil(arguments.num_epochs * len(products))
+
+
+def image_size_of(processor: EClipProcessor) -> tuple[int, int]:
+    """Return height and width in pixels of what an image processor makes of a picture.
+
+    Flexible processors (SigLIP 2's) keep a picture's shape; for those, what fits their number of patches.
+    """
+    image_processor = processor.image_processor
+    if getattr(image_processor, "max_num_patches", None):
+        side = math.isqrt(image_processor.max_num_patches) * image_processor.patch_size
+        return side, side
+    size = image_processor.crop_size if getattr(image_processor, "do_center_crop", False) else image_processor.size
+    if "height" in size:
+        return size["height"], size["width"]
+    return size["shortest_edge"], size["shortest_edge"]
+
+
+def _passes(interval: int | None, before: int, after: int, total: int) -> bool:
+    """Tell whether a multiple of the interval lies between two counts; the end has its own report."""
+    return interval is not None and after < total and before // interval != after // interval
+
+
+def describe(result: RunResult) -> dict[str, Any]:
+    """Return a result as plain values, for a JSON file."""
+    return asdict(result)
+
+
+__all__ = ["RunResult", "TrainingLoop", "count_samples", "describe", "image_size_of"]

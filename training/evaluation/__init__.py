@@ -1,0 +1,1 @@
+"""Heads measured on a split, with intervals and drawings."""

@@ -1,0 +1,1 @@
+"""Drawings of runs and of tasks."""

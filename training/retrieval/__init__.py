@@ -1,0 +1,1 @@
+"""Offers embedded, and how well they are found again."""

@@ -1,0 +1,152 @@
+"""Embed a set of offers with a model: what retrieval and the tasks are measured on."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm.auto import tqdm
+
+from modeling_eclip import EClipModel
+from training.data.skipped_rows import SkipCounter
+
+# What the loader adds to the model's inputs.
+_NOT_INPUTS = ("catalog_ids", "row_ids", "titles", "skipped", "num_rows")
+
+
+@dataclass
+class OfferEmbeddings:
+    """Embeddings of `N` offers, on the CPU in float32.
+
+    Args:
+        text_embeds: Projected titles, of unit length, shape `(N, projection_dim)`.
+        image_embeds: Projected images, of unit length, shape `(N, projection_dim)`.
+        text_features: The title tower's vectors before the projection, shape `(N, text width)`.
+        image_features: The image tower's vectors before the projection, shape `(N, vision width)`.
+        catalog_ids: Catalog of each offer, int64, shape `(N,)`, -1 for an offer that is alone.
+        row_ids: Id of each offer.
+        titles: Title of each offer.
+    """
+
+    text_embeds: torch.Tensor
+    image_embeds: torch.Tensor
+    text_features: torch.Tensor
+    image_features: torch.Tensor
+    catalog_ids: torch.Tensor
+    row_ids: list[str]
+    titles: list[str]
+
+
+def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the model's inputs of a batch, on its device."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items() if name not in _NOT_INPUTS}
+
+
+def embed_offers(
+    model: EClipModel,
+    loader: Iterable[dict[str, Any]],
+    accelerator: Accelerator,
+    skips: SkipCounter,
+    *,
+    description: str = "embedding",
+) -> OfferEmbeddings:
+    """Embed the offers of a loader; every rank embeds its share and gets all.
+
+    Args:
+        model: The model, not wrapped for distributed training.
+        loader: Batches as `evaluation_loader` yields them.
+        accelerator: The process's accelerator.
+        skips: Counts the rows that can't be used, of all ranks.
+        description: What the progress bar says.
+
+    Returns:
+        The embeddings of all usable rows, in the order of the rows.
+
+    Raises:
+        ValueError: no row could be used.
+    """
+
+    def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        output = model(**inputs)
+        return {
+            "text_embeds": output.text_embeds,
+            "image_embeds": output.image_embeds,
+            "text_features": output.text_model_output.pooler_output,
+            "image_features": output.vision_model_output.pooler_output,
+        }
+
+    return OfferEmbeddings(**encode_all(model, encode, loader, accelerator, skips, description=description))
+
+
+@torch.no_grad()
+def encode_all(
+    model: nn.Module,
+    encode: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor | None]],
+    loader: Iterable[dict[str, Any]],
+    accelerator: Accelerator,
+    skips: SkipCounter,
+    *,
+    description: str = "embedding",
+) -> dict[str, Any]:
+    """Encode the rows of a loader in evaluation mode; every rank encodes its share and gets all.
+
+    Args:
+        model: What is put into evaluation mode.
+        encode: Makes tensors, a row each, of a batch's inputs; `None` for what there is not.
+        loader: Batches as `evaluation_loader` yields them.
+        accelerator: The process's accelerator.
+        skips: Counts the rows that can't be used, of all ranks.
+        description: What the progress bar says.
+
+    Returns:
+        What `encode` returned of all usable rows, in their order, on the CPU and in float32 where it is no integer,
+        and `catalog_ids`, `row_ids` and `titles`.
+
+    Raises:
+        ValueError: no row could be used.
+    """
+    was_training = model.training
+    model.eval()
+    parts: list[dict[str, Any]] = []
+    for number, batch in enumerate(
+        tqdm(loader, desc=description, leave=False, disable=not accelerator.is_main_process)
+    ):
+        part: dict[str, Any] = {"number": number, "num_rows": batch["num_rows"], "skipped": batch["skipped"]}
+        if batch["row_ids"]:
+            with accelerator.autocast():
+                encoded = encode(model_inputs(batch, accelerator.device))
+            tensors = {name: value for name, value in encoded.items() if value is not None}
+            part["columns"] = {name: (v.float() if v.is_floating_point() else v).cpu() for name, v in tensors.items()}
+            part["columns"] |= {name: batch[name] for name in ("catalog_ids", "row_ids", "titles")}
+        parts.append(part)
+    model.train(was_training)
+    # Ranks take contiguous shares of each batch: batch by batch, in rank order, is the order of the rows.
+    parts = [part for rank_parts in _gather_objects(parts, accelerator) for part in rank_parts]
+    parts.sort(key=lambda part: part["number"])
+    for part in parts:
+        skips.add(part)
+    usable = [part["columns"] for part in parts if "columns" in part]
+    if not usable:
+        raise ValueError(
+            f"no offer could be embedded: {skips.report()} ({skips.examples()}); are `title_column` and "
+            "`image_column` the right ones?"
+        )
+    columns: dict[str, Any] = {}
+    for name, first in usable[0].items():
+        values = [part[name] for part in usable]
+        columns[name] = list(chain.from_iterable(values)) if isinstance(first, list) else torch.cat(values)
+    return columns
+
+
+def _gather_objects(parts: list[dict[str, Any]], accelerator: Accelerator) -> list[list[dict[str, Any]]]:
+    if accelerator.num_processes == 1:
+        return [parts]
+    gathered: list[Any] = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(gathered, parts)
+    return gathered
+
+
+__all__ = ["OfferEmbeddings", "embed_offers", "encode_all", "model_inputs"]

@@ -1,0 +1,1 @@
+"""The five tasks: a file each, and what they share."""

@@ -1,0 +1,118 @@
+"""Products as a head sees them, embedded once: what linear probes learn from, and what validation judges."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from modeling_eclip import EClipProcessor, ProductEmbeds
+from modeling_eclip.representation_eclip import EClipTaskModel
+from training.data.loaders import evaluation_loader
+from training.data.pairs import ProductPairs
+from training.data.skipped_rows import SkipCounter
+from training.data.sources import Products
+from training.retrieval.offer_embeddings import encode_all
+from training.tasks.labels import TaskLabels
+
+__all__ = ["Represented", "represent"]
+
+logger = logging.getLogger(__name__)
+
+_FIELDS = ("text", "image", "has_text", "has_image")
+
+
+@dataclass
+class Represented:
+    """`N` products, or pairs of products, as a head sees them, on the CPU.
+
+    Args:
+        embeds: The products; of pairs, the first of each.
+        labels: Their labels, shape `(N,)` or `(N, attributes)`.
+        row_ids: Id of each row.
+        titles: Title of each product; of pairs, both.
+        right: Of pairs, the second of each.
+    """
+
+    embeds: ProductEmbeds
+    labels: torch.Tensor
+    row_ids: list[str]
+    titles: list[str]
+    right: ProductEmbeds | None = None
+
+
+def represent(
+    head: EClipTaskModel,
+    products: Products | ProductPairs,
+    processor: EClipProcessor,
+    accelerator: Accelerator,
+    *,
+    labels: TaskLabels | None = None,
+    batch_size: int,
+    num_workers: int = 0,
+    description: str = "embedding",
+) -> Represented:
+    """Embed products as a head sees them; of pairs each product once. All ranks call this together.
+
+    Args:
+        head: The head, not wrapped for distributed training.
+        products: Products, or pairs of them.
+        processor: Turns titles and images into inputs.
+        accelerator: The process's accelerator.
+        labels: Reads the labels; not of pairs, which have theirs.
+        batch_size: Products embedded at a time.
+        num_workers: Processes that decode images.
+        description: What the progress bar says.
+
+    Returns:
+        The usable products, in the order of the rows; or the pairs whose products are both usable.
+    """
+    table: Any = products
+    places = np.empty(0, dtype=np.int64)
+    if isinstance(products, ProductPairs):
+        places = np.unique(np.concatenate([products.left, products.right]))
+        table = products.products.select(places)
+    head.to(accelerator.device)
+    loader = evaluation_loader(
+        table,
+        processor,
+        batch_size=batch_size,
+        rank=accelerator.process_index,
+        num_ranks=accelerator.num_processes,
+        modality=head.config.modality,
+        labels=labels,
+        num_workers=num_workers,
+    )
+
+    def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        given: dict[str, Any] = dict(inputs)
+        read = given.pop("labels", None)
+        embeds = head.represent(**given)
+        return {"labels": read, **{name: getattr(embeds, name) for name in _FIELDS}}
+
+    skips = SkipCounter()
+    columns = encode_all(head, encode, loader, accelerator, skips, description=description)
+    if skips.num_skipped and accelerator.is_main_process:
+        logger.warning("%s: %s", description, skips.report())
+    names = [name for name in _FIELDS if name in columns]
+    row_ids, titles = columns["row_ids"], columns["titles"]
+    if not isinstance(products, ProductPairs):
+        embeds = ProductEmbeds(**{name: columns[name] for name in names})
+        return Represented(embeds, columns.get("labels", columns["catalog_ids"]), row_ids, titles)
+
+    # Which place in `columns` each row of the table has; -1 for one that could not be used.
+    found = {row_id: place for place, row_id in enumerate(row_ids)}
+    place_of = np.full(len(products.products), -1)
+    place_of[places] = [found.get(row_id, -1) for row_id in table["row_id"]]
+    left, right = place_of[products.left], place_of[products.right]
+    whole = (left >= 0) & (right >= 0)
+    left, right = left[whole], right[whole]
+    return Represented(
+        ProductEmbeds(**{name: columns[name][left] for name in names}),
+        torch.from_numpy(products.labels[whole]),
+        [f"{row_ids[one]} | {row_ids[other]}" for one, other in zip(left, right, strict=True)],
+        [f"{titles[one]} | {titles[other]}" for one, other in zip(left, right, strict=True)],
+        ProductEmbeds(**{name: columns[name][right] for name in names}),
+    )

@@ -1,0 +1,170 @@
+"""Heads by the name of their task: built on any start of a model, or loaded as fine-tuning saved them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.utils import find_adapter_config_file
+
+import modeling_eclip
+from modeling_eclip import EClipConfig
+from modeling_eclip.hub.publishing import save_code
+from modeling_eclip.representation_eclip import EClipTaskModel
+from training.arguments.groups import ModelArguments
+from training.engine.build import build_model, source_of
+
+__all__ = ["TASK_HEADS", "build_head", "freeze_unused", "join_heads", "load_head", "save_adapters"]
+
+TASK_HEADS = {
+    "category": "EClipForCategoryClassification",
+    "attributes": "EClipForAttributeExtraction",
+    "matching": "EClipForProductMatching",
+    "clustering": "EClipForProductClustering",
+    "adult": "EClipForAdultRecognition",
+}
+"""The class of each task's head."""
+
+_CLASSES = ("category_paths", "attributes")
+
+
+def build_head(
+    task: str, arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], *, seed: int
+) -> EClipTaskModel:
+    """Put a head on a model, wherever that comes from.
+
+    Args:
+        task: A key of `TASK_HEADS`.
+        arguments: The model arguments.
+        tokenizer: Tokenizer of the processor, whose vocabulary a new title tower gets.
+        fields: Fields of the configuration that the head reads.
+        seed: Seed of new weights.
+
+    Returns:
+        The head, in float32. The weights of a head in the checkpoint that fit are kept.
+    """
+    head_class = getattr(modeling_eclip, TASK_HEADS[task])
+    if source_of(arguments) == "checkpoint":
+        set_seed(seed)
+        return head_class.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
+    model = build_model(arguments, tokenizer, seed=seed)
+    head = head_class(EClipConfig.from_dict(model.config.to_dict() | fields))
+    head.eclip.load_state_dict(model.state_dict())
+    return head
+
+
+def join_heads(task: str, folders: Sequence[str], fields: dict[str, Any]) -> EClipTaskModel:
+    """Put a head of both sides together from two that look at one side each, with the towers that they have.
+
+    Args:
+        task: A key of `TASK_HEADS`.
+        folders: Folder or Hub id of the head that looks at titles, and of the one that looks at images.
+        fields: Fields of the configuration of the new head.
+
+    Returns:
+        The head, in float32; how it joins the sides is not fitted yet.
+
+    Raises:
+        ValueError: there are not two heads of this task, one for each side, with the same classes.
+    """
+    if len(folders) != 2:
+        raise ValueError(f"`join` names {list(folders)}; give two heads, the one of titles first.")
+    heads = [load_head(folder) for folder in folders]
+    for folder, head, side in zip(folders, heads, ("text", "image"), strict=True):
+        found = f"a {type(head).__name__} of {head.config.modality}"
+        if type(head).__name__ != TASK_HEADS[task] or head.config.modality != side:
+            raise ValueError(f"`join` names {folder!r}, {found}; give a {TASK_HEADS[task]} of {side} there.")
+        for name in _CLASSES:
+            if name in fields and getattr(head.config, name) != fields[name]:
+                raise ValueError(f"`{name}` of {folder!r} is not what the training products have; train it on them.")
+    titles, images = heads
+    seen = [_vision_of(head.config) for head in heads]
+    if seen[0] != seen[1]:
+        raise ValueError(
+            f"`join` names heads with image towers of different kinds, {folders[0]!r} and {folders[1]!r}; give heads "
+            "that were trained on one base model."
+        )
+    config = EClipConfig.from_dict(titles.config.to_dict() | fields)
+    joined = type(titles)(config)
+    tower = f"{joined.base_model_prefix}.vision_model."
+    state = images.state_dict()
+    state = {name: value for name, value in state.items() if name.startswith(tower) or ".image." in name}
+    found = joined.load_state_dict(titles.state_dict() | state, strict=False)  # what joins the sides is new
+    if found.unexpected_keys:
+        raise ValueError(f"`join` names heads with weights that a head of both has not: {found.unexpected_keys[:3]}.")
+    return joined.eval()
+
+
+def _vision_of(config: EClipConfig) -> dict[str, Any]:
+    """Return what an image tower's weights and its vectors depend on."""
+    traces = ("_name_or_path", "dtype", "transformers_version", "architectures")
+    vision_config: Any = config.vision_config
+    settings = {name: value for name, value in vision_config.to_dict().items() if name not in traces}
+    return settings | {"vision_pooling": config.vision_pooling}
+
+
+def freeze_unused(head: EClipTaskModel) -> None:
+    """Exclude from training what the head does not use: the shared space, and the tower of a side it does not see."""
+    unused = ["visual_projection", "text_projection"]
+    unused += {"text": ["vision_model"], "image": ["text_model"]}.get(head.config.modality, [])
+    for name in unused:
+        head.eclip.get_submodule(name).requires_grad_(False)
+    head.eclip.logit_scale.requires_grad_(False)
+
+
+def load_head(folder: str) -> EClipTaskModel:
+    """Load a head as fine-tuning saved it: a whole model, or adapters alone, which are added to the model they name.
+
+    Args:
+        folder: Folder or Hub id, of a whole model or of adapters.
+
+    Returns:
+        The head, in evaluation mode.
+
+    Raises:
+        ValueError: it is no head's checkpoint.
+    """
+    config = EClipConfig.from_pretrained(folder)
+    names = [name for name in config.architectures or () if name in TASK_HEADS.values()]
+    if not names:
+        raise ValueError(f"{folder!r} holds {config.architectures} and no head; give one of {[*TASK_HEADS.values()]}.")
+    head_class = getattr(modeling_eclip, names[0])
+    if find_adapter_config_file(folder) is None:
+        return head_class.from_pretrained(folder)
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    head = head_class.from_pretrained(base, config=config)
+    return PeftModel.from_pretrained(head, folder).merge_and_unload().eval()
+
+
+def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, base: str) -> None:
+    """Save a head's adapters and its own weights alone, as peft does: `PeftModel.from_pretrained` reads them.
+
+    Args:
+        head: The head, whose model has adapters.
+        layers: Names of the layers of `head.eclip` that have them.
+        folder: Where to.
+        base: The checkpoint that they were trained on.
+    """
+    (trained,) = head.eclip.peft_config.values()
+    own = [name for name, _ in head.named_children() if name != head.base_model_prefix]
+    LoraConfig(
+        r=trained.r,
+        lora_alpha=trained.lora_alpha,
+        target_modules=[f"{head.base_model_prefix}.{name}" for name in layers],
+        modules_to_save=own,
+        base_model_name_or_path=base,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    # peft's names: https://huggingface.co/docs/peft/developer_guides/checkpoint. It looks for the modules to save by
+    # the end of their names, and wants the weights of all that it finds.
+    found = tuple(f"{name}." for name, _ in head.named_modules() if name.endswith(tuple(own)))
+    state = {
+        f"base_model.model.{name.replace('.default', '')}": value.contiguous()
+        for name, value in head.state_dict().items()
+        if ".lora_" in name or name.startswith(found)
+    }
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_code(head, folder)

@@ -30,8 +30,8 @@ class ClusteringOutput(ModelOutput):
 
     Args:
         loss: The contrastive loss, a scalar; with `labels`.
-        embeds: One vector per product, of unit length, float32, shape `(B, sum of the widths)`. The dot product of two is
-            their similarity.
+        embeds: One vector per product, of unit length, float32, shape `(B, sum of the widths)`. The dot product of two
+            is their similarity.
     """
 
     loss: torch.Tensor | None = None

@@ -63,8 +63,7 @@ def similarity_logits(left: torch.Tensor, right: torch.Tensor, logit_scale: torc
 
 def find_catalog_mates(catalog_ids: torch.Tensor) -> torch.Tensor:
     """Tell which offers are of one catalog: ids `(B,)` to bool `(B, B)`, no offer being its own mate."""
-    is_mate = (catalog_ids[:, None] == catalog_ids) & (catalog_ids >= 0)
-    return is_mate.fill_diagonal_(False)
+    return ((catalog_ids[:, None] == catalog_ids) & (catalog_ids >= 0)).fill_diagonal_(False)
 
 
 def dense_contrastive_loss(
@@ -79,13 +78,12 @@ def dense_contrastive_loss(
     r"""Symmetric cross entropy between titles and images, with soft labels over catalogs, from all `B x B` logits.
 
     Offers of one catalog are the same product listed by several sellers, and no negatives of each other (e-CLIP, Shin
-    et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>` for title `i` and image `j`, and target rows
-    `P_i` that have mass 1 on `j = i` and `catalog_weight` on the mates of `i`, divided by the row's sum:
+    et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>` for title `i` and image `j`, and targets `P_i`
+    with mass 1 on `j = i` and `catalog_weight` on the mates of `i`, divided by the row's sum (this package's form):
 
         L = 1/2 * mean_i CE(P_i, softmax_j s_ij) + 1/2 * mean_j CE(P_j, softmax_i s_ij)
 
-    This form and the other two modes for mates are this package's. For large batches the package has the same loss in
-    tiles, `modeling_eclip.contrastive_loss`, which is tested against this one.
+    For large batches the package has the same loss in tiles, `modeling_eclip.contrastive_loss`.
 
     Args:
         text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
@@ -118,8 +116,7 @@ def dense_contrastive_loss(
         elif mates == "positive":
             targets = targets + catalog_weight * is_mate
             targets = targets / targets.sum(dim=1, keepdim=True)
-    losses = [nn.functional.cross_entropy(rows, targets) for rows in (logits, logits.T)]
-    return (losses[0] + losses[1]) / 2
+    return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.T, targets)) / 2
 
 
 @dataclass
@@ -219,7 +216,7 @@ class EClipPreTrainedModel(PreTrainedModel):
         return {"AutoConfig": "configuration_eclip.EClipConfig", "AutoModel": own}
 
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
-        """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
+        """Return the tasks of `transformers.pipeline` whose code is saved with checkpoints of this class."""
         return {}
 
 
@@ -386,7 +383,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         image_pooler_output: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EClipOutput:
-        """Embed titles, images or both, and compare them where both are given.
+        """Embed titles, images or both, and compare them where both are given. Inputs are those of the two encoders.
 
         Args:
             input_ids: Tokens of the titles, shape `(num_titles, N)`; `None` to embed images alone.
@@ -395,14 +392,13 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             catalog_ids: Catalog of each offer, int64, shape `(num_titles,)`, negative for an offer that is alone; read
                 by the loss only.
             return_loss: Whether to compute the loss; title `i` and image `i` must then be of one offer.
-            position_ids: As for [`EClipModel.encode_text`].
-            token_type_ids: As for [`EClipModel.encode_text`].
-            pixel_attention_mask: As for [`EClipModel.encode_image`].
-            spatial_shapes: As for [`EClipModel.encode_image`].
-            interpolate_pos_encoding: As for [`EClipModel.encode_image`].
-            text_pooler_output: The title tower's vectors in place of `input_ids`, shape `(num_titles, width)`: what
-                [`EClipModel.encode_text`] gave once, for a tower that is not trained.
-            image_pooler_output: The image tower's in place of `pixel_values`, likewise.
+            position_ids: As for [`EClipModel.encode_text`], as is `token_type_ids`.
+            token_type_ids: See there.
+            pixel_attention_mask: As for [`EClipModel.encode_image`], as are the next two.
+            spatial_shapes: See there.
+            interpolate_pos_encoding: See there.
+            text_pooler_output: Vectors of the title tower in place of `input_ids`, shape `(num_titles, width)`.
+            image_pooler_output: Vectors of the image tower in place of `pixel_values`, likewise.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Every mode of picture that shops have, and every file that only looks like one."""
+"""Every mode of image that shops have, and every file that only looks like one."""
 
 import io
 import pickle
@@ -24,22 +24,22 @@ from modeling_eclip.toy.catalog import toy_catalog
 WHITE = (255, 255, 255)
 
 
-def encode(picture: Image.Image, format: str = "PNG", **options) -> bytes:
+def encode(pil_image: Image.Image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    pil_image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def two_pixels(left, right, mode: str) -> Image.Image:
-    """A picture of 2x1 pixels."""
-    picture = Image.new(mode, (2, 1), left)
-    picture.putpixel((1, 0), right)
-    return picture
+    """An image of 2x1 pixels."""
+    pil_image = Image.new(mode, (2, 1), left)
+    pil_image.putpixel((1, 0), right)
+    return pil_image
 
 
-def pixels(picture: Image.Image) -> list:
-    assert picture.mode == "RGB"
-    return [picture.getpixel((x, y)) for y in range(picture.height) for x in range(picture.width)]
+def pixels(pil_image: Image.Image) -> list:
+    assert pil_image.mode == "RGB"
+    return [pil_image.getpixel((x, y)) for y in range(pil_image.height) for x in range(pil_image.width)]
 
 
 def reason_of(image, **options) -> str:
@@ -49,13 +49,13 @@ def reason_of(image, **options) -> str:
 
 
 def test_rgb_is_returned_itself():
-    picture = Image.new("RGB", (2, 2), (1, 2, 3))
-    assert load_product_image(picture) is picture
+    pil_image = Image.new("RGB", (2, 2), (1, 2, 3))
+    assert load_product_image(pil_image) is pil_image
 
 
 @pytest.mark.parametrize("through_file", [False, True], ids=["object", "png"])
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("pil_image", "expected"),
     [
         # Black with alpha 0 is white, with alpha 102 (40 %) it is 60 % of white: 153.
         (two_pixels((0, 0, 0, 0), (0, 0, 0, 102), "RGBA"), [WHITE, (153, 153, 153)]),
@@ -67,19 +67,19 @@ def test_rgb_is_returned_itself():
     ],
     ids=["rgba", "rgba-opaque", "la", "grey", "one-bit", "16-bit"],
 )
-def test_modes(picture, expected, through_file):
-    assert pixels(load_product_image(encode(picture) if through_file else picture)) == expected
+def test_modes(pil_image, expected, through_file):
+    assert pixels(load_product_image(encode(pil_image) if through_file else pil_image)) == expected
 
 
 def test_palette_with_transparency_is_on_white():
-    picture = Image.new("P", (2, 1), 0)
-    picture.putpalette([9, 9, 9, 40, 50, 60])
-    picture.putpixel((1, 0), 1)
-    assert pixels(load_product_image(encode(picture))) == [(9, 9, 9), (40, 50, 60)]
-    assert pixels(load_product_image(encode(picture, transparency=0))) == [WHITE, (40, 50, 60)]
-    assert pixels(load_product_image(encode(picture, "GIF", transparency=0))) == [WHITE, (40, 50, 60)]
+    pil_image = Image.new("P", (2, 1), 0)
+    pil_image.putpalette([9, 9, 9, 40, 50, 60])
+    pil_image.putpixel((1, 0), 1)
+    assert pixels(load_product_image(encode(pil_image))) == [(9, 9, 9), (40, 50, 60)]
+    assert pixels(load_product_image(encode(pil_image, transparency=0))) == [WHITE, (40, 50, 60)]
+    assert pixels(load_product_image(encode(pil_image, "GIF", transparency=0))) == [WHITE, (40, 50, 60)]
     # Alpha per palette entry: 0 and 51 (20 % of (40, 50, 60) on 80 % of white).
-    assert pixels(load_product_image(encode(picture, transparency=bytes([0, 51])))) == [WHITE, (212, 214, 216)]
+    assert pixels(load_product_image(encode(pil_image, transparency=bytes([0, 51])))) == [WHITE, (212, 214, 216)]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1"])
@@ -101,8 +101,8 @@ def test_other_modes_with_alpha_are_on_white():
 
 
 def test_cmyk():
-    picture = two_pixels((0, 0, 0, 0), (0, 255, 255, 0), "CMYK")
-    assert pixels(load_product_image(picture)) == [WHITE, (255, 0, 0)]
+    pil_image = two_pixels((0, 0, 0, 0), (0, 255, 255, 0), "CMYK")
+    assert pixels(load_product_image(pil_image)) == [WHITE, (255, 0, 0)]
     # A JPEG with an Adobe marker stores CMYK inverted; so does Pillow when it writes one. Loss allows a little.
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     content = encode(red, "JPEG", quality=100)
@@ -136,11 +136,11 @@ def test_modes_without_a_stated_range():
 def test_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter: the left pixel comes to the top
-    picture = two_pixels((255, 0, 0), (0, 0, 255), "RGB")
-    upright = load_product_image(encode(picture, exif=exif))
+    pil_image = two_pixels((255, 0, 0), (0, 0, 255), "RGB")
+    upright = load_product_image(encode(pil_image, exif=exif))
     assert upright.size == (1, 2) and pixels(upright) == [(255, 0, 0), (0, 0, 255)]
     assert load_product_image(upright) is upright, "turned once, not twice"
-    opened = Image.open(io.BytesIO(encode(picture, exif=exif)))
+    opened = Image.open(io.BytesIO(encode(pil_image, exif=exif)))
     assert load_product_image(opened).size == (1, 2)
 
 
@@ -235,9 +235,9 @@ def test_places_a_picture_can_come_from(tmp_path, monkeypatch):
     sources = [content, bytearray(content), memoryview(content), path, str(path)]
     sources += [{"bytes": content, "path": None}, {"bytes": None, "path": str(path)}, {"path": path}]
     for source in sources:
-        picture = load_product_image(source)
-        assert pixels(picture) == [(1, 2, 3)] * 6
-        assert pickle.loads(pickle.dumps(picture)).size == (3, 2)
+        pil_image = load_product_image(source)
+        assert pixels(pil_image) == [(1, 2, 3)] * 6
+        assert pickle.loads(pickle.dumps(pil_image)).size == (3, 2)
     monkeypatch.chdir(tmp_path)
     assert load_product_image(path.name).size == (3, 2)
 
@@ -251,8 +251,8 @@ def test_places_a_picture_can_come_from(tmp_path, monkeypatch):
         ("no/such/file.jpg", "missing", "Check the path"),
         ("nul\0.jpg", "missing", "Check the path"),
         (Path(__file__).parent, "missing", "Check the path"),
-        ("https://example.com/shoe.jpg", "unsupported", "Download the picture first"),
-        ("data:image/png;base64,AAAA", "unsupported", "Download the picture first"),
+        ("https://example.com/shoe.jpg", "unsupported", "Download the image first"),
+        ("data:image/png;base64,AAAA", "unsupported", "Download the image first"),
         (b"", "empty", "Download or export"),
         (b"<html>404 not found</html>", "not_an_image", "JPEG or PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not_an_image", "JPEG or PNG"),
@@ -309,8 +309,8 @@ def test_decompression_bombs_are_refused_before_decoding(monkeypatch):
 
 
 def test_max_pixels_is_inclusive_and_holds_for_every_source():
-    picture = Image.new("RGB", (4, 5))
-    for image in (picture, encode(picture), np.asarray(picture), torch.zeros(3, 5, 4)):
+    pil_image = Image.new("RGB", (4, 5))
+    for image in (pil_image, encode(pil_image), np.asarray(pil_image), torch.zeros(3, 5, 4)):
         assert load_product_image(image, max_pixels=20).size == (4, 5)
         assert reason_of(image, max_pixels=19) == "too_many_pixels"
 
@@ -330,10 +330,10 @@ def test_hostile_text_chunk_is_an_error_of_ours():
 @pytest.mark.filterwarnings("ignore:::PIL")
 def test_random_damage_never_escapes_as_another_error():
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
+    pil_image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
     refused = 0
     for format in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
-        content = np.frombuffer(encode(picture, format), np.uint8)
+        content = np.frombuffer(encode(pil_image, format), np.uint8)
         for _ in range(40):
             damaged = content.copy()
             damaged[rng.integers(0, len(content), 8)] = rng.integers(0, 256, 8)
@@ -420,8 +420,10 @@ def test_every_kind_of_jpeg_is_the_same_for_both_decoders(monkeypatch, options):
 
 
 def shrunk(pixels: np.ndarray, extent: tuple[float, float], side: int) -> np.ndarray:
-    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=(0, 0, extent[1], extent[0]))
-    return np.asarray(picture).astype(int)
+    pil_image = Image.fromarray(pixels).resize(
+        (side, side), Image.Resampling.BICUBIC, box=(0, 0, extent[1], extent[0])
+    )
+    return np.asarray(pil_image).astype(int)
 
 
 def test_a_reduced_jpeg_is_nearly_a_whole_one_resized():
@@ -443,8 +445,8 @@ def test_real_and_drawn_pictures_differ_by_what_the_docstring_says(real_data):
         table = pq.read_table(real_data / f"data/{name}/validation.parquet", columns=["image"])
         contents[name] = [image["bytes"] for image in table["image"].to_pylist()[::8]]
     for name in ("fashion", "grocery"):
-        pictures = [Image.open(io.BytesIO(content)).convert("RGB").resize((500, 500)) for content in contents[name]]
-        contents[f"{name} 500"] = [encode(picture, "JPEG", quality=90) for picture in pictures]
+        pil_images = [Image.open(io.BytesIO(content)).convert("RGB").resize((500, 500)) for content in contents[name]]
+        contents[f"{name} 500"] = [encode(pil_image, "JPEG", quality=90) for pil_image in pil_images]
     for name, files in contents.items():
         for side in (28, 48, 96, 224):
             differences = []

@@ -121,8 +121,8 @@ class EClipForProductClustering(EClipTaskModel):
             labels: Catalog of each product, int64, shape `(B,)`, negative for a product that is alone.
 
         Returns:
-            [`ClusteringOutput`]. The loss is that of the joined vectors plus the mean of the modalities' own, each over
-            the products that have it, so that one modality alone tells products apart, too.
+            [`ClusteringOutput`]. The loss is that of the joined vectors plus the mean of the modalities' own, each
+            over the products that have it, so that one modality alone tells products apart, too.
         """
         mapped = self.product_projection(embeds)
         joined = self.product_projection.join(mapped)

@@ -19,7 +19,8 @@ _CONTRASTIVE_TEXT_TOWERS = ("clip_text_model", "siglip_text_model", "siglip2_tex
 class EClipConfig(PreTrainedConfig):
     r"""Configuration of an [`EClipModel`] and of the heads on it.
 
-    A head's classes, thresholds and calibration are kept here, so that a loaded head answers in words. A base model reads the towers, their pooling, the shared space and the loss only.
+    A head's classes, thresholds and calibration are kept here, so that a loaded head answers in words. A base model
+    reads the towers, their pooling, the shared space and the loss only.
 
     Args:
         vision_config (`dict` or [`PreTrainedConfig`], *optional*):

@@ -50,7 +50,7 @@ def import_from_package(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(f"modeling_eclip.{module}")
     except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("modeling_eclip"):
+        if not (error.name or "modeling_eclip").startswith("modeling_eclip"):
             raise
         raise ImportError(f"{purpose} needs the package modeling-eclip: pip install modeling-eclip") from None
 

@@ -40,10 +40,10 @@ toy-catalog: $(INSTALLED) ## Write the drawn catalogue and a picture of it to ou
 test: export OMP_NUM_THREADS ?= 1
 test: export HF_HUB_OFFLINE ?= 1
 test: export TOKENIZERS_PARALLELISM ?= false
-test: $(INSTALLED) ## Run all tests (PYTEST_ARGS="-k name" for some of them)
+test: $(INSTALLED) ## Run all tests, some 12 minutes on 2 cores, and list the ten slowest (PYTEST_ARGS="-k name" for some)
 	@$(MAKE) --no-print-directory transformers-tests || echo "The source distribution of transformers" \
 		"$(TRANSFORMERS_VERSION) could not be had: tests/test_common_model.py will be skipped." >&2
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS) tests
+	$(BIN)/python -m pytest -n 2 --durations=10 $(PYTEST_ARGS) tests
 
 .PHONY: transformers-tests
 transformers-tests: $(TRANSFORMERS_TESTS) ## Fetch transformers' own model tests (once), which tests/test_common_model.py runs

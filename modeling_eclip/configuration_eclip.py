@@ -130,7 +130,7 @@ class EClipConfig(PreTrainedConfig):
             self.text_pooling = "pooler" if text_model_type in _CONTRASTIVE_TEXT_TOWERS else "mean"
         self.calibration = list(self.calibration)
         # `AutoModel` picks a class by it; saving a head writes the head's.
-        self.architectures = self.architectures or ["EClipModel"]
+        self.architectures = getattr(self, "architectures", None) or ["EClipModel"]
 
     @property
     def attribute_names(self) -> list[str]:

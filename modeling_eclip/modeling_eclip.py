@@ -478,7 +478,10 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             without it. All of it is what heads take in place of titles and images.
         """
         encoded = {"has_text": inputs["has_text"], "has_image": inputs["has_image"]}
-        encoders = {"text": (self.encode_text, TEXT_INPUTS), "image": (self.encode_image, IMAGE_INPUTS)}
+        encoders: dict[str, tuple[Any, Sequence[str]]] = {
+            "text": (self.encode_text, TEXT_INPUTS),
+            "image": (self.encode_image, IMAGE_INPUTS),
+        }
         for modality, (encode, names) in encoders.items():
             given = {name: inputs[name] for name in names if name in inputs}
             if given:

@@ -84,7 +84,7 @@ def test_a_model_is_tagged_with_a_pipeline_that_runs_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("figure", "field"),
+    ("metric", "field"),
     [
         (MetricValue("f1", math.nan, "shop", "test"), "value"),
         (MetricValue("f1", None, "shop", "test"), "value"),
@@ -92,16 +92,16 @@ def test_a_model_is_tagged_with_a_pipeline_that_runs_it(tmp_path):
         (MetricValue("f1", 0.5, "shop", "test", untrained=math.nan), "untrained"),
     ],
 )
-def test_a_figure_that_is_no_number_is_refused(figure, field):
-    with pytest.raises(ValueError, match=f"`{field}` of the figure 'f1' is .*; give finite numbers"):
-        build_model_card({"architectures": ["EClipModel"]}, "someone/eclip", CardFacts(figures=[figure]))
+def test_a_metric_that_is_no_number_is_refused(metric, field):
+    with pytest.raises(ValueError, match=f"`{field}` of the metric 'f1' is .*; give finite numbers"):
+        build_model_card({"architectures": ["EClipModel"]}, "someone/eclip", CardFacts(metrics=[metric]))
 
 
 def test_names_of_several_lines_stay_in_their_row_or_item():
     config = {"architectures": ["EClipForAttributeExtraction"], "attributes": {"main\ncolour|hue": ["blue", "red"]}}
     facts = CardFacts(
         data={"Shop\n## Pictures": "my\r\nown"},
-        figures=[MetricValue("f1", 0.5, "held\nout", "the\u2028test")],
+        metrics=[MetricValue("f1", 0.5, "held\nout", "the\u2028test")],
         limits=["It knows\n\n# no hats."],
         training="Trained\n## by hand.",
     )

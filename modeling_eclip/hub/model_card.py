@@ -1,7 +1,7 @@
 """The model card of a checkpoint: facts -> variables of model_card_template.md -> huggingface_hub's `ModelCard`.
 
-Contract: [`build_model_card`] is a pure function. The card says what the configuration says; metrics, data and licences
-only as they are given. The metadata block is huggingface_hub's own, with the metrics as `model-index`.
+Contract: [`build_model_card`] is a pure function. The card says what the configuration says; it states metrics, data
+and licences only as they are given. The metadata block is huggingface_hub's own, with the metrics as `model-index`.
 """
 
 import math
@@ -138,8 +138,8 @@ CARD_TEXTS = {
         limits=["Its threshold was fitted to its validation pairs; other kinds of pairs may need another one."],
         answer="head.probabilities(outputs.logits)  # that the two are one product",
         inputs="pair",
-        with_package="There, `head.candidates(head.represent_products(processor, offers))` also finds the pairs of many "
-        "offers that are worth comparing.",
+        with_package="There, `head.candidates(head.represent_products(processor, offers))` also finds which pairs of "
+        "many offers are worth comparing.",
     ),
     "EClipForProductClustering": CardText(
         name="e-CLIP product grouper",
@@ -316,13 +316,12 @@ def _pipeline(name: str, modality: str) -> dict[str, str] | None:
 
 def _metric_table(metrics: Sequence[MetricValue]) -> list[list[str]]:
     """Return the table of metrics, its header first, with the columns that have something in them."""
+    intervals = [metric.interval for metric in metrics]
     columns = {
         "metric": [_words(metric.name) for metric in metrics],
         "data": [f"{metric.dataset}, {metric.split}" for metric in metrics],
         "value": [f"{metric.value:.3f}" for metric in metrics],
-        "95 % interval": [
-            "{:.3f} to {:.3f}".format(*metric.interval) if metric.interval else "" for metric in metrics
-        ],
+        "95 % interval": ["{:.3f} to {:.3f}".format(*interval) if interval else "" for interval in intervals],
         "untrained": ["" if metric.untrained is None else f"{metric.untrained:.3f}" for metric in metrics],
     }
     filled = {name: values for name, values in columns.items() if any(values)}

@@ -181,7 +181,7 @@ def is_on_hub(source: str, api: HfApi) -> bool:
 def _settings(files: Sequence[Path], repo_id: str, facts: CardFacts, api: HfApi) -> dict[str, dict[str, Any]]:
     """Read the JSON files that are not published as they are, and return what is published of them, by their names."""
     paths = {file.name: file for file in files}
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         name: _without_traces(read_json(paths[name]), api)
         for name in ("config.json", "processor_config.json", "tokenizer_config.json")
         if name in paths

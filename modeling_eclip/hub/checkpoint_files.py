@@ -1,7 +1,7 @@
 """Which files of a folder are a checkpoint: what is published of it, and whether that is whole.
 
 Contract: weights are those that `from_pretrained` would load, found by its names, and their headers agree with the
-index; every file of code that a configuration names is there. What is not whole is refused by the name of its file.
+index; every file of code that a configuration names is there. The error for one that is not whole names the file.
 """
 
 import json

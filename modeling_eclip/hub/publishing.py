@@ -148,7 +148,8 @@ def publish_folder(
             (staged / file_name).write_text(text, encoding="utf-8")
         if there is None or (GENERATED in there and not is_processor_alone):
             card.save(staged / _CARD)
-        # Of what `delete_patterns` match, files that are uploaded stay. Below 250 files it is a single commit.
+        # A single commit: huggingface_hub cuts uploads of 250 files and more into several, and those of more than 20
+        # where the Hub fails again and again. Files that are uploaded stay, though `delete_patterns` match them.
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=staged,

@@ -27,7 +27,7 @@ FIELDS = {
     EClipForProductClustering: {},
     EClipForProductMatching: {},
 }
-PICTURE = drawn_picture(0)
+IMAGE = drawn_picture(0)
 
 
 def card_of(folder, model, adapter_config=None):
@@ -39,8 +39,8 @@ def stock_answer(task, folder):
     """What transformers' pipeline of this name makes of the checkpoint."""
     stock = pipeline(task, model=str(folder))
     if task == "zero-shot-image-classification":
-        return stock, stock(PICTURE, candidate_labels=["red shoes", "a blue shirt"])
-    return stock, stock("red shoes" if task in ("feature-extraction", "text-classification") else PICTURE)
+        return stock, stock(IMAGE, candidate_labels=["red shoes", "a blue shirt"])
+    return stock, stock("red shoes" if task in ("feature-extraction", "text-classification") else IMAGE)
 
 
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
@@ -49,7 +49,7 @@ def test_a_head_is_tagged_with_the_pipeline_that_runs_it_and_shown_in_its_own(
     head_class, modality, tmp_path, monkeypatch
 ):
     head, processor = save_checkpoint(tmp_path, head_class, modality=modality, **FIELDS[head_class])
-    PICTURE.save(tmp_path / "shoe.jpg")
+    IMAGE.save(tmp_path / "shoe.jpg")
     monkeypatch.chdir(tmp_path)
     card = card_of(tmp_path, head)
     blocks = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
@@ -68,7 +68,7 @@ def test_a_head_is_tagged_with_the_pipeline_that_runs_it_and_shown_in_its_own(
             continue
         # Features of a head that classifies would be its logits: no promise to make.
         assert type(stock.model) is head_class and task.endswith("feature-extraction")
-        given = {"text": ["red shoes"]} if task == "feature-extraction" else {"images": [PICTURE]}
+        given = {"text": ["red shoes"]} if task == "feature-extraction" else {"images": [IMAGE]}
         with torch.no_grad():
             outputs = head(**processor(**given, return_tensors="pt"))
         assert torch.allclose(torch.tensor(answer), outputs.logits if tag is None else outputs.embeds, atol=1e-5)
@@ -96,6 +96,12 @@ def test_a_model_is_tagged_with_a_pipeline_that_runs_it(tmp_path):
 def test_a_metric_that_is_no_number_is_refused(metric, field):
     with pytest.raises(ValueError, match=f"`{field}` of the metric 'f1' is .*; give finite numbers"):
         build_model_card({"architectures": ["EClipModel"]}, "someone/eclip", CardFacts(metrics=[metric]))
+
+
+def test_without_jinja_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.repocard.is_jinja_available", lambda: False)
+    with pytest.raises(ImportError, match="pip install Jinja2"):
+        build_model_card({"architectures": ["EClipModel"]}, "someone/eclip", CardFacts())
 
 
 def test_names_of_several_lines_stay_in_their_row_or_item():

@@ -1,5 +1,6 @@
 """To the Hub and back over real HTTP: what goes up, what its card says, who may load it, and what a stranger gets."""
 
+import errno
 import json
 import os
 import re
@@ -358,6 +359,33 @@ def test_weights_of_an_earlier_push_are_not_loaded_again(hub, parts, checkpoint)
     assert "adapter_config.json" not in repository.head()
     push_to_hub(processor, "someone/eclip")
     assert theirs.items() <= repository.head().items() and "model.safetensors" in repository.head()
+
+
+@pytest.mark.parametrize("same_disk", [True, False])
+def test_weights_are_sent_without_a_copy_and_the_folder_stays_as_it_is(hub, checkpoint, monkeypatch, same_disk):
+    def no_link(*paths):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def upload_folder(api, *, folder_path, **settings):
+        sent.append((folder_path / "model.safetensors").samefile(checkpoint / "model.safetensors"))
+        return upload(api, folder_path=folder_path, **settings)
+
+    upload, sent = hf_api.HfApi.upload_folder, []
+    monkeypatch.setattr(hf_api.HfApi, "upload_folder", upload_folder)
+    if not same_disk:
+        monkeypatch.setattr(os, "link", no_link)
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()}
+    publish([str(checkpoint), "someone/eclip"])
+    assert sent == [True]
+    files = hub.repositories["someone/eclip"].head()
+    assert all(files[name] == before[name] for name in ("model.safetensors", "tokenizer.json", "history.png"))
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()} == before
+
+
+def test_a_change_is_proposed_to_the_main_branch_alone(hub, checkpoint):
+    with pytest.raises(SystemExit, match="`revision` is 'draft'; give one of both"):
+        publish([str(checkpoint), "someone/eclip", "--create_pr", "--revision", "draft"])
+    assert hub.repositories == {}
 
 
 def test_gated_and_private_repositories_give_the_hubs_own_errors(hub, parts, tmp_path, monkeypatch):

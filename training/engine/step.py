@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from transformers import PreTrainedModel
 
-from modeling_eclip import MultiStreamAccumulation, configured_loss, mate_contrast_loss
+from modeling_eclip import ContrastiveObjective, MultiStreamAccumulation
 from training.arguments.groups import TrainArguments
 from training.arguments.schedule import BatchSizeSchedule, learning_rate_share, parse_batch_size_steps
 from training.engine.ema import WeightAverage
@@ -149,7 +149,9 @@ class TrainingStep(OptimizerStep):
             image_stream_size=arguments.image_stream_size,
             keep_graphs="auto" if arguments.keep_graphs == "auto" else float(arguments.keep_graphs),
             fix_batch_norm=arguments.fix_batch_norm,
-            loss_function=self._loss,
+            loss_function=ContrastiveObjective(
+                self.bare_model.config, mate_contrast_weight=arguments.mate_contrast_weight, distributed=True
+            ),
             backward=accelerator.backward,
         )
 
@@ -169,31 +171,6 @@ class TrainingStep(OptimizerStep):
             "streams": float(self.accumulate.num_streams),
             "streams_kept": float(self.accumulate.num_kept),
         }
-
-    def _loss(
-        self,
-        text_embeds: torch.Tensor,
-        image_embeds: torch.Tensor,
-        logit_scale: torch.Tensor,
-        catalog_ids: torch.Tensor | None,
-    ) -> torch.Tensor:
-        weight = self.arguments.mate_contrast_weight
-        addition = None
-        if weight and catalog_ids is not None:
-
-            def addition(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-                of_titles = mate_contrast_loss(text, logit_scale, catalog_ids, distributed=True)
-                return weight / 2 * (of_titles + mate_contrast_loss(image, logit_scale, catalog_ids, distributed=True))
-
-        return configured_loss(
-            self.bare_model.config,
-            text_embeds,
-            image_embeds,
-            logit_scale,
-            catalog_ids,
-            distributed=True,
-            addition=addition,
-        )
 
 
 __all__ = ["OptimizerStep", "TrainingStep"]

@@ -1,6 +1,6 @@
-"""One training step: a loss, the learning rate of the moment, a finite gradient or none, the average.
+"""One training step: set the learning rate, compute loss and gradient, take the step if both are finite, average.
 
-`OptimizerStep` is that for any loss; `TrainingStep` is pre-training's, over a batch in streams.
+`OptimizerStep` does this for any loss; `TrainingStep` is pre-training's, over a batch in streams.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ _PLAIN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.
 
 
 class OptimizerStep:
-    """Takes steps on one model; a subclass says what the loss is.
+    """Takes steps on one model; a subclass defines the loss.
 
     Args:
         model: The model, frozen where it shall be, with its hooks and adapters.
@@ -76,7 +76,7 @@ class OptimizerStep:
             samples_seen: Samples before it.
 
         Returns:
-            What is reported of the step, or nothing where it was skipped.
+            The metrics that are reported of the step, or nothing where it was skipped.
 
         Raises:
             FloatingPointError: too many steps in a row were not a number.
@@ -97,7 +97,7 @@ class OptimizerStep:
         loss = self.backward(inputs, batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
         is_finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
-        if is_finite or self.accelerator.scaler is not None:  # a scaler leaves the step out itself, and learns from it
+        if is_finite or self.accelerator.scaler is not None:  # a scaler skips such a step itself, and adapts
             self.optimizer.step()
         self.optimizer.zero_grad()
         if not is_finite:
@@ -119,7 +119,7 @@ class OptimizerStep:
         """Compute the loss and its gradient.
 
         Args:
-            inputs: The model's inputs on its device; those of a stand-in where the rank has no usable row.
+            inputs: The model's inputs on its device; a placeholder row where the rank has no usable row.
             batch: The batch that they are of.
 
         Returns:
@@ -128,10 +128,10 @@ class OptimizerStep:
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Mend the weights after the optimizer's step."""
+        """Constrain the weights after the optimizer's step."""
 
     def metrics(self) -> dict[str, float]:
-        """Return what else is reported of a step."""
+        """Return further metrics of a step."""
         return {}
 
 

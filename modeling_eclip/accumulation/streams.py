@@ -95,7 +95,7 @@ class MultiStreamAccumulation:
                 "step has one per stream. Leave it out."
             )
         self.model = model
-        self.module: Any = model.module if isinstance(model, DistributedDataParallel) else model
+        self.module = _unwrap(model)
         self.fix_batch_norm = fix_batch_norm
         self.loss_function = loss_function or ContrastiveObjective(
             self.module.config, tile_size=tile_size, distributed=True
@@ -236,6 +236,11 @@ def _set_random_state(model: nn.Module, state: RandomState) -> None:
     on_cpu, devices, on_devices = state
     torch.set_rng_state(on_cpu)
     set_device_states(devices, on_devices, device_type=next(model.parameters()).device.type)
+
+
+def _unwrap(model: nn.Module) -> Any:
+    """Return the model that `DistributedDataParallel` may wrap."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _back_propagate(roots: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:

@@ -30,17 +30,15 @@ def contrastive_loss(
     r"""Symmetric cross entropy between titles and images, with soft labels over catalogs.
 
     Offers of one catalog are the same product listed by several sellers, and no negatives of each other (e-CLIP, Shin
-    et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>`
-    for title `i` and image `j`, and target rows `P_i` that have mass 1 on `j = i` and mass `catalog_weight` on the
-    mates of `i`, divided by the row's sum:
+    et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>` for title `i` and image `j`, and target rows
+    `P_i` that have mass 1 on `j = i` and `catalog_weight` on the mates of `i`, divided by the row's sum:
 
         L = 1/2 * mean_i CE(P_i, softmax_j s_ij) + 1/2 * mean_j CE(P_j, softmax_i s_ij)
 
-    This form and the two other modes for mates are this package's; the dense form of the same loss, which this one is
-    tested against, is [`dense_contrastive_loss`]. No `B x B` matrix is held: beside the
-    embeddings' gradients, memory is one tile. Gradients of float32 embeddings have a relative error below 1e-6; where
-    they all but vanish, at a scale near 100 with every pair found, a large batch leaves a few 1e-6. It can be
-    differentiated once.
+    This form and the two other modes for mates are this package's. It is tested against the dense form of the same
+    loss, [`dense_contrastive_loss`]. No `B x B` matrix is held: beside the embeddings' gradients, memory is one tile.
+    Gradients of float32 embeddings have a relative error below 1e-6; where they all but vanish, at a scale near 100
+    with every pair found, a large batch leaves a few 1e-6. It can be differentiated once.
 
     Args:
         text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.

@@ -180,7 +180,15 @@ def test_titles_are_sorted_and_trimmed():
     assert all(stream.inputs["input_ids"].shape[1] == 7 for stream in plan_streams(flipped, make_config(), 4, 10))
 
 
-def test_vectors_of_a_tower_stand_in_for_its_inputs():
+def test_a_rank_without_offers_encodes_a_placeholder_row():
+    inputs = {name: value[:0] for name, value in make_inputs(2).items()} | {"interpolate_pos_encoding": True}
+    (stream,) = plan_streams(inputs, make_config(), 4, 4)
+    assert stream.inputs.pop("interpolate_pos_encoding") is True
+    assert all(len(value) == 1 for value in stream.inputs.values())
+    assert len(stream.text_rows) == len(stream.image_rows) == 0
+
+
+def test_vectors_of_a_tower_replace_its_inputs():
     model, inputs = build(), make_inputs(NUM_OFFERS)
     model.vision_model.requires_grad_(False)
     expected = whole_batch(model, inputs)

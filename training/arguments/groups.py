@@ -118,7 +118,7 @@ class CardArguments:
     license_name: str | None = option("Name of a licence that the Hub has no name for.", None)
     license_link: str | None = option("URL of that licence.", None)
     base_models: list[str] = option(
-        "Hub ids of the models that training started from; read from the run if not given.", []
+        "Hub ids of the models that training started from; found from the checkpoint if not given.", []
     )
     card_data: list[str] = option("Training data and its licence, as name=licence; Hub ids are linked.", [])
     card_languages: list[str] = option("Languages of the titles, such as en.", [])
@@ -155,7 +155,7 @@ class TrainArguments(CardArguments):
     text_stream_size: int | None = option("Titles that a rank encodes at once; its whole batch if not given.", None)
     image_stream_size: int | None = option("Images that a rank encodes at once; its whole batch if not given.", None)
     keep_graphs: str = option(
-        "Share of the streams whose graphs are kept, so that they are encoded once, 0 to 1; auto is what memory allows.",
+        "Share of the streams, 0 to 1, whose graphs are kept, so that they are encoded once; auto: as memory allows.",
         "auto",
     )
     mate_contrast_weight: float = option("Weight of the contrast among titles and among images by catalog.", 0.0)
@@ -347,7 +347,7 @@ class ReportArguments:
     def __post_init__(self) -> None:
         """Check the values."""
         if "both" in self.modalities and not {"text", "image"} <= set(self.modalities):
-            raise ValueError(f"`modalities` is {self.modalities}; both is joined from text and image: name all three.")
+            raise ValueError(f"`modalities` is {self.modalities}; both is put together from text and image.")
         known = {
             "modalities": ("text", "image", "both"),
             "methods": ("eclip", "hard_labels", "no_pretraining", "classical"),

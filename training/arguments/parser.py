@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -134,6 +134,6 @@ def _names(group: type) -> list[str]:
     return [entry.name for entry in dataclasses.fields(group)]
 
 
-def _refuse(parser: HfArgumentParser, key: str, known: set[str], where: str) -> NoReturn:
+def _refuse(parser: HfArgumentParser, key: str, known: set[str], where: str) -> None:
     nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
     parser.error(f"unknown argument {key!r} in {where}; did you mean {nearest[0]!r}?")

@@ -14,7 +14,7 @@ from training.engine.checkpoint import choose_checkpoint, find_checkpoints, remo
 from training.train import train
 
 
-def test_a_run_leaves_model_report_and_picture(tmp_path):
+def test_a_run_leaves_model_report_and_plot(tmp_path):
     result = train(MODEL, DATA, train_arguments(tmp_path, eval_every_samples=32, report_to=["tensorboard"]))
     assert result.samples == 64
     steps = [record for record in result.history if "loss" in record]

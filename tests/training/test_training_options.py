@@ -10,7 +10,7 @@ from conftest import DATA, MODEL, saved_weights, train_arguments
 from safetensors.torch import load_file
 
 from modeling_eclip import EClipModel
-from training.engine import feature_cache as frozen_cache
+from training.engine import feature_cache
 from training.train import train
 
 LOCKED = {"freeze": [r"^vision_model\."]}
@@ -31,7 +31,7 @@ def test_a_resumed_run_ends_as_one_never_stopped(model_fields, fields, tmp_path,
     train(model, DATA, train_arguments(whole, max_samples=48, **fields))
     shutil.copytree(whole / "checkpoint-32", stopped / "checkpoint-32")
     encoded = []
-    monkeypatch.setattr(frozen_cache, "_encode", lambda *given: encoded.append(given))
+    monkeypatch.setattr(feature_cache, "_encode", lambda *given: encoded.append(given))
     train(model, DATA, train_arguments(stopped, max_samples=48, resume_from_checkpoint="latest", **fields))
     assert not encoded, "vectors of frozen towers are found again"
 

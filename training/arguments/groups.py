@@ -227,7 +227,7 @@ class FinetuneArguments(TrainArguments):
     """
 
     output_dir: str = option("Folder for checkpoints, the model and the report.", "outputs/finetune")
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] = option("The task.", "category")
+    task: Literal["category", "attributes", "matching", "clustering", "adult"] = option("What is learned.", "category")
     modality: Literal["text", "image", "both"] = option("Modality that the task is learned from.", "both")
     method: Literal["linear", "full", "lora"] = option(
         "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters in the towers.",

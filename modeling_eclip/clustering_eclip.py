@@ -225,7 +225,7 @@ def _mate_loss(embeds: torch.Tensor, logit_scale: torch.Tensor, catalog_ids: tor
     logits = similarity_logits(embeds, embeds, logit_scale)  # (B, B)
     is_self = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(is_self, torch.finfo(logits.dtype).min)
-    targets = is_mate / is_mate.sum(dim=1, keepdim=True).clamp(min=1)
+    targets = is_mate.to(logits.dtype) / is_mate.sum(dim=1, keepdim=True).clamp(min=1)
     losses = nn.functional.cross_entropy(logits, targets, reduction="none")  # zero for a row without mates
     return losses.sum() / is_mate.any(dim=1).sum().clamp(min=1)
 

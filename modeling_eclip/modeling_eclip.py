@@ -58,7 +58,8 @@ def truncate_embeds(embeds: torch.Tensor, dim: int | None) -> torch.Tensor:
 def similarity_logits(left: torch.Tensor, right: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
     """Return scaled similarities of all pairs in float32 at least: `(B, D)` and `(B, D)` to `(B, B)`."""
     dtype = torch.promote_types(left.dtype, torch.float32)
-    return logit_scale.to(left.device, dtype).exp() * left.to(dtype) @ right.to(left.device, dtype).T
+    with torch.autocast(device_type=left.device.type, enabled=False):
+        return logit_scale.to(left.device, dtype).exp() * left.to(dtype) @ right.to(left.device, dtype).T
 
 
 def find_catalog_mates(catalog_ids: torch.Tensor) -> torch.Tensor:
@@ -98,13 +99,16 @@ def dense_contrastive_loss(
         The loss, a scalar in float32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: titles and images are not of the same number, or `catalog_ids` are not one per offer.
+        ValueError: titles and images are not of the same number or there are none, `catalog_ids` are not one per
+            offer, or an unknown mode for mates.
     """
-    if text_embeds.shape != image_embeds.shape:
+    if text_embeds.shape != image_embeds.shape or len(text_embeds) == 0:
         raise ValueError(
             f"the embeddings have shapes {tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}; give two of the "
-            "same shape (B, D), one row per offer."
+            "same shape (B, D), one row per offer, and at least one."
         )
+    if mates not in ("positive", "negative", "masked"):
+        raise ValueError(f"`mates` is {mates!r}; choose one of 'positive', 'negative', 'masked'.")
     logits = similarity_logits(text_embeds, image_embeds, logit_scale)  # (B, B)
     targets = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
     if catalog_ids is not None:
@@ -114,7 +118,7 @@ def dense_contrastive_loss(
         if mates == "masked":
             logits = logits.masked_fill(is_mate, torch.finfo(logits.dtype).min)
         elif mates == "positive":
-            targets = targets + catalog_weight * is_mate
+            targets = targets + catalog_weight * is_mate.to(targets.dtype)
             targets = targets / targets.sum(dim=1, keepdim=True)
     return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.T, targets)) / 2
 

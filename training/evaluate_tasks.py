@@ -31,7 +31,8 @@ from training.evaluation.task_evaluation import (
     load_task_head,
     load_zero_shot_head,
 )
-from training.retrieval.zero_shot import embed_products, matching_metrics, retrieval_metrics
+from training.retrieval.offer_embeddings import embed_dataset
+from training.retrieval.retrieval_metrics import matching_metrics, retrieval_metrics
 
 logger = logging.getLogger("training")
 
@@ -59,9 +60,9 @@ def evaluate(
         model, processor = load()
         model.to(accelerator.device)
         settings = {"batch_size": arguments.eval_batch_size, "num_workers": data.num_workers}
-        figures[name] = retrieval_metrics(embed_products(model, processor, test_products, accelerator, **settings))
+        figures[name] = retrieval_metrics(embed_dataset(model, processor, test_products, accelerator, **settings))
         if pair_products is not None and data.test_pairs:
-            offers = embed_products(model, processor, pair_products, accelerator, **settings)
+            offers = embed_dataset(model, processor, pair_products, accelerator, **settings)
             figures[name] |= matching_metrics(offers, data.test_pairs)
     return figures
 

@@ -240,7 +240,7 @@ def _cached(
         parts.accelerator,
         batch_size=arguments.eval_batch_size,
         num_workers=data.num_workers,
-        sides=modalities_of(arguments.modality),
+        modalities=modalities_of(arguments.modality),
     )
 
 

@@ -245,7 +245,7 @@ def _answer(cell: Cell, head_dir: Path, test: Any, data: DataArguments, argument
         accelerator,
         batch_size=arguments.eval_batch_size,
         num_workers=data.num_workers,
-        sides=modalities_of(cell.modality),
+        modalities=modalities_of(cell.modality),
     )
     answers = answer_split(
         cell.task, head, processor, products, data, accelerator, batch_size=arguments.eval_batch_size, split="test"

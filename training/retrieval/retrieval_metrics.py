@@ -1,63 +1,21 @@
-"""What embeddings can do without any training on a task: find the image of a title, tell offers of one product."""
+"""Metrics of embeddings without training on a task: retrieval by title and by image, and matching by similarity."""
 
 import logging
 
 import pyarrow.parquet as pq
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 
-from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.modeling_eclip import normalize
 from modeling_eclip.retrieval.recall import retrieval_recall
 from training.data.columns import stable_id
-from training.data.loaders import evaluation_loader
-from training.data.skipped_rows import SkipCounter
-from training.data.sources import Products
-from training.retrieval.offer_embeddings import OfferEmbeddings, embed_offers
+from training.retrieval.offer_embeddings import OfferEmbeddings
 
 logger = logging.getLogger(__name__)
 
 
-def embed_products(
-    model: EClipModel,
-    processor: EClipProcessor,
-    products: Products,
-    accelerator: Accelerator,
-    *,
-    batch_size: int,
-    num_workers: int,
-) -> OfferEmbeddings:
-    """Embed all offers of a table; unusable ones are left out, counted and reported.
-
-    Args:
-        model: The model, not wrapped for distributed training.
-        processor: Turns titles and images into inputs.
-        products: The offers.
-        accelerator: The process's accelerator.
-        batch_size: Offers embedded at a time.
-        num_workers: Processes that decode images.
-
-    Returns:
-        The embeddings.
-    """
-    loader = evaluation_loader(
-        products,
-        processor,
-        batch_size=batch_size,
-        rank=accelerator.process_index,
-        num_ranks=accelerator.num_processes,
-        num_workers=num_workers,
-    )
-    skips = SkipCounter()
-    offers = embed_offers(model, loader, accelerator, skips)
-    if skips.num_skipped and accelerator.is_main_process:
-        logger.warning("held-out offers: %s", skips.report())
-    return offers
-
-
 def retrieval_metrics(offers: OfferEmbeddings) -> dict[str, float]:
-    """Measure retrieval in both directions; offers of one catalog, and of equal titles, count as right.
+    """Measure retrieval in both directions; offers of one catalog, and of equal titles, count as found.
 
     Args:
         offers: Embedded held-out offers.
@@ -83,14 +41,14 @@ def matching_metrics(offers: OfferEmbeddings, pairs_path: str) -> dict[str, floa
     two similarities).
 
     Args:
-        offers: Embedded offers, with the ids that the pairs speak of.
+        offers: Embedded offers, with the ids that the pairs are given by.
         pairs_path: Parquet file with `left` and `right`, ids of offers, and `label`, 1 for the same product.
 
     Returns:
         `{"matching_<features or embeds>_<text, image or both>": average precision}`.
 
     Raises:
-        ValueError: a column is missing, or no pair speaks of embedded offers.
+        ValueError: a column is missing, or no pair is of embedded offers.
     """
     table = pq.read_table(pairs_path)
     for column in ("left", "right", "label"):
@@ -104,12 +62,12 @@ def matching_metrics(offers: OfferEmbeddings, pairs_path: str) -> dict[str, floa
     ]
     if len(pairs) < len(table):
         logger.warning(
-            "%s: %s of %s pairs speak of offers that are not there", pairs_path, len(table) - len(pairs), len(table)
+            "%s: %s of %s pairs are of offers that are not embedded", pairs_path, len(table) - len(pairs), len(table)
         )
     if not pairs:
-        raise ValueError(f"no pair of {pairs_path} speaks of the embedded offers; is `id_column` the one it means?")
+        raise ValueError(f"no pair of {pairs_path} is of embedded offers; is `id_column` the one it means?")
     left, right, labels = (torch.tensor(values) for values in zip(*pairs, strict=True))
-    figures = {}
+    metrics = {}
     for kind in ("features", "embeds"):
         similarities = {}
         for modality in ("text", "image"):
@@ -118,8 +76,8 @@ def matching_metrics(offers: OfferEmbeddings, pairs_path: str) -> dict[str, floa
         similarities["both"] = (similarities["text"] + similarities["image"]) / 2
         for modality, similarity in similarities.items():
             score = average_precision_score(labels.numpy(), similarity.numpy())
-            figures[f"matching_{kind}_{modality}"] = float(score)
-    return figures
+            metrics[f"matching_{kind}_{modality}"] = float(score)
+    return metrics
 
 
-__all__ = ["embed_products", "matching_metrics", "retrieval_metrics"]
+__all__ = ["matching_metrics", "retrieval_metrics"]

@@ -1,4 +1,4 @@
-"""Retrieval and matching figures, on embeddings set by hand."""
+"""Retrieval and matching metrics, on embeddings set by hand."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.retrieval.offer_embeddings import OfferEmbeddings
-from training.retrieval.zero_shot import matching_metrics, retrieval_metrics
+from training.retrieval.retrieval_metrics import matching_metrics, retrieval_metrics
 
 # Offers a and b are alike in their titles, c and d in their images.
 TEXTS = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
@@ -36,9 +36,9 @@ def test_average_precision_by_modality(tmp_path):
     # Titles put the pair (10, 11) first, images the pair (12, 13): average precision is 1 for the one, for the other
     # 1/2 (the true pair comes second of two).
     path = pairs_file(tmp_path, [(10, 11, 1), (12, 13, 0)])
-    figures = matching_metrics(offers(), path)
-    assert figures["matching_features_text"] == figures["matching_embeds_text"] == 1.0
-    assert figures["matching_features_image"] == figures["matching_embeds_image"] == 0.5
+    metrics = matching_metrics(offers(), path)
+    assert metrics["matching_features_text"] == metrics["matching_embeds_text"] == 1.0
+    assert metrics["matching_features_image"] == metrics["matching_embeds_image"] == 0.5
 
 
 def test_pairs_of_unknown_offers(tmp_path, caplog):

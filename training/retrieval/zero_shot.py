@@ -13,7 +13,7 @@ from modeling_eclip.retrieval.recall import retrieval_recall
 from training.data.columns import stable_id
 from training.data.loaders import evaluation_loader
 from training.data.skipped_rows import SkipCounter
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.retrieval.offer_embeddings import OfferEmbeddings, embed_offers
 
 logger = logging.getLogger(__name__)

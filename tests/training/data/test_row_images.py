@@ -55,7 +55,7 @@ SHAPES = [(100, 100), (157, 80), (70, 130), (64, 64), (20, 33)]
 )
 def test_whole_images_come_out_as_from_the_image_processor(image_processor):
     reader = ImageReader(Processor(image_processor))
-    assert reader.is_short
+    assert reader.is_fast
     pictures = [photograph(*shape, seed) for seed, shape in enumerate(SHAPES)]
     found = reader.batch([reader.read(encode(picture), RNG) for picture in pictures])["pixel_values"]
     expected = image_processor(images=pictures, return_tensors="pt")["pixel_values"].float()
@@ -82,7 +82,7 @@ def test_whole_images_come_out_as_from_the_image_processor(image_processor):
 )
 def test_other_image_processors_are_called_as_they_are(image_processor):
     reader = ImageReader(Processor(image_processor))
-    assert not reader.is_short
+    assert not reader.is_fast
     pictures = [photograph(100, 100, seed) for seed in range(2)]
     found = reader.batch([reader.read(encode(picture), RNG) for picture in pictures])["pixel_values"]
     assert torch.equal(found, image_processor(images=pictures, return_tensors="pt")["pixel_values"])

@@ -20,6 +20,8 @@ from ..modeling_eclip import EClipModel, normalize, truncate_embeds
 from ..processing_eclip import check_title
 from .pixels import PixelReader
 
+__all__ = ["batch_size_for", "embed_inputs", "embed_products", "embed_tokens", "title_batches", "tokenize_titles"]
+
 # Tokens, and images, of a batch: on a CPU as many as its caches hold, on an accelerator enough to keep it busy.
 _TOKENS_AT_ONCE = {"cpu": 1024, "accelerator": 65536}
 _IMAGES_AT_ONCE = {"cpu": 32, "accelerator": 256}
@@ -255,6 +257,3 @@ def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _for_device(sizes: Mapping[str, int], device: torch.device) -> int:
     return sizes["cpu" if device.type == "cpu" else "accelerator"]
-
-
-__all__ = ["batch_size_for", "embed_inputs", "embed_products", "embed_tokens", "title_batches", "tokenize_titles"]

@@ -14,8 +14,7 @@ Notable choices (this package's):
   products, then of groups, until no list of neighbours was too short; with exact neighbours no two groups are left
   whose average reaches the threshold;
 - all groups that are each other's most similar one are joined at once: in average linkage the order of these joins
-does
-  not change the result, and tens of rounds take the place of a hundred thousand steps;
+  does not change the result, and tens of rounds take the place of a hundred thousand steps;
 - joins are kept with their similarity, so that groups at every higher threshold need no further computation.
 """
 

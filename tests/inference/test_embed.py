@@ -1,4 +1,4 @@
-"""Many products at once: the vectors of each alone, in the order given, whatever the batches."""
+"""Many products at once: the vectors of each alone, in the order given, with any batches."""
 
 import io
 

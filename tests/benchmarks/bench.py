@@ -7,6 +7,7 @@ neighbours (recall of .99), or the benchmark stops.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -46,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.only is None or contest.name in arguments.only:
             if contest.needs_shared and not (ROOT.parent / "shared").is_dir():
                 print(f"\n{contest.name} was left out: it needs the data and towers in ../shared.", flush=True)
+                continue
+            absent = [name for name in contest.needs_modules if importlib.util.find_spec(name) is None]
+            if absent:
+                print(f"\n{contest.name} was left out: {', '.join(absent)} is not installed.", flush=True)
                 continue
             contest = contest.of_size(arguments.number)
             results = run_rounds(contest, interpreters, arguments.rounds or contest.rounds)

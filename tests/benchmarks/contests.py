@@ -59,6 +59,7 @@ class Contest:
         side: The peer's script.
         our_side: Our script.
         needs_shared: Whether the work needs the data and towers in `../shared`, without which it is left out.
+        needs_modules: Optional modules of our side, without which it is left out, too.
         ours: Arguments of our side.
         theirs: Arguments of the peer's side; `None` where it does not take part.
         rows: What is compared.
@@ -75,6 +76,7 @@ class Contest:
     side: str = "open_clip_side.py"
     our_side: str = "eclip_side.py"
     needs_shared: bool = False
+    needs_modules: tuple[str, ...] = ()
     theirs: dict[str, Any] | None = field(default=None)
     rounds: int = 3
     threads: int = 2
@@ -116,6 +118,7 @@ def _int8(part: str, unit: Literal["titles/s", "images/s"], number: int, goal: f
         side="pytorch_side.py",
         our_side="int8_side.py",
         needs_shared=True,
+        needs_modules=("openvino", "nncf"),
         ours=arguments,
         theirs=arguments,
         rows=(

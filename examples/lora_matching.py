@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 from modeling_eclip import EClipForProductMatching, EClipProcessor
 from training.data.loaders import evaluation_loader, train_loader
 from training.data.pairs import pairs_of_catalogs
-from training.data.sources import load_products
+from training.data.read_tables import load_products
 from training.retrieval.offer_embeddings import model_inputs
 
 

@@ -21,7 +21,7 @@ from training.arguments.groups import DataArguments, FinetuneArguments, ModelArg
 from training.arguments.parser import parse_arguments
 from training.data.collator import modalities_of
 from training.data.pairs import ProductPairs
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.engine.build import build_processor, on_checkpoint, source_of
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import describe

@@ -18,7 +18,7 @@ from modeling_eclip.plots.products import draw_neighbours
 from modeling_eclip.toy.catalog import choose_sheet_rows, draw_catalog_sheet
 from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
 from training.arguments.parser import parse_arguments
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.engine.build import build_model, load_split
 from training.retrieval.offer_embeddings import OfferEmbeddings, embed_dataset
 from training.retrieval.retrieval_metrics import retrieval_metrics

@@ -16,7 +16,8 @@ from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import option
 from training.data.digests import config_digest, processor_digest, weights_digest
 from training.data.files import files_digest, write_json
-from training.data.sources import ProductColumns, load_products, source_files
+from training.data.columns import ProductColumns
+from training.data.read_tables import load_products, source_files
 from training.embedding.vector_shards import CorpusEmbedder, EmbeddedShards
 from training.engine.precision import fastest_precision
 

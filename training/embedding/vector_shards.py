@@ -31,10 +31,10 @@ from modeling_eclip.inference.embed import batch_size_for, embed_inputs, embed_t
 from training.data.collator import modalities_of
 from training.data.columns import NO_CATALOG
 from training.data.files import whole_file, write_json
-from training.data.images import PictureReader
+from training.data.images import ImageReader
 from training.data.loaders import batch_loader
 from training.data.skipped_rows import SkipCounter
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.engine.waiting import WaitingTime
 
 __all__ = ["CorpusEmbedder", "EmbeddedShards"]
@@ -211,7 +211,7 @@ class _Chunks(Dataset[dict[str, Any]]):
     def __init__(self, products: Products, processor: EClipProcessor, modality: str, spans: Sequence[range]) -> None:
         self.products, self.processor, self.spans = products, processor, list(spans)
         self.modalities = modalities_of(modality)
-        self.pictures = PictureReader(processor) if "image" in self.modalities else None
+        self.pictures = ImageReader(processor) if "image" in self.modalities else None
 
     def __len__(self) -> int:
         return len(self.spans)

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, set
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 from training.arguments.groups import DataArguments, ModelArguments
-from training.data.sources import ProductColumns, Products, load_products
+from training.data.columns import ProductColumns
+from training.data.read_tables import Products, load_products
 
 logger = logging.getLogger(__name__)
 

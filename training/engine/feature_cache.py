@@ -26,9 +26,9 @@ from modeling_eclip import EClipModel, EClipProcessor
 from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
 from training.data.files import whole_file
-from training.data.loaders import ProductCollator
+from training.data.collator import ProductCollator
 from training.data.pairs import ProductPairs
-from training.data.sources import Products
+from training.data.read_tables import Products
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from PIL import ImageOps
 
 from modeling_eclip import ProductImageError, load_product_image
 from training.data.pairs import ProductPairs
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.evaluation.predictions import Mistake, TaskAnswers
 from training.evaluation.task_evaluation import TaskEvaluation
 from training.evaluation.task_metrics import MetricValue

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from training.arguments.groups import DataArguments
 from training.data.pairs import ProductPairs
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.tasks.features import Represented
 from training.tasks.labels import labels_of_config
 from training.tasks.specification import answer

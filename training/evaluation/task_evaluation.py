@@ -17,7 +17,7 @@ from modeling_eclip import EClipConfig, EClipProcessor
 from training.arguments.groups import DataArguments, EvaluationArguments
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.evaluation.predictions import TaskAnswers, answer_task
 from training.evaluation.task_metrics import MetricValue, Outcomes, measure, metrics_to_json
 from training.tasks.features import represent

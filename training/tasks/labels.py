@@ -14,7 +14,7 @@ import numpy as np
 
 from modeling_eclip import EClipConfig
 from training.arguments.groups import DataArguments
-from training.data.sources import Products
+from training.data.read_tables import Products
 
 __all__ = [
     "NO_LABEL",

@@ -14,7 +14,7 @@ from modeling_eclip import EClipProcessor
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.groups import DataArguments, FinetuneArguments, TrainArguments
 from training.data.pairs import ProductPairs
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.engine.loop import TrainingLoop
 from training.engine.step import OptimizerStep
 from training.tasks.best_weights import BestWeights

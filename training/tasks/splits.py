@@ -6,7 +6,7 @@ import numpy as np
 
 from training.arguments.groups import DataArguments, FinetuneArguments
 from training.data.pairs import ProductPairs, load_pairs, load_title_pairs, pairs_of_catalogs
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.engine.build import load_split
 from training.tasks.labels import NO_LABEL, find_labels, read_labels
 from training.tasks.specification import TASKS, Task

@@ -19,7 +19,7 @@ from test_embedding import photographs
 from test_scripts import LAUNCH, ROOT
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.data.sources import load_products
+from training.data.read_tables import load_products
 from training.embedding.run import EmbedArguments, embed_corpus
 from training.embedding.vector_shards import CorpusEmbedder, EmbeddedShards, _dealt
 from training.engine.build import build_model, build_processor

@@ -18,7 +18,7 @@ from PIL import Image
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import ModelArguments
 from training.data.loaders import evaluation_loader
-from training.data.sources import load_products
+from training.data.read_tables import load_products
 from training.engine import feature_cache
 from training.engine.build import build_processor
 from training.engine.feature_cache import cache_frozen_towers

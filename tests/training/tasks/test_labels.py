@@ -175,7 +175,7 @@ def test_pairs_may_hold_the_titles_themselves(tmp_path):
 def test_wrong_pairs_are_refused(tmp_path, toy):
     with pytest.raises(ValueError, match="labels \\['2'\\]"):
         load_pairs(write_pairs(tmp_path / "p.parquet", ["a"], ["b"], [2]), toy)
-    with pytest.raises(ValueError, match="no pair of .* speaks of the products"):
+    with pytest.raises(ValueError, match="no pair of .* names two of the products"):
         load_pairs(write_pairs(tmp_path / "q.parquet", ["a"], ["b"], [1]), toy)
 
 

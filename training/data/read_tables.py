@@ -1,14 +1,13 @@
-"""Offers in: any source of products becomes one table, or stream, with four canonical columns.
+"""Reads products from CSV, JSON Lines, parquet or arrow files, folders, the Hub, or the toy data.
 
-A source is the drawn catalogue, table files, a folder of pictures with a table, or a `datasets` name; the user's own
-column names are mapped to:
+Contract: `load_products` gives one table, or one stream, with four canonical columns:
 
 - `title`: string or null;
-- `image`: `datasets.Image(decode=False)`, that is `{"bytes": ..., "path": ...}`, not decoded here;
+- `image`: `datasets.Image(decode=False)`, that is `{"bytes": ..., "path": ...}`, not decoded;
 - `catalog_id`: int64, the product that the offer is of, `-1` for an offer that is alone;
 - `row_id`: string that names the row in reports.
 
-All other columns are kept, since labels live there. Nothing is cleaned here and no picture is opened.
+All other columns are kept, since labels are in them. Titles are not cleaned here and no image is opened.
 """
 
 import contextlib
@@ -28,11 +27,12 @@ import pyarrow as pa
 from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns, excluded_rows
 from training.data.parquet_stream import ParquetBlocks, StreamedProducts, TableBlocks
 
-__all__ = ["ProductColumns", "Products", "load_products", "source_files"]
+__all__ = ["Products", "load_products", "source_files"]
 
 logger = logging.getLogger(__name__)
 
 Products: TypeAlias = datasets.Dataset | StreamedProducts
+"""Products with the canonical columns: a table, or a stream that is read in blocks."""
 
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
 
@@ -50,29 +50,29 @@ def load_products(
 ) -> Products:
     """Loads products from one or several sources, one after the other.
 
-    A user's column that bears a canonical name but is not the one mapped to it is kept as `<name>_original`.
+    A user's column that has a canonical name but is not mapped to it is kept as `<name>_original`.
 
     Args:
         sources: Each is one of
-            `"toy"`, the drawn catalogue;
-            a parquet, csv, jsonl or arrow file or a glob of such files, taken whole, also as an address that `fsspec`
+            `"toy"`, the toy data;
+            a csv, jsonl, parquet or arrow file or a glob of such files, read in full, also as an address that `fsspec`
             knows (`"s3://bucket/*.parquet"`, `"hf://datasets/owner/name/*.parquet"`);
-            a folder with `metadata.csv`, `metadata.jsonl` or `metadata.parquet` beside its pictures, taken whole;
+            a folder with `metadata.csv`, `metadata.jsonl` or `metadata.parquet` beside its images, read in full;
             a folder with `<split>.parquet` (or csv, jsonl), or any other that `datasets.load_dataset` can open;
             a dataset of the Hub, `"owner/name"` or `"owner/name:config"`.
         columns: The user's column names.
-        split: Split of the drawn catalogue, of a folder or of a Hub dataset.
-        streaming: Gives products that are read in blocks as they are asked for. Only parquet is streamed: a table in
-            another format is brought to this machine, since its rows cannot be found one by one, and a dataset of
-            the Hub in another format is refused.
+        split: Split of the toy data, of a folder or of a Hub dataset.
+        streaming: Returns products that are read in blocks when they are asked for. Only parquet is streamed: a table
+            in another format is downloaded first, since its rows cannot be found one by one, and a dataset of the Hub
+            in another format is refused.
         exclude_rows: Rules `"column=value"`; rows whose column, where a source has it, equals the value are left out.
             Values are compared as text (`"true"` and `"false"` for booleans).
-        max_rows: Keeps the first rows of the whole only.
-        toy_offers: Number of offers of the drawn catalogue, all splits together.
-        toy_seed: Seed of the drawn catalogue.
+        max_rows: Keeps only the first rows of all sources together.
+        toy_offers: Number of offers of the toy data, all splits together.
+        toy_seed: Seed of the toy data.
 
     Returns:
-        Map-style or streamed products.
+        The products: map-style, or streamed.
 
     Raises:
         FileNotFoundError: If a file, folder or glob names nothing.
@@ -131,7 +131,7 @@ def _joined(tables: Sequence[datasets.Dataset], sources: Sequence[str], max_rows
 
 
 @lru_cache(maxsize=1)  # a run asks for its splits one by one, and drawing takes seconds
-def _drawn_catalog(num_offers: int, seed: int) -> datasets.DatasetDict:
+def _toy_data(num_offers: int, seed: int) -> datasets.DatasetDict:
     from modeling_eclip.toy.catalog import toy_catalog
 
     return toy_catalog(num_offers, seed=seed)
@@ -140,13 +140,12 @@ def _drawn_catalog(num_offers: int, seed: int) -> datasets.DatasetDict:
 def _open_source(
     source: str, split: str, streaming: bool, toy_offers: int, toy_seed: int
 ) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
-    """Opens one source: its tables or, to be streamed, parquet files, and the folder that picture paths start from."""
+    """Opens one source: its tables or, to be streamed, parquet files, and the folder that image paths start from."""
     if source == "toy":
-        catalog = _drawn_catalog(toy_offers, toy_seed)
-        if split not in catalog:
-            raise ValueError(f"split={split!r} is not in the drawn catalogue. Use one of {sorted(catalog)}.")
-        return [(catalog[split], None)]
-
+        splits = _toy_data(toy_offers, toy_seed)
+        if split not in splits:
+            raise ValueError(f"split={split!r} is not in the toy data. Use one of {sorted(splits)}.")
+        return [(splits[split], None)]
     if files := _table_files(source, split):
         return _open_files(source, files, streaming)
     path = Path(source).expanduser()
@@ -157,7 +156,7 @@ def _open_source(
 
 
 def _table_files(source: str, split: str) -> list[str]:
-    """The table files that a source is; none of one that `datasets` knows by its name, or finds files in itself."""
+    """Lists the table files of a source; none where `datasets` knows it by name or finds its files itself."""
     path = Path(source).expanduser()
     if "://" in source:
         system, pattern = fsspec.core.url_to_fs(source)
@@ -168,7 +167,7 @@ def _table_files(source: str, split: str) -> list[str]:
     if path.is_dir():
         table = _table_in_folder(path, split)
         return [] if table is None else [str(table)]
-    if path.is_file():  # also one with brackets in its name, which would be a pattern
+    if path.is_file():  # checked before patterns: a file's name may have brackets
         return [str(path)]
     if any(character in source for character in "*?["):
         files = [file for file in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(file)]
@@ -184,15 +183,15 @@ def _table_files(source: str, split: str) -> list[str]:
 
 
 def source_files(source: str, split: str) -> list[str]:
-    """Finds the files that a source is read from, without those that its rows name.
+    """Finds the files that a source is read from, without the image files that its rows name.
 
     Args:
         source: As `load_products` takes it.
         split: Split of a folder.
 
     Returns:
-        Paths and addresses of tables, or, of a folder without one, of all that is in it; none for the drawn catalogue
-        and for datasets of the Hub.
+        Paths and addresses of tables, or, for a folder without a table, of all files in it; none for the toy data and
+        for datasets of the Hub.
 
     Raises:
         FileNotFoundError: If a file, folder or glob names nothing.
@@ -205,7 +204,7 @@ def source_files(source: str, split: str) -> list[str]:
 
 
 def _table_in_folder(folder: Path, split: str) -> Path | None:
-    """The table that describes a folder, if there is one file that is clearly it."""
+    """Finds the table that describes a folder by its name, if there is one."""
     for stem in ("metadata", f"{split}/metadata", split):
         for suffix in (".parquet", ".jsonl", ".csv"):
             if (folder / f"{stem}{suffix}").is_file():
@@ -216,7 +215,7 @@ def _table_in_folder(folder: Path, split: str) -> Path | None:
 def _open_files(
     source: str, files: Sequence[str], streaming: bool
 ) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
-    """Opens table files, those of one kind and folder together, since picture paths are relative to the folder."""
+    """Opens table files, those of one format and folder together, since image paths are relative to the folder."""
     groups: dict[tuple[str, Path | None], list[str]] = {}
     for file in files:
         suffix = Path(file).suffix
@@ -232,7 +231,7 @@ def _open_files(
         if streaming and builder == "parquet":
             opened.append((group, folder))
         else:
-            # what is found is a file, and no pattern again; addresses go as they are
+            # these are names of files and no patterns; addresses stay as they are
             names = [file if "://" in file else glob.escape(file) for file in group]
             with _named_errors(source, "train"):
                 opened.append((datasets.load_dataset(builder, data_files=names, split="train"), folder))
@@ -242,7 +241,7 @@ def _open_files(
 def _open_dataset(
     source: str, name: str, config: str | None, split: str, streaming: bool
 ) -> datasets.Dataset | list[str]:
-    """Opens what `datasets` knows by a name; to be streamed, finds its parquet files."""
+    """Opens a dataset that `datasets` knows by name; to be streamed, finds its parquet files."""
     with _named_errors(source, split):
         if not streaming:
             return datasets.load_dataset(name, config, split=split)
@@ -275,7 +274,7 @@ def _named_errors(source: str, split: str) -> Iterator[None]:
 def _with_canonical_columns(
     part: datasets.Dataset, layout: ColumnLayout, rules: list[tuple[str, str]], first_index: int
 ) -> datasets.Dataset:
-    """Makes the canonical columns without touching the pictures' bytes."""
+    """Makes the canonical columns without copying the images' bytes."""
     names = [name for name in CANONICAL_FEATURES if name != "image" or layout.image_is_path]
     read_from = list(dict.fromkeys(column for name in names for column in layout.read_from(name)))
     table = part.select_columns(read_from).with_format("arrow")[:]
@@ -313,7 +312,7 @@ def _parse_rule(rule: str) -> tuple[str, str]:
 def _check_seen_somewhere(
     columns: ProductColumns, rules: list[tuple[str, str]], seen_columns: dict[str, list[str]]
 ) -> None:
-    """A column that may be absent from a source must be in one of them, or its name is a slip."""
+    """Raises an error for a column that no source has: its name is a typing error."""
     optional = [("catalog_id_column", name) for name in columns.catalog_id if columns.catalog_id != ("catalog_id",)]
     optional += [("id_column", columns.row_id)] if columns.row_id is not None else []
     optional += [("exclude_rows", name) for name, _ in rules]

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from training.data.columns import stable_id
+from training.data.columns import ProductColumns, stable_id
 from training.data.parquet_stream import StreamedProducts
-from training.data.sources import ProductColumns, load_products, source_files
+from training.data.read_tables import load_products, source_files
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def write_parquet(path, num_rows=4, first=0, **columns):
 
 
 def write_image_folder(folder, suffix, image_column="file_name"):
-    """Pictures and a table; the last picture is listed but absent."""
+    """Images and a table; the last image is listed but absent."""
     (folder / "images").mkdir(parents=True)
     rows = [{image_column: f"images/{i}.png", "title": f"title {i}", "catalog_id": 10 + i} for i in range(3)]
     for i in range(2):
@@ -119,7 +119,7 @@ def test_one_column_name_will_do_for_the_catalog():
 
 
 @pytest.mark.parametrize("lacking", ["title", "image"])
-def test_tables_of_one_side(tmp_path, lacking):
+def test_tables_without_titles_or_without_images(tmp_path, lacking):
     path = write_parquet(tmp_path / "train.parquet", **{lacking: None})
     rows = both_ways([path], ProductColumns(**{lacking: "none"}), split="train")
     assert [row[lacking] for row in rows] == [None] * 4
@@ -141,7 +141,7 @@ def test_offers_without_catalogs_are_alone(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 @pytest.mark.parametrize("as_folder", [True, False])
-def test_a_folder_of_pictures_with_a_table(tmp_path, suffix, as_folder):
+def test_a_folder_of_images_with_a_table(tmp_path, suffix, as_folder):
     table = write_image_folder(tmp_path / "shop", suffix)
     rows = both_ways([str(table.parent if as_folder else table)])
     assert [row["title"] for row in rows] == ["title 0", "title 1", "title 2"]
@@ -152,7 +152,7 @@ def test_a_folder_of_pictures_with_a_table(tmp_path, suffix, as_folder):
 
 def test_a_table_whose_image_column_holds_paths(tmp_path):
     table = write_image_folder(tmp_path / "shop", ".csv", image_column="picture")
-    table.write_text(table.read_text() + f"{tmp_path}/elsewhere.png,absolute,\n,no picture,\n")
+    table.write_text(table.read_text() + f"{tmp_path}/elsewhere.png,absolute,\n,no image,\n")
     columns = ProductColumns(image="picture")
     paths = [row["image"] and row["image"]["path"] for row in both_ways([str(table)], columns=columns)]
     assert paths == [*(str(tmp_path / f"shop/images/{i}.png") for i in range(3)), f"{tmp_path}/elsewhere.png", None]
@@ -226,7 +226,7 @@ def test_rows_are_excluded_where_a_source_has_the_column(tmp_path, caplog):
     )
     rows = both_ways([first, second], exclude_rows=["seller=brand", "restricted=true"])
     assert [row["catalog_id"] for row in rows] == [0, 1, 4]
-    with caplog.at_level("INFO", logger="training.data.sources"):
+    with caplog.at_level("INFO", logger="training.data.read_tables"):
         products = load_products([first, second], exclude_rows=["seller=brand", "restricted=true"])
     assert f"{second}: 2 rows excluded by seller=brand" in caplog.text
     assert f"{second}: 1 rows excluded by restricted=true" in caplog.text
@@ -258,13 +258,13 @@ def test_datasets_that_are_not_parquet_are_not_streamed(tmp_path):
         load_products([str(tmp_path / "shop")], streaming=True)
 
 
-def test_the_drawn_catalogue_is_a_source():
+def test_the_toy_data_is_a_source():
     rows = both_ways(["toy"], split="validation", toy_offers=60, toy_seed=1)
     assert 0 < len(rows) < 60
     assert rows[0]["image"]["bytes"].startswith(b"\xff\xd8")  # undecoded JPEG
     assert {"category", "brand"} <= set(rows[0])
     assert min(row["catalog_id"] for row in rows) >= -1
-    with pytest.raises(ValueError, match="split='dev' is not in the drawn catalogue"):
+    with pytest.raises(ValueError, match="split='dev' is not in the toy data"):
         load_products(["toy"], split="dev", toy_offers=60)
 
 

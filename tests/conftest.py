@@ -37,6 +37,9 @@ ON_RAY = [
     "sys.path.insert(0, '.'); importlib.import_module(f'training.{sys.argv.pop(1)}').main()",
 ]
 
+# `accelerate launch` starts several CPU processes by mpirun only; torchrun is its equal otherwise.
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
 # Two layers, so that "every layer" differs from "the last one"; width 32 with two heads, the smallest that every
 # family accepts; images of 32 px in patches of 8, so that there are 16 patches: more than one, and square.
 TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

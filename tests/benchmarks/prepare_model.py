@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from training.corpus.catalogs import Likeness, derive_catalogs
-from training.corpus.duplicates import Drops
+from training.corpus.derive_catalogs import Likeness, derive_catalogs
+from training.corpus.drops import Drops
 from training.corpus.options import PrepareArguments
-from training.corpus.similar import _LARGEST_BUCKET
+from training.corpus.similar_pairs import _LARGEST_BUCKET
 
 TB, GIB = 1e12, 2**30
 FACT_BYTES = 330  # what later steps compare an offer by: hashes, colours, a title of 60 letters, ids

@@ -22,10 +22,10 @@ import pyarrow as pa
 from daft import DataType, Series, col
 
 from training.corpus.image_facts import ImageLimits, examine_image
-from training.corpus.inputs import plan_parts
 from training.corpus.options import PrepareArguments
-from training.corpus.read import prepare_part
-from training.corpus.runner import use_engine
+from training.corpus.parallel import use_engine
+from training.corpus.plan_parts import plan_parts
+from training.corpus.read_offers import prepare_part
 from training.corpus.sandbox import in_process
 from training.corpus.title_rules import clean_title, load_title_rules, title_key
 

@@ -1,12 +1,20 @@
 """Arguments of `prepare.py`."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from training.arguments.groups import option
 from training.corpus.image_facts import ImageLimits
 
-__all__ = ["PrepareArguments"]
+__all__ = ["FirstModelTrainer", "PrepareArguments"]
+
+FirstModelTrainer = Callable[[Sequence[str], Sequence[str], Path], Path]
+"""Trains a model on parquet files of offers: `(train_files, validation_files, output_dir) -> folder of the model`.
+
+It is called again when a run is resumed. It then returns a model that `output_dir` holds, or resumes its training.
+"""
 
 
 @dataclass

@@ -17,19 +17,20 @@ from daft import col
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from training.corpus.catalogs import Catalogs, Likeness, derive_catalogs
-from training.corpus.duplicates import Drops, drop_near_duplicates, drop_placeholders, drop_repeats
-from training.corpus.funnel import Funnel, describe_corpus, dropped_examples
-from training.corpus.inputs import Part, plan_parts
-from training.corpus.options import PrepareArguments
-from training.corpus.read import has_number_ids, prepare_part, read_rows
+from training.corpus.assign_splits import decide_part
+from training.corpus.derive_catalogs import Catalogs, Likeness, derive_catalogs
+from training.corpus.drop_duplicates import drop_near_duplicates, drop_placeholders, drop_repeats
+from training.corpus.drops import Drops
+from training.corpus.options import FirstModelTrainer, PrepareArguments
+from training.corpus.parallel import use_engine
+from training.corpus.plan_parts import Part, plan_parts
+from training.corpus.read_offers import has_number_ids, prepare_part, read_rows
+from training.corpus.report_counts import Funnel, describe_corpus, dropped_examples
 from training.corpus.report_page import write_corpus_report
-from training.corpus.runner import use_engine
 from training.corpus.sandbox import stop_processes
-from training.corpus.shards import plan_shards, rows_schema, write_shards
-from training.corpus.similar import similar_pairs
-from training.corpus.splits import decide_part
+from training.corpus.similar_pairs import similar_pairs
 from training.corpus.title_rules import load_title_rules
+from training.corpus.write_shards import plan_shards, rows_schema, write_shards
 from training.data.files import file_state, write_json
 
 __all__ = ["prepare"]
@@ -43,30 +44,34 @@ _NEARLY = 0.2  # how far below the score that joins offers, others of their grou
 _FREE = ("output", "engine", "num_examples", "download_timeout", "allow_private_addresses")
 
 
-def prepare(arguments: PrepareArguments) -> dict[str, Any]:
-    """Make a corpus of raw offers.
+def prepare(arguments: PrepareArguments, train_first_model: FirstModelTrainer | None = None) -> dict[str, Any]:
+    """Prepare a corpus from raw offers.
 
     Args:
-        arguments: Which offers, and what is dropped.
+        arguments: The offers, and the limits below which they are dropped.
+        train_first_model: Trains a first model; needed where `first_model` is given, and called only there.
 
     Returns:
         What `report.json` holds.
 
     Raises:
-        FileNotFoundError: the input is not there.
-        ValueError: a column is missing, or the folder holds a run with other arguments, or one that is at work.
+        FileNotFoundError: the input does not exist.
+        ValueError: a column is missing, the folder holds a run with other arguments or one that is still running, or
+            `first_model` is given and `train_first_model` is not.
     """
+    if arguments.first_model and train_first_model is None:
+        raise ValueError(f"`first_model` is {arguments.first_model!r}; give `train_first_model`, which trains it.")
     use_engine(arguments.engine)
     work = Path(arguments.output) / "work"
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / "lock", timeout=0):
-            return _prepare(arguments, work)
+            return _prepare(arguments, work, train_first_model if arguments.first_model else None)
     except Timeout as error:
         raise ValueError(f"`output` is {arguments.output}, where another run is at work; wait for it.") from error
 
 
-def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
+def _prepare(arguments: PrepareArguments, work: Path, train_first_model: FirstModelTrainer | None) -> dict[str, Any]:
     rules = load_title_rules(arguments.title_rules)
     folder = work.parent
     skipped: dict[str, str] = {}
@@ -102,10 +107,10 @@ def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
     mismatches: dict[str, Any] = {}
     embeddings: dict[str, np.ndarray] | None = None
     if arguments.checkpoint or arguments.first_model:
-        from training.corpus.score_filter import drop_mismatches  # torch, and a model, are needed for this only
+        from training.corpus.drop_mismatches import drop_mismatches  # torch, and a model, are needed for this only
 
         with clock.step("mismatches"):
-            mismatches, embeddings = drop_mismatches(facts, drops, len(parts), arguments, work)
+            mismatches, embeddings = drop_mismatches(facts, drops, len(parts), arguments, work, train_first_model)
         funnel.add_step("mismatches", drops)
 
     with clock.step("catalogs"):

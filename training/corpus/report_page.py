@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.corpus.report_pictures import (
+from training.corpus.report_charts import (
     DroppedExample,
     ShownExample,
     Tile,

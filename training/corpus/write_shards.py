@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from training.corpus.read import OWN, part_name
-from training.corpus.runner import for_each
-from training.corpus.splits import SPLITS, read_decisions
+from training.corpus.assign_splits import SPLITS, read_decisions
+from training.corpus.parallel import for_each
+from training.corpus.read_offers import OWN, part_name
 from training.data.files import whole_file
 
 __all__ = ["Shard", "iterate_rows", "plan_shards", "rows_schema", "write_shards"]

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import daft
@@ -11,60 +10,14 @@ import pyarrow as pa
 import regex
 from daft import col
 
+from training.corpus.drops import Drops, in_order
 from training.data.columns import NO_CATALOG
 
-__all__ = ["Drops", "drop_near_duplicates", "drop_placeholders", "drop_repeats", "id_order", "in_order"]
+__all__ = ["drop_near_duplicates", "drop_placeholders", "drop_repeats"]
 
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{M}]{2,}")
 _SAME_COLOURS = 0.9  # cosine of colours; pictures resized and compressed again have .94 and more
 _RELATED = 0.5  # share of an image's titles that have its most frequent word, from where on they are of one product
-
-
-@dataclass
-class Drops:
-    """Rows that are dropped after the first step.
-
-    Attributes:
-        reasons: By row number, why.
-        kept: By row number, the id of the offer that stays instead, where there is one.
-        kept_rows: The same, its row number.
-        notes: By row number, what else is to be said.
-        given: By row number, the given catalog of an offer that has it from one that was dropped for it.
-    """
-
-    reasons: dict[int, str] = field(default_factory=dict)
-    kept: dict[int, Any] = field(default_factory=dict)
-    kept_rows: dict[int, int] = field(default_factory=dict)
-    notes: dict[int, str] = field(default_factory=dict)
-    given: dict[int, int] = field(default_factory=dict)
-
-    def add(self, row: int, reason: str, *, kept: tuple[Any, int] | None = None, note: str = "") -> None:
-        """Drop a row, unless it is dropped already."""
-        if row in self.reasons:
-            return
-        self.reasons[row] = reason
-        if kept is not None:
-            self.kept[row], self.kept_rows[row] = kept
-        if note:
-            self.notes[row] = note
-
-
-def in_order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what offers are ordered by: the first of several that are one stays.
-
-    Rows without an id come last. Rows that are the same in all of this are the same offer.
-    """
-    return (id_order(row["id"]), row["content"], row["row"])
-
-
-def id_order(value: Any) -> tuple[int, float, str]:
-    """Return what ids are ordered by: numbers by size, also where they are written as text; other text; none."""
-    if value is None or value != value:
-        return 2, 0, ""
-    if isinstance(value, int | float):
-        return 0, value, ""
-    text = str(value)
-    return (0, int(text), text) if text.isdecimal() and len(text) < 40 else (1, 0, text)
 
 
 def drop_repeats(rows: daft.DataFrame, keys: Sequence[str], reason: str, drops: Drops) -> None:

@@ -11,7 +11,7 @@ import daft
 import daft.functions as F
 from daft import DataType, Expression, Series, col
 
-from training.corpus.image_download import DownloadLimits, ImageDownloadError, download_images
+from training.corpus.download_images import DownloadLimits, ImageDownloadError, download_images
 from training.corpus.options import PrepareArguments
 
 __all__ = ["image_bytes"]

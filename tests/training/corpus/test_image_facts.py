@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from training.corpus.fetch_images import image_bytes
 from training.corpus.image_facts import ImageFacts, ImageLimits, examine_image
-from training.corpus.image_sources import image_bytes
 from training.corpus.options import PrepareArguments
 
 LIMITS = ImageLimits()

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from training.corpus.inputs import Part, plan_parts
 from training.corpus.options import PrepareArguments
 from training.corpus.pipeline import prepare
-from training.corpus.shards import Shard, iterate_rows, plan_shards
+from training.corpus.plan_parts import Part, plan_parts
+from training.corpus.write_shards import Shard, iterate_rows, plan_shards
 
 
 def table(number, size=10):

@@ -12,8 +12,7 @@ from PIL import Image
 
 from modeling_eclip.plots import fonts as drawn_text
 from modeling_eclip.plots.products import plt
-from training.corpus.report_page import DroppedExample, write_corpus_report
-from training.corpus.report_pictures import (
+from training.corpus.report_charts import (
     ShownExample,
     draw_catalog_sizes,
     draw_dropped,
@@ -23,6 +22,7 @@ from training.corpus.report_pictures import (
     read_tile,
     visible,
 )
+from training.corpus.report_page import DroppedExample, write_corpus_report
 
 # A step without a drop, reasons without one, and offers that two steps drop.
 REPORT = {

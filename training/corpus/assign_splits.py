@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.corpus.duplicates import Drops, in_order
-from training.corpus.read import part_name, read_rows
+from training.corpus.drops import Drops, in_order
+from training.corpus.read_offers import part_name, read_rows
 from training.data.columns import NO_CATALOG
 from training.data.files import whole_file
 

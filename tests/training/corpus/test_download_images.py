@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from training.corpus import image_download
-from training.corpus.image_download import DownloadLimits, ImageDownloadError, download_image, download_images
+from training.corpus import download_images as downloads
+from training.corpus.download_images import DownloadLimits, ImageDownloadError, download_image, download_images
 
 PICTURE = b"\xff\xd8\xff a picture"
 LOCAL = DownloadLimits(allow_private_addresses=True)
@@ -576,9 +576,9 @@ def certificate(tmp_path, monkeypatch) -> Path:
     files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(path)]
     subprocess.run([*command.split(), "-addext", extension, *files], check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    image_download._tls.cache_clear()
+    downloads._tls.cache_clear()
     yield path
-    image_download._tls.cache_clear()
+    downloads._tls.cache_clear()
 
 
 @pytest.fixture
@@ -610,7 +610,7 @@ def test_slow_servers_end_by_the_deadline_over_tls_too(tls_shop, internet):
 
 def test_a_certificate_that_nobody_vouches_for(tls_shop, internet, monkeypatch):
     monkeypatch.delenv("SSL_CERT_FILE")
-    image_download._tls.cache_clear()
+    downloads._tls.cache_clear()
     internet.names = {"shop.example": [[PUBLIC]]}
     assert reason("https://shop.example/a.jpg") == "bad_certificate"
     assert tls_shop.paths == []

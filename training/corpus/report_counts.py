@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from daft import col
 
-from training.corpus.catalogs import Catalogs
-from training.corpus.duplicates import Drops
-from training.corpus.read import part_name, part_of, read_rows
+from training.corpus.assign_splits import read_decisions
+from training.corpus.derive_catalogs import Catalogs
+from training.corpus.drops import Drops
+from training.corpus.read_offers import part_name, part_of, read_rows
 from training.corpus.report_page import DroppedExample
-from training.corpus.shards import iterate_rows
-from training.corpus.splits import read_decisions
+from training.corpus.write_shards import iterate_rows
 from training.data.columns import NO_CATALOG
 
 __all__ = ["Funnel", "describe_corpus", "dropped_examples"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from training.corpus.duplicates import id_order
+from training.corpus.drops import id_order
 from training.data.columns import NO_CATALOG, stable_id
 
 __all__ = ["Catalogs", "Likeness", "derive_catalogs"]

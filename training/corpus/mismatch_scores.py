@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 
 from modeling_eclip import EClipModel, EClipProcessor, embed_products
-from training.corpus.read import part_name
-from training.corpus.runner import for_each
-from training.corpus.shards import iterate_rows
+from training.corpus.parallel import for_each
+from training.corpus.read_offers import part_name
+from training.corpus.write_shards import iterate_rows
 from training.data.files import whole_file
 
 __all__ = ["embed_parts", "read_embeddings", "relative_scores"]

@@ -8,14 +8,14 @@ __all__ = ["Drops", "id_order", "in_order"]
 
 @dataclass
 class Drops:
-    """Rows that are dropped after the first step.
+    """Rows that are dropped after they were read.
 
     Attributes:
-        reasons: By row number, why.
-        kept: By row number, the id of the offer that stays instead, where there is one.
-        kept_rows: The same, its row number.
-        notes: By row number, what else is to be said.
-        given: By row number, the given catalog of an offer that has it from one that was dropped for it.
+        reasons: By row number, the reason.
+        kept: By row number, the id of the offer that stays instead, if one does.
+        kept_rows: By row number, the row number of that offer.
+        notes: By row number, a note for the report.
+        given: By row number of an offer that stays, the catalog id that it takes from an offer dropped for it.
     """
 
     reasons: dict[int, str] = field(default_factory=dict)
@@ -36,15 +36,15 @@ class Drops:
 
 
 def in_order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what offers are ordered by: the first of several that are one stays.
+    """Return the sort key of an offer; of several equal offers the first one stays.
 
-    Rows without an id come last. Rows that are the same in all of this are the same offer.
+    Rows without an id come last.
     """
     return (id_order(row["id"]), row["content"], row["row"])
 
 
 def id_order(value: Any) -> tuple[int, float, str]:
-    """Return what ids are ordered by: numbers by size, also where they are written as text; other text; none."""
+    """Return the sort key of an id: numbers by size, also numbers written as text; then other text; then no id."""
     if value is None or value != value:
         return 2, 0, ""
     if isinstance(value, int | float):

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from training.corpus.fetch_images import image_bytes
+from training.corpus.image_facts import ImageLimits, examine_image
 from training.corpus.options import PrepareArguments
 
 

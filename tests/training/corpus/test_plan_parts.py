@@ -137,7 +137,7 @@ def test_what_is_not_there_is_named(tmp_path):
         with pytest.raises(FileNotFoundError, match="`input` names"):
             plan_parts([str(given)], 1)
     (tmp_path / "a.txt").touch()
-    with pytest.raises(FileNotFoundError, match="there is no file of .parquet"):
+    with pytest.raises(FileNotFoundError, match="holds no file of .parquet"):
         plan_parts([str(tmp_path)], 1)
     with pytest.raises(ValueError, match="whose format is not known"):
         plan_parts([str(tmp_path / "a.txt")], 1)

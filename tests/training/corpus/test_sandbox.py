@@ -89,7 +89,7 @@ def test_processes_end_with_a_program_that_is_killed(tmp_path):
     script.write_text(
         "import os, signal, sys\n"
         f"sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
-        "from test_corpus_workers import blank, process_ids\n"
+        "from test_sandbox import blank, process_ids\n"
         "from training.corpus.sandbox import in_process\n"
         "if __name__ == '__main__':\n"
         "    print(in_process(process_ids, ['a'], without=blank)[0].as_py(), flush=True)\n"

@@ -1,8 +1,8 @@
 """How well preparation finds faulty offers and catalogs, measured against labels that it has not seen.
 
-`python tests/benchmarks/prepare_quality.py ANSWERS CORPUS` scores a corpus that `prepare.py` wrote. ANSWERS is the table
-of its offers with the label columns: `duplicate_of`, `mismatched` and `catalog_id`. `--hide ANSWERS FILE` writes the
-table without these columns, as the input of `prepare.py`.
+`python tests/benchmarks/prepare_quality.py ANSWERS CORPUS` scores a corpus that `prepare.py` wrote. ANSWERS is the
+table of its offers with the label columns: `duplicate_of`, `mismatched` and `catalog_id`. `--hide ANSWERS FILE` writes
+the table without these columns, as the input of `prepare.py`.
 """
 
 import argparse

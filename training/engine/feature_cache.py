@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor
+from training.data.collator import ProductCollator
 from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
 from training.data.files import whole_file
-from training.data.collator import ProductCollator
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 

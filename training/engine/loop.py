@@ -21,8 +21,8 @@ from modeling_eclip import EClipProcessor
 from training.arguments.groups import DataArguments, TrainArguments
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.loaders import train_loader
-from training.data.skipped_rows import SkipCounter
 from training.data.read_tables import Products
+from training.data.skipped_rows import SkipCounter
 from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
 from training.engine.interruption import EXIT_STATUS, Interruption

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data.loaders import evaluation_loader
-from training.data.skipped_rows import SkipCounter
 from training.data.read_tables import Products
+from training.data.skipped_rows import SkipCounter
 
 logger = logging.getLogger(__name__)
 

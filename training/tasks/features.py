@@ -12,8 +12,8 @@ from modeling_eclip import EClipProcessor, ProductEmbeds
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.data.loaders import evaluation_loader
 from training.data.pairs import ProductPairs
-from training.data.skipped_rows import SkipCounter
 from training.data.read_tables import Products
+from training.data.skipped_rows import SkipCounter
 from training.retrieval.offer_embeddings import encode_all
 from training.tasks.labels import TaskLabels
 

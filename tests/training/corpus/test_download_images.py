@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from training.corpus import image_download
-from training.corpus.image_download import DownloadLimits, ImageDownloadError, download_image, download_images
+from training.corpus import download_images as downloads
+from training.corpus.download_images import DownloadLimits, ImageDownloadError, download_image, download_images
 
-PICTURE = b"\xff\xd8\xff a picture"
+PICTURE = b"\xff\xd8\xff an image"
 LOCAL = DownloadLimits(allow_private_addresses=True)
 # Downloads that must not end by themselves get half a second; a machine that is busy gets ten to notice.
 HASTY = DownloadLimits(timeout=0.5, allow_private_addresses=True)
@@ -134,7 +134,7 @@ def reason(url, limits: DownloadLimits = LOCAL) -> str:
 # What is asked
 
 
-def test_a_picture_arrives_and_little_is_told_about_us(shop, monkeypatch):
+def test_an_image_arrives_and_little_is_told_about_us(shop, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert download_image(shop.url(), LOCAL) == PICTURE
@@ -467,7 +467,7 @@ def test_bodies_up_to_max_bytes(shop):
         shop.pages["/b"] = lambda r, size=size: r.page(body=bytes(size))
         assert download_image(shop.url("/b"), limits) == bytes(size)
     shop.pages["/b"] = lambda r: r.page(body=bytes(1001))
-    with pytest.raises(ImageDownloadError, match=r"/b': more than max_bytes=1,000\. Leave the picture out, or raise"):
+    with pytest.raises(ImageDownloadError, match=r"/b': more than max_bytes=1,000\. Leave the image out, or raise"):
         download_image(shop.url("/b"), limits)
 
 
@@ -576,9 +576,9 @@ def certificate(tmp_path, monkeypatch) -> Path:
     files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(path)]
     subprocess.run([*command.split(), "-addext", extension, *files], check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    image_download._tls.cache_clear()
+    downloads._tls.cache_clear()
     yield path
-    image_download._tls.cache_clear()
+    downloads._tls.cache_clear()
 
 
 @pytest.fixture
@@ -610,7 +610,7 @@ def test_slow_servers_end_by_the_deadline_over_tls_too(tls_shop, internet):
 
 def test_a_certificate_that_nobody_vouches_for(tls_shop, internet, monkeypatch):
     monkeypatch.delenv("SSL_CERT_FILE")
-    image_download._tls.cache_clear()
+    downloads._tls.cache_clear()
     internet.names = {"shop.example": [[PUBLIC]]}
     assert reason("https://shop.example/a.jpg") == "bad_certificate"
     assert tls_shop.paths == []
@@ -632,7 +632,7 @@ def test_tls_at_a_server_without(shop):
 # Many
 
 
-def test_many_pictures_in_order(shop):
+def test_many_images_in_order(shop):
     for i in range(20):
         shop.pages[f"/{i}"] = lambda r, i=i: r.page(body=b"%d" % i)
     shop.pages["/gone"] = lambda r: r.page(404)

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.corpus.catalogs import Likeness, derive_catalogs
-from training.corpus.duplicates import Drops
+from training.corpus.assign_splits import decide_part, read_decisions, split_of
+from training.corpus.derive_catalogs import Likeness, derive_catalogs
+from training.corpus.drops import Drops
 from training.corpus.model_pairs import model_pairs
-from training.corpus.splits import decide_part, read_decisions, split_of
 from training.data.columns import NO_CATALOG, stable_id
 
 

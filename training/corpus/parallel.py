@@ -1,4 +1,4 @@
-"""What runs Daft's plans: this process, or a Ray cluster. The plans, and what comes out, are the same."""
+"""Run Daft's plans, and functions, on the cores of this machine or on a Ray cluster. The results are the same."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def use_engine(engine: str) -> None:
         engine: `"native"` or `"ray"`.
 
     Raises:
-        RuntimeError: the process has the other one, which can't be changed.
+        RuntimeError: the process already uses the other engine, which can't be changed.
     """
     if engine == "ray":
         daft.set_runner_ray(noop_if_initialized=True)
@@ -25,11 +25,11 @@ def use_engine(engine: str) -> None:
 
 
 def for_each(function: Callable[[int], Any], numbers: Sequence[int]) -> None:
-    """Call a function for each of some numbers, on all cores or machines; it leaves what it does in files.
+    """Call a function with each of some numbers, on all cores or machines. It writes its results to files.
 
     Args:
-        function: What is called.
-        numbers: Its arguments.
+        function: The function.
+        numbers: Its arguments, one a call.
     """
     if not numbers:
         return

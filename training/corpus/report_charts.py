@@ -1,7 +1,7 @@
-"""Pictures of a corpus that was cleaned: what is left, how long titles are, sizes of catalogs, and what was dropped.
+"""Charts of a prepared corpus: offers left by each step, title lengths, catalog sizes, and dropped offers.
 
-Each function draws one PNG file of plain data. Titles are whatever shops wrote: a character that no font at hand
-has is drawn as a box, one that cannot be shown as a question mark, and a picture that cannot be read as a grey tile.
+Each function draws plain data to one PNG file. Titles may hold any text: a character that no installed font has is
+drawn as a box, a character without a shape as a replacement mark, and an image that can't be read as a grey tile.
 """
 
 import itertools
@@ -41,26 +41,26 @@ _TILE_SIZE = (160, 160)
 _WIDTH = 8.0  # inches
 _CHARACTERS = 100  # of 9 points on a line of that width
 _LINE = 0.24  # inches
-_MAX_WORDS = 30  # titles of more words share a bar
+_MAX_WORDS = 30  # longer titles share the last bar
 _KEPT = "tab:blue"
-# The strong and then the light colours of a map of 20, without the two blues, which stand for what is kept.
+# The strong and then the light colours of a map of 20, without the two blues, which show kept offers.
 _COLOURS = [plt.get_cmap("tab20")(number) for number in (*range(2, 20, 2), *range(3, 20, 2))]
 _NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-# Marks that turn the direction of the text after them, beyond the title's end.
+# Marks that change the direction of the text after them, also beyond the title's end.
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True)
 class DroppedExample:
-    """An offer that was dropped, to look at.
+    """A dropped offer that the report shows.
 
     Args:
         id: Its id.
         title: Its title.
-        image: Its encoded image: perhaps broken, perhaps none.
-        why: What was found, such as `"min side 12 px"`.
-        other_title: Title of the offer that was kept instead, where there is one.
-        other_image: Its encoded image.
+        image: Its encoded image, possibly broken; `None` where it is missing.
+        why: What was found, such as `"12 x 40 pixels"`.
+        other_title: Title of the offer that was kept instead, if there is one.
+        other_image: Encoded image of that offer.
     """
 
     id: str
@@ -77,19 +77,19 @@ class DroppedExample:
 
 
 class Tile(NamedTuple):
-    """A picture of one size.
+    """An image at the size of the report.
 
     Attributes:
-        picture: RGB, 160 x 160; grey with words where there is no picture to show.
-        problem: Those words, else empty.
+        image: RGB, 160 x 160; grey with a message where no image can be shown.
+        problem: The message; empty where the image is shown.
     """
 
-    picture: PILImage
+    image: PILImage
     problem: str
 
 
 class ShownExample(NamedTuple):
-    """An offer that was dropped, with its tile and that of the offer that was kept instead."""
+    """A dropped offer, its tile, and the tile of the offer that was kept instead."""
 
     example: DroppedExample
     tile: Tile
@@ -105,15 +105,15 @@ def read_tile(image: bytes | None) -> Tile:
     """Read an image as a tile.
 
     Args:
-        image: Encoded image, perhaps broken or none.
+        image: Encoded image, possibly broken; `None` where it is missing.
 
     Returns:
-        The tile, which says what is wrong where the image cannot be shown.
+        The tile; where the image can't be shown, it holds a message.
     """
     try:
         return Tile(ImageOps.pad(load_product_image(image), _TILE_SIZE, color="white"), "")
     except ProductImageError as error:
-        problem = "no picture" if error.reason == "missing" else f"cannot be shown:\n{as_words(error.reason)}"
+        problem = "no image" if error.reason == "missing" else f"cannot be shown:\n{as_words(error.reason)}"
     tile = Image.new("RGB", _TILE_SIZE, (216, 216, 216))
     pen, middle = ImageDraw.Draw(tile), (_TILE_SIZE[0] // 2, _TILE_SIZE[1] // 2)
     pen.text(middle, problem, (72, 72, 72), ImageFont.load_default(15), anchor="mm", align="center")
@@ -121,14 +121,14 @@ def read_tile(image: bytes | None) -> Tile:
 
 
 def visible(text: str, max_length: int = 300) -> str:
-    """Make a text of unknown origin one that can be shown.
+    """Make a text of unknown origin safe to show.
 
     Args:
         text: Any text.
-        max_length: Characters that are kept; an ellipsis stands for the others.
+        max_length: Number of characters that are kept; an ellipsis replaces the rest.
 
     Returns:
-        The text, with a mark in place of control characters, halves of characters, and marks that turn the direction.
+        The text, with a replacement mark for control characters, broken surrogates and marks that change direction.
     """
     text = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return "".join(
@@ -140,18 +140,18 @@ def visible(text: str, max_length: int = 300) -> str:
 
 
 def shown_title(title: str) -> str:
-    """Return a title that can be shown, or words that say that there is nothing to see of it."""
+    """Return a title that is safe to show, or `"(no title)"` if it has no visible character."""
     is_blank = not any(character.isprintable() and not character.isspace() for character in title)
     return "(no title)" if is_blank else visible(title)
 
 
 def as_words(name: str) -> str:
-    """Return a name of code, such as `empty_title`, as words."""
+    """Return a name such as `empty_title` as words."""
     return visible(name.replace("_", " "), 60)
 
 
 def as_share(part: int, whole: int) -> str:
-    """Return a share in per cent, such as `"91.3%"`; nothing of nothing is `"-"`."""
+    """Return a share in per cent, such as `"91.3%"`; `"-"` where the whole is 0."""
     if not whole:
         return "-"
     if 0 < part < 0.0005 * whole:
@@ -165,12 +165,12 @@ def out_of(part: int, whole: int) -> str:
 
 
 def draw_funnel(num_offers: int, funnel: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw how many offers each step leaves, and what it drops.
+    """Draw how many offers each step leaves, and how many it drops for each reason.
 
     Args:
-        num_offers: How many there were.
-        funnel: Per step its name (`step`), how many offers it got (`before`), dropped by reason (`dropped`), and left
-            (`after`).
+        num_offers: Number of offers in the input.
+        funnel: For each step its name (`step`), the offers before it (`before`), those it dropped by reason
+            (`dropped`), and the offers after it (`after`).
         path: PNG file to write.
     """
     drops = [{reason: rows for reason, rows in step["dropped"].items() if rows} for step in funnel]
@@ -189,7 +189,7 @@ def draw_funnel(num_offers: int, funnel: Sequence[Mapping[str, Any]], path: Path
     for step, dropped in zip(funnel, drops, strict=True):
         words = f"{as_words(step['step'])}: {step['after']:,} of {step['before']:,} left"
         axes.text(0, line, words, fontsize=10, va="center", parse_math=False)
-        axes.barh(line + 1, 1, height=1, color="0.92")  # all offers, those included that earlier steps dropped
+        axes.barh(line + 1, 1, height=1, color="0.92")  # all offers, including those that earlier steps dropped
         parts = [(step["after"], _KEPT), *((rows, colours[reason]) for reason, rows in dropped.items())]
         start = 0.0
         for rows, colour in parts:
@@ -212,10 +212,10 @@ def _lines(dropped: Mapping[str, int], columns: int) -> float:
 
 
 def draw_title_lengths(lengths: Mapping[str, Mapping[Any, int]], path: Path) -> None:
-    """Draw how many words titles have.
+    """Draw the number of words in titles.
 
     Args:
-        lengths: Per name, such as `"before"` and `"after"`, how many titles there are of every number of words.
+        lengths: For each name, such as `"before"` and `"after"`, the number of titles by number of words.
         path: PNG file to write.
     """
     series = {name: _numbers(counts) for name, counts in lengths.items()}
@@ -225,7 +225,7 @@ def draw_title_lengths(lengths: Mapping[str, Mapping[Any, int]], path: Path) -> 
     if largest > _MAX_WORDS:
         bounds[-1] = largest + 1
         names[-1] += "+"
-    series = {f"{name}: {_told(counts)}": counts for name, counts in series.items()}
+    series = {f"{name}: {_summary(counts)}": counts for name, counts in series.items()}
     figure, axes = plt.subplots(figsize=(_WIDTH, 3.6), layout="constrained")
     _draw_counts(axes, series, bounds, names, ("0.65", _KEPT) if len(series) > 1 else (_KEPT,))
     axes.set(title="Words in a title", xlabel="words", ylabel="offers")
@@ -233,8 +233,8 @@ def draw_title_lengths(lengths: Mapping[str, Mapping[Any, int]], path: Path) -> 
     _save(figure, path)
 
 
-def _told(counts: Mapping[int, int]) -> str:
-    """Return how many titles there are, and their median."""
+def _summary(counts: Mapping[int, int]) -> str:
+    """Return the number of titles and the median of their words, as text."""
     num_titles = sum(counts.values())
     if not num_titles:
         return "no titles"
@@ -245,10 +245,10 @@ def _told(counts: Mapping[int, int]) -> str:
 
 
 def draw_catalog_sizes(sizes: Mapping[Any, int], path: Path) -> None:
-    """Draw how many catalogs there are of every size.
+    """Draw the number of catalogs of each size.
 
     Args:
-        sizes: Number of offers to number of catalogs that have as many.
+        sizes: Number of catalogs by number of offers in them.
         path: PNG file to write.
     """
     counts = _numbers(sizes)
@@ -265,7 +265,7 @@ def draw_catalog_sizes(sizes: Mapping[Any, int], path: Path) -> None:
 
 
 def _numbers(counts: Mapping[Any, int]) -> dict[int, int]:
-    """Return counts by number; what was written as JSON has them by text."""
+    """Return counts by number, also where JSON has turned the numbers into text."""
     return {int(number): rows for number, rows in counts.items() if rows}
 
 
@@ -277,7 +277,7 @@ def _draw_counts(
     colours: Sequence[str],
     scale: str = "linear",
 ) -> None:
-    """Draw counts by number as bars, those between two bounds together, one series beside the other."""
+    """Draw counts by number as bars, a bar between two bounds, and the series side by side."""
     axes.set_yscale(scale)
     axes.margins(y=0.1)
     axes.yaxis.set_major_formatter(_short_tick)
@@ -307,11 +307,11 @@ def _short_tick(number: float, _: float) -> str:
 
 
 def draw_mismatch_scores(mismatches: Mapping[str, Any], path: Path) -> None:
-    """Draw how the scores lie by which titles and images are told apart that do not belong together.
+    """Draw the histogram of the scores by which mismatched offers are found.
 
     Args:
-        mismatches: How many offers have a score (`scored`), the histogram of the scores (`counts` and `edges`, one
-            more of these), and where it is cut (`threshold`, perhaps none).
+        mismatches: The number of scored offers (`scored`), the histogram (`counts`, and `edges`, which are one more),
+            and the largest dropped score (`threshold`, or none).
         path: PNG file to write.
     """
     figure, axes = plt.subplots(figsize=(_WIDTH, 3.6), layout="constrained")
@@ -327,20 +327,20 @@ def draw_mismatch_scores(mismatches: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_dropped(reason: str, num_dropped: int, shown: Sequence[ShownExample], path: Path) -> None:
-    """Draw offers that were dropped for one reason, each beside the one that was kept instead, where there is one.
+    """Draw offers that were dropped for one reason, each beside the offer that was kept instead, if there is one.
 
     Args:
         reason: The reason.
-        num_dropped: How many offers were dropped for it.
-        shown: Some of them.
+        num_dropped: Number of offers that were dropped for it.
+        shown: Some of these offers.
         path: PNG file to write.
     """
     mistakes = []
     for example, tile, other_tile in shown:
-        products = [(shown_title(example.title), tile.picture)]
+        products = [(shown_title(example.title), tile.image)]
         if other_tile is not None:
-            products.append((shown_title(example.other_title), other_tile.picture))
-        kept = "right: the one that was kept" if other_tile is not None else ""
+            products.append((shown_title(example.other_title), other_tile.image))
+        kept = "right: kept instead" if other_tile is not None else ""
         mistakes.append(ShownMistake(products, visible(example.why), kept))
     columns = min(max(sum(len(mistake.products) for mistake in mistakes), 4), 6)
     draw_mistakes(mistakes, f"{as_words(reason)}: {num_dropped:,} dropped, {len(shown)} shown", path, columns)

@@ -1,4 +1,4 @@
-"""What becomes of each offer: kept, in which split and catalog, or dropped, and why. A table per part, in order."""
+"""Decide for each offer: kept in which split and catalog, or dropped and why. A table of decisions for each part."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.corpus.duplicates import Drops, in_order
-from training.corpus.read import part_name, read_rows
+from training.corpus.drops import Drops, in_order
+from training.corpus.read_offers import part_name, read_rows
 from training.data.columns import NO_CATALOG
 from training.data.files import whole_file
 
@@ -21,12 +21,12 @@ _READ = ("row", "id", "content", "reason", "catalog_id", "title", "title_origina
 
 
 def split_of(key: str, validation_share: float, test_share: float) -> str:
-    """Return the split of a catalog: the same one whatever else is in the data.
+    """Return the split of a catalog, which depends on nothing else in the data.
 
     Args:
-        key: The catalog, or the offer where it is alone.
-        validation_share: Share of the catalogs that are held out for validation.
-        test_share: Likewise for the test.
+        key: The catalog, or the offer where it has no catalog.
+        validation_share: Share of the catalogs in the validation split.
+        test_share: Share of the catalogs in the test split.
 
     Returns:
         `"train"`, `"validation"` or `"test"`.
@@ -46,16 +46,16 @@ def decide_part(
     split_keys: Mapping[int, str],
     shares: tuple[float, float],
 ) -> None:
-    """Write `folder/part-NUMBER.parquet`: what becomes of the offers of a part, in the order of their ids.
+    """Write `folder/part-NUMBER.parquet`, the decisions on the offers of a part in the order of their ids.
 
     Args:
         number: The part.
-        rows_folder: Where `prepare_part` wrote it.
-        folder: Where to.
-        drops: Rows that are dropped after the first step.
-        catalogs: By row number, catalogs that were derived.
-        split_keys: By derived catalog, what its split is made of.
-        shares: Share of the validation split, and of the test split.
+        rows_folder: Folder of the parts, which `prepare_part` wrote.
+        folder: Folder of the decisions.
+        drops: Rows that are dropped after they were read.
+        catalogs: By row number, the derived catalog.
+        split_keys: By derived catalog, the key that its split is computed from.
+        shares: Shares of the validation split and of the test split.
     """
     rows = sorted(read_rows(rows_folder, number).select(*_READ).to_pylist(), key=in_order)
     decided = []
@@ -85,7 +85,7 @@ def decide_part(
 
 
 def read_decisions(folder: Path, number: int) -> pa.Table:
-    """Return what becomes of a part's offers."""
+    """Return the decisions on a part's offers."""
     return pq.read_table(_file(folder, number))
 
 

@@ -1,4 +1,4 @@
-"""A run that embeds a corpus: what is embedded with what, on which devices or machines, and the report of it."""
+"""A run that embeds a corpus: its arguments, its devices or machines, and its report."""
 
 import logging
 from collections.abc import Sequence
@@ -14,11 +14,12 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import option
+from training.data.columns import ProductColumns
 from training.data.digests import config_digest, processor_digest, weights_digest
 from training.data.files import files_digest, write_json
-from training.data.columns import ProductColumns
 from training.data.read_tables import load_products, source_files
-from training.embedding.vector_shards import CorpusEmbedder, EmbeddedShards
+from training.embedding.embedder import CorpusEmbedder
+from training.embedding.vector_shards import EmbeddedShards
 from training.engine.precision import fastest_precision
 
 __all__ = ["EmbedArguments", "embed_corpus"]
@@ -26,39 +27,42 @@ __all__ = ["EmbedArguments", "embed_corpus"]
 logger = logging.getLogger("training")
 
 _DTYPES = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
-_LONGEST_WAIT = timedelta(days=30)  # of a rank that is done for those that are not
+_LONGEST_WAIT = timedelta(days=30)  # of a finished rank for the others
 
 
 @dataclass
 class EmbedArguments:
-    """Which products are embedded, with which model, and how."""
+    """The products that are embedded, the model, and how it runs."""
 
     checkpoint: str = option("e-CLIP checkpoint: Hub id or folder.", "")
     input: list[str] = option("Sources of products: files, globs, folders, Hub datasets, or 'toy'.", [])
     split: str = option("Split of the input, where a source has splits.", "train")
-    output_dir: str = option("Folder of the embeddings; a run that was stopped goes on there.", "outputs/embeddings")
+    output_dir: str = option("Folder of the embeddings; a stopped run resumes there.", "outputs/embeddings")
     title_column: str = option("Column of the title.", "title")
     image_column: str = option("Column of the image.", "image")
-    catalog_id_column: list[str] = option("Columns of the catalog id; the first that is not null is taken.",
+    catalog_id_column: list[str] = option("Columns of the catalog id; per row the first that is not null is used.",
                                           ["catalog_id"])  # fmt: skip
     id_column: str | None = option("Column of the product's id; rows are numbered if not given.", None)
-    streaming: bool = option("Read parquet when it is needed, not beforehand.", True)
-    modality: Literal["text", "image", "both"] = option("What is embedded.", "both")
-    truncate_dim: int | None = option("Values of an embedding that are kept; all if not given.", None)
+    streaming: bool = option("Read parquet files while embedding, not beforehand.", True)
+    modality: Literal["text", "image", "both"] = option("Modalities that are embedded.", "both")
+    truncate_dim: int | None = option("Number of an embedding's first values that are kept; all if not given.", None)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "Number format that is computed in; auto is what the machine is fast in.", "auto"
+        "Number format of the computation; auto chooses a fast one of this machine.", "auto"
     )
-    token_budget: int | None = option("Tokens of a batch of titles; what fits the device if not given.", None)
-    image_batch_size: int | None = option("Images of a batch; what fits the device if not given.", None)
+    token_budget: int | None = option("Tokens of a batch of titles; chosen for the device if not given.", None)
+    image_batch_size: int | None = option("Images of a batch; chosen for the device if not given.", None)
     num_workers: int = option("Processes that read images, per device.", 1)
     rows_per_shard: int = option("Rows of a file.", 10_000)
-    max_skipped_share: float = option("Stop if more than this share of titles or images can't be used.", 0.05)
+    max_skipped_share: float = option(
+        "Stop if more than this share of the titles, or of the images, can't be used.", 0.05
+    )
     engine: Literal["processes", "ray"] = option(
-        "processes: those that accelerate has launched; ray: Daft spreads the files over a Ray cluster.", "processes"
+        "processes: the processes that accelerate launched; ray: Daft spreads the files over a Ray cluster.",
+        "processes",
     )
 
     def __post_init__(self) -> None:
-        """Refuse what no embeddings can be made with."""
+        """Refuse values that no run can use."""
         for name in ("checkpoint", "input"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; name the {'model' if name == 'checkpoint' else 'products'}.")
@@ -72,11 +76,11 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     """Embed the products; all processes that were launched call this together.
 
     Args:
-        arguments: Which, with what, and how.
+        arguments: The arguments of the run.
 
     Returns:
-        What `report.json` holds: the number of rows, the dimension, and the rows of each side that could not be
-        embedded, by reason. Nothing on other ranks than the first.
+        The content of `report.json`: the number of rows, the dimension, and for each modality the rows that could not
+        be embedded, by reason. An empty dictionary on every rank but the first.
 
     Raises:
         ValueError: the folder was begun with other settings, or too many rows could not be used.
@@ -88,9 +92,9 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     if accelerator.is_main_process:
         shards.begin(_settings(arguments, embedder))
     missing = shards.missing()
-    accelerator.wait_for_everyone()  # every rank has the same list before any adds a file
+    accelerator.wait_for_everyone()  # all ranks list the files before any rank adds one
     if len(missing) < len(shards) and accelerator.is_main_process:
-        logger.info("%s of %s files are there", len(shards) - len(missing), len(shards))
+        logger.info("%s of %s files are already written", len(shards) - len(missing), len(shards))
     waiting = 0.0
     if arguments.engine == "ray":
         _embed_on_ray(arguments, missing)
@@ -101,19 +105,19 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {}
     skipped = shards.skipped()
-    for counter in skipped.values():  # of all files, those of earlier runs among them
+    for counter in skipped.values():  # of all files, those of earlier runs included
         counter.check(arguments.max_skipped_share, min_rows=1)
     report = {
         "rows": shards.num_rows,
         "files": len(shards),
         "dim": embedder.dim,
         "dtype": arguments.dtype,
-        "skipped": {side: dict(counter.reasons) for side, counter in skipped.items()},
-        "examples": {side: counter.first_row_ids for side, counter in skipped.items()},
+        "skipped": {modality: dict(counter.reasons) for modality, counter in skipped.items()},
+        "examples": {modality: counter.first_row_ids for modality, counter in skipped.items()},
         "waiting_share": round(waiting, 3),
     }
-    for side, counter in skipped.items():
-        logger.info("%s: %s", side, counter.report())
+    for modality, counter in skipped.items():
+        logger.info("%s: %s", modality, counter.report())
     write_json(report, shards.folder / "report.json")
     return report
 
@@ -123,7 +127,7 @@ def _dtype_of(dtype: str) -> Any:
 
 
 def _settings(arguments: EmbedArguments, embedder: CorpusEmbedder) -> dict[str, Any]:
-    """Return what the files depend on; the order and the values do not depend on batches, workers or devices."""
+    """Return what the files depend on: not batches, workers or devices, which change neither order nor values."""
     names = ("input", "split", "title_column", "image_column", "catalog_id_column", "id_column", "modality",
              "truncate_dim", "dtype")  # fmt: skip
     return {name: getattr(arguments, name) for name in names} | {
@@ -139,7 +143,7 @@ def _shards(arguments: EmbedArguments, embedder: CorpusEmbedder) -> EmbeddedShar
 
 
 def _key(arguments: EmbedArguments) -> tuple[tuple[str, Any], ...]:
-    """Return the arguments as something to remember an embedder by."""
+    """Return the arguments as a key that can be hashed."""
     content = asdict(arguments).items()
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in content)
 
@@ -158,7 +162,7 @@ def _open_embedder(arguments: EmbedArguments, device: str) -> CorpusEmbedder:
         row_id=arguments.id_column,
     )
     model = EClipModel.from_pretrained(arguments.checkpoint, dtype=getattr(torch, arguments.dtype))
-    # Half as fast again, of convolutions on CPUs, and no slower elsewhere.
+    # Convolutions on CPUs are half as fast again this way, and nothing is slower.
     model = model.eval().to(device, memory_format=torch.channels_last)
     return CorpusEmbedder(
         load_products(arguments.input, columns, split=arguments.split, streaming=arguments.streaming),
@@ -174,8 +178,8 @@ def _open_embedder(arguments: EmbedArguments, device: str) -> CorpusEmbedder:
 
 
 def _embed_on_ray(arguments: EmbedArguments, missing: Sequence[int]) -> None:
-    """Let a cluster embed files; its machines see the same sources, checkpoint and output folder."""
-    from training.corpus.runner import for_each, use_engine
+    """Embed files on a cluster, whose machines all see the sources, the checkpoint and the output folder."""
+    from training.corpus.parallel import for_each, use_engine
 
     use_engine("ray")
     key = _key(arguments)

@@ -1,4 +1,4 @@
-"""What the report counts: offers before and after each step, by reason, and offers to look at."""
+"""The counts of the report: offers before and after each step, dropped offers by reason, and examples of these."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from daft import col
 
-from training.corpus.catalogs import Catalogs
-from training.corpus.duplicates import Drops
-from training.corpus.read import part_name, part_of, read_rows
+from training.corpus.assign_splits import read_decisions
+from training.corpus.derive_catalogs import Catalogs
+from training.corpus.drops import Drops
+from training.corpus.read_offers import part_name, part_of, read_rows
 from training.corpus.report_page import DroppedExample
-from training.corpus.shards import iterate_rows
-from training.corpus.splits import read_decisions
+from training.corpus.write_shards import iterate_rows
 from training.data.columns import NO_CATALOG
 
 __all__ = ["Funnel", "describe_corpus", "dropped_examples"]
@@ -29,8 +29,8 @@ class Funnel:
     """Offers before and after each step.
 
     Attributes:
-        input: How many there were.
-        steps: Of each step its name, `before`, `dropped` by reason, and `after`.
+        input: Number of offers in the input.
+        steps: For each step its name (`step`), `before`, `dropped` by reason, and `after`.
     """
 
     input: int
@@ -38,7 +38,7 @@ class Funnel:
 
     @classmethod
     def of_first_step(cls, rows: Path) -> "Funnel":
-        """Count what reading, cleaning and examining left."""
+        """Count the offers that were read, and those dropped for their titles and images."""
         counted = read_rows(rows).groupby("reason").agg(col("row").count().alias("rows")).to_pydict()
         counts = dict(zip(counted["reason"], counted["rows"], strict=True))
         funnel = cls(sum(counts.values()))
@@ -47,7 +47,7 @@ class Funnel:
         return funnel
 
     def add_step(self, name: str, drops: Drops) -> None:
-        """Count what a step dropped, beyond the steps before."""
+        """Count the offers that a step dropped, without those that earlier steps dropped."""
         known = {reason for step in self.steps for reason in step["dropped"]}
         counts = Counter(reason for reason in drops.reasons.values() if reason not in known)
         self._add(name, dict(sorted(counts.items())))
@@ -62,14 +62,14 @@ def describe_corpus(funnel: Funnel, catalogs: Catalogs, decisions: Path, rows: P
     """Return the counts of the report.
 
     Args:
-        funnel: The steps.
-        catalogs: What was derived.
+        funnel: Counts of the steps.
+        catalogs: The derived catalogs.
         decisions: Folder of the decisions.
         rows: Folder of the offers' parts.
-        num_parts: How many parts there are.
+        num_parts: Number of parts.
 
     Returns:
-        The content of `report.json`, but for what only the caller knows.
+        The content of `report.json`, without the entries that the caller adds.
     """
     decided = pa.concat_tables([read_decisions(decisions, part) for part in range(num_parts)])
     kept = decided.filter(pc.is_null(decided["reason"]))
@@ -103,7 +103,7 @@ def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
 
 
 def _titles(rows: Path) -> dict[str, Any]:
-    """Count what the rules changed, and how many words titles have before and after."""
+    """Count the titles that each rule changed, and the words of titles before and after cleaning."""
     offers = read_rows(rows).select("id", "title", "title_original", "title_rules")
     changed = offers.with_column("changes", col("title_rules").list_count()).where("changes > 0")
     by_rule = changed.explode("title_rules").groupby("title_rules").agg(col("title").count().alias("rows")).to_pydict()
@@ -129,14 +129,14 @@ def _word_counts(offers: daft.DataFrame, name: str) -> dict[str, int]:
 def dropped_examples(
     decisions: Path, rows: Path, drops: Drops, num_parts: int, num_examples: int
 ) -> dict[str, list[DroppedExample]]:
-    """Return offers of each reason to look at, the first of each, with those that were kept instead.
+    """Return the first dropped offers of each reason, with the offers that were kept instead.
 
     Args:
         decisions: Folder of the decisions.
         rows: Folder of the offers' parts.
-        drops: Rows that were dropped after the first step.
-        num_parts: How many parts there are.
-        num_examples: Offers of each reason at most.
+        drops: Rows that were dropped after they were read.
+        num_parts: Number of parts.
+        num_examples: Largest number of offers for each reason.
     """
     chosen: dict[str, list[dict[str, Any]]] = {}
     for part in range(num_parts):

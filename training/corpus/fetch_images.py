@@ -1,7 +1,7 @@
-"""The bytes of an offer's image, however the user's table has it: in the table, in a file or at an address.
+"""Fetch the bytes of an offer's image, which are in the table, in a file or at an address.
 
-What stands in a table is written by outsiders. An address of the web is fetched by `image_download`, which refuses
-those that are not public; a path must lie in the folder of the table.
+Outsiders wrote the paths and addresses in a table. Web addresses are fetched by `download_images`, which refuses those
+that are not public; a path must be inside the folder of the table.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import daft
 import daft.functions as F
 from daft import DataType, Expression, Series, col
 
-from training.corpus.image_download import DownloadLimits, ImageDownloadError, download_images
+from training.corpus.download_images import DownloadLimits, ImageDownloadError, download_images
 from training.corpus.options import PrepareArguments
 
 __all__ = ["image_bytes"]
@@ -19,7 +19,7 @@ __all__ = ["image_bytes"]
 _IMAGE = DataType.struct({"bytes": DataType.binary(), "reason": DataType.string()})
 _ADDRESSES_AT_ONCE = 32
 _WEB = ("http://", "https://")
-_STORES = ("s3://", "s3a://", "hf://", "gs://", "gcs://", "az://", "abfs://", "abfss://")  # which Daft reads
+_STORES = ("s3://", "s3a://", "hf://", "gs://", "gcs://", "az://", "abfs://", "abfss://")  # read by Daft
 
 
 def image_bytes(offers: daft.DataFrame, folder: Path | None, arguments: PrepareArguments) -> Expression:
@@ -27,20 +27,20 @@ def image_bytes(offers: daft.DataFrame, folder: Path | None, arguments: PrepareA
 
     Args:
         offers: The table.
-        folder: Folder that it is in, where that is a local one: paths start there.
-        arguments: Where the image is, and how it is fetched.
+        folder: Folder of the table, to which paths are relative; `None` where it is not local.
+        arguments: Name of the image column, and limits of downloads.
 
     Returns:
-        Of each row a struct: `bytes`, and `reason`, which says why there are none where they could not be fetched:
-        `"image_unreachable"` (no answer, or not an image's), `"image_refused"` (an address or a path that outsiders
-        shall not make this machine read).
+        For each row a struct: `bytes`, and `reason` where the image could not be fetched: `"image_unreachable"` (no
+        such file, or no usable answer from the server) or `"image_refused"` (an address or a path that outsiders must
+        not make this machine read).
 
     Raises:
-        ValueError: the column holds neither images nor where they are.
+        ValueError: the column holds neither images nor paths or addresses.
     """
     image = col(arguments.image_column)
     kind = offers.schema()[arguments.image_column].dtype
-    if kind.is_binary() or kind.is_null():  # a part of the input may have no image at all
+    if kind.is_binary() or kind.is_null():  # null: no image in this part of the input
         return F.to_struct(bytes=image.cast(DataType.binary()), reason=daft.lit(None).cast(DataType.string()))
     if kind.is_struct() and {"bytes", "path"} <= set(kind.fields):
         inside, address = image["bytes"], F.when(image["bytes"].is_null(), image["path"]).otherwise(None)
@@ -63,7 +63,7 @@ def image_bytes(offers: daft.DataFrame, folder: Path | None, arguments: PrepareA
 
 @daft.func.batch(return_dtype=DataType.string())
 def _store_address(addresses: Series) -> list[str | None]:
-    """Keep the addresses that Daft reads itself."""
+    """Keep the addresses that Daft reads itself; the others become null."""
     return [one if _begins(one, _STORES) else None for one in addresses.to_pylist()]
 
 
@@ -102,9 +102,9 @@ def _read_file(place: str, folder: Path | None, max_bytes: int) -> dict[str, Any
         path = (folder / place.removeprefix("file://")).resolve()
         if not path.is_relative_to(folder):
             return {"bytes": None, "reason": "image_refused"}
-        if not path.is_file():  # nor a pipe, which would never end
+        if not path.is_file():  # also false for a pipe, which could be read forever
             return {"bytes": None, "reason": "image_unreachable"}
         with path.open("rb") as file:
             return {"bytes": file.read(max_bytes + 1), "reason": None}
-    except (OSError, ValueError, RuntimeError):  # no such name is possible, or links that lead to themselves
+    except (OSError, ValueError, RuntimeError):  # an impossible name, or a loop of links
         return {"bytes": None, "reason": "image_unreachable"}

@@ -11,13 +11,14 @@ import pytest
 import yaml
 from conftest import MODEL
 
-from training.corpus import filter as mismatch_filter
-from training.corpus import mismatch
-from training.corpus.mismatch import embed_parts, read_embeddings, relative_scores
+import training.train
+from training.corpus import mismatch_scores
+from training.corpus.mismatch_scores import embed_parts, read_embeddings, relative_scores
 from training.corpus.options import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.corpus.toy_raw_offers import write_raw_offers
 from training.engine.build import build_model, build_processor
+from training.prepare import first_model_trainer
 
 
 def unit(vectors):
@@ -128,7 +129,8 @@ def checkpoint(raw, tmp_path_factory):
 
 def run(given, output, **settings):
     columns = {"id_column": "offer_id", "rows_per_shard": 50, "num_examples": 2}
-    return prepare(PrepareArguments(input=[str(given)], output=str(output), **columns | settings))
+    arguments = PrepareArguments(input=[str(given)], output=str(output), **columns | settings)
+    return prepare(arguments, first_model_trainer(arguments.first_model) if arguments.first_model else None)
 
 
 def rows_of(folder, kind):
@@ -145,23 +147,23 @@ def unfiltered(raw, tmp_path_factory):
 
 def test_a_model_drops_the_worst_share(raw, checkpoint, unfiltered, tmp_path, monkeypatch):
     loaded = []
-    original = mismatch._embed
-    monkeypatch.setattr(mismatch, "_embed", lambda *given: loaded.append(given) or original(*given))
+    original = mismatch_scores._embed
+    monkeypatch.setattr(mismatch_scores, "_embed", lambda *given: loaded.append(given) or original(*given))
     settings = {"checkpoint": str(checkpoint), "mismatch_share": 0.1, "bytes_at_once": 60_000}
     report = run(raw, tmp_path, **settings)
     number = len(rows_of(unfiltered, "kept"))
     expected = round(0.1 * number)
     dropped = {sku: row for sku, row in rows_of(tmp_path, "dropped").items() if row["reason"] == "mismatched"}
     assert len(dropped) == expected == report["dropped"]["mismatched"] and report["kept"] == number - expected
-    figures = report["mismatches"]
-    assert (figures["scored"], figures["share"], sum(figures["counts"])) == (number, 0.1, number)
-    assert len(figures["edges"]) == len(figures["counts"]) + 1
+    mismatches = report["mismatches"]
+    assert (mismatches["scored"], mismatches["share"], sum(mismatches["counts"])) == (number, 0.1, number)
+    assert len(mismatches["edges"]) == len(mismatches["counts"]) + 1
     # The notes say the scores, and no offer that stays has a worse one.
     kept = np.load(tmp_path / "work" / "mismatch_scores.npz")
     worst = np.sort(kept["score"])[:expected]
     notes = sorted(float(row["note"].removeprefix("score ")) for row in dropped.values())
     np.testing.assert_allclose(notes, worst, atol=0.0051)
-    assert figures["threshold"] == worst[-1]
+    assert mismatches["threshold"] == worst[-1]
     # All other offers are as they are without a model; only derived catalogs may differ.
     assert rows_of(tmp_path, "kept").keys() | dropped.keys() == rows_of(unfiltered, "kept").keys()
     # A second run embeds nothing again, and says the same.
@@ -170,7 +172,7 @@ def test_a_model_drops_the_worst_share(raw, checkpoint, unfiltered, tmp_path, mo
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "round-1" / "embeddings").iterdir()}
     again = run(raw, tmp_path, **settings)
     assert not loaded and all(path.stat().st_mtime_ns == at for path, at in before.items())
-    assert again["mismatches"] == json.loads(json.dumps(figures)) and again["dropped"] == report["dropped"]
+    assert again["mismatches"] == json.loads(json.dumps(mismatches)) and again["dropped"] == report["dropped"]
 
 
 def test_a_model_may_look_for_catalogs_alone(raw, checkpoint, tmp_path):
@@ -229,8 +231,8 @@ def test_a_first_model_is_trained_each_round_on_what_the_one_before_left(raw, fi
         trained.append(given[-1].output_dir)
         return original(*given)
 
-    original, stop_at = mismatch_filter.train, 1
-    monkeypatch.setattr(mismatch_filter, "train", train)
+    original, stop_at = training.train.train, 1
+    monkeypatch.setattr(training.train, "train", train)
     settings = {"first_model": str(first_model), "mismatch_share": 0.1, "mismatch_rounds": 2}
     output = tmp_path / "corpus"
     with pytest.raises(KeyboardInterrupt):
@@ -254,3 +256,17 @@ def test_no_offer_is_left_to_score(checkpoint, tmp_path):
     pq.write_table(pa.table(rows), tmp_path / "raw.parquet")
     with pytest.raises(ValueError, match="No offer is left that a model could score"):
         run(tmp_path / "raw.parquet", tmp_path, checkpoint=str(checkpoint), mismatch_share=0.1)
+
+
+def test_a_first_model_needs_a_function_that_trains_it(raw, first_model, tmp_path):
+    arguments = PrepareArguments(input=[str(raw)], output=str(tmp_path / "corpus"), first_model=str(first_model))
+    with pytest.raises(ValueError, match="`first_model` is .*give `train_first_model`"):
+        prepare(arguments)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_mistyped_configuration_of_the_first_model_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "first_model.yaml").write_text("num_epoch: 1\n")
+    with pytest.raises(SystemExit):
+        first_model_trainer(str(tmp_path / "first_model.yaml"))
+    assert "did you mean 'num_epochs'?" in capsys.readouterr().err

@@ -1,21 +1,20 @@
-"""The bytes of pictures whose addresses outsiders wrote.
+"""Download images from addresses that outsiders wrote.
 
-Contract: `download_image` returns the body of a complete answer of status 200, or raises `ImageDownloadError`, whose
-`reason` is a short name that rows can be counted by. Sellers write the addresses and run the servers, so neither is
-trusted:
+Contract: `download_image` returns the body of a complete answer with status 200, or raises `ImageDownloadError`, whose
+`reason` is a short name for counting. Sellers write the addresses and run the servers, so neither is trusted:
 
-- A name is resolved once per hop, every address that it has must be a public one, and the connection is made to such
-  an address itself: a name that changes its answer afterwards (DNS rebinding) gains nothing. This happens where
-  sockets are opened (`_CheckedNetwork`), so that no reading of an address, however odd, gets round it. Redirects are
-  fetched the same way.
-- One deadline holds for name, connection, TLS, redirects, headers and body together: whoever drips, ends by it.
-- The body is counted as it is read, whatever length was stated, and compressed bodies are refused.
+- A host name is resolved once per request. All of its IP addresses must be public, and the connection is made to one
+  of these addresses, so a name that resolves differently later (DNS rebinding) has no effect. The check is where
+  sockets are opened (`_CheckedNetwork`), so an unusual spelling of an address cannot avoid it. Redirects are checked
+  in the same way.
+- One deadline covers name, connection, TLS, redirects, headers and body together, so a slow server cannot exceed it.
+- The bytes of the body are counted while reading, regardless of the stated length; compressed bodies are refused.
 - TLS is verified against the name in the address. No proxy, cookie, password or `.netrc` of this machine is used.
 
-Nothing is tried twice: rows that failed can be downloaded again by their reason.
+Nothing is retried; rows can be selected by their reason and downloaded again.
 
-httpcore2 speaks HTTP and takes the sockets as an argument; httpx2 reads addresses as browsers do. Both come with
-huggingface_hub from version 2 on.
+httpcore2 implements HTTP and accepts a network backend, which opens the sockets; httpx2 parses addresses as browsers
+do. Both come with huggingface_hub from version 2 on.
 """
 
 import io
@@ -38,24 +37,24 @@ __all__ = ["DownloadLimits", "ImageDownloadError", "download_image", "download_i
 _HEADERS = (("User-Agent", "modeling_eclip"), ("Accept", "image/*, */*;q=0.5"), ("Accept-Encoding", "identity"))
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
-_LONGEST_ADDRESS = 8192  # characters: servers take about as many, and sending them never waits
+_LONGEST_ADDRESS = 8192  # characters; about as many as servers accept, and few enough to be sent at once
 _LONGEST_QUOTE = 200  # characters of an address in a message
 
-_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")  # all that was ever given out
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")  # all addresses assigned so far
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Public by their numbers, and where machines of Oracle's and Azure's clouds ask for their secrets all the same.
+# Addresses in public ranges at which Oracle's and Azure's clouds serve the credentials of a machine.
 _METADATA = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("168.63.129.16/32"))
 
 
 @dataclass(frozen=True)
 class DownloadLimits:
-    """How much of anything a server gets.
+    """Limits of a download.
 
     Args:
         timeout: Seconds for the whole download, redirects included, not for each read.
         max_bytes: Largest accepted body.
         max_redirects: How many redirects are followed.
-        allow_private_addresses: Whether servers may be on this machine or in its network. For servers of your own.
+        allow_private_addresses: Whether servers may be on this machine or in its network: for your own servers.
     """
 
     timeout: float = 10.0
@@ -64,7 +63,7 @@ class DownloadLimits:
     allow_private_addresses: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be downloaded within."""
+        """Refuse limits within which no download is possible."""
         if not 0 < self.timeout <= threading.TIMEOUT_MAX:
             raise ValueError(f"`timeout` is {self.timeout}; give seconds, above 0 and finite.")
         if self.max_bytes < 1:
@@ -74,10 +73,10 @@ class DownloadLimits:
 
 
 class ImageDownloadError(Exception):
-    """A picture that could not be downloaded.
+    """An image that could not be downloaded.
 
     Attributes:
-        reason: Short snake_case name to count by: `"bad_address"` (not http or https, no host, a user name or
+        reason: Short snake_case name for counting: `"bad_address"` (not http or https, no host, a user name or
             password in it), `"private_address"` (a host that is not on the public internet), `"unreachable"` (no such
             name, or a connection that was refused or broke), `"bad_certificate"`, `"timeout"`, `"bad_status"` (any
             but 200, after redirects), `"too_many_redirects"`, `"too_large"` or `"bad_response"` (not HTTP, shorter
@@ -85,7 +84,7 @@ class ImageDownloadError(Exception):
     """
 
     def __init__(self, message: str, reason: str = "unreachable"):
-        """Keep the message (what was received and how to mend it) and the reason."""
+        """Keep the message (what was received and how to correct it) and the reason."""
         super().__init__(message)
         self.reason = reason
 
@@ -94,18 +93,18 @@ _DEFAULT_LIMITS = DownloadLimits()
 
 
 def download_image(url: str, limits: DownloadLimits = _DEFAULT_LIMITS) -> bytes:
-    """Download one picture.
+    """Download one image.
 
     Args:
-        url: Its address, http or https; characters outside ASCII may stand in it as they are.
-        limits: How much of anything the server gets.
+        url: Its address, http or https; characters outside ASCII need no escaping.
+        limits: Limits of the download.
 
     Returns:
-        The body, which may be empty or no picture at all: `load_product_image` tells. A body of which no length was
-        stated is complete when the server closes the connection.
+        The body. It may be empty or no image; `load_product_image` checks that. A body without a stated length is
+        complete when the server closes the connection.
 
     Raises:
-        ImageDownloadError: If it could not be downloaded. Its `reason` says why in one word.
+        ImageDownloadError: If it could not be downloaded; `reason` names the cause.
     """
     deadline = _Deadline(limits.timeout)
     address = _parse(url)
@@ -116,7 +115,7 @@ def download_image(url: str, limits: DownloadLimits = _DEFAULT_LIMITS) -> bytes:
         address = found
     raise ImageDownloadError(
         f"{_quote(url)}: more redirects than max_redirects={limits.max_redirects}, the next one to "
-        f"{_quote(str(address))}. Give the address that it ends at, or raise max_redirects.",
+        f"{_quote(str(address))}. Give the final address, or raise max_redirects.",
         "too_many_redirects",
     )
 
@@ -124,16 +123,16 @@ def download_image(url: str, limits: DownloadLimits = _DEFAULT_LIMITS) -> bytes:
 def download_images(
     urls: Sequence[str | None], limits: DownloadLimits = _DEFAULT_LIMITS, *, num_threads: int = 16
 ) -> list[bytes | ImageDownloadError | None]:
-    """Download many pictures at a time; what fails is returned, not raised.
+    """Download many images in parallel; errors are returned, not raised.
 
     Args:
-        urls: `N` addresses, None where there is no picture. An address that occurs twice is downloaded once. All
-            pictures are held in memory, up to `N * max_bytes`: call this with some thousands at a time.
-        limits: How much of anything each server gets.
-        num_threads: How many downloads run at a time.
+        urls: `N` addresses, None where an offer has no image. An address that occurs twice is downloaded once. All
+            images are held in memory, up to `N * max_bytes`: give some thousands at a time.
+        limits: Limits of each download.
+        num_threads: Number of parallel downloads.
 
     Returns:
-        `N` bodies, or why there is none, in the order of the addresses; None where the address was None.
+        `N` bodies or errors, in the order of the addresses; None where the address was None.
 
     Raises:
         ValueError: If `num_threads` is below 1.
@@ -150,7 +149,7 @@ def _attempt(url: str, limits: DownloadLimits) -> bytes | ImageDownloadError:
     try:
         return download_image(url, limits)
     except ImageDownloadError as error:
-        # Its traceback and causes would keep what was read so far in memory for as long as the error is kept.
+        # The traceback and causes would keep the partial body in memory as long as the error.
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
 
@@ -160,7 +159,7 @@ def _quote(url: str) -> str:
 
 
 def _parse(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
-    """Reads an address, or a redirect from `base`, and refuses what no picture is asked for by."""
+    """Parses an address, or a redirect from `base`, and refuses addresses that images are not downloaded from."""
     if not isinstance(url, str):
         raise ImageDownloadError(f"{_quote(repr(url))}: not text but {type(url).__name__}. Mend it.", "bad_address")
     try:
@@ -177,7 +176,7 @@ def _parse(url: str, base: httpx2.URL | None = None) -> httpx2.URL:
     is_web = address.scheme in _PORTS and address.raw_host and 1 <= _port(address) <= 65535
     if not is_web or len(str(address)) > _LONGEST_ADDRESS:
         raise ImageDownloadError(
-            f"{_quote(url)}: not an address that pictures are downloaded from. Give http:// or https://, a host, and "
+            f"{_quote(url)}: not an address that images are downloaded from. Give http:// or https://, a host, and "
             f"at most {_LONGEST_ADDRESS:,} characters.",
             "bad_address",
         )
@@ -189,7 +188,7 @@ def _port(address: httpx2.URL) -> int:
 
 
 def _fetch(address: httpx2.URL, limits: DownloadLimits, deadline: "_Deadline") -> bytes | httpx2.URL:
-    """One request on a connection of its own: the body, or where it redirects to."""
+    """Sends one request on its own connection; returns the body, or the address of a redirect."""
     url = httpcore2.URL(scheme=address.raw_scheme, host=address.raw_host, port=_port(address), target=address.raw_path)
     network = _CheckedNetwork(deadline, limits.allow_private_addresses)
     context = _tls() if address.scheme == "https" else None
@@ -205,7 +204,7 @@ def _fetch(address: httpx2.URL, limits: DownloadLimits, deadline: "_Deadline") -
             return _body(response, limits.max_bytes)
     except ImageDownloadError as error:
         raise ImageDownloadError(f"{_quote(str(address))}: {error}", error.reason) from error
-    except Exception as error:  # whatever an outsider's server or name could make a library raise
+    except Exception as error:  # a hostile server or name may cause any exception in the libraries
         message, reason = _explain(error, limits)
         raise ImageDownloadError(f"{_quote(str(address))}: {message}", reason) from error
 
@@ -225,7 +224,7 @@ def _body(response: httpcore2.Response, max_bytes: int) -> bytes:
     encoding = _header(response, b"content-encoding")
     if encoding.lower() not in (b"", b"identity"):
         raise ImageDownloadError(
-            f"the body is encoded as {encoding[:50]!r}, which was not asked for. Leave the picture out.",
+            f"the body is encoded as {encoding[:50]!r}, which was not asked for. Leave the image out.",
             "bad_response",
         )
     stated = _header(response, b"content-length")
@@ -238,29 +237,29 @@ def _body(response: httpcore2.Response, max_bytes: int) -> bytes:
         else:
             return body.getvalue()
     raise ImageDownloadError(
-        f"more than max_bytes={max_bytes:,}. Leave the picture out, or raise max_bytes.", "too_large"
+        f"more than max_bytes={max_bytes:,}. Leave the image out, or raise max_bytes.", "too_large"
     )
 
 
 def _explain(error: Exception, limits: DownloadLimits) -> tuple[str, str]:
-    """What went wrong with a connection, in words, and the reason to count it by."""
+    """Returns a message about a failed connection, and its reason."""
     if isinstance(error, httpcore2.TimeoutException):
         return f"not downloaded within timeout={limits.timeout:g} seconds. Try again, or raise timeout.", "timeout"
     if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-        return f"the server does not prove that it is that host ({error}). Leave the picture out.", "bad_certificate"
+        return f"the server does not prove that it is that host ({error}). Leave the image out.", "bad_certificate"
     if isinstance(error, httpcore2.NetworkError):
         return f"no connection, or one that broke ({error}). Try again later.", "unreachable"
     return f"not a complete answer by HTTP ({type(error).__name__}: {error}). Try again later.", "bad_response"
 
 
 class _Deadline:
-    """The moment at which a download ends."""
+    """The time at which a download must have ended."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Seconds that are left.
+        """Returns the seconds that are left.
 
         Raises:
             httpcore2.TimeoutException: If none are left.
@@ -272,7 +271,7 @@ class _Deadline:
 
 
 class _CheckedNetwork(httpcore2.NetworkBackend):
-    """Opens sockets to public addresses only; every wait on them ends at the deadline."""
+    """Opens sockets to public addresses only; no wait on them exceeds the deadline."""
 
     def __init__(self, deadline: _Deadline, allow_private_addresses: bool) -> None:
         self._deadline, self._allow_private_addresses = deadline, allow_private_addresses
@@ -292,12 +291,12 @@ class _CheckedNetwork(httpcore2.NetworkBackend):
         if private and not self._allow_private_addresses:
             raise ImageDownloadError(
                 f"host {host!r} has the address {private[0]}, which is not one of the public internet. Leave the "
-                "picture out, or set allow_private_addresses for servers of your own.",
+                "image out, or set allow_private_addresses for servers of your own.",
                 "private_address",
             )
         failure: Exception = httpcore2.ConnectError(f"host {host!r} has no address")
         for i, address in enumerate(addresses):
-            # A share of the time for each, so that one that does not answer leaves some to the next.
+            # Each address gets a share of the time, so that one that does not answer leaves time for the next.
             share = self._deadline.remaining() / (len(addresses) - i)
             try:
                 stream = self._sockets.connect_tcp(address, port, share, local_address, socket_options)
@@ -308,7 +307,7 @@ class _CheckedNetwork(httpcore2.NetworkBackend):
 
 
 class _TimedStream(httpcore2.NetworkStream):
-    """A connection on which every wait ends at the deadline; timeouts that are passed to it count for nothing."""
+    """A connection on which no wait exceeds the deadline; the timeouts that callers pass are ignored."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline) -> None:
         self._stream, self._deadline = stream, deadline
@@ -333,7 +332,7 @@ class _TimedStream(httpcore2.NetworkStream):
 
 
 def _resolve(host: str, port: int, deadline: _Deadline) -> list[str]:
-    """All addresses of a name, asked for once. In a thread, since the system's resolver knows no deadline."""
+    """Returns all IP addresses of a name. Asks in a thread, since the system's resolver has no timeout."""
     found: Future[list[str]] = Future()
 
     def look_up() -> None:
@@ -353,7 +352,7 @@ def _resolve(host: str, port: int, deadline: _Deadline) -> list[str]:
 
 
 def _is_public(address: str) -> bool:
-    """Whether an address is of one machine on the public internet, IPv4 addresses inside IPv6 ones included."""
+    """Tells whether an IP address belongs to one machine on the public internet; also for IPv4 inside IPv6."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour

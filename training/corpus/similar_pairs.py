@@ -1,9 +1,10 @@
-"""Pairs of offers whose titles and images are both alike, without comparing each offer with each other.
+"""Find pairs of offers with similar titles and similar images, without comparing all offers with each other.
 
-Two 64-bit hashes that differ in at most `d` bits are equal in one of `d + 1` blocks of bits. Offers that share a block
-come into one bucket, and only those are compared: the bits of their image hashes, one of them mirrored too, and the
-letter triples that their titles have in common (Jaccard). Titles with other numbers or codes are of other products. A
-bucket with very many offers is sorted by title, and each is compared with its neighbours there alone.
+Two 64-bit hashes that differ in at most `d` bits are equal in at least one of `d + 1` blocks of bits. Offers that
+share a block are put into one bucket, and only offers of one bucket are compared: by the bits of their image hashes,
+also with one of them mirrored, and by the letter triples that their titles have in common (Jaccard). Titles with
+different numbers or codes name different products. A very large bucket is sorted by title, and each offer is compared
+with its neighbours in that order only.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from daft import DataType, Series, col
 __all__ = ["similar_pairs", "title_similarity", "title_triples"]
 
 _LARGEST_BUCKET = 1000
-_NEIGHBORS = 20  # in the order of titles, that are compared in larger buckets
+_NEIGHBORS = 20  # in the order of titles, compared in larger buckets
 _ROWS_AT_ONCE = 4096
 _PAIR = DataType.struct(
     {
@@ -30,16 +31,16 @@ _PAIR = DataType.struct(
 
 
 def similar_pairs(rows: daft.DataFrame, max_distance: int, min_similarity: float) -> pa.Table:
-    """Find pairs that are alike.
+    """Find pairs of similar offers.
 
     Args:
         rows: Offers with `row`, `content`, `title_key`, `image_hash` and `mirrored_hash`.
-        max_distance: Bits in which their image hashes differ at most, the one or the other mirrored or not.
-        min_similarity: Share of letter triples that their titles have in common at least.
+        max_distance: Largest number of bits in which the image hashes differ, with or without mirroring one of them.
+        min_similarity: Smallest share of letter triples that the titles have in common.
 
     Returns:
-        A row per pair: `left` and `right`, the lower row number first; `distance` and `mirrored`, whether it is that
-        of a mirrored image; and `similarity`. Sorted by the row numbers.
+        A row per pair, sorted: `left` and `right`, the lower row number first; `distance`; `mirrored`, whether the
+        distance is to a mirrored image; and `similarity`.
     """
     keys = _block_keys(max_distance + 1)
     columns = ("row", "content", "title_key", "image_hash", "mirrored_hash")
@@ -55,7 +56,7 @@ def similar_pairs(rows: daft.DataFrame, max_distance: int, min_similarity: float
 
 
 def title_triples(key: str) -> frozenset[str]:
-    """Return the letter triples of a title, with its ends."""
+    """Return the letter triples of a title, with a space at each end."""
     padded = f" {key} "
     return frozenset(padded[place : place + 3] for place in range(len(padded) - 2))
 
@@ -71,7 +72,7 @@ def title_similarity(left: frozenset[str], right: frozenset[str]) -> float:
 
 
 def _block_keys(num_blocks: int) -> Any:
-    """Return the function that names the buckets of an offer: by its image hash, and by the mirrored one."""
+    """Return the function that computes the buckets of an offer, from its image hash and the mirrored one."""
     edges = [64 * place // num_blocks for place in range(num_blocks + 1)]
 
     def of(image_hash: bytes | None) -> list[str]:
@@ -121,24 +122,24 @@ def _compare(
     for first in range(len(order) - 1):
         others = slice(first + 1, first + 1 + reach)
         upright_others, mirrored_others = hashes[:, others]
-        as_they_are = np.bitwise_count(upright_others ^ hashes[0, first])
-        turned_round = np.minimum(  # the one, or the other: a hash and that of the mirrored image round differently
+        upright_bits = np.bitwise_count(upright_others ^ hashes[0, first])
+        mirrored_bits = np.minimum(  # either image is mirrored: the two hashes round differently
             np.bitwise_count(mirrored_others ^ hashes[0, first]), np.bitwise_count(upright_others ^ hashes[1, first])
         )
-        for offset in np.flatnonzero(np.minimum(as_they_are, turned_round) <= max_distance).tolist():
+        for offset in np.flatnonzero(np.minimum(upright_bits, mirrored_bits) <= max_distance).tolist():
             second = first + 1 + offset
             if numbers[first] != numbers[second]:
                 continue
             similarity = title_similarity(triples[first], triples[second])
             if similarity >= min_similarity:
-                as_it_is, turned = int(as_they_are[offset]), int(turned_round[offset])
+                as_it_is, mirrored_distance = int(upright_bits[offset]), int(mirrored_bits[offset])
                 left, right = sorted((rows[order[first]], rows[order[second]]))
                 found.append(
                     {
                         "left": left,
                         "right": right,
-                        "distance": min(as_it_is, turned),
-                        "mirrored": turned < as_it_is,
+                        "distance": min(as_it_is, mirrored_distance),
+                        "mirrored": mirrored_distance < as_it_is,
                         "similarity": similarity,
                     }
                 )

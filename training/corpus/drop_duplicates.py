@@ -1,8 +1,7 @@
-"""Offers that are there twice, and images that stand for no product: one offer stays, and which is written down."""
+"""Drop repeated offers and placeholder images. Of equal offers one stays, and the others are noted with its id."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import daft
@@ -11,70 +10,24 @@ import pyarrow as pa
 import regex
 from daft import col
 
+from training.corpus.drops import Drops, in_order
 from training.data.columns import NO_CATALOG
 
-__all__ = ["Drops", "drop_near_duplicates", "drop_placeholders", "drop_repeats", "id_order", "in_order"]
+__all__ = ["drop_near_duplicates", "drop_placeholders", "drop_repeats"]
 
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{M}]{2,}")
-_SAME_COLOURS = 0.9  # cosine of colours; pictures resized and compressed again have .94 and more
-_RELATED = 0.5  # share of an image's titles that have its most frequent word, from where on they are of one product
-
-
-@dataclass
-class Drops:
-    """Rows that are dropped after the first step.
-
-    Attributes:
-        reasons: By row number, why.
-        kept: By row number, the id of the offer that stays instead, where there is one.
-        kept_rows: The same, its row number.
-        notes: By row number, what else is to be said.
-        given: By row number, the given catalog of an offer that has it from one that was dropped for it.
-    """
-
-    reasons: dict[int, str] = field(default_factory=dict)
-    kept: dict[int, Any] = field(default_factory=dict)
-    kept_rows: dict[int, int] = field(default_factory=dict)
-    notes: dict[int, str] = field(default_factory=dict)
-    given: dict[int, int] = field(default_factory=dict)
-
-    def add(self, row: int, reason: str, *, kept: tuple[Any, int] | None = None, note: str = "") -> None:
-        """Drop a row, unless it is dropped already."""
-        if row in self.reasons:
-            return
-        self.reasons[row] = reason
-        if kept is not None:
-            self.kept[row], self.kept_rows[row] = kept
-        if note:
-            self.notes[row] = note
-
-
-def in_order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what offers are ordered by: the first of several that are one stays.
-
-    Rows without an id come last. Rows that are the same in all of this are the same offer.
-    """
-    return (id_order(row["id"]), row["content"], row["row"])
-
-
-def id_order(value: Any) -> tuple[int, float, str]:
-    """Return what ids are ordered by: numbers by size, also where they are written as text; other text; none."""
-    if value is None or value != value:
-        return 2, 0, ""
-    if isinstance(value, int | float):
-        return 0, value, ""
-    text = str(value)
-    return (0, int(text), text) if text.isdecimal() and len(text) < 40 else (1, 0, text)
+_SAME_COLOURS = 0.9  # cosine of colours; an image that is resized and compressed again has .94 and more
+_RELATED = 0.5  # titles are related if at least this share of them has their most frequent word
 
 
 def drop_repeats(rows: daft.DataFrame, keys: Sequence[str], reason: str, drops: Drops) -> None:
-    """Keep the first of the offers that are equal in some columns.
+    """Keep the first of the offers that have equal values in some columns.
 
     Args:
-        rows: Offers with `row`, `id`, `content` and the columns of `keys`; without the rows that are dropped.
+        rows: Offers with `row`, `id`, `content` and the columns of `keys`, without dropped rows.
         keys: The columns.
-        reason: Why the others are dropped.
-        drops: They are added here.
+        reason: Reason for which the others are dropped.
+        drops: The dropped rows are added here.
     """
     groups = defaultdict(list)
     for row in _shared(rows, keys).to_pylist():
@@ -87,14 +40,14 @@ def drop_repeats(rows: daft.DataFrame, keys: Sequence[str], reason: str, drops: 
 
 
 def drop_placeholders(rows: daft.DataFrame, min_titles: int, drops: Drops) -> None:
-    """Drop all offers under an image that many unrelated titles have.
+    """Drop all offers of an image that has many unrelated titles.
 
-    Titles of one product have words in common. Where no word is in half of an image's titles, they are unrelated. In a
-    script without spaces, as Chinese or Thai, pairs of letters are words, too.
+    Titles of one product have words in common. An image's titles are unrelated if no word is in half of them. In a
+    script without spaces, such as Chinese or Thai, pairs of letters count as words.
 
     Args:
         rows: Offers with `row`, `title_key`, `catalog_id` and `pixel_hash`.
-        min_titles: Different titles from which on an image is looked at.
+        min_titles: Smallest number of different titles of a placeholder.
         drops: The rows are added here.
     """
     titles = rows.select("pixel_hash", "title_key").distinct().groupby("pixel_hash").agg(
@@ -109,7 +62,7 @@ def drop_placeholders(rows: daft.DataFrame, min_titles: int, drops: Drops) -> No
         distinct = {row["title_key"] for row in group}
         catalogs = {row["catalog_id"] for row in group}
         if len(catalogs) == 1 and NO_CATALOG not in catalogs:
-            continue  # of one product, as is given
+            continue  # one product, by its given catalog id
         words = Counter(word for title in distinct for word in _words(title))
         if not words or words.most_common(1)[0][1] < _RELATED * len(distinct):
             for row in group:
@@ -119,15 +72,15 @@ def drop_placeholders(rows: daft.DataFrame, min_titles: int, drops: Drops) -> No
 def drop_near_duplicates(
     rows: daft.DataFrame, pairs: pa.Table, max_distance: int, min_similarity: float, drops: Drops
 ) -> None:
-    """Keep the first of offers that are nearly the same; each that is dropped is like one that stays.
+    """Keep the first of offers that are nearly the same. Each dropped offer is similar to an offer that stays.
 
-    Hashes of images look past colours. A picture in other colours is another seller's, and stays.
+    Image hashes ignore colours. An image in other colours may show another product, and its offer stays.
 
     Args:
         rows: Offers with `row`, `id`, `content`, `catalog_id` and `colours`.
-        pairs: What `similar_pairs` found among them.
-        max_distance: Bits in which images differ at most, as they are.
-        min_similarity: Share of letter triples that titles have in common at least.
+        pairs: Pairs among them, from `similar_pairs`.
+        max_distance: Largest number of bits in which the image hashes differ, without mirroring.
+        min_similarity: Smallest share of letter triples that the titles have in common.
         drops: The rows are added here.
     """
     like: dict[int, list[int]] = defaultdict(list)
@@ -157,7 +110,7 @@ def drop_near_duplicates(
 
 
 def _cosine(left: bytes, right: bytes) -> float:
-    """Return how alike the colours of two images are, 0 to 1."""
+    """Return the cosine of two images' colours, 0 to 1."""
     ones, others = (np.frombuffer(of, np.uint8).astype(np.float64) for of in (left, right))
     return float(ones @ others) / max(float(np.linalg.norm(ones) * np.linalg.norm(others)), 1.0)
 
@@ -170,13 +123,13 @@ def _words(title: str) -> set[str]:
 
 
 def _inherit(stays: dict[str, Any], goes: dict[str, Any], drops: Drops) -> None:
-    """Leave a given catalog with the offer that stays."""
+    """Give the catalog id of a dropped offer to the offer that stays, if that has none."""
     if stays["catalog_id"] == NO_CATALOG and goes["catalog_id"] != NO_CATALOG:
         drops.given.setdefault(stays["row"], goes["catalog_id"])
 
 
 def _shared(rows: daft.DataFrame, keys: Sequence[str]) -> pa.Table:
-    """Return the rows that are not alone with their values of some columns."""
+    """Return the rows that share their values of some columns with another row."""
     columns = list(dict.fromkeys(["row", "id", "content", "catalog_id", *keys]))
     counted = rows.groupby(*keys).agg(col("row").count().alias("copies")).where("copies > 1")
     return rows.select(*columns).join(counted.select(*keys), on=list(keys)).to_arrow()

@@ -1,4 +1,4 @@
-"""Where raw offers are read from: files of several formats and places, in parts that are done whole or again."""
+"""The input: files of several formats and places, divided into parts. A part is processed whole, or again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ _FORMATS = {
     ".tsv": "tsv",
 }
 _LOCAL = "file://"
-_MOST_PARTS = 2**16  # row numbers have 16 bits for them
+_MOST_PARTS = 2**16  # a row number holds its part in 16 bits
 _WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the input: whole files, or some row groups of one.
+    """A part of the input: whole files, or some row groups of one file.
 
     Args:
-        paths: The files, all of one folder, one format and the same columns.
-        row_groups: Of a single parquet file, the row groups; all if not given.
+        paths: The files, all with the same folder, format and columns.
+        row_groups: Row groups of a single parquet file; all if not given.
     """
 
     paths: tuple[str, ...]
@@ -40,21 +40,21 @@ class Part:
 
     @property
     def folder(self) -> Path | None:
-        """Folder of the files, where it is a local one."""
+        """Folder of the files; `None` where they are not local."""
         path = self.paths[0].removeprefix(_LOCAL)
         return None if "://" in path else Path(path).parent.resolve()
 
     @property
     def is_untyped(self) -> bool:
-        """Whether all that it holds is text."""
+        """Whether the format has no types: every value is text."""
         return _format_of(self.paths[0]) in ("csv", "tsv")
 
     def read(self, text_columns: Sequence[str] = ()) -> daft.DataFrame:
-        """Return its rows, not read yet.
+        """Return the rows as a plan that has not read them yet.
 
         Args:
-            text_columns: Columns that are text, where the format does not say what they are: types are guessed from
-                the beginning of a file, and an id like 00123 is no number.
+            text_columns: Columns that are read as text where the format has no types. Types are otherwise guessed from
+                the beginning of a file, and an id such as 00123 would become a number.
         """
         found = self._read(None)
         kinds = {name: found.schema()[name].dtype for name in text_columns if name in found.column_names}
@@ -73,19 +73,20 @@ class Part:
 
 
 def plan_parts(inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str] | None = None) -> list[Part]:
-    """Divide the input into parts; the same parts whatever computes them.
+    """Divide the input into parts, always the same parts for the same files.
 
     Args:
         inputs: Files, folders or globs.
-        bytes_at_once: Parts are about that large. Local parquet files are divided; others are whole.
-        skipped: Local files that are empty or broken are named here, with what was found; without it they are errors.
+        bytes_at_once: Size of a part, about. Local parquet files are divided; other files stay whole.
+        skipped: Gets an entry for each local file that is empty or broken: its path, and the reason. If not given,
+            such a file is an error.
 
     Returns:
         The parts, in the order of the files' names.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a file's format is not known or it can't be read, or there is too much for one run.
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: a file's format is unknown, a file can't be read, or the input has too many parts.
     """
     parts: list[Part] = []
     gathered: list[str] = []
@@ -122,17 +123,17 @@ def plan_parts(inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str
     close()
     if len(parts) > _MOST_PARTS:
         raise ValueError(
-            f"`bytes_at_once` is {bytes_at_once}, which makes {len(parts):,} parts of the input; more than "
-            f"{_MOST_PARTS:,} can't be numbered. Give more bytes."
+            f"`bytes_at_once` is {bytes_at_once}, which divides the input into {len(parts):,} parts; at most "
+            f"{_MOST_PARTS:,} can be numbered. Give more bytes."
         )
     return parts
 
 
 def _likeness(path: str) -> tuple[Any, ...]:
-    """Return what files have in common that are read together.
+    """Return what files must have in common to be read together.
 
-    Paths of images begin in the folder of their table. Daft reads all files as the first one is: where a column has
-    another type, or the columns of CSV another order, it finds nulls, or the values of another column.
+    The folder, because image paths are relative to it. The columns, because Daft reads all files with the schema of
+    the first: a column of another type would become null, and CSV columns in another order would be mixed up.
     """
     if path.startswith(_WEB):
         return (path,)
@@ -141,13 +142,13 @@ def _likeness(path: str) -> tuple[Any, ...]:
 
 
 def _files(pattern: str) -> list[tuple[str, int]]:
-    """Return the files that a word of the input stands for, with their sizes in bytes."""
+    """Return the files that an entry of `input` names, with their sizes in bytes."""
     if pattern.startswith(_WEB):
         _format_of(pattern)
         return [(pattern, 0)]
     is_remote = "://" in pattern
     if not is_remote and not set("*?[{") & set(pattern) and not Path(pattern).exists():
-        raise FileNotFoundError(f"`input` names {pattern!r}, which is not there.")
+        raise FileNotFoundError(f"`input` names {pattern!r}, which does not exist; correct the path.")
     if not is_remote and Path(pattern).is_dir():
         pattern = str(Path(pattern) / "**")
     elif is_remote and not Path(pattern).suffix and "*" not in pattern:
@@ -155,12 +156,12 @@ def _files(pattern: str) -> list[tuple[str, int]]:
     try:
         found = daft.from_glob_path(pattern).select("path", "size").to_pydict()
     except DaftCoreException as error:
-        raise FileNotFoundError(f"`input` names {pattern!r}, where nothing can be read: {error}") from error
+        raise FileNotFoundError(f"`input` names {pattern!r}, which can't be read: {error}") from error
     files = list(zip(found["path"], found["size"], strict=True))
     if "*" in pattern:
         files = [(path, size) for path, size in files if Path(path).suffix.lower() in _FORMATS]
     if not files:
-        raise FileNotFoundError(f"`input` names {pattern!r}, where there is no file of {', '.join(_FORMATS)}.")
+        raise FileNotFoundError(f"`input` names {pattern!r}, which holds no file of {', '.join(_FORMATS)}.")
     for path, _ in files:
         _format_of(path)
     return [(path, size or 0) for path, size in files]
@@ -174,7 +175,7 @@ def _format_of(path: str) -> str:
 
 
 def _row_groups(path: str, bytes_at_once: int) -> list[tuple[int, ...]]:
-    """Divide a file's row groups into runs of about so many bytes."""
+    """Divide a file's row groups into runs of about `bytes_at_once` bytes."""
     metadata = pq.read_metadata(path)
     runs: list[list[int]] = [[]]
     so_far = 0

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from training.corpus import similar
-from training.corpus.duplicates import Drops, drop_near_duplicates, drop_placeholders, drop_repeats, in_order
-from training.corpus.similar import similar_pairs, title_similarity, title_triples
+from training.corpus import similar_pairs as buckets
+from training.corpus.drop_duplicates import drop_near_duplicates, drop_placeholders, drop_repeats
+from training.corpus.drops import Drops, in_order
+from training.corpus.similar_pairs import similar_pairs, title_similarity, title_triples
 
 WORDS = ["red", "blue", "steel", "mug", "lamp", "chair", "nike", "oak", "mini", "pro"]
 
@@ -141,8 +142,8 @@ def test_the_numbers_of_rows_change_nothing():
 
 
 def test_a_large_bucket_is_compared_along_its_titles(monkeypatch):
-    monkeypatch.setattr(similar, "_LARGEST_BUCKET", 30)
-    monkeypatch.setattr(similar, "_NEIGHBORS", 2)
+    monkeypatch.setattr(buckets, "_LARGEST_BUCKET", 30)
+    monkeypatch.setattr(buckets, "_NEIGHBORS", 2)
     numbers = list(range(40))
     random.Random(0).shuffle(numbers)
     rows = [
@@ -157,13 +158,13 @@ def test_a_large_bucket_is_compared_along_its_titles(monkeypatch):
     found = {pair[:2] for pair in found_pairs(rows, 0, 0.0)}
     expected = {tuple(sorted(pair)) for step in (1, 2) for pair in zip(numbers, numbers[step:], strict=False)}
     assert found == expected
-    monkeypatch.setattr(similar, "_LARGEST_BUCKET", 40)
+    monkeypatch.setattr(buckets, "_LARGEST_BUCKET", 40)
     assert len(found_pairs(rows, 0, 0.0)) == 40 * 39 // 2
 
 
 def test_a_large_bucket_of_one_title_does_not_depend_on_the_numbers_of_rows(monkeypatch):
-    monkeypatch.setattr(similar, "_LARGEST_BUCKET", 10)
-    monkeypatch.setattr(similar, "_NEIGHBORS", 3)
+    monkeypatch.setattr(buckets, "_LARGEST_BUCKET", 10)
+    monkeypatch.setattr(buckets, "_NEIGHBORS", 3)
     rows = random_offers(40)
     for place, row in enumerate(rows):
         row |= {"title_key": "red mug", "image_hash": place % 4, "mirrored_hash": 1 << 63, "content": f"{place:02d}"}

@@ -1,7 +1,8 @@
-"""The corpus as files: `kept/SPLIT-00000.parquet` of a stated number of rows, and `dropped/`, with a reason each.
+"""Write the corpus: files `kept/SPLIT-00000-of-00001.parquet` of a given number of rows, and `dropped/` with reasons.
 
-A file is written whole or not at all, and one that is there is not written again. What is in it depends on the
-decisions alone: the offers of a split, in the order of their parts and ids, are divided into runs of so many rows.
+A file is written whole or not at all, and a file that exists is not written again. Its content depends on the
+decisions alone: the offers of a split, in the order of their parts and ids, are cut into files of `rows_per_shard`
+rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,16 +16,16 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from training.corpus.read import OWN, part_name
-from training.corpus.runner import for_each
-from training.corpus.splits import SPLITS, read_decisions
+from training.corpus.assign_splits import SPLITS, read_decisions
+from training.corpus.parallel import for_each
+from training.corpus.read_offers import OWN, part_name
 from training.data.files import whole_file
 
 __all__ = ["Shard", "iterate_rows", "plan_shards", "rows_schema", "write_shards"]
 
 _DROPPED = "dropped"
 _BYTES_AT_ONCE = 2**26
-_ROWS_PER_GROUP = 100  # readers, and this writer, have a row group in memory
+_ROWS_PER_GROUP = 100  # readers, and this writer, hold a row group in memory
 _BYTES_PER_GROUP = 2**24
 
 
@@ -33,9 +34,9 @@ class Shard:
     """A file of the corpus.
 
     Args:
-        path: Where, in the folder of the corpus.
-        split: Name of the split; `"dropped"` of offers that are not in the corpus.
-        runs: Of which parts, from which to which of the split's rows there.
+        path: Path of the file, relative to the folder of the corpus.
+        split: Name of the split; `"dropped"` for offers that are not in the corpus.
+        runs: The file's rows as `(part, start, end)`, counted among the rows of the split in that part.
     """
 
     path: str
@@ -44,7 +45,7 @@ class Shard:
 
     @property
     def in_corpus(self) -> bool:
-        """Whether its offers are kept."""
+        """Whether the file's offers are kept."""
         return self.split != _DROPPED
 
 
@@ -53,8 +54,8 @@ def plan_shards(decisions: Path, num_parts: int, rows_per_shard: int) -> list[Sh
 
     Args:
         decisions: Folder of the decisions.
-        num_parts: How many parts there are.
-        rows_per_shard: Rows of a file; the last one of a split has fewer.
+        num_parts: Number of parts.
+        rows_per_shard: Rows of a file; the last file of a split may have fewer.
 
     Returns:
         The files; none for a split without offers.
@@ -95,19 +96,19 @@ def write_shards(
     *,
     number_ids: bool = False,
 ) -> int:
-    """Write the files that are not there yet; on the cores, or the machines, that the engine has.
+    """Write the files that do not exist yet, on all cores or machines of the engine.
 
     Args:
         shards: The files.
         folder: Folder of the corpus.
         rows: Folder of the offers' parts.
         decisions: Folder of the decisions.
-        schema: What [`rows_schema`] returned of the offers.
-        id_column: Name that the ids get.
-        number_ids: Whether ids are written as the whole numbers that they are the text of.
+        schema: Schema of the offers, from [`rows_schema`].
+        id_column: Name of the id column in the corpus.
+        number_ids: Whether ids, which are text here, are written as whole numbers.
 
     Returns:
-        How many were written.
+        Number of files that were written.
     """
     missing = [place for place, shard in enumerate(shards) if not (folder / shard.path).is_file()]
     for_each(lambda place: _write(shards[place], folder, rows, decisions, schema, id_column, number_ids), missing)
@@ -115,7 +116,7 @@ def write_shards(
 
 
 def rows_schema(rows: Path) -> pa.Schema:
-    """Return the columns that the offers of all parts have; a part that lacks one has nulls there.
+    """Return the columns of all parts together; a part that lacks a column has nulls there.
 
     Raises:
         ValueError: parts differ in the type of a column.
@@ -159,7 +160,7 @@ def _write(
 
 
 def _groups(images: pa.ChunkedArray) -> Iterator[tuple[int, int]]:
-    """Cut rows where their images come to what a row group holds, or else to one row."""
+    """Cut rows into groups, each at most as large as a row group may be, or of one row."""
     start = held = 0
     for place, size in enumerate(pc.fill_null(pc.binary_length(images), 0).to_pylist()):
         if place > start and held + size > _BYTES_PER_GROUP:
@@ -177,13 +178,13 @@ def iterate_rows(
     schema: pa.Schema | None = None,
     columns: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """Read offers of a part, few at a time, so that their images need not fit into memory.
+    """Read offers of a part, a few at a time, so that their images need not fit into memory together.
 
     Args:
         part: Folder of the part.
         numbers: Their row numbers.
-        rows_at_once: Offers of a table; the last one has fewer.
-        schema: Columns of all parts, where all are read.
+        rows_at_once: Offers of a table; the last table may have fewer.
+        schema: Columns of all parts, where all columns are read.
         columns: Columns that are read; all if not given.
 
     Yields:
@@ -194,7 +195,7 @@ def iterate_rows(
     bytes_per_row = sum(file.stat().st_size for file in files) // max(
         sum(pq.read_metadata(file).num_rows for file in files), 1
     )
-    # A part is in no order, so each time all of it is looked through: not more often than memory asks for.
+    # A part is not sorted, so each scan reads all of it. Scans are as few as memory allows.
     rows_per_scan = max(_BYTES_AT_ONCE // max(bytes_per_row, 1) // rows_at_once, 1) * rows_at_once
     for start in range(0, len(numbers), rows_per_scan):
         some = numbers.slice(start, rows_per_scan)
@@ -205,7 +206,7 @@ def iterate_rows(
             batch_readahead=1,
             fragment_readahead=1,
         )
-        found = scan.to_table().combine_chunks()  # of thousands of pieces each row would be looked for in each
+        found = scan.to_table().combine_chunks()  # taking rows from thousands of chunks is slow
         place = {row: number for number, row in enumerate(found["row"].to_pylist())}
         places = [place[row] for row in some.to_pylist()]
         for first in range(0, len(places), rows_at_once):
@@ -213,7 +214,7 @@ def iterate_rows(
 
 
 def _as_corpus(found: pa.Table, decided: pa.Table, dropped: bool, id_column: str, number_ids: bool) -> pa.Table:
-    """Return offers with the columns that training reads, and the user's own."""
+    """Return offers with the columns that training reads, and the further columns of the input."""
     own = {name.removeprefix(OWN): found[name] for name in found.column_names if name.startswith(OWN)}
     images = found["image"].cast(pa.binary()).combine_chunks()
     columns = {
@@ -228,4 +229,4 @@ def _as_corpus(found: pa.Table, decided: pa.Table, dropped: bool, id_column: str
     own = {f"{name}_own" if name in columns else name: value for name, value in own.items()}
     table = pa.table(columns | own)
     features = datasets.Features.from_arrow_schema(table.schema) | {"image": datasets.Image()}
-    return table.cast(datasets.Features(features).arrow_schema)  # whose metadata says that these are images
+    return table.cast(datasets.Features(features).arrow_schema)  # its metadata declares the images

@@ -12,8 +12,7 @@ from PIL import Image
 
 from modeling_eclip.plots import fonts as drawn_text
 from modeling_eclip.plots.products import plt
-from training.corpus.report_page import DroppedExample, write_corpus_report
-from training.corpus.report_pictures import (
+from training.corpus.report_charts import (
     ShownExample,
     draw_catalog_sizes,
     draw_dropped,
@@ -23,6 +22,7 @@ from training.corpus.report_pictures import (
     read_tile,
     visible,
 )
+from training.corpus.report_page import DroppedExample, write_corpus_report
 
 # A step without a drop, reasons without one, and offers that two steps drop.
 REPORT = {
@@ -48,10 +48,10 @@ REPORT = {
     "settings": {"min_side": 32, "inputs": ["offers.parquet"]},
 }
 HEADINGS = [
-    "What each step leaves",
+    "Offers left by each step",
     "Why offers were dropped",
     "Titles",
-    "Offers that were dropped",
+    "Dropped offers",
     "Titles and images that do not belong together",
     "Catalogs",
     "Splits",
@@ -193,8 +193,8 @@ def test_page_and_files(tmp_path):
     images = [attributes for tag, attributes in page.attributes if tag == "img"]
     assert len(images) == 4 + 1 + 2 + 2 * 24
     alts = [image["alt"] for image in images]
-    assert {"Dropped offer: no picture", "Dropped offer: cannot be shown: not an image"} <= set(alts)
-    assert alts.count("Kept offer: its picture") == 24 and all(alts)
+    assert {"Dropped offer: no image", "Dropped offer: cannot be shown: not an image"} <= set(alts)
+    assert alts.count("Kept offer: its image") == 24 and all(alts)
     assert {attributes.get("scope") for tag, attributes in page.attributes if tag == "th"} == {"row", "col"}
 
 
@@ -250,18 +250,18 @@ def test_broken_images_are_tiles():
     whole = encoded((64, 64))
     bomb = encoded((8_000, 8_000), 1, "1")
     problems = {
-        read_tile(image).problem: np.asarray(read_tile(image).picture)
+        read_tile(image).problem: np.asarray(read_tile(image).image)
         for image in (None, b"", b"<svg onload=alert(1)>", whole[: len(whole) // 2], bomb, encoded((4000, 8)))
     }
     assert set(problems) == {
-        "no picture",
+        "no image",
         *(f"cannot be shown: {why}" for why in ("empty", "not an image", "truncated", "too many pixels", "too thin")),
     }
     for pixels in problems.values():
         assert pixels.shape == (160, 160, 3) and tuple(pixels[0, 0]) == (216, 216, 216) and pixels.min() < 100
     tile = read_tile(encoded((40, 20)))
-    assert tile.problem == "" and tile.picture.getpixel((80, 80)) == (10, 200, 30)
-    assert tile.picture.getpixel((80, 10)) == (255, 255, 255)  # keeps its shape
+    assert tile.problem == "" and tile.image.getpixel((80, 80)) == (10, 200, 30)
+    assert tile.image.getpixel((80, 10)) == (255, 255, 255)  # keeps its shape
 
 
 def test_funnel(drawn):
@@ -315,7 +315,7 @@ def test_sheet_of_dropped_offers(drawn):
     assert {(10, 200, 30), (200, 10, 30), (216, 216, 216)} <= colours
     assert "near duplicate: 1,300 dropped, 2 shown" in texts
     assert {r"red \$5 shoes", "scarlet shoes", "(no title)", "like 2492", "min side 12 px"} <= set(texts)
-    assert texts.count("right: the one that was kept") == 1
+    assert texts.count("right: kept instead") == 1
 
 
 def test_characters_without_a_font_are_boxes(drawn, monkeypatch):

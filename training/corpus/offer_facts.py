@@ -1,4 +1,4 @@
-"""What each offer is judged and compared by, found out from the offer alone: its clean title, its image's facts."""
+"""The facts of one offer, by which it is judged and compared: its clean title, and what its image shows."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from training.corpus.title_rules import TitleRule, clean_title, title_key
 
 __all__ = ["FACTS", "RawOffer", "describe_offers"]
 
-_LONGEST_TITLE = 10_000  # characters; what is longer is no title, and would cost time
+_LONGEST_TITLE = 10_000  # characters; longer texts are cut, since cleaning them takes too long
 
 FACTS = pa.struct(
     [
@@ -30,7 +30,7 @@ FACTS = pa.struct(
         ("colours", pa.large_binary()),
     ]
 )
-"""The facts of an offer, and their types."""
+"""Names and types of an offer's facts."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class RawOffer:
     """An offer as it was read.
 
     Args:
-        title: Its title.
-        image: Its encoded image; `None` where there is none.
-        image_reason: Why there is none, where that is known already.
-        others: What else the table says of it.
-        catalog_id: The catalog that it is said to be of.
-        category: The category, or the path to it.
+        title: The title.
+        image: The encoded image; `None` where it is missing.
+        image_reason: Reason why the image is missing, where it is known.
+        others: Values of all other columns.
+        catalog_id: The given catalog id.
+        category: The category: text, or a list of levels.
     """
 
     title: str | None
@@ -54,20 +54,20 @@ class RawOffer:
     category: Any
 
     def with_unreadable_image(self) -> "RawOffer":
-        """Return the offer without its image, which can't be read."""
+        """Return the offer without its image, marked as unreadable."""
         return replace(self, image=None, image_reason="image_unreadable")
 
 
 def describe_offers(offers: Sequence[RawOffer], rules: Sequence[TitleRule], limits: ImageLimits) -> pa.Array:
-    """Find out what offers are judged and compared by.
+    """Compute the facts of offers.
 
     Args:
         offers: The offers.
-        rules: Rules of titles.
-        limits: What an image must have.
+        rules: Rules that clean titles.
+        limits: Limits of images.
 
     Returns:
-        `FACTS` of each, in order. `reason` says why it is dropped, and is null if it stays.
+        `FACTS` of each offer, in order. `reason` tells why the offer is dropped; it is null if the offer stays.
     """
     return pa.array([_describe(offer, rules, limits) for offer in offers], FACTS)
 
@@ -76,8 +76,8 @@ def _describe(offer: RawOffer, rules: Sequence[TitleRule], limits: ImageLimits) 
     cleaned = clean_title((offer.title or "")[:_LONGEST_TITLE], rules)
     facts = examine_image(offer.image, limits)
     reason = offer.image_reason or facts.reason
-    told = repr((offer.title, offer.catalog_id, offer.others)).encode("utf-8", "surrogatepass")
-    content = hashlib.blake2b(told + b"\0", digest_size=16)
+    described = repr((offer.title, offer.catalog_id, offer.others)).encode("utf-8", "surrogatepass")
+    content = hashlib.blake2b(described + b"\0", digest_size=16)
     content.update(offer.image or b"")
     category = offer.category
     if isinstance(category, list):

@@ -1,9 +1,9 @@
-"""Catalogs: groups of offers of one product. Given ids are kept; others are derived from pairs that are alike.
+"""Derive catalogs, the groups of offers of one product, from pairs of similar offers. Given catalog ids are kept.
 
-A wrong merge turns a true negative into a positive, so precision goes before recall. Pairs are joined from the most
-alike to the least (`scipy.cluster.hierarchy.DisjointSet`, whose sets are the connected components), but two groups
-only where each offer of the one is like each of the other, so that no chain of likenesses swallows a shop; and never
-offers whose given ids differ.
+A wrong merge turns a negative of the contrastive loss into a positive, so precision matters more than recall. Pairs
+are joined from the most similar to the least (`scipy.cluster.hierarchy.DisjointSet`). Two groups are joined only if
+each offer of one is similar to each offer of the other, so that a chain of similar pairs does not join different
+products; and offers with different given ids are never joined.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from training.corpus.duplicates import id_order
+from training.corpus.drops import id_order
 from training.data.columns import NO_CATALOG, stable_id
 
 __all__ = ["Catalogs", "Likeness", "derive_catalogs"]
@@ -20,12 +20,12 @@ __all__ = ["Catalogs", "Likeness", "derive_catalogs"]
 
 @dataclass(frozen=True, order=True)
 class Likeness:
-    """Two offers that are alike.
+    """Two similar offers.
 
     Args:
-        left: Row number of the one.
-        right: Of the other.
-        score: The higher the more alike.
+        left: Row number of the first offer.
+        right: Row number of the second offer.
+        score: The higher, the more similar.
     """
 
     left: int
@@ -35,14 +35,14 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Catalogs:
-    """What was derived.
+    """The derived catalogs.
 
     Args:
-        of_row: By row number, the catalog of offers that got one; others stay alone.
-        split_keys: By catalog whose id was not given, its first offer as `decide_part` names one that is alone: the
-            split of that offer stays when others join it.
-        held_back: Pairs that were not joined, since their groups are not alike as a whole, or too large.
-        in_conflict: Pairs that were not joined, since different ids were given.
+        of_row: By row number, the catalog of each offer that is in one; other offers have none.
+        split_keys: By catalog whose id was not given, the split key of its first offer, as `decide_part` makes it for
+            an offer without a catalog. So that offer keeps its split when others join it.
+        held_back: Number of pairs that were not joined because their groups differ elsewhere, or are too large.
+        in_conflict: Number of pairs that were not joined because their given ids differ.
     """
 
     of_row: dict[int, int]
@@ -54,18 +54,18 @@ class Catalogs:
 def derive_catalogs(
     pairs: Sequence[Likeness], ids: dict[int, Any], given: dict[int, int], max_size: int, *, join_from: float
 ) -> Catalogs:
-    """Group offers that are alike.
+    """Group similar offers.
 
     Args:
-        pairs: All pairs that may be in one group.
-        ids: By row number, the id of each offer in a pair; its content, as text, where it has none.
-        given: By row number, the catalog of those that have one.
-        max_size: Offers of a group at most, where its id is not given.
-        join_from: Score from which on a pair joins its groups; the others only do not keep them apart.
+        pairs: All pairs of offers that may be in one group.
+        ids: By row number, the id of each offer in a pair, or its content as text where it has no id.
+        given: By row number, the given catalog of each offer that has one.
+        max_size: Largest number of offers in a group whose id is not given.
+        join_from: Pairs with at least this score join their groups. Pairs below may be in one group, but join none.
 
     Returns:
-        The groups. A group's id is the given one of its offers, or made of the least of their ids, so that it stays
-        when offers with later ids are added.
+        The groups. A group's id is the given id of its offers, or is computed from their first id, so that it stays
+        the same when offers with later ids are added.
     """
     rows = sorted(
         {row for pair in pairs for row in (pair.left, pair.right)},
@@ -73,7 +73,7 @@ def derive_catalogs(
     )
     order = {row: place for place, row in enumerate(rows)}
     groups = DisjointSet(rows)
-    catalog = {row: given[row] for row in rows if given.get(row, NO_CATALOG) != NO_CATALOG}  # by a group's root
+    catalog = {row: given[row] for row in rows if given.get(row, NO_CATALOG) != NO_CATALOG}  # by the root of a group
     held_back = in_conflict = 0
     like: dict[int, set[int]] = {row: set() for row in rows}
     for pair in pairs:
@@ -92,7 +92,7 @@ def derive_catalogs(
         named = {catalog[root] for root in (left, right) if root in catalog}
         size = groups.subset_size(left) + groups.subset_size(right)
         if left == right or (len(named) == 1 and left in catalog and right in catalog):
-            continue  # they are one already, by what was joined or by the id that both were given
+            continue  # they are in one catalog already
         if len(named) > 1:
             in_conflict += 1
         elif (not named and size > max_size) or not are_alike(groups.subset(left), groups.subset(right)):

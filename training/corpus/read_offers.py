@@ -1,6 +1,6 @@
-"""The first step: every offer is read, its title cleaned and its image examined; nothing is decided between offers.
+"""Read the offers of a part: clean each title and examine each image. Offers are not compared here.
 
-A part of the input becomes a folder of parquet files that hold the offers as they go on, and what later steps compare
+A part of the input becomes a folder of parquet files, which hold the offers and the values that later steps compare
 them by. Later steps read only the columns that they need; images are read once more, when shards are written.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from daft import DataType, Expression, Series, col
 from daft.context import execution_config_ctx
 
-from training.corpus.facts import FACTS, RawOffer, describe_offers
+from training.corpus.fetch_images import image_bytes
 from training.corpus.image_facts import THUMBNAIL_SIDE, ImageLimits
-from training.corpus.image_sources import image_bytes
-from training.corpus.inputs import Part
+from training.corpus.offer_facts import FACTS, RawOffer, describe_offers
 from training.corpus.options import PrepareArguments
+from training.corpus.plan_parts import Part
 from training.corpus.sandbox import in_process
 from training.corpus.title_rules import TitleRule
 from training.data.columns import catalog_numbers
@@ -27,12 +27,12 @@ from training.data.files import whole_folder
 __all__ = ["OWN", "has_number_ids", "part_name", "part_of", "prepare_part", "read_rows"]
 
 OWN = "own."
-"""What the names of columns begin with that the user's table has beside those that are mapped."""
+"""Prefix of the input's further columns, which are kept under their own names."""
 
-# Names that nobody gave.
+# Columns that the input may lack while their names are the defaults.
 _MAY_LACK = {field: getattr(PrepareArguments, field) for field in ("catalog_id_column", "category_column")}
-_ROWS_AT_ONCE = 32  # images of them are in memory together, in each thread
-# Images are large: few of them go from step to step, and files are written when little has come together.
+_ROWS_AT_ONCE = 32  # rows whose images a thread holds in memory together
+# Images are large: few rows are passed on at a time, and files are written when they are small.
 _SMALL_STEPS: dict[str, Any] = {
     "default_morsel_size": _ROWS_AT_ONCE,
     "parquet_target_row_group_size": 2**24,  # bytes
@@ -43,14 +43,14 @@ _SMALL_STEPS: dict[str, Any] = {
 def prepare_part(
     number: int, part: Part, folder: Path, arguments: PrepareArguments, rules: Sequence[TitleRule]
 ) -> None:
-    """Read a part of the input and write `folder/part-NUMBER`, unless it is there.
+    """Read a part of the input and write `folder/part-NUMBER`, unless it exists.
 
     Args:
         number: The part's number.
         part: The part.
-        folder: Where to.
-        arguments: What is checked.
-        rules: Rules of titles.
+        folder: Folder of the parts.
+        arguments: Names of columns, and limits.
+        rules: Rules that clean titles.
 
     Raises:
         ValueError: a column is missing.
@@ -63,25 +63,25 @@ def prepare_part(
 
 
 def read_rows(folder: Path, number: int | None = None) -> daft.DataFrame:
-    """Return the offers of one part, or of all."""
+    """Return the offers of one part, or of all parts."""
     name = "part-*" if number is None else part_name(number)
     return daft.read_parquet(str(folder / name / "*.parquet"))
 
 
 def has_number_ids(folder: Path) -> bool:
-    """Tell whether all ids are the text of a whole number, as it is written without more ado."""
+    """Tell whether every id is a whole number, written as text without leading zeros or a plus sign."""
     ids = read_rows(folder).select(col("id").cast(DataType.string()).alias("id"))
     numbers = ids.where(col("id").regexp(r"^(0|-?[1-9][0-9]{0,17})$")).count_rows()
     return numbers == ids.count_rows()
 
 
 def part_name(number: int) -> str:
-    """Return what the folder of a part's offers is called, and whatever else is kept of it."""
+    """Return the name of a part's folders and files."""
     return f"part-{number:05d}"
 
 
 def part_of(rows: np.ndarray) -> np.ndarray:
-    """Return the part that each row number is of."""
+    """Return the part of each row number, shape `(N,)`."""
     return (rows >> np.uint64(48)).astype(np.int64)
 
 
@@ -106,7 +106,7 @@ def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence
         for name in (arguments.catalog_id_column, arguments.category_column)
     ]
     title = col(arguments.title_column).cast(DataType.string())
-    offers = offers.into_batches(_ROWS_AT_ONCE)  # readers of text give all rows at once, without their images yet
+    offers = offers.into_batches(_ROWS_AT_ONCE)  # CSV and JSON readers return all rows at once; images come after
     offers = offers.with_column("_image", image_bytes(offers, part.folder, arguments))
     others = F.to_struct(
         **{f"c{place}": col(name) for place, name in enumerate(sorted({*names} - {*mapped}))} or {"c": title}
@@ -127,7 +127,7 @@ def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence
 
 
 def _row_number(part: int) -> Expression:
-    """Return a number per row that no other row of any part has: 16 bits of part, 16 of partition, 32 of row."""
+    """Return a unique number for each row of the input: 16 bits for the part, 16 for the partition, 32 for the row."""
     place = F.monotonically_increasing_id()  # 28 bits of partition, 36 of row
 
     def number(value: int) -> Expression:
@@ -138,7 +138,7 @@ def _row_number(part: int) -> Expression:
 
 
 def _describer(rules: Sequence[TitleRule], limits: ImageLimits) -> Any:
-    """Return the function that finds out what each offer is compared by."""
+    """Return the function that computes the facts of offers."""
 
     @daft.func.batch(return_dtype=DataType.from_arrow_type(FACTS), batch_size=_ROWS_AT_ONCE)
     def describe(titles: Series, images: Series, others: Series, catalogs: Series, categories: Series) -> Series:

@@ -1,9 +1,10 @@
-"""Mismatched pairs: titles that belong to another product than the image beside them.
+"""Score how well the title and the image of an offer fit, to find titles that belong to another product.
 
-A model's cosine of title and image says how well they fit, but some kinds of products fit their titles less than
-others, and some titles and images fit everything. So a score is relative, to all and to the category: the cosine, less
-the mean cosine of its title with all images and of its image with all titles; then less the category's median, in
-units of its spread. Categories with few offers are drawn towards all offers.
+A model's cosine of title and image measures the fit. But some categories have lower cosines than others, and some
+titles and images have high cosines with everything. So the score is relative: from the cosine, the mean cosine of the
+title with all images and of the image with all titles is subtracted; then the category's median is subtracted, and
+the result is divided by the category's spread. Median and spread of a small category are drawn towards those of all
+offers.
 """
 
 from functools import lru_cache
@@ -15,28 +16,28 @@ import pyarrow as pa
 import torch
 
 from modeling_eclip import EClipModel, EClipProcessor, embed_products
-from training.corpus.read import part_name
-from training.corpus.runner import for_each
-from training.corpus.shards import iterate_rows
+from training.corpus.parallel import for_each
+from training.corpus.read_offers import part_name
+from training.corpus.write_shards import iterate_rows
 from training.data.files import whole_file
 
 __all__ = ["embed_parts", "read_embeddings", "relative_scores"]
 
-_OFFERS_AT_ONCE = 256  # fixed, so that sums are taken in the same order wherever it runs
-_PRIOR_OFFERS = 20  # how many offers of all categories a category's own are worth
-_NORMAL = 1.4826  # standard deviations of a normal variable in its median absolute deviation
+_OFFERS_AT_ONCE = 256  # fixed, so that sums have the same order on every machine
+_PRIOR_OFFERS = 20  # weight of all offers in a category's median and spread, in offers
+_NORMAL = 1.4826  # standard deviation of a normal variable, in median absolute deviations
 
 
 def relative_scores(image_embeds: np.ndarray, text_embeds: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """Score how well titles fit their images, relative to other offers of their category.
 
     Args:
-        image_embeds: Vectors of length 1, shape `(N, D)`.
-        text_embeds: Likewise, of the titles.
+        image_embeds: Unit vectors of the images, shape `(N, D)`.
+        text_embeds: Unit vectors of the titles, shape `(N, D)`.
         categories: Number of each offer's category, shape `(N,)`.
 
     Returns:
-        Scores, float64, shape `(N,)`: about normal, mismatched offers far below 0.
+        Scores, float64, shape `(N,)`: roughly standard normal, and far below 0 for mismatched offers.
     """
     images, texts = image_embeds.astype(np.float64), text_embeds.astype(np.float64)
     fit = (images * texts).sum(axis=1) - (images @ texts.mean(axis=0) + texts @ images.mean(axis=0)) / 2
@@ -59,13 +60,13 @@ def _middle_and_spread(values: np.ndarray) -> tuple[float, float]:
 
 
 def embed_parts(checkpoint: str, wanted: dict[int, np.ndarray], rows: Path, folder: Path) -> None:
-    """Embed offers with a model, and keep the vectors of each part as a file; a part that has its file is done.
+    """Embed offers with a model, and write the vectors of each part to a file. A part with a file is not repeated.
 
     Args:
         checkpoint: Hub id or folder of an e-CLIP model.
-        wanted: By part, the numbers of the rows, in ascending order.
+        wanted: By part, the row numbers, in ascending order.
         rows: Folder of the offers' parts.
-        folder: Where to: `part-NUMBER.npz`.
+        folder: Folder of the files, `part-NUMBER.npz`.
     """
 
     def file_of(part: int) -> Path:
@@ -80,7 +81,7 @@ def embed_parts(checkpoint: str, wanted: dict[int, np.ndarray], rows: Path, fold
 
 
 def read_embeddings(folder: Path) -> dict[str, np.ndarray]:
-    """Return the rows of all parts that were embedded, `row`, and their `image_embeds` and `text_embeds`."""
+    """Return of all embedded parts the row numbers, `row`, and their `image_embeds` and `text_embeds`."""
     parts = [np.load(path) for path in sorted(folder.glob("part-*.npz"))]
     return {name: np.concatenate([part[name] for part in parts]) for name in ("row", "image_embeds", "text_embeds")}
 

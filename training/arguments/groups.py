@@ -8,11 +8,16 @@ from typing import Any, Literal
 from training.arguments.schedule import BatchSizeRule, BatchSizeSchedule, parse_batch_size_steps
 
 
-def option(text: str, default: Any = dataclasses.MISSING) -> Any:
-    """Return a field with the help that `--help` prints."""
+TASK_NAMES: list[str] = []
+"""What `--task` may be; each task of `training.tasks` adds its name when it is registered."""
+
+
+def option(text: str, default: Any = dataclasses.MISSING, choices: list[str] | None = None) -> Any:
+    """Return a field with the help that `--help` prints, and with what it may be where that is no type."""
+    metadata = {"help": text} if choices is None else {"help": text, "choices": choices}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -202,7 +207,7 @@ class FinetuneArguments(TrainArguments):
     """
 
     output_dir: str = option("Where checkpoints, the model and the report go.", "outputs/finetune")
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] = option("What is learned.", "category")
+    task: str = option("What is learned.", "category", TASK_NAMES)
     modality: Literal["text", "image", "both"] = option("What of a product it is learned from.", "both")
     method: Literal["linear", "full", "lora"] = option(
         "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters.", "full"
@@ -257,8 +262,10 @@ class EvaluationArguments:
     report_dir: str = option("Where the figures and pictures go.", "outputs/evaluation")
     eval_batch_size: int = option("Offers embedded at a time.", 256)
     seed: int = option("Seed of the untrained model's new weights, of derived pairs and of resampling.", 0)
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] | None = option(
-        "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.", None
+    task: str | None = option(
+        "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.",
+        None,
+        TASK_NAMES,
     )
     modality: Literal["text", "image", "both"] | None = option(
         "What of a product a head gets to see; all that it looks at if not given.", None
@@ -279,13 +286,14 @@ class EvaluationArguments:
 class ReportArguments:
     """What `report.py` compares."""
 
-    output_dir: str = option("Where cells, checkpoints, tables and pictures go.", "outputs/report")
+    output_dir: str = option("Where runs, checkpoints, tables and pictures go.", "outputs/report")
     pretraining: str = option("Configuration of the pre-training.", "training/configs/fashion.yaml")
     pretraining_samples: int | None = option("Samples of each pre-training, if not as it is configured.", None)
     pretraining_seeds: int = option("Pre-trainings of each kind; a seed of the tasks takes one after the other.", 1)
     tasks: list[str] = option("What is learned, as task:configuration; the file's name is that of the data.", [])
     trained_modalities: list[str] = option(
-        "Sides whose towers are trained with all labels, if validation prefers it to a probe: task:data:side.", []
+        "Modalities whose towers are trained with all labels, if validation prefers it to a probe: task:data:modality.",
+        [],
     )
     max_task_rows: int | None = option("Training rows that a task has at most; all if not given.", None)
     modalities: list[str] = option("What of a product is looked at; both needs its parts.", ["text", "image", "both"])
@@ -296,7 +304,7 @@ class ReportArguments:
     label_shares: list[float] = option("Shares of the labels that are learned from.", [0.01, 0.1, 1.0])
     num_seeds: int = option("Seeds of the shares and of the learning.", 3)
     num_resamples: int = option("How often rows are drawn for intervals.", 300)
-    jobs: int = option("Cells that are computed side by side; one on a GPU.", 2)
+    jobs: int = option("Runs that are computed side by side; one on a GPU.", 2)
 
     def __post_init__(self) -> None:
         """Refuse what no report can be made of."""
@@ -329,6 +337,7 @@ ALL_ARGUMENTS: tuple[type, ...] = (
 
 __all__ = [
     "ALL_ARGUMENTS",
+    "TASK_NAMES",
     "CardArguments",
     "DataArguments",
     "EvaluationArguments",

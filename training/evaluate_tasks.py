@@ -107,8 +107,7 @@ def evaluate_task(task_name: str, data: DataArguments, arguments: EvaluationArgu
     products = load_evaluated_split(task, data, arguments.split, arguments.seed)
     if arguments.zero_shot:  # the products may tell the classes
         heads = {
-            folder: load_zero_shot_head(task, folder, arguments.modality, products, data)
-            for folder in checkpoints
+            folder: load_zero_shot_head(task, folder, arguments.modality, products, data) for folder in checkpoints
         }
     evaluations = {}
     for name, folder in zip(short_names(checkpoints), heads, strict=True):
@@ -118,7 +117,9 @@ def evaluate_task(task_name: str, data: DataArguments, arguments: EvaluationArgu
             evaluations[name] = evaluation
     if not evaluations:
         return {}
-    print_table({name: {metric: str(value) for metric, value in one.metrics.items()} for name, one in evaluations.items()})
+    print_table(
+        {name: {metric: str(value) for metric, value in one.metrics.items()} for name, one in evaluations.items()}
+    )
     report_dir = Path(arguments.report_dir)
     report_dir.mkdir(parents=True, exist_ok=True)
     for file in draw_evaluations(evaluations, products, report_dir):

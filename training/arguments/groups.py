@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from training.arguments.schedule import BatchSizeRule, BatchSizeSchedule, parse_batch_size_steps
 
-
 TASK_NAMES: list[str] = []
 """What `--task` may be; each task of `training.tasks` adds its name when it is registered."""
 

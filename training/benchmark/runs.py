@@ -281,7 +281,14 @@ def _answer(run: Run, head_dir: Path, test: Any, data: DataArguments, arguments:
         sides=modalities_of(run.modality),
     )
     answers = answer_split(
-        find_task(run.task), head, processor, products, data, accelerator, batch_size=arguments.eval_batch_size, split="test"
+        find_task(run.task),
+        head,
+        processor,
+        products,
+        data,
+        accelerator,
+        batch_size=arguments.eval_batch_size,
+        split="test",
     )
     assert answers is not None  # there is one rank
     return answers

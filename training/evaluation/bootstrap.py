@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["Metrics", "Intervals", "bootstrap_intervals", "jackknife_intervals"]
+__all__ = ["Intervals", "Metrics", "bootstrap_intervals", "jackknife_intervals"]
 
 Outcomes = Mapping[str, np.ndarray]
 Metrics = Callable[[dict[str, np.ndarray]], Mapping[str, float]]

@@ -133,8 +133,7 @@ def load_zero_shot_head(
     return head
 
 
-def load_evaluated_split(
-    task: type[Task], data: DataArguments, split: str, seed: int) -> Products | ProductPairs:
+def load_evaluated_split(task: type[Task], data: DataArguments, split: str, seed: int) -> Products | ProductPairs:
     """Load what heads are measured on.
 
     Args:

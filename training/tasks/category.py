@@ -116,9 +116,7 @@ class CategoryTask(ClassifierTask):
             if paths[best] != labels[place]:
                 probability = float(probabilities[place, best])
                 prediction = f"{' > '.join(paths[best])} ({probability:.2f})"
-                mistakes.append(
-                    Mistake([int(split.rows[place])], prediction, " > ".join(labels[place]), probability)
-                )
+                mistakes.append(Mistake([int(split.rows[place])], prediction, " > ".join(labels[place]), probability))
         return TaskAnswers(
             cls.metric,
             probabilities[labelled],

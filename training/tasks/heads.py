@@ -24,7 +24,12 @@ _CLASSES = ("category_paths", "attributes")
 
 
 def build_head(
-    task: type[Task], arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], *, seed: int
+    task: type[Task],
+    arguments: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    fields: dict[str, Any],
+    *,
+    seed: int,
 ) -> EClipTaskModel:
     """Put a head on a model, wherever that comes from.
 

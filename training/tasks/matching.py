@@ -52,7 +52,9 @@ class MatchingTask(YesOrNoTask):
             return load_title_pairs(path)
         products = load_split(data, split)
         if not hasattr(products, "select"):
-            raise ValueError("`streaming` is true, but the products of pairs must be found by their ids; leave it out.")
+            raise ValueError(
+                "`streaming` is true, but the products of pairs must be found by their ids; leave it out."
+            )
         if path:
             return load_pairs(path, products)
         return pairs_of_catalogs(products, seed=seed, group_column=data.category_column)

@@ -49,7 +49,9 @@ class YesOrNoTask(ClassifierTask):
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
         """Measure the ranking, and the answers at the threshold."""
         logits, counted = answer(head, rows).logits, (rows.labels == 0) | (rows.labels == 1)
-        outcomes = self.metric_class.outcomes(head.probabilities(logits[counted]).numpy(), rows.labels[counted].numpy())
+        outcomes = self.metric_class.outcomes(
+            head.probabilities(logits[counted]).numpy(), rows.labels[counted].numpy()
+        )
         return self.metric_class.metrics(outcomes, threshold=head.decision_threshold)
 
     @classmethod

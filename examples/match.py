@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 
 from modeling_eclip import EClipForProductMatching, EClipProcessor
-from modeling_eclip.fitting.decisions import threshold_of_best_f1
+from modeling_eclip.fitting.thresholds import threshold_of_best_f1
 from modeling_eclip.toy.catalog import toy_catalog
 
 

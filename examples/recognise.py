@@ -12,8 +12,8 @@ import torch
 from transformers import pipeline
 
 from modeling_eclip import EClipForAdultRecognition, EClipProcessor
-from modeling_eclip.fitting.decisions import calibrate, threshold_of_recall
 from modeling_eclip.fitting.linear import fit_classifier
+from modeling_eclip.fitting.thresholds import calibrate, threshold_of_recall
 from modeling_eclip.toy.catalog import toy_catalog
 
 

@@ -32,8 +32,9 @@ from training.hub.card_facts import publish_checkpoint
 from training.tasks.features import Represented, represent
 from training.tasks.heads import build_head, freeze_unused, join_heads, save_adapters
 from training.tasks.loop import TaskLoop
-from training.tasks.specification import Task
-from training.tasks.splits import choose_rows, load_task_split
+from training.tasks.registry import find_task
+from training.tasks.splits import choose_rows
+from training.tasks.task import Task
 
 logger = logging.getLogger("training")
 
@@ -42,7 +43,7 @@ _RANK = 8  # of adapters, where none is given
 
 @dataclass
 class Parts:
-    """What a fine-tuning works with.
+    """What a fine-tuning works with, on every rank.
 
     Args:
         head: The head.
@@ -78,6 +79,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
         ValueError: the arguments do not fit together, or the data has no such labels.
     """
     started = time.perf_counter()
+    task_class = find_task(arguments.task)
     if arguments.join:
         model_arguments = on_checkpoint(model_arguments, arguments.join[0])
         arguments = replace(arguments, modality="both")
@@ -89,26 +91,26 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
             f"`method` is lora and the model comes from `{source}`: adapters alone would belong to no checkpoint; "
             "give `--merge true`, or a `checkpoint`."
         )
-    if arguments.task == "clustering" and not data.mates_share:
-        data = replace(data, mates_share=1.0)  # a loss that compares offers of one product wants them in a batch
+    if task_class.contrasts_mates and not data.mates_share:
+        data = replace(data, mates_share=1.0)
     accelerator, resume_from = start_run(arguments, (model_arguments, data, arguments))
     with accelerator.main_process_first():
-        train_products = load_task_split(arguments.task, data, "train", arguments.seed)
-        validation_products = load_task_split(arguments.task, data, "validation", arguments.seed)
-    task, rows, train_labels = choose_rows(train_products, validation_products, data, arguments)
+        train_products = task_class.load_split(data, "train", arguments.seed)
+        validation_products = task_class.load_split(data, "validation", arguments.seed)
+    task, rows, train_labels = choose_rows(task_class, train_products, validation_products, data, arguments)
     start = model_arguments if resume_from is None else ModelArguments(checkpoint=str(resume_from))
     table = train_products.products if isinstance(train_products, ProductPairs) else train_products
     processor = build_processor(start, (row["title"] for row in table.select_columns("title")))
     fields = task.config_fields(train_labels)
     if arguments.join:
-        head = join_heads(arguments.task, arguments.join, fields)
+        head = join_heads(task_class, arguments.join, fields)
     else:
-        head = build_head(arguments.task, start, processor.tokenizer, fields, seed=arguments.seed)
+        head = build_head(task_class, start, processor.tokenizer, fields, seed=arguments.seed)
     freeze_unused(head)
     num_weights = head.num_parameters()
     parts = Parts(head, processor, train_products, validation_products, task, train_labels, accelerator)
     if arguments.join:
-        found = settle_joined(parts, data, arguments)
+        found = fit_joined(parts, data, arguments)
     elif arguments.method == "linear":
         found = probe(parts, rows, data, arguments)
     else:
@@ -117,7 +119,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     report = {name: getattr(arguments, name) for name in names}
     report |= {"rows": len(train_labels), **found, "weights": num_weights, "seconds": time.perf_counter() - started}
     if accelerator.is_main_process:
-        # A figure that is not defined is null there.
+        # A metric that is not defined is null there.
         told = {name: None if math.isnan(value) else value for name, value in report["validation"].items()}
         text = json.dumps(report | {"validation": told}, indent=2) + "\n"
         (Path(arguments.output_dir) / "report.json").write_text(text, encoding="utf-8")
@@ -150,22 +152,22 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     head.cpu()
     parts.task.fit_linear(head, train, validation)
     parts.task.fit_decisions(head, validation)
-    figures = parts.task.metrics(head, validation)
+    metrics = parts.task.metrics(head, validation)
     _save(parts, arguments)
-    return {"validation": figures, "trained_weights": trained_weights}
+    return {"validation": metrics, "trained_weights": trained_weights}
 
 
-def settle_joined(parts: Parts, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:
-    """Fit how a head that was put together joins its sides, and save it."""
+def fit_joined(parts: Parts, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:
+    """Fit the fusion of a head that was joined from two, and save it."""
     head = parts.head
     head.eclip.requires_grad_(False)
     cached = replace(parts, validation_products=_cached(parts, parts.validation_products, data, arguments))
     validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")
     head.cpu()
     parts.task.settle(head, parts.train_labels, validation)
-    figures = parts.task.metrics(head, validation)
+    metrics = parts.task.metrics(head, validation)
     _save(parts, arguments)
-    return {"validation": figures, "trained_weights": 0}
+    return {"validation": metrics, "trained_weights": 0}
 
 
 def train_head(
@@ -214,7 +216,7 @@ def train_head(
     validation = _represent(parts, parts.validation_products, data, arguments, "validation rows")
     head.cpu()
     parts.task.settle(head, parts.train_labels, validation)
-    figures = parts.task.metrics(head, validation)
+    metrics = parts.task.metrics(head, validation)
     if accelerator.is_main_process:
         logger.info(loop.skips.report())
     if arguments.method == "lora" and not arguments.merge:
@@ -225,7 +227,7 @@ def train_head(
         merge_adapters(head.eclip)
         _save(parts, arguments)
     loop.skips.check(data.max_skipped_share, min_rows=1)  # a short run is judged at its end
-    found = {"validation": figures, "trained_weights": trained_weights, "best_at_samples": loop.best.samples}
+    found = {"validation": metrics, "trained_weights": trained_weights, "best_at_samples": loop.best.samples}
     return found | {"training": describe(result)}
 
 

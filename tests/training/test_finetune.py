@@ -11,8 +11,8 @@ from conftest import MODEL
 from safetensors.torch import load_file
 
 from modeling_eclip import EClipForCategoryClassification, EClipModel, EClipProcessor
-from modeling_eclip.fitting.decisions import calibrate, threshold_of_best_f1, threshold_of_recall
 from modeling_eclip.fitting.linear import fit_linear
+from modeling_eclip.fitting.thresholds import calibrate, threshold_of_best_f1, threshold_of_recall
 from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints

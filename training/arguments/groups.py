@@ -7,12 +7,16 @@ from typing import Any, Literal
 
 from training.arguments.schedule import BatchSizeRule, BatchSizeSchedule, parse_batch_size_steps
 
+TASK_NAMES: list[str] = []
+"""What `--task` may be; each task of `training.tasks` adds its name when it is registered."""
 
-def option(text: str, default: Any = dataclasses.MISSING) -> Any:
-    """Return a field with the help that `--help` prints."""
+
+def option(text: str, default: Any = dataclasses.MISSING, choices: list[str] | None = None) -> Any:
+    """Return a field with the help that `--help` prints, and with what it may be where that is no type."""
+    metadata = {"help": text} if choices is None else {"help": text, "choices": choices}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -227,7 +231,7 @@ class FinetuneArguments(TrainArguments):
     """
 
     output_dir: str = option("Folder for checkpoints, the model and the report.", "outputs/finetune")
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] = option("What is learned.", "category")
+    task: str = option("What is learned.", "category", TASK_NAMES)
     modality: Literal["text", "image", "both"] = option("Modality that the task is learned from.", "both")
     method: Literal["linear", "full", "lora"] = option(
         "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters in the towers.",
@@ -297,8 +301,10 @@ class EvaluationArguments:
     report_dir: str = option("Folder for metrics and plots.", "outputs/evaluation")
     eval_batch_size: int = option("Offers embedded at a time.", 256)
     seed: int = option("Seed of the untrained model's weights, of derived pairs and of resampling.", 0)
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] | None = option(
-        "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.", None
+    task: str | None = option(
+        "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.",
+        None,
+        TASK_NAMES,
     )
     modality: Literal["text", "image", "both"] | None = option(
         "Modality that a head gets; all that it was trained with if not given.", None
@@ -375,6 +381,7 @@ ALL_ARGUMENTS: tuple[type, ...] = (
 
 __all__ = [
     "ALL_ARGUMENTS",
+    "TASK_NAMES",
     "CardArguments",
     "DataArguments",
     "EvaluationArguments",

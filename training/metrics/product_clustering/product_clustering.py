@@ -28,6 +28,8 @@ Returns:
 class ProductClustering(evaluate.Metric):
     """Figures of groups; `outcomes` and `figures` are its two halves, for resampling between them."""
 
+    over_pairs_of_rows = True  # a bootstrap's copies of a row would make pairs that the data has not
+
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,

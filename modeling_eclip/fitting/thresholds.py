@@ -1,6 +1,6 @@
-"""What a head decides by, fitted on validation once its weights are settled: joining, calibration, thresholds.
+"""Calibration and thresholds: what heads that answer yes or no decide by, fitted on validation.
 
-Everything fitted here travels in the head's weights and configuration.
+Everything fitted here travels in the configuration of a head.
 """
 
 import numpy as np

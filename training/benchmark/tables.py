@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_eclip.plots.products import plt
 from training.arguments.groups import DataArguments, EvaluationArguments
 from training.arguments.parser import parse_arguments
 from training.benchmark.runs import CellGroup
 from training.evaluation.task_metrics import Outcomes, measure, metrics_to_json
+from training.plots.canvas import plt
 
 __all__ = ["measure_group", "write_report"]
 

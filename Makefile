@@ -32,7 +32,7 @@ quickstart: $(INSTALLED) ## Draw a catalogue, train on it, measure retrieval, sh
 
 .PHONY: toy-catalog
 toy-catalog: $(INSTALLED) ## Write the drawn catalogue and a picture of it to outputs/toy_catalog
-	$(BIN)/python modeling_eclip/toy/catalog.py --output outputs/toy_catalog
+	$(BIN)/python -m modeling_eclip.toy --output outputs/toy_catalog
 
 # Two workers with one thread each: small models gain nothing from more threads and lose much to contention.
 # Tests need no Hub: offline mode turns an accidental request into an error instead of a wait.

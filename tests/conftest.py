@@ -16,8 +16,8 @@ from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
-from modeling_eclip.plots.products import plt
 from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.plots.canvas import plt
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared"

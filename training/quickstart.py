@@ -14,8 +14,8 @@ import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor, load_product_image
-from modeling_eclip.plots.products import draw_neighbours
-from modeling_eclip.toy.catalog import choose_sheet_rows, draw_catalog_sheet
+from modeling_eclip.plots import draw_neighbours
+from modeling_eclip.toy import choose_sheet_rows, draw_catalog_sheet
 from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
 from training.arguments.parser import parse_arguments
 from training.data.read_tables import Products

@@ -8,7 +8,6 @@ import json
 import logging
 from pathlib import Path
 
-from modeling_eclip.plots.products import draw_history
 from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
 from training.arguments.parser import parse_arguments
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
@@ -18,6 +17,7 @@ from training.engine.lora import add_adapters, merge_adapters
 from training.engine.optimization import freeze_parameters
 from training.engine.setup import start_run
 from training.hub.card_facts import publish_checkpoint
+from training.plots.curves import draw_history
 
 logger = logging.getLogger("training")
 

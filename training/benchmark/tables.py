@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_eclip.plots.products import plt
 from training.benchmark.runs import RunGroup, outcomes_file
 from training.evaluation.task_metrics import Outcomes, measure, metrics_to_json
+from training.plots.canvas import plt
 from training.tasks.registry import find_task
 
 __all__ = ["measure_group", "write_report"]

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.Image import Image as PILImage
 
 from modeling_eclip import ProductImageError, load_product_image
-from modeling_eclip.plots.products import plt
+from training.plots.canvas import plt
 from training.plots.tasks import ShownMistake, draw_mistakes, size_bars
 
 __all__ = [

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from modeling_eclip.plots.fonts import drawable
-from modeling_eclip.plots.products import plt
+from training.plots.canvas import plt
 
 __all__ = [
     "ShownMistake",

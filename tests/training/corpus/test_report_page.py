@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from modeling_eclip.plots import fonts as drawn_text
-from modeling_eclip.plots.products import plt
 from training.corpus.report_charts import (
     ShownExample,
     draw_catalog_sizes,
@@ -23,6 +22,7 @@ from training.corpus.report_charts import (
     visible,
 )
 from training.corpus.report_page import DroppedExample, write_corpus_report
+from training.plots.canvas import plt
 
 # A step without a drop, reasons without one, and offers that two steps drop.
 REPORT = {

@@ -23,11 +23,11 @@ from daft import DataType, Series, col
 
 from training.corpus.image_facts import ImageLimits, examine_image
 from training.corpus.options import PrepareArguments
-from training.corpus.parallel import use_engine
 from training.corpus.plan_parts import plan_parts
 from training.corpus.read_offers import prepare_part
 from training.corpus.sandbox import in_process
 from training.corpus.title_rules import clean_title, load_title_rules, title_key
+from training.data.parallel import use_engine
 
 RULES = "training/configs/title_rules.yaml"
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import torch
 
 from modeling_eclip import EClipModel, EClipProcessor, embed_products
-from training.corpus.parallel import for_each
 from training.corpus.read_offers import part_name
 from training.corpus.write_shards import iterate_rows
 from training.data.files import whole_file
+from training.data.parallel import for_each
 
 __all__ = ["embed_parts", "read_embeddings", "relative_scores"]
 

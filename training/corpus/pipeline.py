@@ -22,7 +22,6 @@ from training.corpus.derive_catalogs import Catalogs, Likeness, derive_catalogs
 from training.corpus.drop_duplicates import drop_near_duplicates, drop_placeholders, drop_repeats
 from training.corpus.drops import Drops
 from training.corpus.options import FirstModelTrainer, PrepareArguments
-from training.corpus.parallel import use_engine
 from training.corpus.plan_parts import Part, plan_parts
 from training.corpus.read_offers import has_number_ids, prepare_part, read_rows
 from training.corpus.report_counts import Funnel, describe_corpus, dropped_examples
@@ -32,6 +31,7 @@ from training.corpus.similar_pairs import similar_pairs
 from training.corpus.title_rules import load_title_rules
 from training.corpus.write_shards import plan_shards, rows_schema, write_shards
 from training.data.files import file_state, write_json
+from training.data.parallel import use_engine
 
 __all__ = ["prepare"]
 

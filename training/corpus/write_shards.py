@@ -17,9 +17,9 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from training.corpus.assign_splits import SPLITS, read_decisions
-from training.corpus.parallel import for_each
 from training.corpus.read_offers import OWN, part_name
 from training.data.files import whole_file
+from training.data.parallel import for_each
 
 __all__ = ["Shard", "iterate_rows", "plan_shards", "rows_schema", "write_shards"]
 

@@ -179,7 +179,7 @@ def _open_embedder(arguments: EmbedArguments, device: str) -> CorpusEmbedder:
 
 def _embed_on_ray(arguments: EmbedArguments, missing: Sequence[int]) -> None:
     """Embed files on a cluster, whose machines all see the sources, the checkpoint and the output folder."""
-    from training.corpus.parallel import for_each, use_engine
+    from training.data.parallel import for_each, use_engine
 
     use_engine("ray")
     key = _key(arguments)

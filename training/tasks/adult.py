@@ -1,4 +1,4 @@
-"""Recognition of products for adults only: labels of true and false, rare positives, a threshold by a target recall."""
+"""Recognition of products for adults only: true and false labels, rare positives, a threshold by a target recall."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""What the classical baseline of a task learns with: features that nobody has trained, and logistic regression on them.
+"""The classical baseline of a task: features that nobody has trained, and logistic regression on them.
 
-What is chosen is chosen on validation, as for heads: the strength of the regression, how much titles count, calibration.
+All choices are made on validation, as for heads: strength of the regression, weight of titles, calibration.
 """
 
 from collections.abc import Mapping

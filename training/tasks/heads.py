@@ -105,7 +105,7 @@ def _vision_of(config: EClipConfig) -> dict[str, Any]:
 
 
 def freeze_unused(head: EClipTaskModel) -> None:
-    """Exclude from training what the head does not use: the shared space, and the tower of a modality it does not see."""
+    """Exclude from training what the head does not use: the shared space, and the tower of another modality."""
     unused = ["visual_projection", "text_projection"]
     unused += {"text": ["vision_model"], "image": ["text_model"]}.get(head.config.modality, [])
     for name in unused:

@@ -39,7 +39,7 @@ class TaskStep(OptimizerStep):
         for module in self._fixed:
             module.eval()
         loss = self.model(**inputs).loss
-        # Ranks' gradients are averaged: a rank with more rows counts more, and one with a placeholder row alone not at all.
+        # Ranks' gradients are averaged: a rank counts by its rows, one with a placeholder row alone not at all.
         num_rows = torch.tensor(float(len(batch["row_ids"])), device=self.accelerator.device)
         num_all = self.accelerator.reduce(num_rows, "sum")
         share = num_rows / num_all

@@ -1,8 +1,8 @@
 """Task: what is particular to a task, as fine-tuning, evaluation and the report ask for it.
 
-A task is one file of this folder with one subclass of [`Task`] under `@register_task`. It names the head and the metric,
-reads the labels, says how a linear probe is fitted and what is decided on validation, turns a head's output into answers
-and plots, and learns the classical baseline.
+A task is one file of this folder with one subclass of [`Task`] under `@register_task`. It names the head and the
+metric, reads the labels, fits a linear probe and what is decided on validation, turns a head's output into answers and
+plots, and learns the classical baseline.
 """
 
 from collections.abc import Callable, Mapping

@@ -5,8 +5,8 @@
 """
 
 try:
-    from .decisions import calibrate, threshold_of_best_f1, threshold_of_recall
     from .linear import count_classes, fit_classifier, fit_linear
+    from .thresholds import calibrate, threshold_of_best_f1, threshold_of_recall
     from .tokenizer import train_title_tokenizer
 except ModuleNotFoundError as error:
     if error.name != "sklearn":

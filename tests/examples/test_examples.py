@@ -54,7 +54,8 @@ def test_examples_run_elsewhere_without_the_training_folder(checkpoint, tmp_path
         "example['main'](*sys.argv[2:], **settings)\n"
     )
     command = [sys.executable, "-c", script, str(EXAMPLES / f"{name}.py"), checkpoint, *more.get(name, [])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -16,7 +16,9 @@ from training.data.columns import CANONICAL_FEATURES
 from training.data.loaders import evaluation_loader, train_loader
 from training.data.pairs import load_pairs, load_title_pairs, pairs_of_catalogs
 from training.engine.build import load_split
-from training.tasks.labels import NO_LABEL, CategoryLabels, find_labels, read_labels
+from training.tasks.category import CategoryLabels
+from training.tasks.labels import NO_LABEL, read_labels
+from training.tasks.registry import find_task
 
 
 def table(**columns):
@@ -41,7 +43,7 @@ def toy():
 
 def test_leaves_are_found_in_order_and_read_from_lists_and_from_text():
     products = table(category=[["B", "b"], ["A"], None, ["A", "a"], ["B", "b"], []])
-    labels = find_labels("category", products, DataArguments())
+    labels = find_task("category").find_labels(products, DataArguments())
     assert labels.config_fields() == {"category_paths": [["A"], ["A", "a"], ["B", "b"]]}  # ragged, prefixes too
     found = read_labels(products, labels)
     assert found.labels.tolist() == [2, 0, NO_LABEL, 1, 2, NO_LABEL]
@@ -54,7 +56,7 @@ def test_leaves_are_found_in_order_and_read_from_lists_and_from_text():
 
 def test_each_attribute_has_its_own_values_and_its_own_gaps():
     products = table(colour=["red", None, "blue", " "], size=[2, 1, None, 2])
-    labels = find_labels("attributes", products, DataArguments(attribute_columns=["colour", "size"]))
+    labels = find_task("attributes").find_labels(products, DataArguments(attribute_columns=["colour", "size"]))
     assert labels.config_fields() == {"attributes": {"colour": ["blue", "red"], "size": ["1", "2"]}}
     found = read_labels(products, labels)
     assert found.labels.tolist() == [[1, 1], [NO_LABEL, 0], [0, NO_LABEL], [NO_LABEL, 1]]
@@ -63,7 +65,7 @@ def test_each_attribute_has_its_own_values_and_its_own_gaps():
 
 
 def test_restricted_products_are_told_by_booleans_numbers_or_words():
-    labels = find_labels("adult", table(restricted=[True, False, None]), DataArguments())
+    labels = find_task("adult").find_labels(table(restricted=[True, False, None]), DataArguments())
     assert read_labels(table(restricted=[True, False, None]), labels).labels.tolist() == [1, 0, NO_LABEL]
     assert read_labels(table(restricted=["yes", "False"]), labels).labels.tolist() == [1, 0]
     assert read_labels(table(restricted=[1.0, float("nan")]), labels).labels.tolist() == [1, NO_LABEL]
@@ -83,11 +85,11 @@ def test_restricted_products_are_told_by_booleans_numbers_or_words():
 )
 def test_what_can_not_be_learned_from_is_refused(task, columns, message):
     with pytest.raises(ValueError, match=message):
-        find_labels(task, table(**columns), DataArguments(train_data=["products.parquet"]))
+        find_task(task).find_labels(table(**columns), DataArguments(train_data=["products.parquet"]))
 
 
 def test_labels_pass_with_their_rows_through_the_loader(processor, toy):
-    labels = find_labels("category", toy, DataArguments())
+    labels = find_task("category").find_labels(toy, DataArguments())
     expected = dict(zip(toy["row_id"], read_labels(toy, labels).labels.tolist(), strict=True))
     assert set(expected.values()) == set(range(len(labels.paths)))
     settings = {"modality": "text", "labels": labels, "batch_size": 7}

@@ -17,7 +17,7 @@ from training.tasks.labels import TaskLabels
 from training.tasks.task import register_task
 from training.tasks.yes_or_no_task import YesOrNoTask
 
-WORD = "red"
+WORD = "zigzag"
 
 
 @dataclass
@@ -32,7 +32,7 @@ class WordLabels(TaskLabels):
 
 
 class BrightTask(YesOrNoTask):
-    """Whether the title says that the product is red."""
+    """Whether the title says that the pattern is zigzag."""
 
     name = "bright"
     head_class = EClipForAdultRecognition
@@ -60,7 +60,7 @@ def bright():
 def test_a_task_in_one_file_is_learned_and_measured(bright, tmp_path):
     (arguments,) = parse_arguments((FinetuneArguments,), ["--task", "bright", "--modality", "text"])
     arguments.method, arguments.output_dir = "linear", str(tmp_path / "head")
-    data = DataArguments(toy_offers=150, num_workers=0)
+    data = DataArguments(toy_offers=600, num_workers=0)
     report = finetune(MODEL, data, arguments)
     assert report["task"] == "bright" and report["validation"]["average_precision"] > 0.5  # of a tenth by chance
 

@@ -24,7 +24,7 @@ from training.arguments.groups import DataArguments, FinetuneArguments, ModelArg
 from training.arguments.parser import parse_arguments
 from training.data.files import whole_file, whole_folder, write_json
 from training.engine.build import load_split
-from training.finetune import finetune
+from training.tasks.finetuning import finetune
 from training.tasks.registry import TASKS
 
 __all__ = ["DemoArguments", "build_demo"]

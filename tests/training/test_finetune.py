@@ -16,10 +16,10 @@ from modeling_eclip.fitting.thresholds import calibrate, threshold_of_best_f1, t
 from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
-from training.finetune import finetune
 from training.tasks.best_weights import BestWeights
+from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
-from training.tasks.splits import choose_labelled
+from training.tasks.label_share import choose_labelled
 
 DATA = DataArguments(toy_offers=100, num_workers=0)
 

@@ -16,15 +16,15 @@ import modeling_eclip
 from modeling_eclip import EClipProcessor
 from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments, ReportArguments
 from training.benchmark.classical import answer_classically
-from training.benchmark.classical_features import ClassicalFeatures, picture_histograms
+from training.benchmark.classical_features import ClassicalFeatures, image_histograms
 from training.benchmark.kept_heads import keep_checkpoints
 from training.benchmark.runs import CLASSICAL, CellGroup, TaskConfig, compute_group, head_folder
 from training.benchmark.tables import measure_group, write_report
 from training.engine.build import build_model, build_processor, load_split
 from training.evaluation.task_evaluation import load_evaluated_split
 from training.evaluation.task_metrics import Outcomes, measure
-from training.finetune import finetune
 from training.report import plan_tasks, pretrain, report
+from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.splits import load_task_split
 
@@ -243,11 +243,11 @@ def test_the_report_says_where_it_is_behind(tmp_path):
 
 
 def test_histograms_of_one_colour_and_of_an_edge():
-    plain = picture_histograms(Image.new("RGB", (50, 80), (255, 0, 0)))
+    plain = image_histograms(Image.new("RGB", (50, 80), (255, 0, 0)))
     assert plain.shape == (704,) and plain[:128].max() == 1.0 and plain[128:].sum() == 0
     halves = np.zeros((64, 64, 3), dtype=np.uint8)
     halves[:, 32:] = 255
-    colours, edges = np.split(picture_histograms(Image.fromarray(halves)), [128])
+    colours, edges = np.split(image_histograms(Image.fromarray(halves)), [128])
     assert np.sort(colours)[-2:] == pytest.approx([0.5**0.5] * 2)
     by_cell = edges.reshape(8, 8, 9)
     # An upright edge between the fourth and the fifth column of cells; its gradient points across: direction 0.

@@ -10,9 +10,9 @@ from modeling_eclip import EClipForAdultRecognition
 from training.arguments.groups import TASK_NAMES, DataArguments, EvaluationArguments, FinetuneArguments
 from training.arguments.parser import parse_arguments
 from training.evaluate_tasks import evaluate_task
-from training.finetune import finetune
 from training.metrics.adult_recognition.adult_recognition import AdultRecognition
 from training.tasks import registry
+from training.tasks.finetuning import finetune
 from training.tasks.labels import TaskLabels
 from training.tasks.task import register_task
 from training.tasks.yes_or_no_task import YesOrNoTask

@@ -22,7 +22,7 @@ def find_task(name: str) -> type[Task]:
         ValueError: there is none of that name.
     """
     if name not in TASKS:
-        raise ValueError(f"`task` is {name!r}; choose one of {', '.join(TASKS)}.")
+        raise ValueError(f"`task` is {name!r}; choose one of {', '.join(sorted(TASKS))}.")
     return TASKS[name]
 
 

@@ -79,7 +79,7 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
     if not has_products:
         with whole_file(output / "products.parquet") as path:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
-    for task in TASKS:
+    for task in sorted(TASKS):
         folder = output / "heads" / task
         if (folder / "report.json").exists():  # which is written last
             continue

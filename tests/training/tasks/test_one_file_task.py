@@ -51,10 +51,12 @@ class BrightTask(YesOrNoTask):
 
 @pytest.fixture
 def bright():
-    """The task, known for as long as a test lasts."""
+    """The task, registered for one test; the registry is then as it was."""
+    tasks, names = dict(registry.TASKS), list(TASK_NAMES)
     yield register_task(BrightTask)
-    del registry.TASKS["bright"]
+    registry.TASKS.pop("bright")
     TASK_NAMES.remove("bright")
+    assert (tasks, names) == (registry.TASKS, TASK_NAMES)
 
 
 def test_a_task_in_one_file_is_learned_and_measured(bright, tmp_path):

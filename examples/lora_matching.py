@@ -1,6 +1,6 @@
 """Product matching with LoRA: are two offers of one product? Adapters by peft, and a symmetric function of both.
 
-    python examples/lora_matching.py outputs/quickstart
+Call it with a checkpoint: `python examples/lora_matching.py outputs/quickstart`.
 """
 
 import random

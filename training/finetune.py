@@ -103,7 +103,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     processor = build_processor(start, (row["title"] for row in table.select_columns("title")))
     fields = task.config_fields(train_labels)
     if arguments.join:
-        head = join_heads(task_class, arguments.join, fields)
+        head = join_heads(task, arguments.join, fields)
     else:
         head = build_head(task_class, start, processor.tokenizer, fields, seed=arguments.seed)
     freeze_unused(head)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -114,8 +114,9 @@ class TaskConfig:
         Returns:
             The task, of the modalities that the file says.
         """
-        classes = (ModelArguments, DataArguments, FinetuneArguments, EvaluationArguments)
-        model, products, finetuning, evaluation = parse_arguments(classes, ["--config", path])
+        classes = (ModelArguments, DataArguments, FinetuneArguments)
+        model, products, finetuning = parse_arguments(classes, ["--config", path])
+        (evaluation,) = parse_arguments((EvaluationArguments,), ["--config", path])  # it shares names with fine-tuning
         if max_rows is not None:
             products = replace(products, max_train_rows=max_rows)
         modalities = ("text", "image", "both") if finetuning.modality == "both" else (finetuning.modality,)
@@ -231,7 +232,8 @@ def _compute(group: RunGroup, run: Run, folder: Path) -> None:
 
 
 def _arguments(group: RunGroup, run: Run) -> FinetuneArguments:
-    return replace(group.on.finetuning, modality=run.modality, label_share=run.labels, seed=run.seed)
+    modality = cast(Any, run.modality)
+    return replace(group.on.finetuning, modality=modality, label_share=run.labels, seed=run.seed)
 
 
 def _learn(group: RunGroup, run: Run, folder: Path) -> dict[str, Any]:

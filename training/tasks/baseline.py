@@ -1,6 +1,6 @@
-"""What the classical baseline of a task learns with: features that nobody has trained, and logistic regression on them.
+"""The classical baseline of a task: untrained features, and logistic regression on them.
 
-What is chosen is chosen on validation, as for heads: the strength of the regression, how much titles count, calibration.
+The strength of the regression, the weight of titles and the calibration are chosen on validation, as for heads.
 """
 
 from collections.abc import Mapping

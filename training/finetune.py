@@ -141,7 +141,7 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     head = parts.head
     head.eclip.requires_grad_(False)
     trained_weights = head.num_parameters(only_trainable=True)
-    # All rows are encoded, whatever the share: the next run finds them.
+    # All rows are encoded, not only the share: the next run finds them.
     cached = replace(
         parts,
         train_products=_select(_cached(parts, parts.train_products, data, arguments), rows),

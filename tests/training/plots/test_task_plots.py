@@ -1,4 +1,4 @@
-"""Pictures of tasks: written, showing what they are given, and never stumbling over names or over nothing."""
+"""Plots of tasks: they show their data, and odd names and empty data do not break them."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from training.plots.tasks import (
 )
 
 NAN = float("nan")
-# What a formula, a long word and other scripts would do to a image.
+# What a formula, a long word and other scripts would do to a plot.
 ODD_NAME = "under $5 > $10_" + "a" * 60 + " Ärmel платье"
 
 
@@ -59,11 +59,11 @@ def test_precision_recall(drawn):
 
 
 def test_group_sizes(drawn):
-    sizes = {"right": np.array([1, 1, 2, 5]), "model": np.array([1, 1, 1, 40])}
+    sizes = {"products": np.array([1, 1, 2, 5]), "model": np.array([1, 1, 1, 40])}
     colours, texts = drawn(draw_group_sizes, sizes, "groups")
-    assert {"right: 4 groups", "model: 4 groups", "5", "20 to 39", "40"} <= set(texts)
+    assert {"products: 4 groups", "model: 4 groups", "5", "20 to 39", "40"} <= set(texts)
     assert {(31, 119, 180), (255, 127, 14)} <= colours
-    drawn(draw_group_sizes, {"right": np.array([1])}, "groups")
+    drawn(draw_group_sizes, {"products": np.array([1])}, "groups")
 
 
 def test_mistakes(drawn):

@@ -2,7 +2,7 @@
 
 A metric module of `evaluate`: `evaluate.load("training/metrics/adult_recognition")`. Where the products are all of one
 kind: without a restricted product every metric is not a number; with nothing else, average precision, precision and
-recall at precision are 1, whatever the scores.
+recall at precision are 1 for any scores.
 
 The curve is counted with numpy: scikit-learn's has the same points (a test says so) in ten times the time, which an
 interval by resampling would wait for a thousand times.

@@ -2,7 +2,7 @@
 
 A metric module of `evaluate`: `evaluate.load("training/metrics/product_matching")`. Where the pairs are all of one
 kind: without a pair of one product every metric is not a number; with nothing else, average precision, best F1 and
-precision are 1, whatever the scores.
+precision are 1 for any scores.
 
 The curve is counted with numpy: scikit-learn's has the same points (a test says so) in ten times the time, which an
 interval by resampling would wait for a thousand times.

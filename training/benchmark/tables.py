@@ -67,10 +67,10 @@ def write_report(
     lines = [
         "# What the backbone is worth",
         "",
-        "Every value is measured on test products that no training has seen. "
-        f"It is the mean of {len(groups[0].seeds)} seeds, which choose the labels that are learned from and the order of "
-        "training; where nothing depends on the seed, one run stands for all. Brackets hold 95 % intervals, over the choice of test products and of seeds. "
-        f"The best value of a row is bold. The report took {seconds / 60:.0f} minutes.",
+        "Every value is measured on test products that no training has seen. It is the mean of "
+        f"{len(groups[0].seeds)} seeds, which choose the labels that are learned from and the order of training; where "
+        "nothing depends on the seed, one run stands for all. Brackets hold 95 % intervals, over the choice of test "
+        f"products and of seeds. The best value of a row is bold. The report took {seconds / 60:.0f} minutes.",
         "",
         *_summary(rows, methods, sorted(shares)),
         "",

@@ -13,7 +13,7 @@ from datasets import Dataset
 from sklearn.metrics import adjusted_rand_score, completeness_score, homogeneity_score
 
 from modeling_eclip import EClipForProductClustering, EClipProcessor
-from modeling_eclip.toy.catalog import draw_catalog_sheet, toy_catalog
+from modeling_eclip.toy import draw_catalog_sheet, toy_catalog
 
 
 def catalogs_of(offers: Dataset) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 import modeling_eclip  # noqa: F401  (registers e-CLIP; without it, pass trust_remote_code=True below)
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str) -> None:

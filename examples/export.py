@@ -16,8 +16,8 @@ import openvino
 import torch
 
 from modeling_eclip import EClipModel, EClipProcessor
-from modeling_eclip.export.parts import export_part
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.export import export_part
+from modeling_eclip.toy import toy_catalog
 
 
 def load(folder: str, format: str) -> Callable[[dict[str, np.ndarray]], np.ndarray]:

@@ -12,8 +12,8 @@ import torch
 from transformers import pipeline
 
 from modeling_eclip import EClipForAttributeExtraction, EClipProcessor
-from modeling_eclip.fitting.linear import fit_classifier
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.fitting import fit_classifier
+from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, num_offers: int = 2000) -> dict[str, float]:

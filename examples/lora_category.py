@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from modeling_eclip import EClipForCategoryClassification, EClipProcessor
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, num_offers: int = 2000, num_epochs: int = 2, batch_size: int = 32) -> float:

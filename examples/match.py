@@ -12,8 +12,8 @@ import torch
 from datasets import Dataset
 
 from modeling_eclip import EClipForProductMatching, EClipProcessor
-from modeling_eclip.fitting.decisions import threshold_of_best_f1
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.fitting import threshold_of_best_f1
+from modeling_eclip.toy import toy_catalog
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ import torch
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor, MultiStreamAccumulation
-from modeling_eclip.fitting.tokenizer import train_title_tokenizer
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.fitting import train_title_tokenizer
+from modeling_eclip.toy import toy_catalog
 
 
 def main(num_steps: int = 40, batch_size: int = 64) -> float:

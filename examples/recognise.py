@@ -12,9 +12,8 @@ import torch
 from transformers import pipeline
 
 from modeling_eclip import EClipForAdultRecognition, EClipProcessor
-from modeling_eclip.fitting.decisions import calibrate, threshold_of_recall
-from modeling_eclip.fitting.linear import fit_classifier
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.fitting import calibrate, fit_classifier, threshold_of_recall
+from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, num_offers: int = 1500, target_recall: float = 0.95) -> tuple[float, float]:

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from examples.demo.product_search import ProductEmbedder, ProductTable
 from modeling_eclip import load_product_image
-from modeling_eclip.plots.products import draw_found
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.plots import draw_found
+from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, folder: str, products: str | None = None, num_offers: int = 4000) -> None:

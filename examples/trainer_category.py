@@ -12,7 +12,7 @@ import torch
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from modeling_eclip import EClipForCategoryClassification, EClipProcessor
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, folder: str, num_offers: int = 2000, num_epochs: float = 2) -> float:

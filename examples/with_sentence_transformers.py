@@ -10,7 +10,7 @@ import sys
 
 from sentence_transformers import SentenceTransformer
 
-from modeling_eclip.toy.catalog import toy_catalog
+from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, num_offers: int = 500, num_queries: int = 5) -> dict[str, float]:

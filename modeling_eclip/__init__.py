@@ -18,7 +18,7 @@ from .inference.embed import embed_products
 from .losses.contrastive import contrastive_loss, mate_contrast_loss
 from .losses.gather import gather_rows
 from .losses.matryoshka import matryoshka_loss
-from .losses.objective import configured_loss
+from .losses.objective import ContrastiveObjective
 from .matching_eclip import EClipForProductMatching, MatchingOutput
 from .modeling_eclip import EClipModel, EClipOutput, dense_contrastive_loss, truncate_embeds
 from .pipelines_eclip import EClipProductClassificationPipeline, EClipProductMatchingPipeline
@@ -38,6 +38,7 @@ __all__ = [
     "CategoryOutput",
     "CategoryTree",
     "ClusteringOutput",
+    "ContrastiveObjective",
     "EClipConfig",
     "EClipForAdultRecognition",
     "EClipForAttributeExtraction",
@@ -58,7 +59,6 @@ __all__ = [
     "binarize",
     "candidate_pairs",
     "cluster_embeds",
-    "configured_loss",
     "contrastive_loss",
     "dense_contrastive_loss",
     "embed_products",

@@ -1,6 +1,6 @@
 """EClipForCategoryClassification: a product -> its path in the category tree.
 
-One classifier over the leaves; what it says about every level above them is the sum over their leaves (e-CLIP, Shin
+One classifier over the leaves; the probability of a category above them is the sum over its leaves (e-CLIP, Shin
 et al. 2022, has product category classification among its downstream tasks; the head is this package's).
 """
 

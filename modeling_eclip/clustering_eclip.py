@@ -30,8 +30,8 @@ class ClusteringOutput(ModelOutput):
 
     Args:
         loss: The contrastive loss, a scalar; with `labels`.
-        embeds: One vector per product, of unit length, float32, shape `(B, sum of the widths)`. The dot product of two is
-            their similarity.
+        embeds: One vector per product, of unit length, float32, shape `(B, sum of the widths)`. The dot product of two
+            is their similarity.
     """
 
     loss: torch.Tensor | None = None
@@ -121,8 +121,8 @@ class EClipForProductClustering(EClipTaskModel):
             labels: Catalog of each product, int64, shape `(B,)`, negative for a product that is alone.
 
         Returns:
-            [`ClusteringOutput`]. The loss is that of the joined vectors plus the mean of the modalities' own, each over
-            the products that have it, so that one modality alone tells products apart, too.
+            [`ClusteringOutput`]. The loss is that of the joined vectors plus the mean of the modalities' own, each
+            over the products that have it, so that one modality alone tells products apart, too.
         """
         mapped = self.product_projection(embeds)
         joined = self.product_projection.join(mapped)
@@ -225,7 +225,7 @@ def _mate_loss(embeds: torch.Tensor, logit_scale: torch.Tensor, catalog_ids: tor
     logits = similarity_logits(embeds, embeds, logit_scale)  # (B, B)
     is_self = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(is_self, torch.finfo(logits.dtype).min)
-    targets = is_mate / is_mate.sum(dim=1, keepdim=True).clamp(min=1)
+    targets = is_mate.to(logits.dtype) / is_mate.sum(dim=1, keepdim=True).clamp(min=1)
     losses = nn.functional.cross_entropy(logits, targets, reduction="none")  # zero for a row without mates
     return losses.sum() / is_mate.any(dim=1).sum().clamp(min=1)
 

@@ -19,8 +19,8 @@ _CONTRASTIVE_TEXT_TOWERS = ("clip_text_model", "siglip_text_model", "siglip2_tex
 class EClipConfig(PreTrainedConfig):
     r"""Configuration of an [`EClipModel`] and of the heads on it.
 
-    What a head has learnt to say travels here, with its thresholds and its calibration, so that a loaded head answers
-    in words. A base model reads the towers, their pooling, the shared space and the loss only.
+    A head's classes, thresholds and calibration are kept here, so that a loaded head answers in words. A base model
+    reads the towers, their pooling, the shared space and the loss only.
 
     Args:
         vision_config (`dict` or [`PreTrainedConfig`], *optional*):
@@ -63,10 +63,10 @@ class EClipConfig(PreTrainedConfig):
         attributes (`dict[str, list[str]]`, *optional*):
             Values of each attribute; a value's position is its class. See [`EClipConfig.attribute_names`].
         not_stated (`str`, defaults to `"not stated"`):
-            Answer for an attribute that a product does not tell. It may be one of the attribute's values, and it is
+            Answer for an attribute that a product does not state. It may be one of the attribute's values, and it is
             answered where no value is as probable as `decision_threshold`.
         decision_threshold (`float`, *optional*):
-            Probability from which a head says yes; 0.5 where it is `None`, and 0 for attributes.
+            Probability from which a head answers yes; 0.5 where it is `None`, and 0 for attributes.
         target_recall (`float`, *optional*):
             Recall that `decision_threshold` was fitted for.
         positive_weight (`float`, defaults to 1.0):
@@ -130,7 +130,7 @@ class EClipConfig(PreTrainedConfig):
             self.text_pooling = "pooler" if text_model_type in _CONTRASTIVE_TEXT_TOWERS else "mean"
         self.calibration = list(self.calibration)
         # `AutoModel` picks a class by it; saving a head writes the head's.
-        self.architectures = self.architectures or ["EClipModel"]
+        self.architectures = getattr(self, "architectures", None) or ["EClipModel"]
 
     @property
     def attribute_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""One function from whatever a shop calls a picture to an 8-bit RGB Pillow image, or one clear error.
+"""Images in any form that shops have them to 8-bit RGB Pillow images, or one clear error.
 
 Contract: `load_product_image` either returns an upright, opaque RGB image with at most `max_pixels` pixels, or raises
 `ProductImageError`, whose `reason` is a short name that rows can be counted by. Transparency is laid on white (the
@@ -37,10 +37,10 @@ _CHANNELS = (1, 3, 4)
 
 
 class ProductImageError(ValueError):
-    """A picture that cannot be used.
+    """An image that cannot be used.
 
     Attributes:
-        reason: Short snake_case name to count by: `"missing"` (no picture was given, or no such file), `"empty"`
+        reason: Short snake_case name to count by: `"missing"` (no image was given, or no such file), `"empty"`
             (no bytes or no pixels), `"not_an_image"`, `"truncated"` (an image file that ends early or is damaged),
             `"too_many_pixels"`, `"too_thin"`, `"not_finite"` (NaN or infinity in an array) or `"unsupported"`.
     """
@@ -52,11 +52,11 @@ class ProductImageError(ValueError):
 
 
 def load_product_image(image: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> "PILImage":
-    """Turn one picture, in any form shops and data sets have it, into an RGB Pillow image.
+    """Turn one image, in any form shops and data sets have it, into an RGB Pillow image.
 
     Args:
-        image: One picture as
-            a Pillow image (a picture that is usable as it stands is returned itself, not a copy);
+        image: One image as
+            a Pillow image (an image that is usable as it stands is returned itself, not a copy);
             a numpy array or torch tensor of shape `(H, W)`, `(H, W, C)` or `(C, H, W)` with `C` in 1, 3, 4: bool,
             8-bit, 16-bit (`uint16`), wider integers that hold 0..255, or floats that hold 0..1. Where both orders of
             axes fit, an array is read as channels last and a tensor as channels first;
@@ -65,10 +65,10 @@ def load_product_image(image: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> "PI
         max_pixels: Largest accepted width times height.
 
     Returns:
-        The picture in mode "RGB": first frame, EXIF orientation applied, transparency on white.
+        The image in mode "RGB": first frame, EXIF orientation applied, transparency on white.
 
     Raises:
-        ProductImageError: If the picture cannot be used. Its `reason` says why in one word.
+        ProductImageError: If the image cannot be used. Its `reason` says why in one word.
         ImportError: If Pillow is not installed.
     """
     loaded: PILImage = read_product_image(image, max_pixels)
@@ -76,16 +76,16 @@ def load_product_image(image: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> "PI
 
 
 def read_product_image(image: Any, max_pixels: int, decode_jpeg: "JpegDecoder | None" = None) -> Any:
-    """Load a picture as `load_product_image` does, with another decoder for JPEG files if one is given.
+    """Load an image as `load_product_image` does, with another decoder for JPEG files if one is given.
 
     Returns:
-        The picture in mode "RGB", or the array that `decode_jpeg` returned.
+        The image in mode "RGB", or the array that `decode_jpeg` returned.
     """
     Image, _ = _pillow()
     if isinstance(image, Mapping):
         image = _from_mapping(image)
     if image is None:
-        raise ProductImageError("no picture: received None. Give a picture or leave the row out.", "missing")
+        raise ProductImageError("no image: received None. Give an image or leave the row out.", "missing")
     if isinstance(image, Image.Image):
         name = f"Pillow image of mode {image.mode} and size {image.width}x{image.height}"
         return _to_rgb(_decoded(image, name, max_pixels), name)
@@ -100,7 +100,7 @@ def read_product_image(image: Any, max_pixels: int, decode_jpeg: "JpegDecoder | 
     if isinstance(image, str | os.PathLike):
         return _from_path(os.fspath(image), max_pixels, decode_jpeg)
     raise ProductImageError(
-        f"a picture cannot be read from a {type(image).__name__}. Give a Pillow image, numpy array, torch tensor, "
+        f"an image cannot be read from a {type(image).__name__}. Give a Pillow image, numpy array, torch tensor, "
         "encoded bytes, a path, or a mapping with 'bytes' or 'path'.",
         "unsupported",
     )
@@ -116,7 +116,7 @@ def _pillow() -> tuple[Any, Any]:
 def _from_mapping(image: Mapping[str, Any]) -> Any:
     if "bytes" not in image and "path" not in image:
         raise ProductImageError(
-            f"a mapping with the keys {sorted(map(str, image))} holds no picture. Give it 'bytes' or 'path'.",
+            f"a mapping with the keys {sorted(map(str, image))} holds no image. Give it 'bytes' or 'path'.",
             "unsupported",
         )
     content = image.get("bytes")
@@ -127,7 +127,7 @@ def _from_path(path: Any, max_pixels: int, decode_jpeg: "JpegDecoder | None") ->
     name = repr(path)
     if isinstance(path, str) and ("://" in path or path.startswith("data:")):
         raise ProductImageError(
-            f"{name[:200]} is an address, not a file. Download the picture first and give its path or bytes.",
+            f"{name[:200]} is an address, not a file. Download the image first and give its path or bytes.",
             "unsupported",
         )
     # A device or a pipe would block for ever; a path with a NUL raises ValueError.
@@ -153,7 +153,7 @@ def _from_file(file: Any, name: str, max_pixels: int, decode_jpeg: "JpegDecoder 
     Image.init()
     formats = [format for format in _FORMATS if format in Image.OPEN]
     try:
-        picture = Image.open(file, formats=formats)
+        pil_image = Image.open(file, formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(name, str(error), max_pixels) from error
     except MemoryError:
@@ -162,33 +162,33 @@ def _from_file(file: Any, name: str, max_pixels: int, decode_jpeg: "JpegDecoder 
         if any(start.startswith(signature) for signature in _SIGNATURES) or start[8:12] == b"WEBP":
             raise _damaged(name, error) from error
         raise ProductImageError(
-            f"{name}: not a picture in a known format ({', '.join(formats)}). Convert it to JPEG or PNG.",
+            f"{name}: not an image in a known format ({', '.join(formats)}). Convert it to JPEG or PNG.",
             "not_an_image",
         ) from error
-    if decode_jpeg is not None and picture.format in ("JPEG", "MPO"):
-        _check_size(picture.width, picture.height, name, max_pixels)
-        pixels = decode_jpeg(picture, file, _orientation(picture))
+    if decode_jpeg is not None and pil_image.format in ("JPEG", "MPO"):
+        _check_size(pil_image.width, pil_image.height, name, max_pixels)
+        pixels = decode_jpeg(pil_image, file, _orientation(pil_image))
         if pixels is not None:
             return pixels
     # The copy lets go of the file.
-    return _to_rgb(_decoded(picture, name, max_pixels), name).copy()
+    return _to_rgb(_decoded(pil_image, name, max_pixels), name).copy()
 
 
-def _orientation(picture: "PILImage") -> int:
-    """Return the EXIF orientation, 1 for upright and 5 to 8 for a picture that lies on its side."""
+def _orientation(pil_image: "PILImage") -> int:
+    """Return the EXIF orientation, 1 for upright and 5 to 8 for an image that lies on its side."""
     with contextlib.suppress(Exception):  # damaged metadata says nothing about the pixels
-        orientation = int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+        orientation = int(pil_image.getexif().get(_EXIF_ORIENTATION, 1))
         if 1 <= orientation <= 8:
             return orientation
     return 1
 
 
-def _decoded(picture: "PILImage", name: str, max_pixels: int) -> "PILImage":
+def _decoded(pil_image: "PILImage", name: str, max_pixels: int) -> "PILImage":
     """Check the size that the header states, then decode."""
     Image, _ = _pillow()
-    _check_size(picture.width, picture.height, name, max_pixels)
+    _check_size(pil_image.width, pil_image.height, name, max_pixels)
     try:
-        picture.load()
+        pil_image.load()
     except MemoryError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -196,13 +196,13 @@ def _decoded(picture: "PILImage", name: str, max_pixels: int) -> "PILImage":
     except Exception as error:  # the decoders raise OSError, SyntaxError, EOFError, ValueError, zlib.error, ...
         raise _damaged(name, error) from error
     # In a few formats the size is known for certain only now.
-    _check_size(picture.width, picture.height, name, max_pixels)
-    return picture
+    _check_size(pil_image.width, pil_image.height, name, max_pixels)
+    return pil_image
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise ProductImageError(f"{name}: no pixels ({width}x{height}). Leave the picture out.", "empty")
+        raise ProductImageError(f"{name}: no pixels ({width}x{height}). Leave the image out.", "empty")
     if width * height > max_pixels:
         raise _too_many_pixels(name, f"{width}x{height} is {width * height:,} pixels", max_pixels)
     long_side, short_side = max(width, height), min(width, height)
@@ -222,7 +222,7 @@ def _damaged(name: str, error: Exception) -> ProductImageError:
 
 def _too_many_pixels(name: str, found: str, max_pixels: int) -> ProductImageError:
     return ProductImageError(
-        f"{name}: {found}, more than max_pixels={max_pixels:,}. Make the picture smaller, or raise max_pixels if you "
+        f"{name}: {found}, more than max_pixels={max_pixels:,}. Make the image smaller, or raise max_pixels if you "
         "trust its source.",
         "too_many_pixels",
     )
@@ -232,15 +232,14 @@ def _from_array(array: np.ndarray, kind: str, max_pixels: int, channels_first: b
     Image, _ = _pillow()
     name = f"{kind} of shape {tuple(array.shape)} and type {array.dtype}"
     if array.size == 0:
-        raise ProductImageError(f"{name}: no pixels. Leave the picture out.", "empty")
+        raise ProductImageError(f"{name}: no pixels. Leave the image out.", "empty")
     first = array.ndim == 3 and array.shape[0] in _CHANNELS
     last = array.ndim == 3 and array.shape[-1] in _CHANNELS
     if first and (channels_first or not last):
         array = np.moveaxis(array, 0, -1)
     elif array.ndim != 2 and not last:
         raise ProductImageError(
-            f"{name}: not one picture. Give (H, W), (H, W, C) or (C, H, W) with C in {_CHANNELS}, one picture at a "
-            "time.",
+            f"{name}: not one image. Give (H, W), (H, W, C) or (C, H, W) with C in {_CHANNELS}, one image at a time.",
             "unsupported",
         )
     _check_size(array.shape[1], array.shape[0], name, max_pixels)
@@ -260,7 +259,7 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         raise ProductImageError(f"{name}: not numbers for pixels. Give uint8 or floats in 0..1.", "unsupported")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ProductImageError(f"{name}: holds NaN or infinity. Mend or leave the picture out.", "not_finite")
+        raise ProductImageError(f"{name}: holds NaN or infinity. Mend or leave the image out.", "not_finite")
     low, high = array.min(), array.max()
     limit, tolerance = (1, 1e-3) if array.dtype.kind == "f" else (255, 0)
     if low < -tolerance or high > limit + tolerance:
@@ -275,38 +274,38 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def _to_rgb(picture: "PILImage", name: str) -> "PILImage":
-    """Turn a decoded picture upright, scale it to 8 bits, and lay it on white."""
+def _to_rgb(pil_image: "PILImage", name: str) -> "PILImage":
+    """Turn a decoded image upright, scale it to 8 bits, and lay it on white."""
     Image, ImageOps = _pillow()
-    if _orientation(picture) != 1:
+    if _orientation(pil_image) != 1:
         with contextlib.suppress(Exception):
-            picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        picture = Image.fromarray(_deep_to_uint8(picture, name))
+            pil_image = ImageOps.exif_transpose(pil_image)
+    if pil_image.mode in ("I", "F") or pil_image.mode.startswith("I;16"):
+        pil_image = Image.fromarray(_deep_to_uint8(pil_image, name))
     try:
-        if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
-            if picture.mode == "La":
-                picture = picture.convert("LA")
-            layer = picture.convert("RGBA")
+        if pil_image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in pil_image.info:
+            if pil_image.mode == "La":
+                pil_image = pil_image.convert("LA")
+            layer = pil_image.convert("RGBA")
             white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, layer).convert("RGB")
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return pil_image if pil_image.mode == "RGB" else pil_image.convert("RGB")
     except (ValueError, OSError) as error:
         raise ProductImageError(
-            f"{name}: mode {picture.mode} cannot be turned into RGB ({error}). Convert it to JPEG or PNG.",
+            f"{name}: mode {pil_image.mode} cannot be turned into RGB ({error}). Convert it to JPEG or PNG.",
             "unsupported",
         ) from error
 
 
-def _deep_to_uint8(picture: "PILImage", name: str) -> np.ndarray:
+def _deep_to_uint8(pil_image: "PILImage", name: str) -> np.ndarray:
     """Pixels of Pillow's deep greyscale modes as 8 bits.
 
     "I;16" is 16-bit by name. "I" and "F" state no range: "I" is read as 16-bit once a value passes 255, and "F" as
     0..1 up to 1 and as 0..255, Pillow's own convention, beyond.
     """
-    array = np.asarray(picture)
-    if picture.mode == "I" and array.max() > 255 and array.min() >= 0 and array.max() <= 65535:
+    array = np.asarray(pil_image)
+    if pil_image.mode == "I" and array.max() > 255 and array.min() >= 0 and array.max() <= 65535:
         array = array.astype(np.uint16)
-    elif picture.mode == "F" and 1 < array.max() <= 255:
+    elif pil_image.mode == "F" and 1 < array.max() <= 255:
         array = array / np.float32(255)
     return _to_uint8(array, name)

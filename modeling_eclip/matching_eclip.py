@@ -242,7 +242,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
         """Compare the title of one product with the image of the other one, in the shared space.
 
         Returns:
-            Log odds, float32, shape `(B,)`; and which of them speak of a title and an image, bool, shape `(B,)`.
+            Log odds, float32, shape `(B,)`; and which pairs have a title and an image to compare, bool, shape `(B,)`.
         """
         total = has_any = None
         for titles, images in ((left, right), (right, left)):

@@ -58,13 +58,13 @@ def truncate_embeds(embeds: torch.Tensor, dim: int | None) -> torch.Tensor:
 def similarity_logits(left: torch.Tensor, right: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
     """Return scaled similarities of all pairs in float32 at least: `(B, D)` and `(B, D)` to `(B, B)`."""
     dtype = torch.promote_types(left.dtype, torch.float32)
-    return logit_scale.to(left.device, dtype).exp() * left.to(dtype) @ right.to(left.device, dtype).T
+    with torch.autocast(device_type=left.device.type, enabled=False):
+        return logit_scale.to(left.device, dtype).exp() * left.to(dtype) @ right.to(left.device, dtype).T
 
 
 def find_catalog_mates(catalog_ids: torch.Tensor) -> torch.Tensor:
     """Tell which offers are of one catalog: ids `(B,)` to bool `(B, B)`, no offer being its own mate."""
-    is_mate = (catalog_ids[:, None] == catalog_ids) & (catalog_ids >= 0)
-    return is_mate.fill_diagonal_(False)
+    return ((catalog_ids[:, None] == catalog_ids) & (catalog_ids >= 0)).fill_diagonal_(False)
 
 
 def dense_contrastive_loss(
@@ -79,13 +79,12 @@ def dense_contrastive_loss(
     r"""Symmetric cross entropy between titles and images, with soft labels over catalogs, from all `B x B` logits.
 
     Offers of one catalog are the same product listed by several sellers, and no negatives of each other (e-CLIP, Shin
-    et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>` for title `i` and image `j`, and target rows
-    `P_i` that have mass 1 on `j = i` and `catalog_weight` on the mates of `i`, divided by the row's sum:
+    et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>` for title `i` and image `j`, and targets `P_i`
+    with mass 1 on `j = i` and `catalog_weight` on the mates of `i`, divided by the row's sum (this package's form):
 
         L = 1/2 * mean_i CE(P_i, softmax_j s_ij) + 1/2 * mean_j CE(P_j, softmax_i s_ij)
 
-    This form and the other two modes for mates are this package's. For large batches the package has the same loss in
-    tiles, `modeling_eclip.contrastive_loss`, which is tested against this one.
+    For large batches the package has the same loss in tiles, `modeling_eclip.contrastive_loss`.
 
     Args:
         text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
@@ -100,13 +99,16 @@ def dense_contrastive_loss(
         The loss, a scalar in float32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: titles and images are not of the same number, or `catalog_ids` are not one per offer.
+        ValueError: titles and images are not of the same number or there are none, `catalog_ids` are not one per
+            offer, or an unknown mode for mates.
     """
-    if text_embeds.shape != image_embeds.shape:
+    if text_embeds.shape != image_embeds.shape or len(text_embeds) == 0:
         raise ValueError(
             f"the embeddings have shapes {tuple(text_embeds.shape)} and {tuple(image_embeds.shape)}; give two of the "
-            "same shape (B, D), one row per offer."
+            "same shape (B, D), one row per offer, and at least one."
         )
+    if mates not in ("positive", "negative", "masked"):
+        raise ValueError(f"`mates` is {mates!r}; choose one of 'positive', 'negative', 'masked'.")
     logits = similarity_logits(text_embeds, image_embeds, logit_scale)  # (B, B)
     targets = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
     if catalog_ids is not None:
@@ -116,10 +118,9 @@ def dense_contrastive_loss(
         if mates == "masked":
             logits = logits.masked_fill(is_mate, torch.finfo(logits.dtype).min)
         elif mates == "positive":
-            targets = targets + catalog_weight * is_mate
+            targets = targets + catalog_weight * is_mate.to(targets.dtype)
             targets = targets / targets.sum(dim=1, keepdim=True)
-    losses = [nn.functional.cross_entropy(rows, targets) for rows in (logits, logits.T)]
-    return (losses[0] + losses[1]) / 2
+    return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.T, targets)) / 2
 
 
 @dataclass
@@ -219,7 +220,7 @@ class EClipPreTrainedModel(PreTrainedModel):
         return {"AutoConfig": "configuration_eclip.EClipConfig", "AutoModel": own}
 
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
-        """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
+        """Return the tasks of `transformers.pipeline` whose code is saved with checkpoints of this class."""
         return {}
 
 
@@ -386,7 +387,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         image_pooler_output: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EClipOutput:
-        """Embed titles, images or both, and compare them where both are given.
+        """Embed titles, images or both, and compare them where both are given. Inputs are those of the two encoders.
 
         Args:
             input_ids: Tokens of the titles, shape `(num_titles, N)`; `None` to embed images alone.
@@ -395,14 +396,13 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             catalog_ids: Catalog of each offer, int64, shape `(num_titles,)`, negative for an offer that is alone; read
                 by the loss only.
             return_loss: Whether to compute the loss; title `i` and image `i` must then be of one offer.
-            position_ids: As for [`EClipModel.encode_text`].
-            token_type_ids: As for [`EClipModel.encode_text`].
-            pixel_attention_mask: As for [`EClipModel.encode_image`].
-            spatial_shapes: As for [`EClipModel.encode_image`].
-            interpolate_pos_encoding: As for [`EClipModel.encode_image`].
-            text_pooler_output: The title tower's vectors in place of `input_ids`, shape `(num_titles, width)`: what
-                [`EClipModel.encode_text`] gave once, for a tower that is not trained.
-            image_pooler_output: The image tower's in place of `pixel_values`, likewise.
+            position_ids: As for [`EClipModel.encode_text`], as is `token_type_ids`.
+            token_type_ids: See there.
+            pixel_attention_mask: As for [`EClipModel.encode_image`], as are the next two.
+            spatial_shapes: See there.
+            interpolate_pos_encoding: See there.
+            text_pooler_output: Vectors of the title tower in place of `input_ids`, shape `(num_titles, width)`.
+            image_pooler_output: Vectors of the image tower in place of `pixel_values`, likewise.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Returns:
@@ -482,7 +482,10 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             without it. All of it is what heads take in place of titles and images.
         """
         encoded = {"has_text": inputs["has_text"], "has_image": inputs["has_image"]}
-        encoders = {"text": (self.encode_text, TEXT_INPUTS), "image": (self.encode_image, IMAGE_INPUTS)}
+        encoders: dict[str, tuple[Any, Sequence[str]]] = {
+            "text": (self.encode_text, TEXT_INPUTS),
+            "image": (self.encode_image, IMAGE_INPUTS),
+        }
         for modality, (encode, names) in encoders.items():
             given = {name: inputs[name] for name in names if name in inputs}
             if given:

@@ -3,7 +3,7 @@
     pipeline("eclip-product-classification", model=checkpoint, trust_remote_code=True)
     pipeline("eclip-product-matching", model=checkpoint, trust_remote_code=True)
 
-Contract: a product is a title, a picture, or `{"text": title, "image": picture}`; one that lacks a modality is judged
+Contract: a product is a title, an image, or `{"text": title, "image": image}`; one that lacks a modality is judged
 by the other one. Scores are the head's probabilities, calibrated where it is, and its decision
 comes first, by its threshold where it has one. Checkpoints of heads name their pipeline (`custom_pipelines`), and
 importing the package registers both, for models at hand.
@@ -108,14 +108,14 @@ class EClipProductClassificationPipeline(_ProductPipeline):
         Args:
             inputs: A product, or a list, dataset or generator of them; or a mapping of two lists.
             text: A title or a list of them, in place of `inputs`.
-            image: A picture or a list of them, likewise.
+            image: An image or a list of them, likewise.
             **kwargs: `top_k`; `batch_size` and `num_workers` as in any pipeline.
 
         Returns:
             The labels of the product, or a list with those of each.
 
         Raises:
-            ValueError: nothing is given, too much is, or titles and pictures are not of the same number.
+            ValueError: nothing is given, too much is, or titles and images are not of the same number.
         """
         if (inputs is None) == (text is None and image is None):
             raise ValueError("give products, or `text`, `image` or both.")
@@ -180,12 +180,12 @@ def _rows(inputs: Any) -> Any:
         return inputs
     lengths = {name: len(value) for name, value in columns.items()}
     if len(columns) < len(inputs) or len(set(lengths.values())) > 1:
-        raise ValueError(f"received lists of {lengths} for {list(inputs)}; give one title and one picture each.")
+        raise ValueError(f"received lists of {lengths} for {list(inputs)}; give one title and one image each.")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _listed(values: Any) -> Any:
-    """Make a list of a column of a table; one title or picture stays what it is."""
+    """Make a list of a column of a table; one title or image stays what it is."""
     is_column = hasattr(values, "tolist") and getattr(values, "ndim", 0) == 1
     return values.tolist() if is_column else values
 

@@ -1,6 +1,6 @@
-"""Titles and pictures of offers to model inputs: any stock image processor and any tokenizer, joined.
+"""Titles and images of offers to model inputs: any stock image processor and any tokenizer, joined.
 
-Contract: `EClipProcessor` adds three things to transformers' `ProcessorMixin`. Pictures go through
+Contract: `EClipProcessor` adds three things to transformers' `ProcessorMixin`. Images go through
 `load_product_image`, and an error names the item; titles are padded and cut to `max_title_length`, which is saved
 with the processor; and a processor can be put together from two towers' checkpoints or taken from a CLIP, SigLIP or
 SigLIP 2 checkpoint. Every other thing (keyword arguments per call, saving, the Hub, decoding) is the mixin's.
@@ -24,7 +24,7 @@ _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision",
 
 
 class EClipProcessor(ProcessorMixin):
-    """Prepare titles and pictures for `EClipModel`.
+    """Prepare titles and images for `EClipModel`.
 
     Args:
         image_processor: Any image processor of transformers.
@@ -73,10 +73,10 @@ class EClipProcessor(ProcessorMixin):
         return [name for name in super().model_input_names if name != "token_type_ids"]
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Prepare titles, pictures, or both.
+        """Prepare titles, images, or both.
 
         Args:
-            images: One picture, or any iterable of them (or an array or tensor with four axes), each in any form that
+            images: One image, or any iterable of them (or an array or tensor with four axes), each in any form that
                 `load_product_image` accepts.
             text: One title or a sequence of `B` titles in any script. An empty title is allowed.
             **kwargs: `return_tensors` and any other argument of the tokenizer or the image processor, flat or in
@@ -88,7 +88,7 @@ class EClipProcessor(ProcessorMixin):
             image processor returns: for most `pixel_values` `(B, channels, height, width)`.
 
         Raises:
-            ProductImageError: If a picture cannot be used; the message starts with its place, as in `images[3]`.
+            ProductImageError: If an image cannot be used; the message starts with its place, as in `images[3]`.
             ValueError: If neither is given, a batch is empty, or a title is not text.
         """
         if images is None and text is None:
@@ -156,7 +156,7 @@ class EClipProcessor(ProcessorMixin):
         Args:
             vision: Folder or Hub id of the vision tower, with its image processor.
             text: Folder or Hub id of the text tower, with its tokenizer.
-            image_size: Side, or height and width, in pixels that pictures shall come out with, in place of the image
+            image_size: Side, or height and width, in pixels that images shall come out with, in place of the image
                 processor's own.
             max_title_length: As for the class; None takes the text tower's limit where that is less than 128.
 
@@ -233,16 +233,16 @@ def check_title(title: Any, name: str) -> None:
 
 
 def _loaded_images(images: Any) -> list[Any]:
-    """One picture or a sequence of them as a list of RGB Pillow images."""
+    """One image or a sequence of them as a list of RGB Pillow images."""
     if isinstance(images, np.ndarray | torch.Tensor):
         single = images.ndim != 4 and images.dtype != object
     else:
         # Anything else that holds items (a list, a column of `datasets`, a generator) is a batch.
-        one_picture = isinstance(images, str | bytes | os.PathLike | Mapping) or hasattr(images, "getexif")
-        single = one_picture or not isinstance(images, Iterable)
+        one_image = isinstance(images, str | bytes | os.PathLike | Mapping) or hasattr(images, "getexif")
+        single = one_image or not isinstance(images, Iterable)
     images = [images] if single else list(images)
     if len(images) == 0:
-        raise ValueError("images: received no pictures. Give at least one, or leave images= out.")
+        raise ValueError("images: received no images. Give at least one, or leave images= out.")
     loaded = []
     for index, image in enumerate(images):
         try:
@@ -277,10 +277,10 @@ def _title_settings(config: PreTrainedConfig | None, siglip: bool = False) -> tu
 
 
 def _with_output_size(image_processor: Any, image_size: int | tuple[int, int]) -> Any:
-    """The same image processor with `size` and `crop_size` set so that every picture comes out as `image_size`.
+    """The same image processor with `size` and `crop_size` set so that every image comes out as `image_size`.
 
     Image processors name their sizes in several ways, and some ignore one of them, so the sizes are tried out on two
-    pictures, a wide and a tall one.
+    images, a wide and a tall one.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1:
@@ -318,15 +318,15 @@ def _size_settings(settings: dict[str, Any], height: int, width: int) -> list[di
 
 
 def read_product(product: Any) -> tuple[str | None, Any]:
-    """Tell the title and the picture of a product.
+    """Return the title and the image of a product.
 
     Args:
-        product: A title (`str`), a picture in any form that [`load_product_image`] takes but a `str`, or a mapping
+        product: A title (`str`), an image in any form that [`load_product_image`] takes but a `str`, or a mapping
             with `"text"`, `"image"` or both, of which one may be missing: `None` or not a number; a blank title beside
-            a picture is missing, too.
+            an image is missing, too.
 
     Returns:
-        The title and the picture, `None` where there is none.
+        The title and the image, `None` where there is none.
 
     Raises:
         ValueError: there is neither, or the mapping has other keys.
@@ -337,14 +337,12 @@ def read_product(product: Any) -> tuple[str | None, Any]:
         product = {"image": product}
     unknown = [key for key in product if key not in _MODALITIES]
     if unknown:
-        raise ValueError(
-            f"received a product with {unknown}; give {{'text': title, 'image': picture}}, or one of them."
-        )
+        raise ValueError(f"received a product with {unknown}; give {{'text': title, 'image': image}}, or one of them.")
     title, image = (None if is_missing(product.get(key)) else product[key] for key in _MODALITIES)
     if isinstance(title, str) and not title.strip() and image is not None:
         title = None
     if title is None and image is None:
-        raise ValueError("received a product with neither title nor picture; give it one of them, or leave it out.")
+        raise ValueError("received a product with neither title nor image; give it one of them, or leave it out.")
     return title, image
 
 
@@ -355,7 +353,7 @@ def prepare_products(
 
     Args:
         processor: The [`EClipProcessor`] of the checkpoint.
-        products: Title and picture of `B` products, as `read_product` tells them.
+        products: Title and image of `B` products, as `read_product` tells them.
         modality: What to prepare: `"text"`, `"image"` or `"both"`.
 
     Returns:
@@ -363,7 +361,7 @@ def prepare_products(
         of images, `(num_images, 3, H, W)`, in the order of the products that have them.
 
     Raises:
-        ProductImageError: a picture cannot be used; the message starts with the product's place in the batch.
+        ProductImageError: an image cannot be used; the message starts with the product's place in the batch.
     """
     titles = [None if modality == "image" else title for title, _ in products]
     images = [None if modality == "text" else image for _, image in products]

@@ -50,7 +50,7 @@ def import_from_package(module: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(f"modeling_eclip.{module}")
     except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("modeling_eclip"):
+        if not (error.name or "modeling_eclip").startswith("modeling_eclip"):
             raise
         raise ImportError(f"{purpose} needs the package modeling-eclip: pip install modeling-eclip") from None
 
@@ -223,7 +223,7 @@ class EClipTaskModel(EClipPreTrainedModel):
 
         Args:
             processor: The [`EClipProcessor`] of the checkpoint.
-            products: `N` products, each a title, a picture, or `{"text": title, "image": picture}` with either or
+            products: `N` products, each a title, an image, or `{"text": title, "image": image}` with either or
                 both.
             batch_size: Products that are encoded at a time.
 
@@ -257,7 +257,7 @@ class EClipTaskModel(EClipPreTrainedModel):
         return self.represent(**self.eclip.encode_products(on_device))
 
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
-        """Tell the tasks of `transformers.pipeline` that checkpoints of this class bring along."""
+        """Return the tasks of `transformers.pipeline` whose code is saved with checkpoints of this class."""
         from .pipelines_eclip import custom_pipelines_of
 
         return custom_pipelines_of(type(self))

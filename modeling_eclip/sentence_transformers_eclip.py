@@ -21,7 +21,7 @@ from .modeling_eclip import normalize
 from .processing_eclip import prepare_products, read_product
 
 _MODULE = "sentence_transformers_eclip.ProductEmbedding"
-_PICTURE_FILES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
+_IMAGE_FILES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
 
 
 def write_sentence_transformers_files(folder: str | os.PathLike) -> None:
@@ -97,8 +97,8 @@ class ProductEmbedding(nn.Module):
         """Prepare a batch.
 
         Args:
-            inputs: `B` titles, pictures (also paths of picture files), products `{"text": title, "image": picture}`,
-                or chat messages whose texts and picture are those of one product.
+            inputs: `B` titles, images (also paths of image files), products `{"text": title, "image": image}`,
+                or chat messages whose texts and image are those of one product.
             prompt: What titles start with.
             **kwargs: Not used; sentence-transformers tells for what it encodes.
 
@@ -188,14 +188,8 @@ class ProductEmbedding(nn.Module):
         """
         if backend != "torch":
             raise ValueError(f"`backend` is {backend!r}; e-CLIP runs on 'torch' in sentence-transformers.")
-        hub = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_dir": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-            "trust_remote_code": trust_remote_code,
-        }
+        hub = {"subfolder": subfolder, "token": token, "cache_dir": cache_folder, "revision": revision}
+        hub |= {"local_files_only": local_files_only, "trust_remote_code": trust_remote_code}
         config = AutoConfig.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}))
         model = AutoModel.from_pretrained(model_name_or_path, config=config, **hub, **(model_kwargs or {}))
         processor = AutoProcessor.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))
@@ -209,7 +203,7 @@ def _is_chat(item: Any) -> bool:
 
 
 def _from_messages(item: Any) -> dict[str, Any]:
-    """Read a product from chat messages: their texts as one title, and their picture."""
+    """Read a product from chat messages: their texts as one title, and their image."""
     titles, images = [], []
     for message in [item] if isinstance(item, Mapping) else item:
         content = message["content"]
@@ -226,12 +220,12 @@ def _from_messages(item: Any) -> dict[str, Any]:
 
 
 def _from_path(item: Any) -> Any:
-    """Take the path of a picture file for the picture, as sentence-transformers does; other text is a title."""
-    if isinstance(item, str) and item.lower().endswith(_PICTURE_FILES):
+    """Take the path of an image file for the image, as sentence-transformers does; other text is a title."""
+    if isinstance(item, str) and item.lower().endswith(_IMAGE_FILES):
         if os.path.isfile(item):
             return {"image": item}
         if item.startswith(("http://", "https://")) and " " not in item:
-            raise ValueError(f"received the address {item!r}; nothing is fetched, give the picture itself.")
+            raise ValueError(f"received the address {item!r}; nothing is fetched, give the image itself.")
     return item
 
 

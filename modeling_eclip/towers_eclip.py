@@ -72,7 +72,7 @@ def load_tower_config(checkpoint: str, half: str, **kwargs: Any) -> PreTrainedCo
 
 
 def tower_width(config: PreTrainedConfig, pooling: str) -> int:
-    """Read the width of a tower's pooled output from its configuration, whatever the field is called.
+    """Read the width of a tower's pooled output from its configuration; families name the field differently.
 
     Args:
         config: The tower's configuration.

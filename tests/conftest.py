@@ -1,6 +1,7 @@
 """Small models and the reasons for their numbers, once for all tests."""
 
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
-from modeling_eclip.plots.products import plt
-from training.arguments.groups import ModelArguments
+from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.plots.canvas import plt
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = ROOT.parent / "shared"
@@ -36,6 +38,9 @@ ON_RAY = [
     "import importlib, ray, sys; ray.init(num_cpus=2, include_dashboard=False, logging_level='error');"
     "sys.path.insert(0, '.'); importlib.import_module(f'training.{sys.argv.pop(1)}').main()",
 ]
+
+# `accelerate launch` starts several CPU processes by mpirun only; torchrun is its equal otherwise.
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 # Two layers, so that "every layer" differs from "the last one"; width 32 with two heads, the smallest that every
 # family accepts; images of 32 px in patches of 8, so that there are 16 patches: more than one, and square.
@@ -62,6 +67,9 @@ MODEL = ModelArguments(
     projection_dim=16,
     max_title_length=16,
 )  # fmt: skip
+
+# 60 drawn offers: about 48 to train on, three batches of 16.
+DATA = DataArguments(toy_offers=60, num_workers=0)
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
     "vit": VIT,
@@ -134,6 +142,58 @@ def save_checkpoint(folder: Path, model_class: type = EClipModel, **fields: Any)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model, processor
+
+
+def train_arguments(folder: Path, **fields: Any) -> TrainArguments:
+    """Return the arguments of a run of four steps, which keeps a checkpoint after each."""
+    settings = {"max_samples": 64, "batch_size": 16, "learning_rate": 1e-3, "save_every_samples": 16, **fields}
+    return TrainArguments(**{"output_dir": str(folder), "save_total_limit": 9, **settings})
+
+
+def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of the model in a folder."""
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], rtol: float = 1e-5):
+    """Compare gradients by name, each as far as the rounding of its largest element goes.
+
+    The dense loss, the tiled one and a cut batch add up in different orders, and a tower spreads the float32 rounding
+    of its large gradients over the small ones.
+    """
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        atol = rtol * max(gradient.abs().max().item(), 1e-2)
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=atol, msg=name)
+
+
+def unit_rows(size: int, dim: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Return random vectors of unit length, shape `(size, dim)`."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(size, dim, generator=generator, dtype=torch.float64)
+    return torch.nn.functional.normalize(rows, dim=-1).to(dtype)
+
+
+def naive_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates) -> float:
+    """Compute the contrastive loss of the definition, row by row and term by term."""
+    size = len(text)
+    scale = math.exp(float(logit_scale))
+    similarity = [[scale * float(text[i] @ image[j]) for j in range(size)] for i in range(size)]
+
+    def is_mate(i, j):
+        return i != j and catalog_ids is not None and catalog_ids[i] >= 0 and catalog_ids[i] == catalog_ids[j]
+
+    def cross_entropy(i, scores):
+        masses = [
+            1.0 if i == j else (catalog_weight if mates == "positive" and is_mate(i, j) else 0.0) for j in range(size)
+        ]
+        kept = [j for j in range(size) if not (mates == "masked" and is_mate(i, j))]
+        log_sum = math.log(sum(math.exp(scores[j]) for j in kept))
+        return -sum(masses[j] / sum(masses) * (scores[j] - log_sum) for j in kept)
+
+    rows = [cross_entropy(i, similarity[i]) for i in range(size)]
+    columns = [cross_entropy(j, [similarity[i][j] for i in range(size)]) for j in range(size)]
+    return (sum(rows) + sum(columns)) / (2 * size)
 
 
 def drawn_picture(seed: int, height: int = 40, width: int = 30) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Every mode of picture that shops have, and every file that only looks like one."""
+"""Every mode of image that shops have, and every file that only looks like one."""
 
 import io
 import pickle
@@ -9,37 +9,33 @@ import warnings
 import zlib
 from pathlib import Path
 
-import datasets
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
 
 from modeling_eclip.images_eclip import ProductImageError, load_product_image
-from modeling_eclip.inference.jpeg import decode_jpeg, load_product_pixels
-from modeling_eclip.toy.catalog import toy_catalog
 
 WHITE = (255, 255, 255)
 
 
-def encode(picture: Image.Image, format: str = "PNG", **options) -> bytes:
+def encode(pil_image: Image.Image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    pil_image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def two_pixels(left, right, mode: str) -> Image.Image:
-    """A picture of 2x1 pixels."""
-    picture = Image.new(mode, (2, 1), left)
-    picture.putpixel((1, 0), right)
-    return picture
+    """An image of 2x1 pixels."""
+    pil_image = Image.new(mode, (2, 1), left)
+    pil_image.putpixel((1, 0), right)
+    return pil_image
 
 
-def pixels(picture: Image.Image) -> list:
-    assert picture.mode == "RGB"
-    return [picture.getpixel((x, y)) for y in range(picture.height) for x in range(picture.width)]
+def pixels(pil_image: Image.Image) -> list:
+    assert pil_image.mode == "RGB"
+    return [pil_image.getpixel((x, y)) for y in range(pil_image.height) for x in range(pil_image.width)]
 
 
 def reason_of(image, **options) -> str:
@@ -49,13 +45,13 @@ def reason_of(image, **options) -> str:
 
 
 def test_rgb_is_returned_itself():
-    picture = Image.new("RGB", (2, 2), (1, 2, 3))
-    assert load_product_image(picture) is picture
+    pil_image = Image.new("RGB", (2, 2), (1, 2, 3))
+    assert load_product_image(pil_image) is pil_image
 
 
 @pytest.mark.parametrize("through_file", [False, True], ids=["object", "png"])
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("pil_image", "expected"),
     [
         # Black with alpha 0 is white, with alpha 102 (40 %) it is 60 % of white: 153.
         (two_pixels((0, 0, 0, 0), (0, 0, 0, 102), "RGBA"), [WHITE, (153, 153, 153)]),
@@ -67,19 +63,19 @@ def test_rgb_is_returned_itself():
     ],
     ids=["rgba", "rgba-opaque", "la", "grey", "one-bit", "16-bit"],
 )
-def test_modes(picture, expected, through_file):
-    assert pixels(load_product_image(encode(picture) if through_file else picture)) == expected
+def test_modes(pil_image, expected, through_file):
+    assert pixels(load_product_image(encode(pil_image) if through_file else pil_image)) == expected
 
 
 def test_palette_with_transparency_is_on_white():
-    picture = Image.new("P", (2, 1), 0)
-    picture.putpalette([9, 9, 9, 40, 50, 60])
-    picture.putpixel((1, 0), 1)
-    assert pixels(load_product_image(encode(picture))) == [(9, 9, 9), (40, 50, 60)]
-    assert pixels(load_product_image(encode(picture, transparency=0))) == [WHITE, (40, 50, 60)]
-    assert pixels(load_product_image(encode(picture, "GIF", transparency=0))) == [WHITE, (40, 50, 60)]
+    pil_image = Image.new("P", (2, 1), 0)
+    pil_image.putpalette([9, 9, 9, 40, 50, 60])
+    pil_image.putpixel((1, 0), 1)
+    assert pixels(load_product_image(encode(pil_image))) == [(9, 9, 9), (40, 50, 60)]
+    assert pixels(load_product_image(encode(pil_image, transparency=0))) == [WHITE, (40, 50, 60)]
+    assert pixels(load_product_image(encode(pil_image, "GIF", transparency=0))) == [WHITE, (40, 50, 60)]
     # Alpha per palette entry: 0 and 51 (20 % of (40, 50, 60) on 80 % of white).
-    assert pixels(load_product_image(encode(picture, transparency=bytes([0, 51])))) == [WHITE, (212, 214, 216)]
+    assert pixels(load_product_image(encode(pil_image, transparency=bytes([0, 51])))) == [WHITE, (212, 214, 216)]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1"])
@@ -101,8 +97,8 @@ def test_other_modes_with_alpha_are_on_white():
 
 
 def test_cmyk():
-    picture = two_pixels((0, 0, 0, 0), (0, 255, 255, 0), "CMYK")
-    assert pixels(load_product_image(picture)) == [WHITE, (255, 0, 0)]
+    pil_image = two_pixels((0, 0, 0, 0), (0, 255, 255, 0), "CMYK")
+    assert pixels(load_product_image(pil_image)) == [WHITE, (255, 0, 0)]
     # A JPEG with an Adobe marker stores CMYK inverted; so does Pillow when it writes one. Loss allows a little.
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     content = encode(red, "JPEG", quality=100)
@@ -136,11 +132,11 @@ def test_modes_without_a_stated_range():
 def test_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter: the left pixel comes to the top
-    picture = two_pixels((255, 0, 0), (0, 0, 255), "RGB")
-    upright = load_product_image(encode(picture, exif=exif))
+    pil_image = two_pixels((255, 0, 0), (0, 0, 255), "RGB")
+    upright = load_product_image(encode(pil_image, exif=exif))
     assert upright.size == (1, 2) and pixels(upright) == [(255, 0, 0), (0, 0, 255)]
     assert load_product_image(upright) is upright, "turned once, not twice"
-    opened = Image.open(io.BytesIO(encode(picture, exif=exif)))
+    opened = Image.open(io.BytesIO(encode(pil_image, exif=exif)))
     assert load_product_image(opened).size == (1, 2)
 
 
@@ -235,9 +231,9 @@ def test_places_a_picture_can_come_from(tmp_path, monkeypatch):
     sources = [content, bytearray(content), memoryview(content), path, str(path)]
     sources += [{"bytes": content, "path": None}, {"bytes": None, "path": str(path)}, {"path": path}]
     for source in sources:
-        picture = load_product_image(source)
-        assert pixels(picture) == [(1, 2, 3)] * 6
-        assert pickle.loads(pickle.dumps(picture)).size == (3, 2)
+        pil_image = load_product_image(source)
+        assert pixels(pil_image) == [(1, 2, 3)] * 6
+        assert pickle.loads(pickle.dumps(pil_image)).size == (3, 2)
     monkeypatch.chdir(tmp_path)
     assert load_product_image(path.name).size == (3, 2)
 
@@ -251,8 +247,8 @@ def test_places_a_picture_can_come_from(tmp_path, monkeypatch):
         ("no/such/file.jpg", "missing", "Check the path"),
         ("nul\0.jpg", "missing", "Check the path"),
         (Path(__file__).parent, "missing", "Check the path"),
-        ("https://example.com/shoe.jpg", "unsupported", "Download the picture first"),
-        ("data:image/png;base64,AAAA", "unsupported", "Download the picture first"),
+        ("https://example.com/shoe.jpg", "unsupported", "Download the image first"),
+        ("data:image/png;base64,AAAA", "unsupported", "Download the image first"),
         (b"", "empty", "Download or export"),
         (b"<html>404 not found</html>", "not_an_image", "JPEG or PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not_an_image", "JPEG or PNG"),
@@ -309,8 +305,8 @@ def test_decompression_bombs_are_refused_before_decoding(monkeypatch):
 
 
 def test_max_pixels_is_inclusive_and_holds_for_every_source():
-    picture = Image.new("RGB", (4, 5))
-    for image in (picture, encode(picture), np.asarray(picture), torch.zeros(3, 5, 4)):
+    pil_image = Image.new("RGB", (4, 5))
+    for image in (pil_image, encode(pil_image), np.asarray(pil_image), torch.zeros(3, 5, 4)):
         assert load_product_image(image, max_pixels=20).size == (4, 5)
         assert reason_of(image, max_pixels=19) == "too_many_pixels"
 
@@ -330,10 +326,10 @@ def test_hostile_text_chunk_is_an_error_of_ours():
 @pytest.mark.filterwarnings("ignore:::PIL")
 def test_random_damage_never_escapes_as_another_error():
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
+    pil_image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
     refused = 0
     for format in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
-        content = np.frombuffer(encode(picture, format), np.uint8)
+        content = np.frombuffer(encode(pil_image, format), np.uint8)
         for _ in range(40):
             damaged = content.copy()
             damaged[rng.integers(0, len(content), 8)] = rng.integers(0, 256, 8)
@@ -370,140 +366,3 @@ def test_pictures_that_are_almost_lines_are_refused(size):
         load_product_image(Image.new("RGB", size))
     assert caught.value.reason == "too_thin"
     assert load_product_image(Image.new("RGB", (50, 1))).size == (50, 1)
-
-
-def photograph(width: int, height: int) -> Image.Image:
-    """Smooth shapes of some 25 pixels, as photographs have."""
-    noise = np.random.default_rng(0).integers(0, 256, (height // 25 + 2, width // 25 + 2, 3), np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def with_and_without_simplejpeg(monkeypatch, source, **options):
-    """The pixels, and their extent, of both decoders, which must be the same."""
-    pytest.importorskip("simplejpeg")
-    found = load_product_pixels(source, **options)
-    with monkeypatch.context() as without:
-        without.setattr("modeling_eclip.inference.jpeg._simplejpeg", lambda: None)
-        other = load_product_pixels(source, **options)
-    assert np.array_equal(found[0], other[0])
-    assert found[1] == other[1]
-    assert found[0].dtype == np.uint8
-    return found
-
-
-@pytest.mark.parametrize(
-    ("min_size", "shape", "extent"),
-    [
-        (None, (397, 501), (397, 501)),
-        ((397, 501), (397, 501), (397, 501)),
-        ((199, 250), (397, 501), (397, 501)),  # 398 of 397 rows would be needed for a half
-        ((198, 250), (199, 251), (198.5, 250.5)),
-        ((10, 200), (199, 251), (198.5, 250.5)),  # the width decides
-        ((99, 100), (100, 126), (99.25, 125.25)),
-        ((49, 62), (50, 63), (49.625, 62.625)),
-        ((1, 1), (50, 63), (49.625, 62.625)),
-    ],
-)
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_jpeg_is_decoded_no_larger_than_needed(monkeypatch, min_size, shape, extent, mode):
-    content = encode(photograph(501, 397).convert(mode), "JPEG", quality=90)
-    pixels, found_extent = with_and_without_simplejpeg(monkeypatch, content, min_size=min_size)
-    assert pixels.shape == (*shape, 3)
-    assert found_extent == extent
-
-
-@pytest.mark.parametrize("options", [{"subsampling": "4:4:4"}, {"subsampling": "4:1:1"}, {"progressive": True}])
-def test_every_kind_of_jpeg_is_the_same_for_both_decoders(monkeypatch, options):
-    content = encode(photograph(200, 160), "JPEG", **options)
-    for min_size in (None, (80, 100), (40, 50), (20, 25)):
-        with_and_without_simplejpeg(monkeypatch, content, min_size=min_size)
-
-
-def shrunk(pixels: np.ndarray, extent: tuple[float, float], side: int) -> np.ndarray:
-    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=(0, 0, extent[1], extent[0]))
-    return np.asarray(picture).astype(int)
-
-
-def test_a_reduced_jpeg_is_nearly_a_whole_one_resized():
-    content = encode(photograph(501, 397), "JPEG", quality=90)
-    whole = load_product_pixels(content)
-    for side in (48, 90, 190):
-        reduced = load_product_pixels(content, min_size=(side, side))
-        difference = np.abs(shrunk(*reduced, side) - shrunk(*whole, side)).mean()
-        assert 0 < difference < 1.6
-        # 501 and 397 are odd: taken for whole, the pixels at the ends would shift everything
-        stretched = shrunk(reduced[0], reduced[0].shape[:2], side)
-        assert np.abs(stretched - shrunk(*whole, side)).mean() > 1.5 * difference
-
-
-def test_real_and_drawn_pictures_differ_by_what_the_docstring_says(real_data):
-    drawn = toy_catalog(60)["train"].cast_column("image", datasets.Image(decode=False))["image"]
-    contents = {"drawn": [image["bytes"] for image in drawn][:40]}
-    for name in ("fashion", "grocery"):
-        table = pq.read_table(real_data / f"data/{name}/validation.parquet", columns=["image"])
-        contents[name] = [image["bytes"] for image in table["image"].to_pylist()[::8]]
-    for name in ("fashion", "grocery"):
-        pictures = [Image.open(io.BytesIO(content)).convert("RGB").resize((500, 500)) for content in contents[name]]
-        contents[f"{name} 500"] = [encode(picture, "JPEG", quality=90) for picture in pictures]
-    for name, files in contents.items():
-        for side in (28, 48, 96, 224):
-            differences = []
-            for content in files:
-                whole, reduced = load_product_pixels(content), load_product_pixels(content, min_size=(side, side))
-                if whole[0].shape != reduced[0].shape:
-                    differences.append(np.abs(shrunk(*reduced, side) - shrunk(*whole, side)).mean())
-            if differences:
-                low, high = (0.3, 0.7) if side == 224 else (0.3, 2.4)
-                assert low < np.mean(differences) < high, (name, side)
-                assert max(differences) < 5.5, (name, side)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_jpeg_is_reduced_by_its_upright_size(monkeypatch, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = encode(photograph(320, 160), "JPEG", quality=95, exif=exif)
-    whole, _ = with_and_without_simplejpeg(monkeypatch, content)
-    assert whole.shape == ((160, 320, 3) if orientation < 5 else (320, 160, 3))
-    # upright, a half is enough for one of these and a quarter for the other
-    min_size = (60, 100) if orientation < 5 else (100, 60)
-    reduced, extent = with_and_without_simplejpeg(monkeypatch, content, min_size=min_size)
-    assert reduced.shape == ((80, 160, 3) if orientation < 5 else (160, 80, 3))
-    assert extent == reduced.shape[:2]
-    assert np.abs(shrunk(reduced, extent, 60) - shrunk(whole, whole.shape[:2], 60)).mean() < 1.0
-    # an odd side cannot be turned without its partly covered end coming to lie at the start
-    odd, _ = load_product_pixels(encode(photograph(321, 160), "JPEG", exif=exif), min_size=(10, 10))
-    assert max(odd.shape) == (41 if orientation == 1 else 321)
-
-
-def test_guards_hold_for_reduced_pictures():
-    content = encode(photograph(400, 400), "JPEG")
-    for source, options, reason in [
-        (content, {"max_pixels": 159_999}, "too_many_pixels"),  # of the file, not of the 50x50 that are decoded
-        (content[: len(content) // 2], {}, "truncated"),
-        (encode(Image.new("RGB", (1020, 20)), "JPEG"), {}, "too_thin"),
-    ]:
-        with pytest.raises(ProductImageError) as caught:
-            load_product_pixels(source, min_size=(2, 2), **options)
-        assert caught.value.reason == reason
-    with pytest.raises(ValueError, match=r"min_size must be \(height, width\).*received \(0, 5\)"):
-        load_product_pixels(content, min_size=(0, 5))
-
-
-def test_cmyk_is_reduced_and_other_formats_are_not():
-    red = encode(Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG", quality=100)
-    pixels, extent = load_product_pixels(red, min_size=(30, 30))
-    assert pixels.shape == (32, 32, 3) and extent == (32, 32)
-    assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 3
-    pixels, extent = load_product_pixels(encode(photograph(64, 48)), min_size=(6, 6))
-    assert pixels.shape == (48, 64, 3) and extent == (48, 64)
-
-
-def test_what_simplejpeg_objects_to_pillow_has_the_last_word_on():
-    pytest.importorskip("simplejpeg")
-    # bytes after a segment that do not belong there: a warning of the decoder, which Pillow takes no notice of
-    content = encode(photograph(64, 64), "JPEG")
-    odd = content.replace(b"\xff\xdb", b"\0\0\0\xff\xdb", 1)
-    assert decode_jpeg(odd, (64, 64), 1) is None
-    assert load_product_image(odd).size == (64, 64)
-    assert decode_jpeg(content, (64, 65), 1) is None  # not the size that was checked

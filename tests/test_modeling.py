@@ -17,7 +17,7 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_eclip import AUTO_MAP, EClipModel, EClipOutput, contrastive_loss
+from modeling_eclip import EClipModel, EClipOutput, contrastive_loss
 
 
 def test_output_has_the_documented_shapes(model):
@@ -116,7 +116,10 @@ def check_tower_pair(config, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, info = EClipModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    torch.testing.assert_close(loaded(**inputs).logits_per_text, expected.logits_per_text, rtol=0, atol=0)
+    for name, weights in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weights), name
+    # Convolutions choose their kernels by where in memory the weights lie, so the same weights may round otherwise.
+    torch.testing.assert_close(loaded(**inputs).logits_per_text, expected.logits_per_text, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("vision", ["vit", "convnext", "resnet", "efficientnet"])
@@ -332,7 +335,11 @@ def test_export_with_a_free_batch_size():
 def test_auto_map_is_written_into_the_config(model, tmp_path):
     model.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-    assert written == {name: reference for name, reference in AUTO_MAP.items() if name != "AutoProcessor"}
+    assert written == {
+        "AutoConfig": "configuration_eclip.EClipConfig",
+        "AutoModel": "modeling_eclip.EClipModel",
+        "AutoModelForZeroShotImageClassification": "modeling_eclip.EClipModel",
+    }
     for reference in written.values():
         assert (tmp_path / f"{reference.split('.')[0]}.py").is_file()
     assert type(AutoModel.from_pretrained(tmp_path)) is EClipModel

@@ -32,8 +32,8 @@ STRANGER = (
 import json, sys
 from PIL import Image
 from transformers import pipeline
-category, matching, picture, output = sys.argv[1:]
-products = [{"text": "red boots", "image": Image.open(picture)}, "blue bag"]
+category, matching, image, output = sys.argv[1:]
+products = [{"text": "red boots", "image": Image.open(image)}, "blue bag"]
 classify = pipeline("eclip-product-classification", model=category, trust_remote_code=True)
 match = pipeline("eclip-product-matching", model=matching, trust_remote_code=True)
 answers = [classify(products, top_k=None), match([tuple(products)])]
@@ -76,19 +76,17 @@ def test_labels_are_those_of_the_head_and_the_best_comes_first(category, classif
 
 
 def test_every_way_to_give_a_product_is_the_same_product(category, classify, tmp_path):
-    PICTURE.save(tmp_path / "picture.png")
+    PICTURE.save(tmp_path / "image.png")
     both = classify({"text": "red boots", "image": PICTURE}, top_k=None)
     assert classify(text="red boots", image=PICTURE, top_k=None) == both
-    assert classify([{"text": "red boots", "image": tmp_path / "picture.png"}], top_k=None) == [both]
+    assert classify([{"text": "red boots", "image": tmp_path / "image.png"}], top_k=None) == [both]
     assert classify({"text": ["red boots"], "image": [PICTURE]}, top_k=None) == [both]
     table = pandas.DataFrame({"title": ["red boots"], "image": [PICTURE]}, index=[7])
     assert classify(text=table["title"], image=table["image"], top_k=None) == [both]
     assert classify(text=np.array(["red boots"]), image=[PICTURE], top_k=None) == [both]
     rows = datasets.Dataset.from_list([{"text": "red boots"}, {"text": "red"}])
     assert list(classify(rows, top_k=None)) == classify(["red boots", "red"], top_k=None)
-    assert classify(text=["red boots"], image=[{"bytes": (tmp_path / "picture.png").read_bytes()}], top_k=None) == [
-        both
-    ]
+    assert classify(text=["red boots"], image=[{"bytes": (tmp_path / "image.png").read_bytes()}], top_k=None) == [both]
     title, image = classify("red boots", top_k=None), classify(PICTURE, top_k=None)
     assert classify({"text": "red boots"}, top_k=None) == classify(text="red boots", image=None, top_k=None) == title
     assert classify({"text": "  ", "image": PICTURE}, top_k=None) == classify(image=PICTURE, top_k=None) == image
@@ -162,7 +160,7 @@ def test_matching_takes_pairs(tmp_path):
 def test_a_head_of_titles_reads_no_picture(tmp_path):
     save_checkpoint(tmp_path, EClipForCategoryClassification, category_paths=PATHS, modality="text")
     classify = pipeline(CLASSIFY, model=str(tmp_path), trust_remote_code=True)
-    assert classify({"text": "red boots", "image": b"no picture"}) == classify("red boots")
+    assert classify({"text": "red boots", "image": b"no image"}) == classify("red boots")
     with pytest.raises(ValueError, match="No product has title"):
         classify(PICTURE)
 
@@ -170,8 +168,8 @@ def test_a_head_of_titles_reads_no_picture(tmp_path):
 def test_a_stranger_gets_the_same_answers(category, classify, tmp_path):
     matching = tmp_path / "matching"
     save_checkpoint(matching, EClipForProductMatching)
-    PICTURE.save(tmp_path / "picture.png")
-    paths = [str(category[0]), str(matching), str(tmp_path / "picture.png"), str(tmp_path / "output.json")]
+    PICTURE.save(tmp_path / "image.png")
+    paths = [str(category[0]), str(matching), str(tmp_path / "image.png"), str(tmp_path / "output.json")]
     subprocess.run([sys.executable, "-c", STRANGER, *paths], check=True, cwd=matching.parent)
     classified, matched, again = json.loads((tmp_path / "output.json").read_text())
     products = [{"text": "red boots", "image": PICTURE}, "blue bag"]
@@ -211,7 +209,9 @@ def test_checkpoints_from_before_pipelines_load_as_the_head_that_they_are(tmp_pa
 def test_a_checkpoint_of_another_head_is_refused(head_class, tmp_path):
     model, processor = save_checkpoint(tmp_path, head_class)
     assert CLASSIFY not in json.loads((tmp_path / "config.json").read_text()).get("custom_pipelines", {})
-    with pytest.raises(ValueError, match=f"is a checkpoint of {head_class.__name__}; give one of EClipForAdult"):
+    with pytest.raises(
+        ValueError, match=f"is of {head_class.__name__}; give 'eclip-product-classification' one of EClipForAdult"
+    ):
         pipeline(CLASSIFY, model=str(tmp_path))
     with pytest.raises(ValueError, match=f"is of {head_class.__name__}; give 'eclip-product-classification'"):
         pipeline(CLASSIFY, model=model, processor=processor)
@@ -228,9 +228,9 @@ def test_a_base_model_from_a_head_promises_no_pipeline(category, tmp_path):
         ({}, "give products"),
         ({"inputs": "a", "text": "b"}, "give products"),
         ({"inputs": {"title": "a"}}, "'title'"),
-        ({"inputs": [{"text": None, "image": float("nan")}]}, "neither title nor picture"),
-        ({"text": ["a", "b"], "image": [PICTURE]}, "one title and one picture"),
-        ({"text": ["a", "b"], "image": PICTURE}, "one title and one picture"),
+        ({"inputs": [{"text": None, "image": float("nan")}]}, "neither title nor image"),
+        ({"text": ["a", "b"], "image": [PICTURE]}, "one title and one image"),
+        ({"text": ["a", "b"], "image": PICTURE}, "one title and one image"),
         ({"inputs": "a", "top_k": 0}, "`top_k` is 0"),
         ({"inputs": "a", "k": 3}, "'k'"),
     ],
@@ -242,7 +242,7 @@ def test_what_is_no_product_is_refused(classify, arguments, message):
 
 def test_a_picture_that_cannot_be_used_is_named(classify):
     with pytest.raises(ValueError, match=r"products\[1\]") as error:
-        classify(["a", {"text": "b", "image": b"no picture"}], batch_size=2)
+        classify(["a", {"text": "b", "image": b"no image"}], batch_size=2)
     assert error.value.reason == "not_an_image"
 
 

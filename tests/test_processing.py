@@ -1,4 +1,4 @@
-"""Titles and pictures to inputs: defaults, errors that name the item, saving, and other checkpoints' processors."""
+"""Titles and images to inputs: defaults, errors that name the item, saving, and other checkpoints' processors."""
 
 import json
 import os
@@ -87,14 +87,14 @@ def test_either_alone_and_single_items(processor):
     assert processor(text="red shoe", return_tensors="pt")["input_ids"].tolist() == [[2, 4, 5, 3]]
     assert set(processor(text=("red", "shoe"), return_tensors="pt")) == {"input_ids", "attention_mask"}
     assert processor(text=np.array(["red", "shoe"]), return_tensors="pt")["input_ids"].shape == (2, 3)
-    picture = Image.new("RGB", (9, 5))
-    for images in (picture, [picture], np.zeros((7, 5, 3), np.uint8), torch.zeros(3, 7, 5)):
+    pil_image = Image.new("RGB", (9, 5))
+    for images in (pil_image, [pil_image], np.zeros((7, 5, 3), np.uint8), torch.zeros(3, 7, 5)):
         batch = processor(images=images, return_tensors="pt")
         assert set(batch) == {"pixel_values"} and batch["pixel_values"].shape == (1, 3, 4, 4)
-    for images in (torch.zeros(2, 3, 7, 5), np.zeros((2, 7, 5, 3), np.uint8), (picture, picture)):
+    for images in (torch.zeros(2, 3, 7, 5), np.zeros((2, 7, 5, 3), np.uint8), (pil_image, pil_image)):
         assert processor(images=images, return_tensors="pt")["pixel_values"].shape == (2, 3, 4, 4)
-    # One picture against many titles is a query, not a mistake.
-    both = processor(text=["red"] * 3, images=picture, return_tensors="pt")
+    # One image against many titles is a query, not a mistake.
+    both = processor(text=["red"] * 3, images=pil_image, return_tensors="pt")
     assert both["input_ids"].shape == (3, 3) and both["pixel_values"].shape == (1, 3, 4, 4)
 
 
@@ -135,7 +135,7 @@ def test_the_remedy_for_half_a_surrogate_pair_works(processor):
 def test_picture_errors_name_the_item_and_keep_the_reason(processor):
     good = Image.new("RGB", (4, 4))
     for images, place, reason in [
-        ([good, good, good, None], r"images\[3\]: no picture", "missing"),
+        ([good, good, good, None], r"images\[3\]: no image", "missing"),
         ([good, b"<html>"], r"images\[1\]: bytes \(6 of them\)", "not_an_image"),
         (b"", "images: ", "empty"),
         ([[good]], r"images\[0\]: ", "unsupported"),
@@ -145,7 +145,7 @@ def test_picture_errors_name_the_item_and_keep_the_reason(processor):
             processor(images=images)
         assert caught.value.reason == reason
     for nothing in ([], np.zeros((0, 4, 4, 3))):
-        with pytest.raises(ValueError, match="images: received no pictures"):
+        with pytest.raises(ValueError, match="images: received no images"):
             processor(images=nothing)
 
 
@@ -184,10 +184,10 @@ def test_arguments_of_a_call_go_first(processor):
         ]
     assert processor(text=two, padding=False)["input_ids"] == [[2, 4, 5, 3], [2, 5, 3]]
     assert "token_type_ids" in processor(text=two, return_token_type_ids=True)
-    picture = Image.new("RGB", (9, 5), "white")
+    pil_image = Image.new("RGB", (9, 5), "white")
     mixed = processor(
         text="red",
-        images=picture,
+        images=pil_image,
         text_kwargs={"padding": "max_length", "max_length": 5},
         images_kwargs={"size": {"height": 2, "width": 3}},
         do_rescale=False,
@@ -282,8 +282,8 @@ def test_fresh_process_without_the_package(tmp_path, monkeypatch):
     assert {"images_eclip.py", "processing_eclip.py"} <= set(os.listdir(folder))
     # A checkpoint's folder has the model's config beside, of a type that transformers alone does not know.
     (folder / "config.json").write_text(json.dumps({"model_type": "eclip"}))
-    Image.new("RGBA", (9, 5), (200, 0, 0, 90)).save(tmp_path / "picture.png")
-    inputs = {"text": ["red shoe", "shoe 한국"], "images": [str(tmp_path / "picture.png")]}
+    Image.new("RGBA", (9, 5), (200, 0, 0, 90)).save(tmp_path / "image.png")
+    inputs = {"text": ["red shoe", "shoe 한국"], "images": [str(tmp_path / "image.png")]}
     program = (
         "import json, sys\n"
         "sys.modules['modeling_eclip'] = None\n"  # were it installed, it would not be found

@@ -100,7 +100,7 @@ def test_products_without_any_side_are_named():
         representation()(text, image, none, none)
     with pytest.raises(ValueError, match=r"Product 2 of the batch \(1 of 4\) has neither title nor image"):
         representation()(text, None, none)
-    with pytest.raises(ValueError, match="Product 2 of the batch .* has no image, and the head looks at nothing else"):
+    with pytest.raises(ValueError, match="Product 2 of the batch .* has no image, and the head uses nothing else"):
         representation(modality="image")(text, image, has_image=none)
     with pytest.raises(ValueError, match="No product has title or image"):
         representation()()

@@ -22,9 +22,9 @@ import sys
 import numpy as np
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-folder, picture, output = sys.argv[1:]
+folder, image, output = sys.argv[1:]
 model = SentenceTransformer(folder, trust_remote_code=True, device="cpu")
-inputs = ["red shoes", picture, {"text": "red shoes", "image": Image.open(picture)}]
+inputs = ["red shoes", image, {"text": "red shoes", "image": Image.open(image)}]
 vectors = model.encode(inputs)
 model.save_pretrained(output + ".saved")
 again = SentenceTransformer(output + ".saved", trust_remote_code=True, device="cpu").encode(inputs)
@@ -61,28 +61,28 @@ def test_vectors_are_those_of_the_model(loaded, embeds, batch_size):
     text, image, both = embeds
     assert np.abs(loaded.encode(TITLES, batch_size=batch_size) - text).max() < 1e-5
     assert np.abs(loaded.encode(PICTURES, batch_size=batch_size) - image).max() < 1e-5
-    products = [{"text": title, "image": picture} for title, picture in zip(TITLES[:3], PICTURES[:3], strict=True)]
+    products = [{"text": title, "image": pil_image} for title, pil_image in zip(TITLES[:3], PICTURES[:3], strict=True)]
     assert np.abs(loaded.encode(products, batch_size=batch_size) - both[:3]).max() < 1e-5
     assert np.abs(text[0] - image[0]).max() > 0.01 < np.abs(text[0] - text[1]).max()
 
 
 def test_inputs_of_all_kinds_go_together(loaded, embeds, tmp_path):
     text, image, both = embeds
-    PICTURES[1].save(tmp_path / "picture.png")
-    undecoded = {"bytes": (tmp_path / "picture.png").read_bytes(), "path": None}
+    PICTURES[1].save(tmp_path / "image.png")
+    undecoded = {"bytes": (tmp_path / "image.png").read_bytes(), "path": None}
     chat = {
         "role": "user",
         "content": [{"type": "image", "image": PICTURES[2]}, {"type": "text", "text": TITLES[2]}],
     }
     mixed = {
         "a title": (TITLES[0], text[0]),
-        "a picture": (PICTURES[0], image[0]),
-        "a path": (str(tmp_path / "picture.png"), image[1]),
+        "an image": (PICTURES[0], image[0]),
+        "a path": (str(tmp_path / "image.png"), image[1]),
         "an array": (np.array(PICTURES[2]), image[2]),
         "a title in a product": ({"text": TITLES[1]}, text[1]),
-        "a picture in a product": ({"text": None, "image": PICTURES[1]}, image[1]),
+        "an image in a product": ({"text": None, "image": PICTURES[1]}, image[1]),
         "both": ({"image": PICTURES[1], "text": TITLES[1]}, both[1]),
-        "a picture from datasets": ({"image": undecoded}, image[1]),
+        "an image from datasets": ({"image": undecoded}, image[1]),
         "a message": ([chat], both[2]),
     }
     vectors = loaded.encode([item for item, _ in mixed.values()], batch_size=4)
@@ -131,7 +131,7 @@ def test_titles_are_padded_as_the_processor_says(tmp_path):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"text": "a", "image": b"no picture"}, r"products\[1\]"),
+        ({"text": "a", "image": b"no image"}, r"products\[1\]"),
         ({"title": "a"}, r"inputs\[1\].*'title'"),
         ("https://example.org/shoe.jpg", "nothing is fetched"),
         ({"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}, "'video'"),
@@ -146,8 +146,8 @@ def test_what_is_no_product_is_refused_by_its_place(loaded, item, message):
 
 def test_a_stranger_gets_the_same_vectors_and_can_save_them_again(checkpoint, embeds, tmp_path):
     text, image, both = embeds
-    PICTURES[0].save(tmp_path / "picture.png")
-    arguments = [str(checkpoint[0]), str(tmp_path / "picture.png"), str(tmp_path / "vectors.npy")]
+    PICTURES[0].save(tmp_path / "image.png")
+    arguments = [str(checkpoint[0]), str(tmp_path / "image.png"), str(tmp_path / "vectors.npy")]
     subprocess.run([sys.executable, "-c", STRANGER, *arguments], check=True, cwd=tmp_path)
     expected = np.stack([text[0], image[0], both[0]])
     assert np.abs(np.load(tmp_path / "vectors.npy") - expected).max() < 1e-5

@@ -3,7 +3,7 @@
 Writes to `output_dir` a copy of the checkpoint (`eclip`), a head for each of the five tasks (`heads`, linear probes of
 `training/finetune.py`, learned from `train_data`), and the products to search among (`products.parquet`: those of
 `test_data`, which nothing has learned from). What is there already stays, so that a run that was stopped goes on. A
-task that the data has no labels for is left out, and said so.
+task that the data has no labels for is left out, with a warning.
 """
 
 import io
@@ -24,8 +24,8 @@ from training.arguments.groups import DataArguments, FinetuneArguments, ModelArg
 from training.arguments.parser import parse_arguments
 from training.data.files import whole_file, whole_folder, write_json
 from training.engine.build import load_split
-from training.finetune import finetune
-from training.tasks.heads import TASK_HEADS
+from training.tasks.finetuning import finetune
+from training.tasks.registry import TASKS
 
 __all__ = ["DemoArguments", "build_demo"]
 
@@ -45,7 +45,7 @@ class DemoArguments:
     output_dir: str = option("Where it goes; the demo looks here.", "examples/demo/data")
     colour_column: str = option("Column of the colour that products are filtered by.", "colour")
     max_products: int = option("Products to search among, at most.", 5000)
-    picture_size: int = option("Longer side of their pictures, in pixels, at most.", 320)
+    max_image_size: int = option("Longer side of their images, in pixels, at most.", 320)
 
 
 def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
@@ -56,10 +56,10 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
         arguments: What is made of them.
 
     Raises:
-        ValueError: `output_dir` holds what was made of something else, or no product has a picture.
+        ValueError: `output_dir` holds what was made of something else, or no product has an image.
     """
     if data.image_column == "none":
-        raise ValueError("`image_column` is 'none', but the demo shows pictures; name their column.")
+        raise ValueError("`image_column` is 'none', but the demo shows images; name their column.")
     output = Path(arguments.output_dir)
     settings = {**asdict(data), **asdict(arguments)}
     model = EClipModel.from_pretrained(arguments.checkpoint)
@@ -68,7 +68,7 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
     rows = [] if has_products else list(_product_rows(data, arguments))
     if not has_products and not rows:
         raise ValueError(
-            f"`test_data` is {data.test_data}, in which no product has a usable picture in the column "
+            f"`test_data` is {data.test_data}, in which no product has a usable image in the column "
             f"{data.image_column!r}; name other products, or another `image_column`, with at least 1 `max_products`."
         )
     write_json(settings, output / "arguments.json")  # by now it is known that something can be made of them
@@ -79,8 +79,7 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
     if not has_products:
         with whole_file(output / "products.parquet") as path:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
-    task: Any
-    for task in TASK_HEADS:
+    for task in sorted(TASKS):
         folder = output / "heads" / task
         if (folder / "report.json").exists():  # which is written last
             continue
@@ -108,21 +107,21 @@ def _check_is_of(output: Path, model: EClipModel, settings: dict[str, Any]) -> N
 
 
 def _product_rows(data: DataArguments, arguments: DemoArguments) -> Iterator[dict[str, Any]]:
-    """Yield the products that can be shown, with small pictures; count those that can't."""
+    """Yield the products that can be shown, with small images; count those that can't."""
     products = load_split(data, "test")
     separator = data.category_separator
     skipped = 0
     for number in tqdm(range(min(len(products), arguments.max_products)), desc="products"):
         row = products[number]
         try:
-            picture = load_product_image(row["image"])
+            image = load_product_image(row["image"])
         except ProductImageError:
             skipped += 1
             continue
-        picture = picture.copy()
-        picture.thumbnail((arguments.picture_size, arguments.picture_size))
+        image = image.copy()
+        image.thumbnail((arguments.max_image_size, arguments.max_image_size))
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=88)
+        image.save(file, "JPEG", quality=88)
         category = row.get(data.category_column) or []
         path = category.split(separator) if isinstance(category, str) else category
         colour = row.get(arguments.colour_column)
@@ -134,7 +133,7 @@ def _product_rows(data: DataArguments, arguments: DemoArguments) -> Iterator[dic
             "colour": None if colour is None else str(colour),
         }
     if skipped:
-        logger.warning("%s products without a usable picture are left out", skipped)
+        logger.warning("%s products without a usable image are left out", skipped)
 
 
 def main(argv: list[str] | None = None) -> None:

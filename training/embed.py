@@ -1,8 +1,8 @@
 """Embed a corpus: `accelerate launch training/embed.py --checkpoint CHECKPOINT --input products.parquet`.
 
 Writes to `output_dir` parquet files with `row_id`, `catalog_id`, `text_embeds` and `image_embeds` of every row, and
-`report.json` with what could not be embedded. A run that was stopped goes on where it was; `accelerate` starts a
-process for each device.
+`report.json`, which counts the titles and images that could not be embedded. A stopped run resumes where it was;
+`accelerate` starts a process for each device.
 """
 
 import logging
@@ -11,7 +11,7 @@ import datasets
 import transformers
 
 from training.arguments.parser import parse_arguments
-from training.embedding.run import EmbedArguments, embed_corpus, logger
+from training.embedding.embed_corpus import EmbedArguments, embed_corpus, logger
 
 
 def main() -> None:

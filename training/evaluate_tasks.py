@@ -1,12 +1,12 @@
 """Measure checkpoints: `python training/evaluate_tasks.py --config C --checkpoints A B [--task category]`.
 
 With `--task`, the heads of the checkpoints on a split of any data, with intervals. `report.json` then holds for each
-checkpoint what was measured, what was left out, and `metrics`: `{name: {"value", "low", "high"}}`; pictures lie beside
+checkpoint what was measured, what was left out, and `metrics`: `{name: {"value", "low", "high"}}`; plots lie beside
 it.
 
 Without, the checkpoints as they are: retrieval on `test_data`, and matching on `test_pairs` where the configuration
 names some. Beside the checkpoints stands the untrained model of the configuration, and `report.json` holds
-`{checkpoint: {figure: value}}`.
+`{checkpoint: {metric: value}}`.
 """
 
 import json
@@ -31,7 +31,9 @@ from training.evaluation.task_evaluation import (
     load_task_head,
     load_zero_shot_head,
 )
-from training.retrieval.zero_shot import embed_products, matching_metrics, retrieval_metrics
+from training.retrieval.offer_embeddings import embed_dataset
+from training.retrieval.retrieval_metrics import matching_metrics, retrieval_metrics
+from training.tasks.registry import find_task
 
 logger = logging.getLogger("training")
 
@@ -49,21 +51,21 @@ def evaluate(
         arguments: The evaluation arguments.
 
     Returns:
-        `{name: {figure: value}}`.
+        `{name: {metric: value}}`.
     """
     accelerator = Accelerator()
     test_products = load_split(data, "test")
     pair_products = load_split(data, "pairs") if data.test_pairs else None
-    figures = {}
+    metrics = {}
     for name, load in models.items():
         model, processor = load()
         model.to(accelerator.device)
         settings = {"batch_size": arguments.eval_batch_size, "num_workers": data.num_workers}
-        figures[name] = retrieval_metrics(embed_products(model, processor, test_products, accelerator, **settings))
+        metrics[name] = retrieval_metrics(embed_dataset(model, processor, test_products, accelerator, **settings))
         if pair_products is not None and data.test_pairs:
-            offers = embed_products(model, processor, pair_products, accelerator, **settings)
-            figures[name] |= matching_metrics(offers, data.test_pairs)
-    return figures
+            offers = embed_dataset(model, processor, pair_products, accelerator, **settings)
+            metrics[name] |= matching_metrics(offers, data.test_pairs)
+    return metrics
 
 
 def load_checkpoint(folder: str) -> Loader:
@@ -82,11 +84,11 @@ def load_untrained(model_arguments: ModelArguments, data: DataArguments, seed: i
     return load
 
 
-def evaluate_task(task: str, data: DataArguments, arguments: EvaluationArguments) -> dict[str, Any]:
-    """Measure the heads of checkpoints on a task, print the table and draw the pictures.
+def evaluate_task(task_name: str, data: DataArguments, arguments: EvaluationArguments) -> dict[str, Any]:
+    """Measure the heads of checkpoints on a task, print the table and draw the plots.
 
     Args:
-        task: The task.
+        task_name: Name of the task.
         data: The data arguments.
         arguments: The evaluation arguments.
 
@@ -97,26 +99,28 @@ def evaluate_task(task: str, data: DataArguments, arguments: EvaluationArguments
         ValueError: a checkpoint has no such head, or a column of labels is missing.
     """
     accelerator = Accelerator()
-    arguments.checkpoints = list(dict.fromkeys(arguments.checkpoints))
+    task = find_task(task_name)
+    checkpoints = list(dict.fromkeys(arguments.checkpoints))
     # A mistake in one of them is told before any is measured.
     heads = {}
     if not arguments.zero_shot:
-        heads = {folder: load_task_head(task, folder, arguments.modality) for folder in arguments.checkpoints}
+        heads = {folder: load_task_head(task, folder, arguments.modality) for folder in checkpoints}
     products = load_evaluated_split(task, data, arguments.split, arguments.seed)
     if arguments.zero_shot:  # the products may tell the classes
         heads = {
-            folder: load_zero_shot_head(task, folder, arguments.modality, products, data)
-            for folder in arguments.checkpoints
+            folder: load_zero_shot_head(task, folder, arguments.modality, products, data) for folder in checkpoints
         }
     evaluations = {}
-    for name, folder in zip(short_names(arguments.checkpoints), heads, strict=True):
+    for name, folder in zip(short_names(checkpoints), heads, strict=True):
         processor = EClipProcessor.from_pretrained(folder)
         evaluation = evaluate_head(task, heads[folder], processor, products, data, arguments, accelerator)
         if evaluation is not None:
             evaluations[name] = evaluation
     if not evaluations:
         return {}
-    print_table({name: {figure: str(of) for figure, of in one.metrics.items()} for name, one in evaluations.items()})
+    print_table(
+        {name: {metric: str(value) for metric, value in one.metrics.items()} for name, one in evaluations.items()}
+    )
     report_dir = Path(arguments.report_dir)
     report_dir.mkdir(parents=True, exist_ok=True)
     for file in draw_evaluations(evaluations, products, report_dir):
@@ -132,14 +136,14 @@ def short_names(checkpoints: Sequence[str]) -> list[str]:
 
 
 def print_table(columns: Mapping[str, Mapping[str, str]]) -> None:
-    """Print figures, a row each, and a column per model."""
-    figures = list(dict.fromkeys(figure for column in columns.values() for figure in column))
+    """Print metrics, a row each, and a column per model."""
+    metrics = list(dict.fromkeys(metric for column in columns.values() for metric in column))
     widths = {name: max(12, len(name), *map(len, column.values())) for name, column in columns.items()}
-    first = max(map(len, figures))
+    first = max(map(len, metrics))
     logger.info("%s  %s", " " * first, "  ".join(f"{name:>{widths[name]}}" for name in columns))
-    for figure in figures:
-        cells = "  ".join(f"{column.get(figure, ''):>{widths[name]}}" for name, column in columns.items())
-        logger.info("%-*s  %s", first, figure, cells)
+    for metric in metrics:
+        values = "  ".join(f"{column.get(metric, ''):>{widths[name]}}" for name, column in columns.items())
+        logger.info("%-*s  %s", first, metric, values)
 
 
 def main() -> None:
@@ -163,7 +167,7 @@ def main() -> None:
         if not models:
             raise SystemExit("nothing to measure: give --checkpoints, or a --config that names a model")
         report = evaluate(models, data, arguments)
-        table = {name: {figure: f"{value:.3f}" for figure, value in row.items()} for name, row in report.items()}
+        table = {name: {metric: f"{value:.3f}" for metric, value in row.items()} for name, row in report.items()}
         print_table(table)
     report_dir = Path(arguments.report_dir)
     report_dir.mkdir(parents=True, exist_ok=True)

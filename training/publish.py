@@ -1,8 +1,8 @@
 """Publish a checkpoint: `python training/publish.py outputs/eclip someone/eclip --license apache-2.0 --private`.
 
 Takes the folder of a model, a head, or adapters, and makes of it a repository of the Hub; `HF_TOKEN`, or
-`hf auth login`, says whose. Weights, code, tokenizer, processor and pictures go there, and a card with the
-figures of `report.json`. Interrupted, it is started again: files that are there are not sent twice.
+`hf auth login`, says whose. Weights, code, tokenizer, processor and plots go there, and a card with the
+metrics of `report.json`. Interrupted, it is started again: files that are there are not sent twice.
 """
 
 import logging
@@ -41,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             new_card=arguments.new_card,
         )
     except HfHubHTTPError as error:
-        # The Hub's own words, in one line; where it wants a token it does not say how to give one.
+        # The Hub's own message, in one line; where it wants a token it does not say how to give one.
         told = " ".join(str(error).split())
         sys.exit(
             f"{told} Log in with `hf auth login`, or set HF_TOKEN." if error.response.status_code == 401 else told
         )
-    except (LocalTokenNotFoundError, ValueError) as error:
+    except (ImportError, LocalTokenNotFoundError, ValueError) as error:
         sys.exit(str(error))
 
 

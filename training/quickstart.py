@@ -1,4 +1,4 @@
-"""The main job end to end on the drawn catalogue: draw, train, measure, load in a fresh process, look.
+"""The main job end to end on drawn toy products: draw, train, measure, load in a fresh process, look.
 
 `make quickstart` runs it. Everything goes to `outputs/quickstart`.
 """
@@ -14,21 +14,21 @@ import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor, load_product_image
-from modeling_eclip.plots.products import draw_neighbours
-from modeling_eclip.toy.catalog import choose_sheet_rows, draw_catalog_sheet
+from modeling_eclip.plots import draw_neighbours
+from modeling_eclip.toy import choose_sheet_rows, draw_catalog_sheet
 from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
 from training.arguments.parser import parse_arguments
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.engine.build import build_model, load_split
-from training.retrieval.offer_embeddings import OfferEmbeddings
-from training.retrieval.zero_shot import embed_products, retrieval_metrics
+from training.retrieval.offer_embeddings import OfferEmbeddings, embed_dataset
+from training.retrieval.retrieval_metrics import retrieval_metrics
 
 CONFIG = Path(__file__).parent / "configs" / "quickstart.yaml"
 NUM_QUERIES = 8
 NUM_NEIGHBOURS = 6
 
-# What a stranger does: no import of this package, the code comes with the checkpoint.
-STRANGER = """
+# What a user without the package does: the code comes with the checkpoint.
+WITHOUT_PACKAGE = """
 import sys, torch
 from transformers import AutoModel, AutoProcessor
 folder, title = sys.argv[1:]
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
 
-    print("1. drawing the catalogue", flush=True)
+    print("1. drawing toy products", flush=True)
     test_products = load_split(data, "test")
     draw_catalog_sheet(choose_sheet_rows(test_products, limit=64), output_dir / "catalogue.png")
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "2"]
     training = subprocess.run([*launch, str(script), *argv, "--overwrite_output_dir", "true"])
     if training.returncode != 0:
-        sys.exit(training.returncode)  # it has said why
+        sys.exit(training.returncode)  # its error is printed above
 
     print("3. loading the checkpoint in a fresh process, by its own code", flush=True)
     model, processor = EClipModel.from_pretrained(output_dir), EClipProcessor.from_pretrained(output_dir)
@@ -73,12 +73,12 @@ def main(argv: list[str]) -> None:
     print("4. searching among offers that training has not seen", flush=True)
     untrained = build_model(model_arguments, processor.tokenizer, seed=arguments.seed).eval()
     before, after = (
-        embed_products(candidate, processor, test_products, Accelerator(), batch_size=256, num_workers=0)
+        embed_dataset(candidate, processor, test_products, Accelerator(), batch_size=256, num_workers=0)
         for candidate in (untrained, model)
     )
     draw_search(test_products, after, output_dir / "neighbours.png")
-    print_figures(retrieval_metrics(before), retrieval_metrics(after), len(after.titles))
-    print(f"\npictures: {output_dir}/catalogue.png, history.png, neighbours.png")
+    print_metrics(retrieval_metrics(before), retrieval_metrics(after), len(after.titles))
+    print(f"\nimages: {output_dir}/catalogue.png, history.png, neighbours.png")
     print(f"done in {time.perf_counter() - started:.0f} s")
 
 
@@ -91,15 +91,15 @@ def draw_search(products: Products, offers: OfferEmbeddings, path: Path) -> None
         images = []
         for nearest in similarity.topk(min(NUM_NEIGHBOURS, len(similarity))).indices.tolist():
             catalog_id = offers.catalog_ids[nearest]
-            is_right = nearest == query or bool(catalog_id >= 0 and catalog_id == offers.catalog_ids[query])
+            is_found = nearest == query or bool(catalog_id >= 0 and catalog_id == offers.catalog_ids[query])
             image = products[places[offers.row_ids[nearest]]]["image"]
-            images.append((load_product_image(image), is_right))
+            images.append((load_product_image(image), is_found))
         own = load_product_image(products[places[offers.row_ids[query]]]["image"])
         rows.append((offers.titles[query], own, images))
     draw_neighbours(rows, path)
 
 
-def print_figures(before: dict[str, float], after: dict[str, float], num_offers: int) -> None:
+def print_metrics(before: dict[str, float], after: dict[str, float], num_offers: int) -> None:
     """Print recall beside chance and beside the untrained model's."""
     print(f"\nthe image of a title, among the images of {num_offers} offers of the test split, unseen in training")
     print(f"{'':12}{'chance':>10}{'untrained':>12}{'trained':>10}")
@@ -109,14 +109,14 @@ def print_figures(before: dict[str, float], after: dict[str, float], num_offers:
 
 
 def check_fresh_process(model: EClipModel, processor: EClipProcessor, folder: Path, title: str) -> None:
-    """Load a checkpoint as a stranger would, and compare one embedding with ours.
+    """Load a checkpoint without the package, and compare one embedding with the package's.
 
     Raises:
         RuntimeError: the two differ.
     """
     with torch.no_grad():
         embeds = model.eval()(**processor(text=[title], return_tensors="pt")).text_embeds[0]
-    command = [sys.executable, "-c", STRANGER, str(folder.resolve()), title]
+    command = [sys.executable, "-c", WITHOUT_PACKAGE, str(folder.resolve()), title]
     output = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout
     name, *values = output.split()
     theirs = torch.tensor([float(value) for value in values])

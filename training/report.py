@@ -3,9 +3,9 @@
 Pre-trains e-CLIP and what it is compared with, lets all of them learn every task from every share of the labels, and
 writes to `output_dir`
 
-- `report.md` and its pictures, `report.json` (a list of figures with intervals, see `training.benchmark.tables`);
+- `report.md` and its plots, `report.json` (a list of metrics with intervals, see `training.benchmark.tables`);
 - `checkpoints/DATA-TASK-MODALITY`: e-CLIP's heads, each the one of its seeds that validation prefers;
-- `pretraining/METHOD`, and `cells/`, what has been computed. A report that was stopped goes on from there.
+- `pretraining/METHOD`, and `runs/`, what has been computed. A report that was stopped goes on from there.
 """
 
 import json
@@ -26,20 +26,18 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments, ReportArguments, TrainArguments
+from training.arguments.groups import DataArguments, ModelArguments, ReportArguments, TrainArguments
 from training.arguments.parser import parse_arguments
 from training.benchmark.kept_heads import draw_checkpoints, keep_checkpoints
-from training.benchmark.runs import CLASSICAL, PRETRAININGS, CellGroup, TaskConfig, compute_group
+from training.benchmark.runs import CLASSICAL, PRETRAININGS, RunGroup, TaskConfig, compute_group
 from training.benchmark.tables import measure_group, write_report
 from training.data.files import write_json
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
+from training.tasks.registry import find_task
 from training.train import train
 
 logger = logging.getLogger("training")
-
-# Plain CLIP: a mate is a negative like any other offer, and no loss knows of mates.
-_HARD_LABELS = ["--catalog_mates", "negative", "--mate_contrast_weight", "0", "--mates_share", "0"]
 
 
 def report(arguments: ReportArguments) -> list[dict[str, Any]]:
@@ -65,7 +63,7 @@ def report(arguments: ReportArguments) -> list[dict[str, Any]]:
         most = max(arguments.label_shares)
         seeds = tuple(range(arguments.num_seeds))
         groups = [
-            CellGroup(task, method, of, share, seeds, keep_heads=method == "eclip" and share == most)
+            RunGroup(task, method, of, share, seeds, keep_heads=method == "eclip" and share == most)
             for task in tasks
             for share in sorted(set(arguments.label_shares), reverse=True)
             for method, of in models.items()
@@ -77,8 +75,8 @@ def report(arguments: ReportArguments) -> list[dict[str, Any]]:
         measured = [(group, folder, arguments.num_resamples) for group in groups]
         rows = [row for found in workers.call(measure_group, measured, "measuring") for row in found]
         checkpoints = keep_checkpoints([group for group in groups if group.keep_heads], folder)
-        pictures = draw_checkpoints(checkpoints, folder)
-        write_report(rows, groups, folder, pictures, stopwatch.seconds)
+        plots = draw_checkpoints(checkpoints, folder)
+        write_report(rows, groups, folder, plots, stopwatch.seconds)
     logger.info(
         "%.0f minutes in all; report.md, report.json and checkpoints/ are in %s", stopwatch.seconds / 60, folder
     )
@@ -129,8 +127,8 @@ def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path
     """
     names = ("pretraining_samples", "pretraining_seeds", "max_task_rows")
     settings: dict[str, Any] = {f"`{name}`": getattr(arguments, name) for name in names}
-    for config in (arguments.pretraining, *(task.config for task in tasks)):
-        settings[config] = Path(config).read_text(encoding="utf-8")
+    for path_of in (arguments.pretraining, *(task.path for task in tasks)):
+        settings[path_of] = Path(path_of).read_text(encoding="utf-8")
     settings |= {f"`trained_modalities` of {task.task}, {task.data}": list(task.trained_modalities) for task in tasks}
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, value in settings.items():
@@ -158,23 +156,23 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
     planned: list[TaskConfig] = []
     named = set()
     for entry in arguments.tasks:
-        task, _, config = entry.partition(":")
-        if not Path(config).is_file():
-            raise ValueError(f"`tasks` holds {entry!r}, and {config!r} is no file; write task:configuration.")
-        data, finetuning = parse_arguments((DataArguments, FinetuneArguments), ["--config", config, "--task", task])
-        name = Path(config).stem
-        named.add(f"{task}:{name}")
-        only = finetuning.modality
-        modalities = tuple(side for side in arguments.modalities if only in (side, "both"))
+        task, _, path = entry.partition(":")
+        if not Path(path).is_file():
+            raise ValueError(f"`tasks` holds {entry!r}, and {path!r} is no file; write task:configuration.")
+        find_task(task)
+        config = TaskConfig.read(task, path, arguments.max_task_rows)
+        named.add(f"{task}:{config.data}")
+        modalities = tuple(modality for modality in arguments.modalities if modality in config.modalities)
         if not modalities:
-            logger.info("%s on %s is left out: it has %s only", task, name, only)
+            logger.info("%s on %s is left out: it has %s only", task, config.data, *config.modalities)
             continue
-        if any((on.task, on.data) == (task, name) for on in planned):
-            raise ValueError(f"`tasks` names {task} on {name!r} twice; a file's name is that of its data.")
-        trained = tuple(side for side in modalities if f"{task}:{name}:{side}" in arguments.trained_modalities)
-        draws_pairs = task == "matching" and not data.train_pairs
-        planned.append(TaskConfig(task, name, config, modalities, trained, draws_pairs, arguments.max_task_rows))
-    known = {f"{on.task}:{on.data}:{side}" for on in planned for side in on.modalities}
+        if any((on.task, on.data) == (task, config.data) for on in planned):
+            raise ValueError(f"`tasks` names {task} on {config.data!r} twice; a file's name is that of its data.")
+        trained = tuple(
+            modality for modality in modalities if f"{task}:{config.data}:{modality}" in arguments.trained_modalities
+        )
+        planned.append(replace(config, modalities=modalities, trained_modalities=trained))
+    known = {f"{on.task}:{on.data}:{modality}" for on in planned for modality in on.modalities}
     for entry in sorted(set(arguments.trained_modalities) - known):
         if entry.count(":") != 2 or entry.rpartition(":")[0] in named:
             raise ValueError(f"`trained_modalities` holds {entry!r}, which is none of {sorted(known)}.")
@@ -200,9 +198,12 @@ def pretrain(method: str, arguments: ReportArguments, seed: int) -> ModelArgumen
         return ModelArguments(checkpoint=method) if is_ours else ModelArguments(clip=method)
     output_dir = Path(arguments.output_dir) / "pretraining" / (method if seed == 0 else f"{method}-{seed}")
     model = ModelArguments(checkpoint=str(output_dir))
-    words = ["--config", arguments.pretraining, "--output_dir", str(output_dir), "--seed", str(seed)]
-    words += _HARD_LABELS if method == "hard_labels" else []
-    model_arguments, data, training = parse_arguments((ModelArguments, DataArguments, TrainArguments), words)
+    classes = (ModelArguments, DataArguments, TrainArguments)
+    model_arguments, data, training = parse_arguments(classes, ["--config", arguments.pretraining])
+    training = replace(training, output_dir=str(output_dir), seed=seed)
+    if method == "hard_labels":  # plain CLIP: a mate is a negative like any other offer, in all losses
+        model_arguments = replace(model_arguments, catalog_mates="negative")
+        data, training = replace(data, mates_share=0.0), replace(training, mate_contrast_weight=0.0)
     if method == "no_pretraining":
         if not (output_dir / "model.safetensors").is_file():
             processor = build_processor(model_arguments, load_split(data, "train")["title"])
@@ -222,7 +223,7 @@ class Workers:
 
     Args:
         jobs: How many.
-        log_dir: Where each writes what it has to say, its progress bars and warnings.
+        log_dir: Where each writes its progress bars and warnings.
         after_each: Called after each call that is over.
     """
 
@@ -260,7 +261,7 @@ class Workers:
                         self.after_each()
                 except BaseException:
                     for process in multiprocessing.active_children():
-                        process.kill()  # what is under way takes minutes, and is begun anew by the next run
+                        process.kill()  # a call takes minutes; the next report computes it again
                     pool.shutdown(cancel_futures=True)
                     raise
         finally:

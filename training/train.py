@@ -8,7 +8,6 @@ import json
 import logging
 from pathlib import Path
 
-from modeling_eclip.plots.products import draw_history
 from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
 from training.arguments.parser import parse_arguments
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
@@ -18,6 +17,7 @@ from training.engine.lora import add_adapters, merge_adapters
 from training.engine.optimization import freeze_parameters
 from training.engine.setup import start_run
 from training.hub.card_facts import publish_checkpoint
+from training.plots.curves import draw_history
 
 logger = logging.getLogger("training")
 
@@ -34,7 +34,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         The run's result, the same on every rank.
     """
     output_dir = Path(arguments.output_dir)
-    source_of(model_arguments)  # a mistake there is told before any data is read
+    source_of(model_arguments)  # an error there comes before any data is read
     accelerator, resume_from = start_run(arguments, (model_arguments, data, arguments))
     with accelerator.main_process_first():
         train_products = load_split(data, "train")
@@ -91,13 +91,13 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
             publish_checkpoint(output_dir, repository, arguments, private=arguments.hub_private or None)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    # A short run is judged at its end, when its model is safe.
+    # A short run is checked at its end, when its model is saved.
     loop.skips.check(data.max_skipped_share, min_rows=1)
     return result
 
 
 def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> None:
-    """Write the model, its processor, the report and the picture, and print what came out."""
+    """Write the model, its processor, the report and the plot, and print the metrics."""
     loop.bare_model.save_pretrained(output_dir)
     loop.processor.save_pretrained(output_dir)
     (output_dir / "report.json").write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")

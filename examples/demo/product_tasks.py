@@ -12,18 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from transformers import AutoModel, AutoProcessor
 
 __all__ = ["TASKS", "ProductTasks"]
 
-# The Auto class that each kind of head answers to.
-TASKS = {
-    "category": "AutoModelForSequenceClassification",
-    "attributes": "AutoModelForVisualQuestionAnswering",
-    "matching": "AutoModelForMultipleChoice",
-    "clustering": "AutoModelForTextEncoding",
-    "adult": "AutoModelForImageClassification",
-}
+TASKS = ("category", "attributes", "matching", "clustering", "adult")
+"""Tasks, and names of the folders of their heads."""
 Answer = tuple[str, float]
 
 
@@ -39,12 +33,11 @@ class ProductTasks:
         """Load what is there."""
         self.heads: dict[str, Any] = {}
         self.processors: dict[str, Any] = {}
-        for task, auto_class in TASKS.items():
+        for task in TASKS:
             path = Path(folder) / task
             if (path / "config.json").exists():
-                head_class = getattr(transformers, auto_class)
-                self.heads[task] = head_class.from_pretrained(path, trust_remote_code=True).eval()
-                self.processors[task] = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=True)
+                self.heads[task] = AutoModel.from_pretrained(path, trust_remote_code=True).eval()
+                self.processors[task] = AutoProcessor.from_pretrained(path, trust_remote_code=True)
 
     def category(self, product: Mapping[str, Any], k: int = 5) -> list[Answer]:
         """Name the `k` most probable categories, root first, the best first."""
@@ -76,12 +69,23 @@ class ProductTasks:
             return self._yes_or_no("matching", head.answer(one, right=other).logits)
 
     def cluster(self, product: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Group a product and others, and tell which of the others are in its group."""
+        """Return which of the others are as similar to a product as offers of one product are.
+
+        The threshold is that of the head's groups. `head.cluster` groups a whole set, and needs the package.
+        """
         head = self.heads["clustering"]
         with torch.no_grad():
             embeds = head.answer(self._represent("clustering", [product, *others])).embeds
-            own, *groups = head.cluster(embeds).tolist()
-        return [row for row, group in enumerate(groups) if group == own]
+        parts = embeds.split(list(head.representation.widths.values()), dim=1)
+        # A missing modality is zero; two products are compared by the modalities that both have.
+        shared = [part.any(dim=1) & part[0].any() for part in parts]
+        dots = sum(part @ part[0] for part in parts)
+        norms = [
+            sum(has.float() * part.square().sum(dim=1) for has, part in zip(shared, vectors, strict=True)).sqrt()
+            for vectors in (parts, [part[:1] for part in parts])
+        ]
+        similarities = dots / (norms[0] * norms[1]).clamp(min=1e-6)
+        return (similarities[1:] >= head.config.cluster_threshold).nonzero().flatten().tolist()
 
     def _represent(self, task: str, products: Sequence[Mapping[str, Any]]) -> Any:
         given = [{"text": (product["title"] or "").strip() or None, "image": product["image"]} for product in products]

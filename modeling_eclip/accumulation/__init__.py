@@ -1,1 +1,6 @@
-"""Multi-stream accumulation: a training step over a batch of any size."""
+"""Multi-stream accumulation: a training step over a batch of any size.
+
+- `streams`: the step, forward and backward.
+- `plan`: how a batch is cut into streams.
+- `memory`: which streams keep their graphs.
+"""

@@ -1,4 +1,4 @@
-"""How many graphs fit: the memory that a stream's graph holds, measured, against what is free."""
+"""Which streams keep their graphs: the memory that a graph holds is measured and compared with what is free."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ from torch import nn
 
 from .plan import Stream
 
-# Kept free of what is free: fragmentation, and whatever else grows meanwhile.
+# Share of the free memory that is left free, for fragmentation and for what else grows during a step.
 _SPARE = 0.2
-_SIDES = ("text", "image")
+_MODALITIES = ("text", "image")
 
 
 class GraphBudget:
@@ -33,9 +33,9 @@ class GraphBudget:
         self._streams_left = 0
 
     def start_step(self, streams: list[Stream]) -> None:
-        """Take stock of the memory before the first encoding of a step."""
+        """Measure the free memory before the first encoding of a step."""
         if self.keep_graphs == "auto":
-            # The largest stream that is encoded a second time needs its room beside those that are kept.
+            # A stream that is encoded a second time needs memory beside the graphs that are kept: that of the largest.
             second = max(self._size(stream) for stream in streams)
             self._left = (1 - _SPARE) * free_memory(next(self.model.parameters()).device) - second
         else:
@@ -60,15 +60,16 @@ class GraphBudget:
             keeps = self._streams_left > 0
             self._streams_left -= keeps
         else:
-            unknown = [side for side in _SIDES if stream.units(side) and side not in self.bytes_per_unit]
+            used = [modality for modality in _MODALITIES if stream.units(modality)]
+            unknown = [modality for modality in used if modality not in self.bytes_per_unit]
             if unknown:
                 meter = GraphMeter(self.model)
                 with torch.enable_grad(), meter:
                     yield True
-                for side in unknown:
-                    # A stream of both sides gives each the whole, which errs on the safe side.
-                    self.bytes_per_unit[side] = meter.bytes / stream.units(side)
-                self._left -= 2 * meter.bytes  # kept, and the room of one that is not
+                for modality in unknown:
+                    # A stream of both modalities counts in full for each: an overestimate, so never too many graphs.
+                    self.bytes_per_unit[modality] = meter.bytes / stream.units(modality)
+                self._left -= 2 * meter.bytes  # of the graph that is kept, and of a stream that is encoded again
                 return
             keeps = self._size(stream) <= self._left
             self._left -= self._size(stream) * keeps
@@ -76,14 +77,14 @@ class GraphBudget:
             yield keeps
 
     def _size(self, stream: Stream) -> float:
-        return sum(self.bytes_per_unit.get(side, 0.0) * stream.units(side) for side in _SIDES)
+        return sum(self.bytes_per_unit.get(modality, 0.0) * stream.units(modality) for modality in _MODALITIES)
 
     def _is_frozen(self, stream: Stream) -> bool:
         prefixes = {"text": "text_model.", "image": "vision_model."}
         return not any(
             parameter.requires_grad and prefix in name
-            for side, prefix in prefixes.items()
-            if stream.units(side)
+            for modality, prefix in prefixes.items()
+            if stream.units(modality)
             for name, parameter in self.model.named_parameters()
         )
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ..configuration_eclip import EClipConfig
+from ..modeling_eclip import IMAGE_INPUTS, TEXT_INPUTS
 
-TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "text_pooler_output")
-IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes", "image_pooler_output")
+# What a tower takes, and what takes its place where the tower is frozen.
+_INPUTS = {"text": (*TEXT_INPUTS, "text_pooler_output"), "image": (*IMAGE_INPUTS, "image_pooler_output")}
 
 # Their own pooled output is that of the last place, padded or not.
 _FIXED_LENGTH_TOWERS = ("siglip_text_model", "siglip2_text_model")
@@ -24,7 +25,7 @@ class Stream:
     """Part of a batch that is encoded at once.
 
     Args:
-        inputs: Arguments of the model; a stand-in of one row for a side whose rows are none.
+        inputs: Arguments of the model; one placeholder row each on a rank without offers.
         text_rows: Places in the batch of its titles, int64, shape `(num_titles,)`, on the CPU.
         image_rows: Places of its images, likewise.
     """
@@ -33,17 +34,16 @@ class Stream:
     text_rows: torch.Tensor
     image_rows: torch.Tensor
 
-    def rows(self, side: str) -> torch.Tensor:
-        """Return the places of a side, `"text"` or `"image"`."""
-        return self.text_rows if side == "text" else self.image_rows
+    def rows(self, modality: str) -> torch.Tensor:
+        """Return the places of a modality, `"text"` or `"image"`."""
+        return self.text_rows if modality == "text" else self.image_rows
 
-    def units(self, side: str) -> int:
-        """Return what a side's memory grows with: tokens of titles, padding too, or images; 0 if it has none."""
-        names = TEXT_INPUTS if side == "text" else IMAGE_INPUTS
-        tensors = [self.inputs[name] for name in names if name in self.inputs]
+    def units(self, modality: str) -> int:
+        """Return what a modality's memory grows with: tokens of titles, padding too, or images; 0 if it has none."""
+        tensors = [self.inputs[name] for name in _INPUTS[modality] if name in self.inputs]
         if not tensors:
             return 0
-        return tensors[0].numel() if side == "text" and "input_ids" in self.inputs else len(tensors[0])
+        return tensors[0].numel() if modality == "text" and "input_ids" in self.inputs else len(tensors[0])
 
 
 def plan_streams(
@@ -61,21 +61,20 @@ def plan_streams(
         The streams. A batch that is not cut is one, exactly as it is.
 
     Raises:
-        ValueError: unknown inputs, some that are no tensors, a side that is missing, or sides of different numbers of
-            rows.
+        ValueError: unknown inputs, some that are no tensors, a missing modality, or modalities with different numbers
+            of rows.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    text = {name: inputs[name] for name in TEXT_INPUTS if name in inputs}
-    image = {name: inputs[name] for name in IMAGE_INPUTS if name in inputs}
+    text = {name: inputs[name] for name in _INPUTS["text"] if name in inputs}
+    image = {name: inputs[name] for name in _INPUTS["image"] if name in inputs}
     others = {name: value for name, value in inputs.items() if name not in text and name not in image}
     if reserved := [name for name in ("return_loss", "return_dict") if name in others]:
         raise ValueError(f"`inputs` has {reserved}: the loss and the outputs' form are the step's own; leave it out.")
     if odd := [name for name, value in (text | image).items() if not isinstance(value, torch.Tensor)]:
         raise ValueError(f"`inputs` has {odd} that are no tensors; have the processor `return_tensors='pt'`.")
     if tensors := [name for name, value in others.items() if isinstance(value, torch.Tensor)]:
-        raise ValueError(
-            f"`inputs` has {tensors}, which cannot be cut into streams; known are {[*TEXT_INPUTS, *IMAGE_INPUTS]}."
-        )
+        known = [*_INPUTS["text"], *_INPUTS["image"]]
+        raise ValueError(f"`inputs` has {tensors}, which cannot be cut into streams; known are {known}.")
     counts = {name: len(value) for name, value in (text | image).items()}
     if not text or not image or len(set(counts.values())) != 1:
         raise ValueError(
@@ -83,9 +82,9 @@ def plan_streams(
         )
     (num_offers,) = set(counts.values())
     if num_offers == 0:
-        stand_in = {name: torch.ones_like(value[:0]).new_ones((1, *value.shape[1:])) for name, value in inputs.items()}
+        placeholder = {name: value.new_ones((1, *value.shape[1:])) for name, value in (text | image).items()}
         nothing = torch.zeros(0, dtype=torch.int64)
-        return [Stream(stand_in | others, nothing, nothing)]
+        return [Stream(placeholder | others, nothing, nothing)]
     text_rows = _cut(_by_length(text, num_offers, text_stream_size), text_stream_size)
     image_rows = _cut(torch.arange(num_offers), image_stream_size)
     if len(text_rows) == len(image_rows) == 1:
@@ -120,12 +119,12 @@ def _cut(rows: torch.Tensor, stream_size: int | None) -> list[torch.Tensor]:
     return list(rows.split(stream_size or len(rows)))
 
 
-def _take(side: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return some rows of a side: where they follow each other, as views, which keep their memory format, too."""
+def _take(inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return some rows of a modality's inputs: views where the rows are consecutive, which keeps the memory format."""
     first, last = int(rows[0]), int(rows[-1])
     if last - first + 1 == len(rows) and torch.equal(rows, torch.arange(first, last + 1)):
-        return {name: value[first : last + 1] for name, value in side.items()}
-    return {name: value[rows.to(value.device)] for name, value in side.items()}
+        return {name: value[first : last + 1] for name, value in inputs.items()}
+    return {name: value[rows.to(value.device)] for name, value in inputs.items()}
 
 
 def _trim(text: dict[str, torch.Tensor], trims: bool) -> dict[str, torch.Tensor]:
@@ -136,4 +135,4 @@ def _trim(text: dict[str, torch.Tensor], trims: bool) -> dict[str, torch.Tensor]
     return {name: value if name == "text_pooler_output" else value[:, :longest] for name, value in text.items()}
 
 
-__all__ = ["IMAGE_INPUTS", "TEXT_INPUTS", "Stream", "plan_streams"]
+__all__ = ["Stream", "plan_streams"]

@@ -1,6 +1,6 @@
 """Multi-stream accumulation: one training step over a batch of any size, in streams that fit in memory.
 
-e-CLIP (Shin et al. 2022, section 3.3.3) names it; the form is this package's. The contrast is over the whole batch,
+e-CLIP (Shin et al. 2022, section 3.3) names it; the form is this package's. The contrast is over the whole batch,
 and the gradient is that of one forward over it, exactly:
 
 1. every stream is encoded, and its embeddings are kept; its graph only as far as memory allows;
@@ -24,14 +24,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from ..losses.gather import count_rows
-from ..losses.objective import configured_loss
+from ..losses.objective import ContrastiveObjective
 from .memory import GraphBudget
 from .plan import Stream, plan_streams
-from .random_state import RandomState
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+# Of the CPU's generator, and of each device's by its number.
+RandomState = tuple[torch.Tensor, list[int], list[torch.Tensor]]
 
 
 class MultiStreamAccumulation:
@@ -93,10 +95,11 @@ class MultiStreamAccumulation:
                 "step has one per stream. Leave it out."
             )
         self.model = model
-        self.module: Any = model.module if isinstance(model, DistributedDataParallel) else model
+        self.module = _unwrap(model)
         self.fix_batch_norm = fix_batch_norm
-        self.loss_function = loss_function
-        self.tile_size = tile_size
+        self.loss_function = loss_function or ContrastiveObjective(
+            self.module.config, tile_size=tile_size, distributed=True
+        )
         self.backward = backward
         self.num_streams = self.num_kept = 0
         self._budget = GraphBudget(self.module, keep_graphs)
@@ -117,7 +120,7 @@ class MultiStreamAccumulation:
             RuntimeError: gradients are switched off.
         """
         if not torch.is_grad_enabled():
-            raise RuntimeError("gradients are switched off (`torch.no_grad`), and a step is nothing without them.")
+            raise RuntimeError("gradients are switched off (`torch.no_grad`), and a training step needs them.")
         streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
         self.num_streams = len(streams)
         num_offers = sum(len(stream.text_rows) for stream in streams)
@@ -132,9 +135,9 @@ class MultiStreamAccumulation:
         """Run a step as any other model's: nothing is cut on any rank."""
         self.num_kept = 1
         output = self.model(**stream.inputs)
-        # without offers the inputs are a stand-in, none of which counts
+        # without offers the inputs are a placeholder row, which does not count
         embeds = output.text_embeds[:num_offers].float(), output.image_embeds[:num_offers].float()
-        loss = self._loss(*embeds, self.module.logit_scale, catalog_ids)
+        loss = self.loss_function(*embeds, self.module.logit_scale, catalog_ids)
         self.backward(loss)
         return loss.detach()
 
@@ -147,26 +150,26 @@ class MultiStreamAccumulation:
         rows: dict[str, list[torch.Tensor]] = {"text": [], "image": []}
         self._budget.start_step(streams)
         for number, stream in enumerate(streams):
-            states.append(RandomState(self.module))
+            states.append(_random_state(self.module))
             # A reduction belongs to the forward that announced it, which the wrapped model alone does.
             may_keep = self.model is self.module or number + 1 < len(streams)
             with self._budget.encode(stream, may_keep) as is_kept:
                 output = self._encode(self.module, stream)
             graphs.append(output if is_kept else None)
-            for side, embeds in output.items():
-                rows[side].append(embeds.detach().float()[: len(stream.rows(side))])
+            for modality, embeds in output.items():
+                rows[modality].append(embeds.detach().float()[: len(stream.rows(modality))])
         self.num_kept = sum(graph is not None for graph in graphs)
-        after = RandomState(self.module)
+        after = _random_state(self.module)
 
-        order = {side: torch.cat([stream.rows(side) for stream in streams]) for side in rows}
+        order = {modality: torch.cat([stream.rows(modality) for stream in streams]) for modality in rows}
         leaves = {}
-        for side, parts in rows.items():
+        for modality, parts in rows.items():
             joined = torch.cat(parts)
-            leaves[side] = torch.empty_like(joined).index_copy_(0, order[side].to(joined.device), joined)
-            leaves[side].requires_grad_()
+            leaves[modality] = torch.empty_like(joined).index_copy_(0, order[modality].to(joined.device), joined)
+            leaves[modality].requires_grad_()
         logit_scale = self.module.logit_scale.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids)
+            loss = self.loss_function(leaves["text"], leaves["image"], logit_scale, catalog_ids)
         self.backward(loss)
 
         for number, stream in enumerate(streams):
@@ -174,46 +177,27 @@ class MultiStreamAccumulation:
             with contextlib.nullcontext() if is_last else self._no_reduction():
                 output = graphs[number]
                 if output is None:
-                    states[number].restore()
+                    _set_random_state(self.module, states[number])
                     output = self._encode(self.model if is_last else self.module, stream)
                 roots, gradients = list(output.values()), []
-                for side, embeds in output.items():
-                    gradients.append(_gradient(leaves[side], stream.rows(side), embeds))
+                for modality, embeds in output.items():
+                    gradients.append(_gradient(leaves[modality], stream.rows(modality), embeds))
                 if is_last:  # an operation of the parameter, since a reduction waits for gradients that come by graph
                     roots.append(self.module.logit_scale * 1)
                     gradients.append(torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad)
                 _back_propagate(roots, gradients)
             graphs[number] = None
             del output, roots
-        after.restore()
+        _set_random_state(self.module, after)
         return loss.detach()
 
     def _encode(self, model: nn.Module, stream: Stream) -> dict[str, torch.Tensor]:
-        """Return the embeddings of a stream by side."""
+        """Return the embeddings of a stream by modality."""
         if torch.is_autocast_enabled(self.module.logit_scale.device.type):
             torch.clear_autocast_cache()  # weights that were cast without a graph would be taken for constants
         output = model(**stream.inputs)
         embeds = {"text": output.text_embeds, "image": output.image_embeds}
-        return {side: value for side, value in embeds.items() if value is not None}
-
-    def _loss(
-        self,
-        text_embeds: torch.Tensor,
-        image_embeds: torch.Tensor,
-        logit_scale: torch.Tensor,
-        catalog_ids: torch.Tensor | None,
-    ) -> torch.Tensor:
-        if self.loss_function is not None:
-            return self.loss_function(text_embeds, image_embeds, logit_scale, catalog_ids)
-        return configured_loss(
-            self.module.config,
-            text_embeds,
-            image_embeds,
-            logit_scale,
-            catalog_ids,
-            tile_size=self.tile_size,
-            distributed=True,
-        )
+        return {modality: value for modality, value in embeds.items() if value is not None}
 
     def _no_reduction(self) -> contextlib.AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
@@ -241,6 +225,24 @@ class MultiStreamAccumulation:
                 module.train()
 
 
+def _random_state(model: nn.Module) -> RandomState:
+    """Copy the state of the generators that a model's dropout draws from."""
+    one_of_each_device = {parameter.device: parameter for parameter in model.parameters()}
+    return torch.get_rng_state(), *get_device_states(*one_of_each_device.values())
+
+
+def _set_random_state(model: nn.Module, state: RandomState) -> None:
+    """Set the generators to a state, so that a stream is encoded again with the same dropout."""
+    on_cpu, devices, on_devices = state
+    torch.set_rng_state(on_cpu)
+    set_device_states(devices, on_devices, device_type=next(model.parameters()).device.type)
+
+
+def _unwrap(model: nn.Module) -> Any:
+    """Return the model that `DistributedDataParallel` may wrap."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def _back_propagate(roots: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
     """Send gradients back from the roots that have a graph."""
     pairs = [(root, gradient) for root, gradient in zip(roots, gradients, strict=True) if root.requires_grad]
@@ -249,7 +251,7 @@ def _back_propagate(roots: list[torch.Tensor], gradients: list[torch.Tensor]) ->
 
 
 def _gradient(leaf: torch.Tensor, rows: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of a stream's embeddings: zero where they are a stand-in's, or nothing depends on them."""
+    """Return the gradient of a stream's embeddings: zero for a placeholder row, or without influence on the loss."""
     gradient = torch.zeros_like(embeds)
     if leaf.grad is not None and len(rows):
         gradient.copy_(leaf.grad[rows.to(leaf.device)])

@@ -1,7 +1,7 @@
 """Which files of a folder are a checkpoint: what is published of it, and whether that is whole.
 
 Contract: weights are those that `from_pretrained` would load, found by its names, and their headers agree with the
-index; every file of code that a configuration names is there. What is not whole is refused by the name of its file.
+index; every file of code that a configuration names is there. The error for one that is not whole names the file.
 """
 
 import json
@@ -53,8 +53,7 @@ def list_published(folder: Path) -> list[Path]:
         folder: The folder: a whole model, adapters, or a processor alone.
 
     Returns:
-        The files; what else lies in the folder (states of training, logs, reports, weights by other names) stays
-        there.
+        The files. Others of the folder (states of training, logs, reports, weights by other names) are not published.
 
     Raises:
         ValueError: it is no checkpoint, holds weights in a pickle, or lacks some of its weights or code.
@@ -80,7 +79,7 @@ def list_published(folder: Path) -> list[Path]:
     ]
     found = {path.name for path in published}
     is_model = "config.json" in found and read_json(folder / "config.json").get("model_type") == "eclip"
-    is_processor = "config.json" not in found and "processor_config.json" in found and not names_of_weights
+    is_processor = "processor_config.json" in found and not found & {"config.json", ADAPTER_CONFIG, *names_of_weights}
     if not (is_model and names_of_weights) and not is_processor:
         raise ValueError(
             f"{str(folder)!r} holds no e-CLIP checkpoint (it has {names[:5]}); give a folder with config.json of "

@@ -1,1 +1,5 @@
-"""Embedding a whole catalogue: titles by length, images decoded no larger than needed."""
+"""Embedding many products quickly.
+
+`embed` is the entrance (`embed_products`): it makes batches of titles of like lengths, and of images. `pixels` turns
+images into the image tower's inputs, `jpeg` decodes JPEG files no larger than needed for that, `resizing` resizes.
+"""

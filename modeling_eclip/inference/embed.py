@@ -1,8 +1,8 @@
-"""Embedding many products: titles sorted by length, batches of so many tokens, pictures decoded no larger than needed.
+"""Embedding many products: titles sorted by length, batches bounded by tokens, images decoded no larger than needed.
 
-Contract: what comes out is what the model gives for each product alone, to rounding, and in the order that it was
-given in. A title that is padded to another's length costs as much as that one, so titles of one length go together,
-and a batch is bounded by its tokens, not by its titles.
+Contract: every embedding is what the model gives for the product alone, up to rounding, in the order of the inputs. A
+padded title costs as much as a title of the padded length, so titles of like lengths form a batch, and a batch is
+bounded by its tokens, not by its titles.
 """
 
 import os
@@ -20,10 +20,12 @@ from ..modeling_eclip import EClipModel, normalize, truncate_embeds
 from ..processing_eclip import check_title
 from .pixels import PixelReader
 
-# Tokens, and pictures, of a batch: on a CPU what its caches hold, on an accelerator what keeps it busy.
+__all__ = ["batch_size_for", "embed_inputs", "embed_products", "embed_tokens", "title_batches", "tokenize_titles"]
+
+# Tokens, and images, of a batch: on a CPU as many as its caches hold, on an accelerator enough to keep it busy.
 _TOKENS_AT_ONCE = {"cpu": 1024, "accelerator": 65536}
 _IMAGES_AT_ONCE = {"cpu": 32, "accelerator": 256}
-_TITLES_AT_ONCE = 4096  # that are tokenized, so that the tokenizer's own memory stays small
+_TITLES_AT_ONCE = 4096  # tokenized in one call, to bound the tokenizer's memory
 
 
 def embed_products(
@@ -43,9 +45,9 @@ def embed_products(
     Args:
         model: The model.
         processor: Its `EClipProcessor`.
-        titles: Titles; an empty one is allowed. A list, a column of a table, or whatever else gives one by one.
-        images: Pictures in any form that `load_product_image` accepts, likewise.
-        truncate_dim: How many of an embedding's values are kept; see [`truncate_embeds`].
+        titles: Titles, which may be empty: a list, a column of a table, or any other iterable.
+        images: Images in any form that `load_product_image` accepts, in the same containers.
+        truncate_dim: Number of leading values of each embedding that are kept; see [`truncate_embeds`].
         token_budget: Tokens of a batch of titles, padding included; 1,024 on a CPU and 65,536 on an accelerator
             if not given.
         image_batch_size: Images of a batch; 32 and 256 if not given.
@@ -54,11 +56,11 @@ def embed_products(
 
     Returns:
         `text_embeds`, shape `(num_titles, dim)`, and `image_embeds`, shape `(num_images, dim)`, of those that were
-        given: of unit length, float32, on the CPU, in the order given.
+        given: of unit length, float32, on the CPU, in the order of the inputs.
 
     Raises:
-        ProductImageError: an image cannot be used; the message starts with its place, as in `images[3]`.
-        ValueError: neither is given, one title or picture is given in place of many, or a title is not text.
+        ProductImageError: an image cannot be used; the message starts with its index, as in `images[3]`.
+        ValueError: neither is given, one title or image is given in place of many, or a title is not text.
     """
     if titles is None and images is None:
         raise ValueError("`titles` and `images` are both None; give titles, images or both.")
@@ -70,7 +72,7 @@ def embed_products(
         )
     if images is not None:
         size = image_batch_size or batch_size_for(model.device)
-        batches = _PictureBatches(_many("images", images), PixelReader(processor), size)
+        batches = _ImageBatches(_many("images", images), PixelReader(processor), size)
         loader: DataLoader[Any] = DataLoader(
             batches,
             batch_size=None,  # an item is a whole batch
@@ -96,15 +98,15 @@ def embed_tokens(
     token_budget: int | None = None,
     show_progress: bool = False,
 ) -> torch.Tensor:
-    """Embed titles that are tokens already.
+    """Embed titles that are tokenized already.
 
     Args:
         model: The model.
         processor: Its `EClipProcessor`.
-        tokens: What [`tokenize_titles`] made of `N` titles.
-        truncate_dim: As there.
-        token_budget: As there.
-        show_progress: As there.
+        tokens: `N` titles as [`tokenize_titles`] returns them.
+        truncate_dim: As for [`embed_products`].
+        token_budget: As for [`embed_products`].
+        show_progress: As for [`embed_products`].
 
     Returns:
         Embeddings in the titles' order, float32, on the model's device, shape `(N, dim)`.
@@ -134,7 +136,7 @@ def embed_inputs(model: EClipModel, inputs: Mapping[str, Any], *, truncate_dim: 
         truncate_dim: As for [`embed_products`].
 
     Returns:
-        Embeddings of unit length, float32 whatever the weights are, on the model's device, shape `(B, dim)`.
+        Embeddings of unit length, float32 for weights of any type, on the model's device, shape `(B, dim)`.
     """
     features: Any = model.get_text_features if "input_ids" in inputs else model.get_image_features
     given = {name: value.to(model.device, non_blocking=True) for name, value in inputs.items()}
@@ -146,17 +148,17 @@ def embed_inputs(model: EClipModel, inputs: Mapping[str, Any], *, truncate_dim: 
     finally:
         if was_training:
             model.train()
-    # In half precision the length of a vector would be off by a thousandth.
+    # Normalised in half precision, a vector's length would be wrong by a thousandth.
     return truncate_embeds(normalize(pooled), truncate_dim)
 
 
 def batch_size_for(device: torch.device) -> int:
-    """Return how many images a batch has where nothing is given."""
+    """Return the default number of images in a batch."""
     return _for_device(_IMAGES_AT_ONCE, device)
 
 
 def tokenize_titles(processor: Any, titles: Sequence[str]) -> dict[str, list[Any]]:
-    """Make tokens of titles, without padding where the processor pads to the longest of a batch.
+    """Tokenize titles, without padding if the processor pads to the longest title of a batch.
 
     Args:
         processor: The model's `EClipProcessor`.
@@ -181,17 +183,17 @@ def tokenize_titles(processor: Any, titles: Sequence[str]) -> dict[str, list[Any
 def title_batches(
     tokens: Mapping[str, Sequence[Any]], tokenizer: Any, token_budget: int
 ) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """Put titles of like lengths together; the longest come first, so that too little memory shows at once.
+    """Make batches of titles of like lengths; the longest come first, so that too little memory shows at once.
 
-    Titles of different lengths are only put together where an attention mask tells the padding from the title.
+    Titles of different lengths are in one batch only if an attention mask marks the padding.
 
     Args:
-        tokens: What [`tokenize_titles`] made of `N` titles.
-        tokenizer: Says what is padded with, and on which side.
-        token_budget: Tokens of a batch, padding included; a title that has more is a batch of its own.
+        tokens: `N` titles as [`tokenize_titles`] returns them.
+        tokenizer: Its `pad_token_id` and `padding_side` are used.
+        token_budget: Tokens of a batch, padding included; a longer title is a batch of its own.
 
     Yields:
-        Places of a batch's titles, int64, shape `(B,)`, and the title tower's inputs, each of shape `(B, length)`.
+        Indices of a batch's titles, int64, shape `(B,)`, and the text tower's inputs, each of shape `(B, length)`.
     """
     ids = tokens["input_ids"]
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
@@ -214,8 +216,8 @@ def title_batches(
         yield torch.from_numpy(rows), inputs
 
 
-class _PictureBatches(Dataset[Any]):
-    """Batches of pictures, read where a loader asks for them; in place of one, the error of a picture in it."""
+class _ImageBatches(Dataset[Any]):
+    """Batches of images, read when a loader asks for them; the error instead, if an image cannot be used."""
 
     def __init__(self, images: Sequence[Any], reader: PixelReader, size: int) -> None:
         self.images, self.reader, self.size = images, reader, size
@@ -225,23 +227,23 @@ class _PictureBatches(Dataset[Any]):
 
     def __getitem__(self, number: int) -> dict[str, Any] | ProductImageError:
         start = number * self.size
-        pictures = []
+        images = []
         for place in range(start, min(start + self.size, len(self.images))):
             try:
-                pictures.append(self.reader.read(self.images[place]))
+                images.append(self.reader.read(self.images[place]))
             except ProductImageError as error:
                 return ProductImageError(f"images[{place}]: {error}", error.reason)
-        return self.reader.batch(pictures)
+        return self.reader.batch(images)
 
 
 def _many(name: str, values: Any) -> Sequence[Any]:
-    """Return rows that are numbered from 0, as those of a pandas column may not be."""
+    """Return values that are indexed from 0, which those of a pandas column need not be."""
     num_axes = getattr(values, "ndim", 1)
     is_one = isinstance(values, str | bytes | os.PathLike | Mapping) or not hasattr(values, "__iter__")
     if is_one or num_axes not in (1, 4):
         shape = f" of shape {tuple(values.shape)}" if num_axes != 1 else ""
         raise ValueError(f"`{name}` is one {type(values).__name__}{shape}; give a list, if only of one.")
-    # A sequence may read its rows one by one, which not all fit into memory.
+    # A sequence stays as it is: it may read values when asked for, and all of them may not fit into memory.
     return values if num_axes == 4 or isinstance(values, Sequence) else list(values)
 
 
@@ -255,6 +257,3 @@ def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _for_device(sizes: Mapping[str, int], device: torch.device) -> int:
     return sizes["cpu" if device.type == "cpu" else "accelerator"]
-
-
-__all__ = ["batch_size_for", "embed_inputs", "embed_products", "embed_tokens", "title_batches", "tokenize_titles"]

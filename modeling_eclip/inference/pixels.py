@@ -1,9 +1,9 @@
-"""Pictures to pixel values in few passes: decoded no larger than needed, resized, cut and normalised.
+"""Images to pixel values by a fast path: decoded no larger than needed, resized, cropped and normalised.
 
-The stock image processors of transformers spend more time on a picture after decoding than decoding takes. Most of
-them do one and the same thing: resize, perhaps cut out the middle, scale, subtract a mean and divide by a deviation.
-For those, `PixelReader` does it in fewer passes over the pixels. Whether an image processor is one of them is found
-out by trying: it and the short way must agree on probes. Any other image processor is called as it is.
+The stock image processors of transformers take longer than decoding does. Most of them do the same: resize, perhaps
+crop the centre, rescale, subtract a mean and divide by a standard deviation. For those, `PixelReader` has a fast path
+with fewer passes over the pixels. It is used if it and the image processor agree on two test images; any other image
+processor is called as it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,74 +18,74 @@ from .resizing import RESAMPLE_KERNELS, resize_pixels
 
 __all__ = ["PixelReader"]
 
-_STAND_IN_SIDE = 32  # of a white picture for an image processor that has no one size of its own
+_BLANK_SIDE = 32  # pixels of a white image for an image processor without a fixed size
 
 
 class PixelReader:
-    """Reads whole pictures and makes batches of them.
+    """Reads whole images and makes batches of them.
 
     Args:
         processor: An `EClipProcessor`, or anything with an `image_processor` that is called as one.
     """
 
     def __init__(self, processor: Any) -> None:
-        """Find out whether the short way fits the image processor."""
+        """Compare the fast path with the image processor."""
         self.processor = processor
         self._recipe = _recipe_of(processor.image_processor)
 
     @property
-    def is_short(self) -> bool:
-        """Whether the image processor's work is done the short way."""
+    def is_fast(self) -> bool:
+        """Whether the fast path takes the place of the image processor."""
         return self._recipe is not None
 
     def read(self, source: Any) -> torch.Tensor:
-        """Read one picture.
+        """Read one image.
 
         Args:
             source: What `load_product_image` takes.
 
         Returns:
-            RGB pixels, uint8, shape `(3, height, width)`: where the short way is taken, of the size that the model
-            gets; else of the picture's own.
+            RGB pixels, uint8, shape `(3, height, width)`: on the fast path of the size of the model's input, else of
+            the image's own size.
 
         Raises:
-            ProductImageError: If the picture cannot be used.
+            ProductImageError: the image cannot be used.
         """
         if self._recipe is None:
             pixels, _ = load_product_pixels(source)
             return torch.from_numpy(pixels).permute(2, 0, 1)
         return self._recipe.resized(*load_product_pixels(source, min_size=self._recipe.size))
 
-    def batch(self, pictures: Sequence[torch.Tensor]) -> dict[str, Any]:
-        """Make the image tower's inputs of pictures that were read.
+    def batch(self, images: Sequence[torch.Tensor]) -> dict[str, Any]:
+        """Make the image tower's inputs of images that were read.
 
         Args:
-            pictures: `N` pictures from `read`.
+            images: `N` images from `read`.
 
         Returns:
-            What the image processor returns: for most `pixel_values`, float32, shape `(N, 3, height, width)`.
+            What the image processor returns: mostly `pixel_values`, float32, shape `(N, 3, height, width)`.
         """
         if self._recipe is None:
-            return dict(self.processor(images=list(pictures), return_tensors="pt"))
-        return {"pixel_values": self._recipe.normalised(pictures)}
+            return dict(self.processor(images=list(images), return_tensors="pt"))
+        return {"pixel_values": self._recipe.normalised(images)}
 
     def blank(self) -> torch.Tensor:
-        """Return a white picture, as `read` would, to stand in for one that there is not."""
-        height, width = self._recipe.output_size if self._recipe is not None else (_STAND_IN_SIDE, _STAND_IN_SIDE)
+        """Return a white image of the shape that `read` returns, for a product without an image."""
+        height, width = self._recipe.output_size if self._recipe is not None else (_BLANK_SIDE, _BLANK_SIDE)
         return torch.full((3, height, width), 255, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Resize, cut out the middle, normalise.
+    """What most image processors do: resize, crop the centre, normalise.
 
     Args:
-        size: Height and width that pictures are resized to; the least of them where `keeps_shape`.
-        keeps_shape: Whether the shorter side becomes as long as `size` says and the picture keeps its shape.
-        output_size: Height and width of the middle that is kept.
+        size: Height and width that images are resized to; with `keeps_shape` the length of the shorter side, twice.
+        keeps_shape: Whether the image keeps its aspect ratio.
+        output_size: Height and width of the centre crop.
         resample: A key of `RESAMPLE_KERNELS`.
         mean: Subtracted from levels of 0 to 255, shape `(3, 1, 1)`.
-        factor: What is left is multiplied by this, shape `(3, 1, 1)`.
+        factor: Multiplies the difference, shape `(3, 1, 1)`.
     """
 
     size: tuple[int, int]
@@ -98,23 +98,23 @@ class _Recipe:
     def resized(self, pixels: np.ndarray, extent: tuple[float, float]) -> torch.Tensor:
         size = self.size
         if self.keeps_shape:
-            # the shape is that of the file, which a reduced picture's extent tells to the last digit
+            # the extent, not the shape: a reduced image keeps the exact aspect ratio of its file
             short = min(extent)
             height, width = (int(self.size[0] * side / short) for side in extent)
             size = (height, width)
-        picture = resize_pixels(pixels, size, extent, self.resample)
+        image = resize_pixels(pixels, size, extent, self.resample)
         top, left = ((side - kept) // 2 for side, kept in zip(size, self.output_size, strict=True))
-        return picture[:, top : top + self.output_size[0], left : left + self.output_size[1]]
+        return image[:, top : top + self.output_size[0], left : left + self.output_size[1]]
 
-    def normalised(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-        values = torch.empty(len(pictures), 3, *self.output_size)
-        for row, picture in zip(values, pictures, strict=True):  # one by one, so that it stays in the cache
-            row.copy_(picture).sub_(self.mean).mul_(self.factor)
+    def normalised(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        values = torch.empty(len(images), 3, *self.output_size)
+        for row, image in zip(values, images, strict=True):  # one by one, so that an image stays in the CPU's cache
+            row.copy_(image).sub_(self.mean).mul_(self.factor)
         return values
 
 
 def _recipe_of(image_processor: Any) -> _Recipe | None:
-    """Returns what an image processor does, or none where it does anything else."""
+    """Return the recipe of an image processor, or `None` if it does anything else."""
     settings = image_processor.to_dict()
     size, crop_size = settings.get("size") or {}, settings.get("crop_size") or {}
     if not settings.get("do_resize") or settings.get("resample") not in RESAMPLE_KERNELS:
@@ -152,10 +152,10 @@ def _given(size: Mapping[str, Any]) -> list[str]:
 
 
 def _agree(recipe: _Recipe, image_processor: Any) -> bool:
-    """Whether the image processor makes of two probes, a wide and a tall one, what the recipe does.
+    """Whether recipe and image processor give the same for two test images, a wide and a tall one.
 
-    The probes are noise, of which every other way of resizing makes something else by tens of levels. The same way
-    differs by a third of a level at most, where the two kernels take height and width in another order.
+    They are noise, for which another method of resizing differs by tens of levels. The same method differs by a third
+    of a level at most, if it resizes height and width in the other order.
     """
     height, width = recipe.size
     shapes = (height + 5, 2 * width, 3), (2 * height, width + 3, 3)
@@ -168,5 +168,5 @@ def _agree(recipe: _Recipe, image_processor: Any) -> bool:
         found = recipe.normalised([recipe.resized(probe, probe.shape[:2]) for probe in probes])
         difference = (found - expected["pixel_values"]) / recipe.factor
         return bool(difference.abs().mean() < 0.5)
-    except Exception:  # each image processor refuses in its own way what it was not made for
+    except Exception:  # image processors raise different errors for inputs that they do not support
         return False

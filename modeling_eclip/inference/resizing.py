@@ -1,8 +1,8 @@
-"""Resizing pictures: what Pillow's `resize` gives, several times faster, on pixels that are an array already.
+"""Resizing images that are arrays: the result of Pillow's `resize`, several times faster.
 
-torch's antialiased kernels for 8-bit pixels are made after Pillow's and differ from them by a level in one value of
-hundreds, or of five where Pillow takes height and width in the other order. `torch.nn.functional.interpolate` calls
-the same kernels but has no argument for a picture that covers its last row or column only in part.
+torch's antialiased kernels for 8-bit pixels follow Pillow's and differ from them by one level in one value of
+hundreds, or in one of five if Pillow resizes height and width in the other order. `torch.nn.functional.interpolate`
+calls the same kernels but has no argument for an image that covers its last row or column only in part.
 """
 
 import numpy as np
@@ -23,12 +23,12 @@ def resize_pixels(
     extent: tuple[float, float] | None = None,
     resample: int = 3,
 ) -> torch.Tensor:
-    """Resizes one picture.
+    """Resize one image.
 
     Args:
         pixels: RGB pixels, uint8, shape `(H, W, 3)`.
         size: Height and width of the result in pixels.
-        extent: Height and width of the part, from the upper left corner on, that is resized; the whole picture if not
+        extent: Height and width of the part, from the upper left corner, that is resized; the whole image if not
             given. It may end within a pixel.
         resample: A key of `RESAMPLE_KERNELS`.
 

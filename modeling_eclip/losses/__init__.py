@@ -1,1 +1,9 @@
-"""The contrastive losses: over catalogs, in tiles, over ranks, at several sizes."""
+"""The losses of pre-training.
+
+- `objective`: what training minimises; the one place where terms are added up.
+- `contrastive`: titles against images, with soft labels over catalogs; titles (or images) against each other.
+- `tiles`: how both are computed without a matrix of all pairs; `gather`: over all ranks.
+- `matryoshka`: a loss at several embedding sizes.
+
+The dense form of the contrastive loss, which travels with a checkpoint, is in `modeling_eclip/modeling_eclip.py`.
+"""

@@ -1,8 +1,8 @@
 """The contrastive losses of e-CLIP, as pure functions of named tensors.
 
 Notable choices:
-- one function serves the three treatments of offers of one catalog, so that they can be compared;
-- everything is computed in float32 at least, whatever the embeddings come in, and in tiles, whatever the batch size;
+- one function has the three modes for offers of the same catalog, so that they can be compared;
+- everything is computed in float32 at least, for embeddings of any dtype, and in tiles, for batches of any size;
 - with `distributed=True` a rank gives its own rows, and the loss is over those of all ranks.
 """
 
@@ -30,16 +30,15 @@ def contrastive_loss(
     r"""Symmetric cross entropy between titles and images, with soft labels over catalogs.
 
     Offers of one catalog are the same product listed by several sellers, and no negatives of each other (e-CLIP, Shin
-    et al. 2022: labels based on catalogs instead of the identity matrix). With `s_ij = exp(logit_scale) <u_i, w_j>`
-    for title `i` and image `j`, and target rows `P_i` that have mass 1 on `j = i` and mass `catalog_weight` on the
-    mates of `i`, divided by the row's sum:
+    et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>` for title `i` and image `j`, and target rows
+    `P_i` that have mass 1 on `j = i` and `catalog_weight` on the mates of `i`, divided by the row's sum:
 
         L = 1/2 * mean_i CE(P_i, softmax_j s_ij) + 1/2 * mean_j CE(P_j, softmax_i s_ij)
 
-    That form, and the two other treatments of mates, are this package's. No `B x B` matrix is held: beside the
-    embeddings' gradients, memory is one tile. Gradients of float32 embeddings have a relative error below 1e-6; where
-    they all but vanish, at a scale near 100 with every pair found, a large batch leaves a few 1e-6. It can be
-    differentiated once.
+    This form and the two other modes for mates are this package's. It is tested against the dense form of the same
+    loss, [`dense_contrastive_loss`]. No `B x B` matrix is held: beside the embeddings' gradients, memory is one tile.
+    Gradients of float32 embeddings have a relative error below 1e-6; where they all but vanish, at a scale near 100
+    with every pair found, a large batch leaves a few 1e-6. It can be differentiated once.
 
     Args:
         text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
@@ -59,7 +58,7 @@ def contrastive_loss(
         The loss, a scalar in float32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: shapes that do not fit, an empty batch, ids that are not integers, or an unknown treatment.
+        ValueError: shapes that do not fit, an empty batch, ids that are not integers, or an unknown mode.
     """
     _check_embeds(text_embeds, image_embeds, logit_scale, tile_size)
     if mates not in get_args(CatalogMates):

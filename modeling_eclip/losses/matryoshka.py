@@ -1,7 +1,7 @@
-"""Embeddings whose first values are embeddings, too: cut off, they are shorter and nearly as good (Matryoshka).
+"""A loss at several embedding sizes at once, so that embeddings can be cut to their first values (Matryoshka).
 
-Kusupati et al. 2022 train a loss at several sizes at once; here it is any loss of unit vectors. Cutting costs nothing
-and needs no model, so one stored set of vectors serves indexes of several sizes.
+Kusupati et al. 2022 train such embeddings: cut, they are shorter and nearly as good, so that one stored set of vectors
+serves indexes of several sizes. Here it is any loss of unit vectors.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ def matryoshka_loss(
 ) -> torch.Tensor:
     """Compute a loss of embeddings at several sizes, and return the weighted mean.
 
-    A mean, where Kusupati et al. take the sum: the loss, and so the learning rate, keep their scale whatever the
-    number of sizes. With `dims=None` it is `loss_function(*embeds)`.
+    Kusupati et al. take the sum; with the mean, the scale of the loss does not depend on the number of sizes, and the
+    learning rate stays. With `dims=None` it is `loss_function(*embeds)`.
 
     Args:
         loss_function: Takes as many tensors as `embeds` has, all cut to one size, and returns a scalar.

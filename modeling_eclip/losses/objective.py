@@ -1,55 +1,78 @@
-"""What training minimizes: the contrastive loss as a model's configuration has it, at each of its sizes."""
+"""What training minimises: the one place where the terms of the loss are added up."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from ..configuration_eclip import EClipConfig
-from .contrastive import contrastive_loss
+from .contrastive import contrastive_loss, mate_contrast_loss
 from .matryoshka import matryoshka_loss
 
 
-def configured_loss(
-    config: EClipConfig,
-    text_embeds: torch.Tensor,
-    image_embeds: torch.Tensor,
-    logit_scale: torch.Tensor,
-    catalog_ids: torch.Tensor | None = None,
-    *,
-    tile_size: int | None = None,
-    distributed: bool = False,
-    addition: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-) -> torch.Tensor:
-    """Compute [`contrastive_loss`] by a configuration, at each of its `matryoshka_dims` if there are any.
+@dataclass(frozen=True)
+class ContrastiveObjective:
+    """The loss of a model's embeddings, as its configuration has it.
+
+    At each of the configuration's `matryoshka_dims`, or at the full size if it has none, the loss is
+    [`contrastive_loss`] between titles and images. With a `mate_contrast_weight`, that weight times the mean of
+    [`mate_contrast_loss`] among titles and among images is added.
 
     Args:
         config: Its `catalog_weight`, `catalog_mates`, `matryoshka_dims` and `matryoshka_weights` are read.
-        text_embeds: As for [`contrastive_loss`], and so are the next.
-        image_embeds: Likewise.
-        logit_scale: Likewise.
-        catalog_ids: Likewise.
-        tile_size: Likewise.
-        distributed: Likewise.
-        addition: Takes titles' and images' embeddings, of one size, and returns what the loss has added.
-
-    Returns:
-        The loss, a scalar.
+        mate_contrast_weight: Weight of the contrast among titles and among images; without catalog ids it is not
+            added.
+        tile_size: As for [`contrastive_loss`].
+        distributed: As for [`contrastive_loss`].
     """
 
-    def loss_of(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        loss = contrastive_loss(
-            text,
-            image,
-            logit_scale,
-            catalog_ids,
-            catalog_weight=config.catalog_weight,
-            mates=config.catalog_mates,
-            tile_size=tile_size,
-            distributed=distributed,
-        )
-        return loss if addition is None else loss + addition(text, image)
+    config: EClipConfig
+    mate_contrast_weight: float = 0.0
+    tile_size: int | None = None
+    distributed: bool = False
 
-    return matryoshka_loss(loss_of, (text_embeds, image_embeds), config.matryoshka_dims, config.matryoshka_weights)
+    def __call__(
+        self,
+        text_embeds: torch.Tensor,
+        image_embeds: torch.Tensor,
+        logit_scale: torch.Tensor,
+        catalog_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compute the loss.
+
+        Args:
+            text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
+            image_embeds: Embeddings of the images of the same offers in the same order, shape `(B, D)`.
+            logit_scale: Log of the inverse temperature, a single element.
+            catalog_ids: Catalog of each offer, int64, shape `(B,)`; negative, or `None`, for offers that are alone.
+
+        Returns:
+            The loss, a scalar.
+        """
+        config = self.config
+
+        def loss_at_one_size(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            loss = contrastive_loss(
+                text,
+                image,
+                logit_scale,
+                catalog_ids,
+                catalog_weight=config.catalog_weight,
+                mates=config.catalog_mates,
+                tile_size=self.tile_size,
+                distributed=self.distributed,
+            )
+            if self.mate_contrast_weight and catalog_ids is not None:
+                among_titles, among_images = (
+                    mate_contrast_loss(
+                        embeds, logit_scale, catalog_ids, tile_size=self.tile_size, distributed=self.distributed
+                    )
+                    for embeds in (text, image)
+                )
+                loss = loss + self.mate_contrast_weight / 2 * (among_titles + among_images)
+            return loss
+
+        embeds = (text_embeds, image_embeds)
+        return matryoshka_loss(loss_at_one_size, embeds, config.matryoshka_dims, config.matryoshka_weights)
 
 
-__all__ = ["configured_loss"]
+__all__ = ["ContrastiveObjective"]

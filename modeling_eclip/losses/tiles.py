@@ -129,8 +129,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         if targets.excluded == "self":
             losses = (row_sums + own_column_sums) / 2 - mates_agreement
         else:
-            surprise = softplus(row_sums - own_logits) + softplus(own_column_sums - own_logits)
-            losses = surprise / 2 + (1 - sweep.own(targets.own)) * own_logits - mates_agreement
+            nll = softplus(row_sums - own_logits) + softplus(own_column_sums - own_logits)
+            losses = nll / 2 + (1 - sweep.own(targets.own)) * own_logits - mates_agreement
             column_sums = torch.logaddexp(column_sums, gather_rows(own_logits) if distributed else own_logits)
         total = (sweep.own(targets.weights) * losses).sum()
         if distributed:
@@ -183,7 +183,7 @@ class _Sweep:
         self.column_tiles = [slice(start, min(start + tile_size, len(w))) for start in range(0, len(w), tile_size)]
 
     def own(self, values: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
-        """Return the part of a per-row tensor that speaks of own rows (some of them)."""
+        """Return the part of a per-row tensor that belongs to own rows, or to some of them."""
         start, stop = (0, len(self.u)) if rows is None else (rows.start, rows.stop)
         return values[self.offset + start : self.offset + stop]
 

@@ -1,4 +1,4 @@
-"""Products to groups, without knowing how many: average linkage over nearest neighbours, modality by modality."""
+"""Products to groups, without their number: average linkage over nearest neighbours, modality by modality."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,25 @@ from ..modeling_eclip import normalize
 from .linkage import average_linkage, number_groups
 from .neighbors import nearest_neighbors
 
+__all__ = ["cluster_embeds"]
+
 
 @torch.no_grad()
 def cluster_embeds(
     embeds: torch.Tensor, threshold: float, *, widths: Sequence[int], num_neighbors: int
 ) -> torch.Tensor:
-    """Group products by their vectors; the same vectors have the same groups every time.
+    """Group products by their vectors; deterministic.
 
-    With two modalities, products with both are grouped first, see [`average_linkage`]. A product with one modality
-    then joins the group of the nearest product with both, by that modality; what is near to none is grouped by that
-    modality with its like.
+    Products with both modalities are grouped first, see [`average_linkage`]. A product with one modality then joins
+    the group of the nearest product with both, compared by that modality. Those without such a product within the
+    threshold are grouped among themselves by that modality.
 
     Args:
-        embeds: Vectors of `N` products as [`EClipForProductClustering`] gives them, a missing modality being zero,
+        embeds: Vectors of `N` products as [`EClipForProductClustering`] returns them, zero for a missing modality,
             shape `(N, D)`.
         threshold: Cosine similarity from which groups are joined.
         widths: Width of the vectors of each modality; their sum is `D`.
-        num_neighbors: Nearest neighbours per product among which groups are looked for.
+        num_neighbors: Nearest neighbours per product that may join its group.
 
     Returns:
         Number of each product's group, int64, shape `(N,)`: groups are numbered from 0 in the order of their first
@@ -47,7 +49,7 @@ def cluster_embeds(
     groups = torch.full_like(has_both, -1, dtype=torch.int64)
     groups[has_both] = average_linkage(embeds[has_both], threshold, num_neighbors=num_neighbors).groups()
     for own, has_modality in zip(by_modality, has_modalities, strict=True):
-        # Products with both come first: a row below `num_both` is of a group already.
+        # Products with both come first: a row below `num_both` has a group already.
         rows = torch.cat([has_both.nonzero().flatten(), (has_modality & ~has_both).nonzero().flatten()])
         num_both = int(has_both.sum())
         if len(rows) == num_both:
@@ -64,6 +66,3 @@ def cluster_embeds(
         new_groups = average_linkage(vectors[alone], threshold, num_neighbors=num_neighbors).groups()
         groups[rows[alone]] = new_groups + groups.amax() + 1
     return number_groups(groups)
-
-
-__all__ = ["cluster_embeds"]

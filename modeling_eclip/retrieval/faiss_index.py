@@ -1,6 +1,8 @@
-"""faiss, which is an optional dependency."""
+"""Imports faiss, an optional dependency."""
 
 from types import ModuleType
+
+__all__ = ["import_faiss"]
 
 
 def import_faiss(purpose: str) -> ModuleType:
@@ -9,14 +11,14 @@ def import_faiss(purpose: str) -> ModuleType:
     Args:
         purpose: What it is needed for.
 
+    Returns:
+        The module.
+
     Raises:
-        ImportError: it is not installed; the message names the purpose and the remedy.
+        ImportError: it is not installed; the message names the purpose and how to install it.
     """
     try:
         import faiss
     except ImportError as error:
         raise ImportError(f"faiss is needed for {purpose}: pip install faiss-cpu") from error
     return faiss
-
-
-__all__ = ["import_faiss"]

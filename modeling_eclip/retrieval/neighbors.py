@@ -1,11 +1,11 @@
-"""Nearest neighbours: the pairs of products that are worth a closer look, so that N products are not N^2 pairs.
+"""Nearest neighbours, and with them the pairs of products worth comparing, instead of all N^2 pairs.
 
 Notable choices:
-- exact for what can be compared in seconds: up to 20,000 products on a CPU, any number on an accelerator; block by
-  block, without an `N x N` matrix;
-- above that faiss (Johnson et al. 2017): an inverted file over the leading principal directions, which are few enough
-  to be walked through quickly; what it finds is compared again in full;
-- nothing is drawn, so the same vectors have the same neighbours every time.
+- exact where this takes seconds: up to 20,000 products on a CPU, any number on an accelerator; block by block, without
+  an `N x N` matrix;
+- above that by faiss (Johnson et al. 2017): an inverted file over the leading principal directions, which are few and
+  so searched quickly; the neighbours it finds are compared again by whole vectors;
+- deterministic: the same vectors have the same neighbours every time.
 """
 
 import torch
@@ -14,12 +14,21 @@ from ..fusion_eclip import ProductEmbeds
 from ..modeling_eclip import normalize
 from .faiss_index import import_faiss
 
+__all__ = [
+    "candidate_pairs",
+    "check_vectors",
+    "nearest_neighbors",
+    "pair_similarities",
+    "product_pairs",
+    "unique_pairs",
+]
+
 # A CPU compares this many products with each other in seconds.
 _EXACT_LIMIT = 20_000
-# Numbers in one block of similarities or of gathered vectors.
+# Values in one block of similarities or of gathered vectors.
 _BLOCK_NUMBERS = 2**24
-# Directions that the inverted file knows, cells of it that are visited, and how many times more neighbours it is asked
-# for than are kept after comparing in full.
+# Directions of the inverted file, its cells that are visited, and how many times more neighbours it returns than are
+# kept after comparing whole vectors.
 _SEARCH_DIM = 128
 _NUM_PROBES = 16
 _OVERSAMPLING = 2
@@ -32,14 +41,14 @@ def nearest_neighbors(
 
     Args:
         embeds: Vectors, shape `(N, D)`; of unit length for cosine similarities.
-        num_neighbors: Neighbours per row; fewer where there are fewer other rows.
+        num_neighbors: Neighbours per row; fewer if there are fewer other rows.
         exact: Whether to compare each row with every other one; `None` does so up to 20,000 rows on a CPU, and always
             on an accelerator.
 
     Returns:
-        Dot products in descending order, float32, shape `(N, K)`, and the rows that they are with, int64, shape
-        `(N, K)`, with `K = min(num_neighbors, N - 1)`. A search that is not exact may find fewer for a row: the rest
-        is `-inf`, with row -1.
+        Dot products in descending order, float32, shape `(N, K)`, and the neighbours' rows, int64, shape `(N, K)`,
+        with `K = min(num_neighbors, N - 1)`. A search that is not exact may find fewer for a row: the rest is `-inf`,
+        with row -1.
 
     Raises:
         ValueError: shapes that do not fit, or vectors that are not finite.
@@ -59,7 +68,7 @@ def nearest_neighbors(
 
 
 def check_vectors(embeds: torch.Tensor) -> torch.Tensor:
-    """Return vectors in float32, without a graph.
+    """Return vectors in float32, detached.
 
     Args:
         embeds: Shape `(N, D)`.
@@ -78,7 +87,7 @@ def check_vectors(embeds: torch.Tensor) -> torch.Tensor:
 
 
 def candidate_pairs(embeds: torch.Tensor, num_neighbors: int, *, exact: bool | None = None) -> torch.Tensor:
-    """List the pairs of rows of which one is among the nearest neighbours of the other.
+    """List the pairs of rows of which at least one is among the nearest neighbours of the other.
 
     Args:
         embeds: As for [`nearest_neighbors`].
@@ -97,8 +106,8 @@ def candidate_pairs(embeds: torch.Tensor, num_neighbors: int, *, exact: bool | N
 def product_pairs(embeds: ProductEmbeds, num_neighbors: int) -> torch.Tensor:
     """List the pairs of products that are near by title, by image or by both.
 
-    Of the pairs of offers of one product that real photographs and simulated sellers make, all but a few in a thousand
-    are among them at 10 neighbours with both modalities.
+    With 10 neighbours and both modalities, all but a few in a thousand pairs of offers of one product are listed (real
+    photographs, simulated sellers).
 
     Args:
         embeds: `N` products, as a head represents them.
@@ -122,11 +131,11 @@ def product_pairs(embeds: ProductEmbeds, num_neighbors: int) -> torch.Tensor:
 
 
 def unique_pairs(pairs: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """Put pairs in order: the smaller row first, each pair once, ascending; pairs with row -1 or with itself go.
+    """Sort pairs: the smaller row first, each pair once, ascending; without pairs of row -1 or of a row with itself.
 
     Args:
         pairs: Pairs of row numbers, int64, shape `(P, 2)`.
-        num_rows: Number of rows that they number.
+        num_rows: Number of rows.
 
     Returns:
         The pairs, int64, shape `(at most P, 2)`.
@@ -137,7 +146,7 @@ def unique_pairs(pairs: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 def pair_similarities(embeds: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """Return the dot products of pairs of rows, the same to the last bit whichever comes first.
+    """Return the dot products of pairs of rows, bit-identical for both orders of a pair.
 
     Args:
         embeds: Vectors, shape `(N, D)`.
@@ -164,14 +173,14 @@ def _compare_all(embeds: torch.Tensor, num_neighbors: int) -> tuple[torch.Tensor
 
 
 def _search(embeds: torch.Tensor, num_neighbors: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find neighbours in an inverted file, and compare in full what was found."""
+    """Find neighbours in an inverted file, and compare their whole vectors."""
     faiss = import_faiss("nearest neighbours among this many products on a CPU (or pass `exact=True` and wait)")
     vectors = embeds.cpu()
     short = _leading_directions(vectors).contiguous().numpy()
     num_cells = max(int(4 * len(short) ** 0.5), 1)
     cells = faiss.IndexFlatIP(short.shape[1])
     index = faiss.IndexIVFFlat(cells, short.shape[1], num_cells, faiss.METRIC_INNER_PRODUCT)
-    # Where exactly the cells lie hardly matters, and placing them is a large part of the time.
+    # Few iterations: exact centres of the cells hardly matter, and k-means takes a large part of the time.
     index.cp.niter, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = 6, 40, 1
     index.train(short)
     index.add(short)
@@ -192,20 +201,10 @@ def _search(embeds: torch.Tensor, num_neighbors: int) -> tuple[torch.Tensor, tor
 
 
 def _leading_directions(vectors: torch.Tensor) -> torch.Tensor:
-    """Turn vectors into those of few dimensions that keep their dot products best; shape `(N, at most 128)`."""
+    """Project vectors on the directions that keep their dot products best; shape `(N, at most 128)`."""
     if vectors.shape[1] <= _SEARCH_DIM:
         return vectors
-    step = max(len(vectors) // 20_000, 1)  # evenly spaced rows tell enough
+    step = max(len(vectors) // 20_000, 1)  # evenly spaced rows are enough
     sample = vectors[::step]
     directions = torch.linalg.eigh(sample.T @ sample).eigenvectors[:, -_SEARCH_DIM:]
     return vectors @ directions
-
-
-__all__ = [
-    "candidate_pairs",
-    "check_vectors",
-    "nearest_neighbors",
-    "pair_similarities",
-    "product_pairs",
-    "unique_pairs",
-]

@@ -1,8 +1,10 @@
-"""Retrieval metrics, as pure functions of embeddings."""
+"""Recall at k, as a pure function of embeddings."""
 
 from collections.abc import Sequence
 
 import torch
+
+__all__ = ["retrieval_recall"]
 
 
 def retrieval_recall(
@@ -13,10 +15,10 @@ def retrieval_recall(
     ranks: Sequence[int] = (1, 5, 10),
     block_size: int = 1024,
 ) -> dict[str, float]:
-    """Tell how often a right candidate is among the nearest.
+    """Return how often a relevant candidate is among the nearest.
 
-    Candidate `i` is right for query `i`, and so is every candidate that shares a group with it: another seller's offer
-    of the same product is no mistake.
+    Candidate `i` is relevant for query `i`, and so is every candidate that shares a group with it, such as another
+    seller's offer of the same product.
 
     Args:
         query_embeds: Embeddings of the queries, of unit length, shape `(N, D)`.
@@ -27,7 +29,7 @@ def retrieval_recall(
         block_size: Queries compared at a time; no `N x N` matrix is held.
 
     Returns:
-        `{"recall@k": share}`, and `{"chance@k": share}`, what random embeddings would reach.
+        `{"recall@k": share}`, and `{"chance@k": share}`, the expected recall of random embeddings.
 
     Raises:
         ValueError: shapes that do not fit, or no rows.
@@ -43,19 +45,16 @@ def retrieval_recall(
     for start in range(0, num_rows, block_size):
         rows = torch.arange(start, min(start + block_size, num_rows))
         similarity = query_embeds[rows].float() @ candidate_embeds.float().T  # (block, N)
-        is_right = rows[:, None] == torch.arange(num_rows)[None, :]
+        is_relevant = rows[:, None] == torch.arange(num_rows)[None, :]
         for ids in group_ids:
-            is_right |= (ids[rows, None] == ids[None, :]) & (ids[rows, None] >= 0)
-        # The best right candidate is behind every wrong one that scores as much: ties are not won by luck.
-        best_right = similarity.masked_fill(~is_right, float("-inf")).amax(dim=1, keepdim=True)
-        # Asked this way round, what is not a number is ahead, too.
-        num_ahead = (~(similarity < best_right) & ~is_right).sum(dim=1)
-        wrong_share = 1 - is_right.sum(dim=1).double() / num_rows
+            is_relevant |= (ids[rows, None] == ids[None, :]) & (ids[rows, None] >= 0)
+        # In a tie the relevant candidate comes last, so that equal embeddings do not count as found.
+        best_relevant = similarity.masked_fill(~is_relevant, float("-inf")).amax(dim=1, keepdim=True)
+        # Negated, so that NaN counts as ahead, too.
+        num_ahead = (~(similarity < best_relevant) & ~is_relevant).sum(dim=1)
+        other_share = 1 - is_relevant.sum(dim=1).double() / num_rows
         for place, k in enumerate(ranks):
             hits[place] += (num_ahead < k).sum()
-            chances[place] += (1 - wrong_share ** min(k, num_rows)).sum()
+            chances[place] += (1 - other_share ** min(k, num_rows)).sum()
     recalls = {f"recall@{k}": (hits[place] / num_rows).item() for place, k in enumerate(ranks)}
     return recalls | {f"chance@{k}": (chances[place] / num_rows).item() for place, k in enumerate(ranks)}
-
-
-__all__ = ["retrieval_recall"]

@@ -1,6 +1,6 @@
 """Drawn products: one silhouette per kind of product, filled with one of a few colours and patterns.
 
-Contract: `draw_product(kind, colour, pattern, size)` returns a transparent `(size, size)` RGBA picture that depends
+Contract: `draw_product(kind, colour, pattern, size)` returns a transparent `(size, size)` RGBA image that depends
 on its arguments alone; the seller's background, light and framing come later.
 """
 
@@ -371,10 +371,10 @@ def draw_product(kind: str, colour: str, pattern: str, size: int) -> Image.Image
         kind: A key of `SILHOUETTES`.
         colour: A key of `COLOURS`.
         pattern: One of `PATTERNS`.
-        size: Side of the square picture in pixels.
+        size: Side of the square image in pixels.
 
     Returns:
-        An RGBA picture of `(size, size)` pixels.
+        An RGBA image of `(size, size)` pixels.
 
     Raises:
         ValueError: If `kind`, `colour` or `pattern` is not one of those that can be drawn.

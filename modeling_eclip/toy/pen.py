@@ -1,7 +1,7 @@
-"""A pen for the drawn catalogue: colours, patterns, and areas, lines and curves on a square of 100 by 100 units.
+"""A pen for drawn products: colours, patterns, and areas, lines and curves on a square of 100 by 100 units.
 
 Contract: everything here is a function of its arguments; x runs to the right, y downwards, and a unit is a hundredth
-of the picture's side, so that one drawing can be rendered at any size.
+of the image's side, so that one drawing can be rendered at any size.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ class Pen:
     Args:
         colour: A key of `COLOURS`.
         pattern: One of `PATTERNS`.
-        size: Side of the picture in pixels.
+        size: Side of the image in pixels.
     """
 
     def __init__(self, colour: str, pattern: str, size: int):
-        """Start an empty picture."""
+        """Start an empty image."""
         self.image = Image.new("RGBA", (size, size), (0, 0, 0, 0))
         self.draw, self.unit = ImageDraw.Draw(self.image), size / 100
         self.texture = _texture(colour, pattern, size)

@@ -1,7 +1,7 @@
-"""The products of the drawn catalogue: kinds in a category tree, attributes, invented brands and models.
+"""The drawn products: kinds in a category tree, attributes, invented brands and models.
 
 Contract: `generate_products(seed)` yields one product after another without end, the same ones for the same seed
-whatever the platform or `PYTHONHASHSEED`. Kinds take turns, so that all are equally common; one product in
+on any platform and with any `PYTHONHASHSEED`. Kinds take turns, so that all are equally common; one product in
 `RESTRICTED_EVERY` is of a sensitive kind. Within a kind no look (colour and pattern) comes back before all 60 have
 been used. Some models come in several colours or patterns: these are different products whose titles share almost
 every word.
@@ -111,7 +111,7 @@ class Product:
         model: The brand's name for it, shared by its other colours and patterns.
         code: The brand's code for it, shared likewise.
         material: One of the kind's materials.
-        stretch: Width of the picture relative to the kind's usual proportions.
+        stretch: Width of the image relative to the kind's usual proportions.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""How each seller of the drawn catalogue words a product's title and photographs the product.
+"""How each seller of drawn products words a product's title and photographs the product.
 
 Contract: `write_title` and `take_photograph` take all their chance from the random state they are given. A brand lists
 its own products cleanly. The other sellers write what marketplaces show, irregular lists of at most `MAX_WORDS` words
@@ -31,9 +31,9 @@ class Seller:
         background: `"white"`, `"grey"`, `"gradient"`, `"tint"` or `"table"`.
         case: `"title"`, `"upper"` or `"lower"`, applied to the whole title.
         promotions: Phrases that this seller puts around titles; empty for none.
-        stamp: Text printed over the picture; empty for none.
-        mirror: Probability that the picture is mirrored.
-        scale: Smallest and largest share of the picture's side that the product takes.
+        stamp: Text printed over the image; empty for none.
+        mirror: Probability that the image is mirrored.
+        scale: Smallest and largest share of the image's side that the product takes.
         quality: JPEG quality, 1 to 95.
         brand: Whether this is the product's own brand, whose listings are clean.
     """
@@ -166,9 +166,9 @@ def _background(style: str, variant: int, size: int) -> Image.Image:
         return strip.resize((size, size))
     if style == "table":
         wall, table = _TABLES[variant % len(_TABLES)]
-        picture = Image.new("RGB", (size, size), wall)
-        ImageDraw.Draw(picture).rectangle((0, round(size * 0.72), size, size), fill=table)
-        return picture
+        image = Image.new("RGB", (size, size), wall)
+        ImageDraw.Draw(image).rectangle((0, round(size * 0.72), size, size), fill=table)
+        return image
     grey = 214 + 8 * (variant % 3)
     colour = {"white": (255, 255, 255), "grey": (grey, grey, grey), "tint": _TINTS[variant % len(_TINTS)]}[style]
     return Image.new("RGB", (size, size), colour)
@@ -211,13 +211,13 @@ def take_photograph(
         product: What is sold.
         seller: Who sells it.
         rng: Random state, advanced.
-        image_size: Side of the square picture in pixels.
+        image_size: Side of the square image in pixels.
 
     Returns:
         A JPEG file, `(image_size, image_size)` pixels, RGB.
     """
     scale = rng.uniform(*seller.scale) * image_size
-    # Narrow products stretch freely; the wider ones would leave the picture.
+    # Narrow products stretch freely; the wider ones would leave the image.
     width, height = round(scale * min(product.stretch, 1.0)), round(scale / max(product.stretch, 1.0))
     shown = drawing.resize((width, height), Image.Resampling.BICUBIC)
     if rng.random() < seller.mirror:
@@ -228,7 +228,7 @@ def take_photograph(
         table = [min(round(value * gain), 255) for gain in gains for value in range(256)]
         shown = shown.point(table + list(range(256)))
 
-    picture = _background(seller.background, rng.randrange(6), image_size).copy()
+    image = _background(seller.background, rng.randrange(6), image_size).copy()
     slack_x, slack_y = image_size - width, image_size - height
     x, y = slack_x // 2, slack_y // 2
     if not seller.brand:
@@ -239,14 +239,14 @@ def take_photograph(
         left, _, right, bottom = bounds
         shadow = _shadow(image_size).resize((right - left, max((right - left) // 7, 2)))
         at = (x + left, y + bottom - shadow.height * 2 // 3)
-        picture.paste((40, 40, 50), (*at, at[0] + shadow.width, at[1] + shadow.height), shadow)
-    picture.paste(shown, (x, y), shown)
+        image.paste((40, 40, 50), (*at, at[0] + shadow.width, at[1] + shadow.height), shadow)
+    image.paste(shown, (x, y), shown)
     if seller.stamp and rng.random() < 0.6:
         stamp = _stamp(seller.stamp, image_size)
         margin = image_size // 32
         right, bottom = image_size - stamp.width - margin, image_size - stamp.height - margin
-        picture.paste(stamp, rng.choice(((margin, margin), (right, margin), (right, bottom))), stamp)
+        image.paste(stamp, rng.choice(((margin, margin), (right, margin), (right, bottom))), stamp)
 
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=seller.quality)
+    image.save(file, "JPEG", quality=seller.quality)
     return file.getvalue()

@@ -1,12 +1,13 @@
 """This package against its peers, on the same work: `make bench PEER_PYTHON=...`.
 
-Each side works in a process of its own, in turns with the other, round after round, so that both see the same noise
-and neither the other's memory. A ratio says how many times better this package is: the median over the rounds, with
-the lowest and the highest of them. Both sides must come to the same loss, the same vectors (cosine above 0.999) or the
-same neighbours (recall of .99), or the benchmark stops.
+The two sides take turns, each in a process of its own, for several rounds, so that both see the same noise and neither
+uses the other's memory. A ratio says how many times better this package is: the median over the rounds, with the
+lowest and the highest. Both sides must have the same loss, the same vectors (cosine above 0.999) or the same
+neighbours (recall of .99), or the benchmark stops.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -20,7 +21,7 @@ from contests import CONTESTS, Contest, Row
 from curves import draw_curves
 from sides import ROOT, missing_module, run_side
 
-# A round is repeated where other processes take more of the cores than this: it would measure them.
+# A round is repeated if other processes use more of the cores than this.
 BUSY_SHARE = 0.05
 
 
@@ -28,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the contests that are asked for, print their table and write it to a file; draw the curves with all of them.
 
     Returns:
-        0; the goals are for the reader to judge.
+        0, whether the goals are reached or not.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python", help="interpreter that has open_clip; its rows are empty without it")
     parser.add_argument(
-        "--only", nargs="+", choices=[contest.name for contest in CONTESTS], help="some of the work, and no pictures"
+        "--only", nargs="+", choices=[contest.name for contest in CONTESTS], help="some of the work, and no curves"
     )
     parser.add_argument("--rounds", type=int, help="rounds, in place of each work's own number")
     parser.add_argument("--number", type=int, help="products, in place of each work's own number, to try it out")
@@ -46,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.only is None or contest.name in arguments.only:
             if contest.needs_shared and not (ROOT.parent / "shared").is_dir():
                 print(f"\n{contest.name} was left out: it needs the data and towers in ../shared.", flush=True)
+                continue
+            absent = [name for name in contest.needs_modules if importlib.util.find_spec(name) is None]
+            if absent:
+                print(f"\n{contest.name} was left out: {', '.join(absent)} is not installed.", flush=True)
                 continue
             contest = contest.of_size(arguments.number)
             results = run_rounds(contest, interpreters, arguments.rounds or contest.rounds)
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_rounds(
     contest: Contest, interpreters: dict[str, str | None], rounds: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run both sides in turns; rounds while other processes keep the cores busy are repeated, as often again at most.
+    """Run both sides in turns; repeat rounds during which other processes used the cores, up to twice the number.
 
     Args:
         contest: The work.
@@ -71,7 +76,7 @@ def run_rounds(
         rounds: How often each side works.
 
     Returns:
-        Figures of each round, of our side and of the peer's; the latter are empty where the peer is absent.
+        Measurements of each round, of our side and of the peer's; the latter are empty where the peer is absent.
 
     Raises:
         RuntimeError: a side fails, or the two did not do the same work.
@@ -105,7 +110,7 @@ def run_rounds(
 
 
 def check_same_work(contest: Contest, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Compare what the sides came to: a loss, vectors or neighbours."""
+    """Compare the sides' results: a loss, vectors or neighbours."""
     if "vectors" in ours:
         found = [np.load(side["vectors"]) for side in (ours, theirs)]
         for side in (ours, theirs):
@@ -135,7 +140,7 @@ def make_row(row: Row, contest: Contest, ours: list[dict[str, Any]], theirs: lis
     Args:
         row: What is compared.
         contest: The work.
-        ours: Figures of our side, one per round.
+        ours: Measurements of our side, one per round.
         theirs: The same of the peer; empty where it is absent.
 
     Returns:
@@ -143,14 +148,14 @@ def make_row(row: Row, contest: Contest, ours: list[dict[str, Any]], theirs: lis
         ours is) with `low` and `high`, and `goal`. `theirs`, `ratio`, `low` and `high` are null where there is no
         peer.
     """
-    our_figures = [row.figure(figures) for figures in ours]
-    their_figures = [row.figure(figures) for figures in theirs] if row.limit is None else [row.limit] * len(ours)
-    ratios = [row.ratio(our, their) for our, their in zip(our_figures, their_figures, strict=False)]
+    our_values = [row.value(measured) for measured in ours]
+    their_values = [row.value(measured) for measured in theirs] if row.limit is None else [row.limit] * len(ours)
+    ratios = [row.ratio(our, their) for our, their in zip(our_values, their_values, strict=False)]
     return {
         "work": row.work,
         "peer": row.limit_name if row.limit is not None else contest.peer,
-        "ours": _rounded(statistics.median(our_figures)),
-        "theirs": _rounded(statistics.median(their_figures)) if their_figures else None,
+        "ours": _rounded(statistics.median(our_values)),
+        "theirs": _rounded(statistics.median(their_values)) if their_values else None,
         "unit": row.unit,
         "ratio": _rounded(statistics.median(ratios)) if ratios else None,
         "low": _rounded(min(ratios)) if ratios else None,

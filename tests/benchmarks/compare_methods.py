@@ -23,7 +23,7 @@ import yaml
 from training.arguments.groups import ModelArguments
 
 ROOT = Path(__file__).parents[2]
-# How the table calls a figure of `evaluate_tasks.py`.
+# Metrics of `evaluate_tasks.py`, and their names in the table.
 COLUMNS = {
     "text_to_image_recall@1": "recall@1",
     "text_to_image_recall@10": "recall@10",
@@ -62,20 +62,20 @@ def run(name: str, seed: int, plan: dict[str, Any], folder: Path, threads: int) 
             for script, *extra in commands:
                 command = [sys.executable, str(ROOT / "training" / script), *map(str, extra)]
                 subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True)
-    figures: dict[str, dict[str, float]] = json.loads((folder / "evaluation" / "report.json").read_text())
+    metrics: dict[str, dict[str, float]] = json.loads((folder / "evaluation" / "report.json").read_text())
     training = json.loads((folder / "model" / "report.json").read_text())
-    (measured,) = figures.values()
+    (measured,) = metrics.values()
     return measured | {"seconds": training["seconds"]}
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
     """Return the results as a Markdown table: mean and standard deviation over the seeds."""
-    columns = {figure: label for figure, label in COLUMNS.items() if figure in next(iter(results.values()))[0]}
+    columns = {metric: label for metric, label in COLUMNS.items() if metric in next(iter(results.values()))[0]}
     lines = ["| setting | seeds | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     for name, runs in results.items():
         cells = []
-        for figure in columns:
-            values = [figures[figure] for figures in runs]
+        for metric in columns:
+            values = [metrics[metric] for metrics in runs]
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}")
         lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
@@ -104,12 +104,12 @@ def main() -> None:
             if is_done(folder := arguments.output / f"{name}, seed {seed}") or not arguments.finished
         }
         for (name, seed), future in futures.items():
-            figures = future.result()
-            print(f"{name}, seed {seed}: recall@1 {figures['text_to_image_recall@1']:.3f}", flush=True)
+            metrics = future.result()
+            print(f"{name}, seed {seed}: recall@1 {metrics['text_to_image_recall@1']:.3f}", flush=True)
     results = {name: [futures[name, seed].result() for seed in seeds if (name, seed) in futures] for name in names}
     results = {name: runs for name, runs in results.items() if runs}
     (arguments.output / "report.json").write_text(json.dumps(results, indent=2) + "\n")
-    seconds = [figures["seconds"] for runs in results.values() for figures in runs]
+    seconds = [metrics["seconds"] for runs in results.values() for metrics in runs]
     text = f"{table(results)}\n\n{statistics.mean(seconds):.0f} s of training a run\n"
     (arguments.output / "report.md").write_text(text)
     print(text)

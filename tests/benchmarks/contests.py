@@ -6,7 +6,7 @@ from typing import Any, Literal
 __all__ = ["CONTESTS", "Contest", "Row"]
 
 GIB = 2**30
-# Units of what is lost, and under which name a side reports it.
+# Units of what is lost, and the names under which a side reports it.
 _LOSSES = {"1 - cosine": "cosine_error", "points": "recall_loss"}
 
 
@@ -18,7 +18,7 @@ class Row:
         work: What is compared, for the reader.
         unit: `"s"` (fewer is better), `"GiB"` (peak above what was resident before; fewer is better), `"1 - cosine"`
             and `"points"` (what is lost; fewer is better), or a rate such as `"samples/s"` (more is better).
-        goal: How many times better this package shall be.
+        goal: How many times better this package should be.
         count: Samples, images, ... of one round, for rates.
         limit: A fixed number in place of the peer's.
     """
@@ -34,13 +34,13 @@ class Row:
         """What a limit is, for the reader."""
         return "memory limit" if self.unit == "GiB" else "limit"
 
-    def figure(self, figures: dict[str, Any]) -> float:
-        """Return the figure of one round in this row's unit."""
+    def value(self, measured: dict[str, Any]) -> float:
+        """Return one round's measurement in this row's unit."""
         if self.unit == "GiB":
-            return figures["peak_bytes"] / GIB
+            return measured["peak_bytes"] / GIB
         if self.unit in _LOSSES:
-            return figures[_LOSSES[self.unit]]
-        return figures["seconds"] if self.unit == "s" else self.count / figures["seconds"]
+            return measured[_LOSSES[self.unit]]
+        return measured["seconds"] if self.unit == "s" else self.count / measured["seconds"]
 
     def ratio(self, ours: float, theirs: float) -> float:
         """Return how many times better ours is."""
@@ -59,6 +59,7 @@ class Contest:
         side: The peer's script.
         our_side: Our script.
         needs_shared: Whether the work needs the data and towers in `../shared`, without which it is left out.
+        needs_modules: Optional modules of our side, without which it is left out, too.
         ours: Arguments of our side.
         theirs: Arguments of the peer's side; `None` where it does not take part.
         rows: What is compared.
@@ -75,6 +76,7 @@ class Contest:
     side: str = "open_clip_side.py"
     our_side: str = "eclip_side.py"
     needs_shared: bool = False
+    needs_modules: tuple[str, ...] = ()
     theirs: dict[str, Any] | None = field(default=None)
     rounds: int = 3
     threads: int = 2
@@ -99,7 +101,7 @@ _TITLES_WORK = "embed 5,000 titles of 4 to 75 words"
 _PRODUCTS_WORK = "embed 5,000 products, JPEG of 1,000 px, small towers, decoding included"
 _IMAGES_WORK = "embed 5,000 JPEG of 1,000 px, small towers, decoding included"
 _SEARCH_WORK = "search 200,000 vectors of 256 values for the 10 nearest"
-_CATALOGUE = {"number": 200_000, "dim": 256, "queries": 2000}
+_PRODUCTS = {"number": 200_000, "dim": 256, "queries": 2000}
 # Codes whose vectors are read, per query: enough to find .99 of the neighbours in these vectors.
 _CANDIDATES = 100
 
@@ -116,6 +118,7 @@ def _int8(part: str, unit: Literal["titles/s", "images/s"], number: int, goal: f
         side="pytorch_side.py",
         our_side="int8_side.py",
         needs_shared=True,
+        needs_modules=("openvino", "nncf"),
         ours=arguments,
         theirs=arguments,
         rows=(
@@ -163,7 +166,7 @@ CONTESTS = (
     ),
     Contest(
         name="decode",
-        work="JPEG files of 500 px to RGB pictures of 224 px, one core",
+        work="JPEG files of 500 px to RGB images of 224 px, one core",
         function="decode",
         ours=_JPEG,
         theirs=_JPEG,
@@ -216,8 +219,8 @@ CONTESTS = (
         function="search",
         peer="faiss, exact",
         side="faiss_side.py",
-        ours=_CATALOGUE | {"candidates": _CANDIDATES},
-        theirs=_CATALOGUE,
+        ours=_PRODUCTS | {"candidates": _CANDIDATES},
+        theirs=_PRODUCTS,
         rows=(Row(f"{_SEARCH_WORK}, recall .99", "queries/s", 3, count=2000),),
     ),
     _int8("text", "titles/s", 1000, 3),

@@ -1,4 +1,4 @@
-"""Memory of the loss against the batch size, and time of a step against the number of streams, as two pictures.
+"""Memory of the loss against the batch size, and time of a step against the number of streams, as two plots.
 
 `make bench` draws them after its table; `python tests/benchmarks/curves.py` draws them alone.
 """
@@ -29,7 +29,7 @@ _KEPT = {0.0: "no graph kept (each stream encoded twice)", 1.0: "all graphs kept
 
 
 def draw_curves(folder: Path, peer_python: str | None) -> None:
-    """Measure both curves and write `memory.png`, `streams.png` and their figures, `curves.json`, to a folder.
+    """Measure both curves and write `memory.png`, `streams.png` and the measurements, `curves.json`, to a folder.
 
     Args:
         folder: Where they go.
@@ -49,8 +49,8 @@ def draw_curves(folder: Path, peer_python: str | None) -> None:
 def _measure_memory(interpreter: str, script: str, batch_sizes: Sequence[int]) -> list[dict[str, float]]:
     points = []
     for batch_size in batch_sizes:
-        figures = run_side(interpreter, script, "loss", {"batch_size": batch_size, "dim": _DIM})
-        points.append({"batch_size": batch_size, "gib": figures["peak_bytes"] / GIB, "seconds": figures["seconds"]})
+        measured = run_side(interpreter, script, "loss", {"batch_size": batch_size, "dim": _DIM})
+        points.append({"batch_size": batch_size, "gib": measured["peak_bytes"] / GIB, "seconds": measured["seconds"]})
         print(f"  loss, {script}, B = {batch_size:,}: {points[-1]['gib']:.3f} GiB", flush=True)
     return points
 
@@ -64,14 +64,14 @@ def _measure_streams(keep_graphs: float) -> list[dict[str, float]]:
             "image_stream_size": stream_size,
             "keep_graphs": keep_graphs,
         }
-        # The better of two: whatever else runs can only add to a time.
+        # The faster of two: other processes can only add to a time.
         rounds = [run_side(sys.executable, "eclip_side.py", "step", arguments) for _ in range(2)]
-        best = min(rounds, key=lambda figures: figures["seconds"])
+        best = min(rounds, key=lambda measured: measured["seconds"])
         points.append(
             {
                 "streams": _STEP_BATCH // stream_size,
                 "seconds": best["seconds"],
-                "gib": max(figures["peak_bytes"] for figures in rounds) / GIB,
+                "gib": max(measured["peak_bytes"] for measured in rounds) / GIB,
             }
         )
         print(f"  step, {points[-1]['streams']} streams, {keep_graphs:.0%} kept: {best['seconds']:.2f} s", flush=True)
@@ -118,6 +118,6 @@ def _draw_streams(steps: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python", help="interpreter that has open_clip")
-    parser.add_argument("--output", type=Path, default=ROOT / "outputs", help="folder of the pictures")
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs", help="folder of the plots")
     parsed = parser.parse_args()
     draw_curves(parsed.output, parsed.peer_python)

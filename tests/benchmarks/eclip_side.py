@@ -60,7 +60,7 @@ def step(batch_size: int, text_stream_size: int, image_stream_size: int, keep_gr
 
 
 def decode(number: int, side: int, target: int) -> dict[str, float]:
-    """JPEG files to pictures of the target's size as this package's training view makes them, up to RGB."""
+    """JPEG files to RGB images of the target's size, by this package's training augmentation."""
     torch.set_num_threads(1)
     files = draw_photographs(number, side)
     augmentation = ProductAugmentation((target, target), min_crop_scale=0.9, flip_probability=0.0)
@@ -85,7 +85,7 @@ def titles(number: int) -> dict[str, Any]:
 
 
 def products(number: int, side: int, num_workers: int) -> dict[str, Any]:
-    """Titles and JPEG files to vectors, decoding included; compared are both, side by side."""
+    """Titles and JPEG files to vectors, decoding included; returns both vectors of a product, concatenated."""
     model, processor = build_embedder()
     drawn, files = draw_titles(number), _files(number, side)
     embed_products(model, processor, drawn[:64], files[:64])
@@ -111,10 +111,10 @@ def images(number: int, side: int, num_workers: int) -> dict[str, Any]:
 
 def search(number: int, dim: int, queries: int, candidates: int) -> dict[str, Any]:
     """The 10 nearest of each query by bits in memory, re-scored by vectors in a file."""
-    catalogue, asked = draw_products(number, dim, queries)
+    vectors, asked = draw_products(number, dim, queries)
     with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/vectors.npy", catalogue)
-        del catalogue
+        np.save(f"{folder}/vectors.npy", vectors)
+        del vectors
         index = BinaryIndex(np.load(f"{folder}/vectors.npy", mmap_mode="r"))
         index.search(asked[:20], 10, num_candidates=candidates)
         found, seconds, peak_bytes = measure(lambda: index.search(asked, 10, num_candidates=candidates)[1])
@@ -127,7 +127,7 @@ def search(number: int, dim: int, queries: int, candidates: int) -> dict[str, An
 
 
 def _files(number: int, side: int) -> list[bytes]:
-    """A hundred photographs, over and over: drawing takes longer than embedding, and no side remembers one."""
+    """A hundred photographs, repeated: drawing takes longer than embedding, and neither side caches images."""
     drawn = draw_photographs(min(number, 100), side)
     return [drawn[place % len(drawn)] for place in range(number)]
 

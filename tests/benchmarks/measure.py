@@ -22,7 +22,7 @@ __all__ = ["keep_vectors", "measure", "report"]
 def measure(call: Callable[[], Any], calls: int = 1) -> tuple[Any, float, int]:
     """Return a call's result, its seconds, and by how many bytes it raised the process's resident memory at its peak.
 
-    Memory that was freed before goes back to the system first, so that the call can't hide in it.
+    Memory that was freed before is returned to the system first, so that all memory of the call counts.
 
     Args:
         call: What is measured.
@@ -53,6 +53,6 @@ def keep_vectors(vectors: Any) -> str:
 
 
 def report(works: dict[str, Callable[..., dict[str, Any]]]) -> None:
-    """Do the work that the command line names, with the arguments that it gives as JSON; print its figures as JSON."""
+    """Do the work that the command line names, with the arguments given as JSON; print its measurements as JSON."""
     name, arguments = sys.argv[1:]
     print(json.dumps(works[name](**json.loads(arguments))))

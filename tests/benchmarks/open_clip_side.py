@@ -70,10 +70,10 @@ def step(batch_size: int, stream_size: int) -> dict[str, float]:
 
 
 def decode(number: int, side: int, target: int) -> dict[str, float]:
-    """JPEG files to pictures of the target's size as open_clip's training transform makes them, up to RGB."""
+    """JPEG files to RGB images of the target's size, by open_clip's training transform."""
     torch.set_num_threads(1)
     files = draw_photographs(number, side)
-    # The rest of the transform turns the picture into a tensor and normalises it.
+    # The rest of the transform converts the image to a tensor and normalises it.
     crop, to_rgb, *_ = image_transform(target, is_train=True).transforms
 
     def decode_all() -> None:
@@ -98,7 +98,7 @@ class _RecordingLoss(ClipLoss):
 
 
 class _Loaded:
-    """What open_clip's loop asks of its data, over batches that are in memory already."""
+    """Batches in memory, with the attributes that open_clip's loop reads."""
 
     def __init__(self, batches: list[tuple[torch.Tensor, torch.Tensor]], num_samples: int) -> None:
         self.batches, self.num_samples, self.num_batches = batches, num_samples, len(batches)
@@ -157,7 +157,7 @@ _NAMES_IN_LAYERS = {
 
 
 def _draw(name: str, weight: torch.Tensor) -> torch.Tensor:
-    """Draw the weight that the transformers model has in this one's place."""
+    """Draw the same values as for the corresponding weight of the transformers model."""
     start = next(start for start in _NAMES if name.startswith(start))
     name = _NAMES[start] + name[len(start) :]
     for theirs, ours in _NAMES_IN_LAYERS.items():

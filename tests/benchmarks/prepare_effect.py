@@ -1,9 +1,9 @@
-"""What preparation is worth: the same training on raw offers and on the corpus made of them, equal samples seen.
+"""The effect of preparation: the same training on raw offers and on the prepared corpus, with equal samples seen.
 
     python tests/benchmarks/prepare_effect.py --raw raw.parquet --corpus outputs/corpus --validation validation.parquet
 
 Trains both ways for each seed, by `training/train.py`, and compares the models by `training/report.py`, as heads on
-frozen towers for the five tasks. What is done is kept in `--output`, and not done again.
+frozen towers for the five tasks. Results are kept in `--output`; a second call only computes what is missing.
 """
 
 import argparse
@@ -56,21 +56,21 @@ def main() -> None:
         *(f"{task}:training/configs/tasks/{of}.yaml" for task, of in (name.split(":") for name in TASKS)),
         *("--baseline", *(str(folder) for folder in models.values())),
     )
-    figures: dict[str, dict[str, list[float]]] = {}
+    metrics: dict[str, dict[str, list[float]]] = {}
     for (kind, _), folder in models.items():
         trained = json.loads((folder / "report.json").read_text())["trained"]
         for name in ("text_to_image_recall@1", "image_to_text_recall@1", "text_to_image_recall@10"):
-            figures.setdefault(name, {}).setdefault(kind, []).append(trained[name])
+            metrics.setdefault(name, {}).setdefault(kind, []).append(trained[name])
     measured = json.loads((given.output / "tasks" / "report.json").read_text())  # on the tasks' test splits
     for (kind, _), folder in models.items():
         for row in measured:
             if row["method"] == str(folder) and row["metric"] in SHOWN[row["task"]]:
                 name = f"{row['task']}, {row['modality']}: {row['metric']}"
-                figures.setdefault(name, {}).setdefault(kind, []).append(row["value"])
-    (given.output / "effect.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+                metrics.setdefault(name, {}).setdefault(kind, []).append(row["value"])
+    (given.output / "effect.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(f"| {given.samples:,} samples, {given.seeds} seeds | raw | prepared | difference, per seed |")
     print("|---|---|---|---|")
-    for name, of in figures.items():
+    for name, of in metrics.items():
         raw, prepared = (np.array(of[kind]) for kind in KINDS)
         each = " ".join(f"{difference:+.3f}" for difference in prepared - raw)
         print(f"| {name} | {raw.mean():.3f} | {prepared.mean():.3f} | {each} |")

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from training.corpus.catalogs import Likeness, derive_catalogs
-from training.corpus.duplicates import Drops
+from training.corpus.derive_catalogs import Likeness, derive_catalogs
+from training.corpus.drops import Drops
 from training.corpus.options import PrepareArguments
-from training.corpus.similar import _LARGEST_BUCKET
+from training.corpus.similar_pairs import _LARGEST_BUCKET
 
 TB, GIB = 1e12, 2**30
-FACT_BYTES = 330  # what later steps compare an offer by: hashes, colours, a title of 60 letters, ids
+FACT_BYTES = 330  # an offer's values for later steps: hashes, colours, a title of 60 letters, ids
 MEMBER_BYTES = 150  # an offer in one bucket: two hashes, its title and content
 PER_PART = ("read, clean and examine", "write")  # work that grows with the images, and has no shuffle
 
 
 def bytes_per_drop(number: int = 100_000) -> float:
-    """Return what the main process holds for an offer that is dropped for another one."""
+    """Return the bytes that the main process holds for each dropped offer."""
     tracemalloc.start()
     drops = Drops()
     for row in range(number):
@@ -34,7 +34,7 @@ def bytes_per_drop(number: int = 100_000) -> float:
 
 
 def bytes_per_pair(number: int = 20_000) -> float:
-    """Return what it holds at most for a pair of offers that are alike, while catalogs are derived."""
+    """Return the largest number of bytes that it holds for each similar pair while catalogs are derived."""
     table = pa.table(
         {
             "left": pa.array(range(2**40, 2**40 + 2 * number, 2), pa.uint64()),
@@ -75,7 +75,7 @@ def main() -> None:
     lines = [
         ("read and written: images, four times", f"{4 * images / TB:,.0f} TB"),
         ("kept in `work` meanwhile", f"{images / TB:,.0f} TB"),
-        ("what offers are compared by", f"{number * FACT_BYTES / TB:,.2f} TB"),
+        ("values that offers are compared by", f"{number * FACT_BYTES / TB:,.2f} TB"),
         ("shuffle by id, and by title and pixels", f"{2 * number * 60 / TB:,.2f} TB"),
         ("shuffle into buckets of similar hashes", f"{number * 2 * blocks * MEMBER_BYTES / TB:,.1f} TB"),
         ("offers in a bucket, if hashes were random", f"{bucket:,.0f}; {_LARGEST_BUCKET:,} are compared in full"),
@@ -92,7 +92,7 @@ def main() -> None:
     held = given.dropped_share * per_drop + given.pairs_per_offer * per_pair
     lines += [
         ("held by the main process for an offer that is dropped", f"{per_drop:,.0f} bytes"),
-        ("for a pair of offers that are alike", f"{per_pair:,.0f} bytes"),
+        ("for a pair of similar offers", f"{per_pair:,.0f} bytes"),
         (
             f"for {given.dropped_share:.0%} dropped, {given.pairs_per_offer:g} pairs an offer",
             f"{number * held / GIB:,.0f} GiB",

@@ -1,8 +1,8 @@
-"""How well preparation finds what is wrong with offers: against answers that it has not seen.
+"""How well preparation finds faulty offers and catalogs, measured against labels that it has not seen.
 
-`python tests/benchmarks/prepare_quality.py ANSWERS CORPUS` scores a corpus that `prepare.py` made. ANSWERS is the
-table that it was made of, with the columns that were kept from it: `duplicate_of`, `mismatched` and `catalog_id`. With
-`--hide FILE` it writes that table without them, which is what is to be prepared.
+`python tests/benchmarks/prepare_quality.py ANSWERS CORPUS` scores a corpus that `prepare.py` wrote. ANSWERS is the
+table of its offers with the label columns: `duplicate_of`, `mismatched` and `catalog_id`. `--hide ANSWERS FILE` writes
+the table without these columns, as the input of `prepare.py`.
 """
 
 import argparse
@@ -46,23 +46,23 @@ def main() -> None:
     kept = read(given.corpus / "kept", given.id_column, "catalog_id")
     dropped = read(given.corpus / "dropped", given.id_column, "reason", "kept_instead")
     assert len(kept) + len(dropped) == len(answers), "offers were lost, or are there twice"
-    figures = score_relistings(answers, dropped, given.id_column)
-    figures |= score_mismatches(answers, dropped, given.corpus, given.id_column)
-    figures |= score_catalogs(answers, kept, given.id_column)
-    (given.corpus / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
-    for name, value in figures.items():
+    metrics = score_relistings(answers, dropped, given.id_column)
+    metrics |= score_mismatches(answers, dropped, given.corpus, given.id_column)
+    metrics |= score_catalogs(answers, kept, given.id_column)
+    (given.corpus / "quality.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    for name, value in metrics.items():
         print(f"{name:45} {value if isinstance(value, int) else round(value, 4)}")
 
 
 def score_relistings(answers: dict[Any, Any], dropped: list[dict[str, Any]], id_column: str) -> dict[str, float]:
-    said = {row[id_column]: row["kept_instead"] for row in dropped if "duplicate" in row["reason"]}
-    right = {key: row["duplicate_of"] for key, row in answers.items() if row["duplicate_of"] is not None}
-    found = said.keys() & right.keys()
+    predictions = {row[id_column]: row["kept_instead"] for row in dropped if "duplicate" in row["reason"]}
+    labels = {key: row["duplicate_of"] for key, row in answers.items() if row["duplicate_of"] is not None}
+    found = predictions.keys() & labels.keys()
     return {
-        "relistings": len(right),
-        "relistings: recall": len(found) / max(len(right), 1),
-        "relistings: precision": len(found) / max(len(said), 1),
-        "relistings: the original is named": sum(said[key] == str(right[key]) for key in found),
+        "relistings": len(labels),
+        "relistings: recall": len(found) / max(len(labels), 1),
+        "relistings: precision": len(found) / max(len(predictions), 1),
+        "relistings: the original is named": sum(predictions[key] == str(labels[key]) for key in found),
     }
 
 
@@ -73,37 +73,37 @@ def score_mismatches(
     file = corpus / "work" / "mismatch_scores.npz"
     if not file.is_file():
         return {}
-    said = {row[id_column] for row in dropped if row["reason"] == "mismatched"}
-    right = {key for key, row in answers.items() if row["mismatched"]}
+    predicted = {row[id_column] for row in dropped if row["reason"] == "mismatched"}
+    mismatched = {key for key, row in answers.items() if row["mismatched"]}
     scores = np.load(file)
     rows = pads.dataset(sorted((corpus / "work" / "rows").glob("part-*/*.parquet"))).to_table(columns=["row", "id"])
     ids = dict(zip(rows["row"].to_pylist(), rows["id"].to_pylist(), strict=True))
-    labels = np.array([ids[row] in right for row in scores["row"].tolist()])
-    decided_by = float(-scores["score"][np.argsort(scores["score"])[: len(said)]].max()) if said else None
+    labels = np.array([ids[row] in mismatched for row in scores["row"].tolist()])
+    decided_by = float(-scores["score"][np.argsort(scores["score"])[: len(predicted)]].max()) if predicted else None
     draw_precision_recall(
         {"score": (labels, -scores["score"], decided_by)},
         "Mismatched pairs",
         corpus / "pictures" / "mismatch_quality.png",
     )
     return {
-        "mismatches": len(right),
-        "mismatches: dropped": len(said),
-        "mismatches: recall": len(said & right) / max(len(right), 1),
-        "mismatches: precision": len(said & right) / max(len(said), 1),
+        "mismatches": len(mismatched),
+        "mismatches: dropped": len(predicted),
+        "mismatches: recall": len(predicted & mismatched) / max(len(mismatched), 1),
+        "mismatches: precision": len(predicted & mismatched) / max(len(predicted), 1),
         "mismatches: average precision": average_precision_score(labels, -scores["score"]),
     }
 
 
 def score_catalogs(answers: dict[Any, Any], kept: list[dict[str, Any]], id_column: str) -> dict[str, float]:
-    right = np.unique([answers[row[id_column]]["catalog_id"] for row in kept], return_inverse=True)[1]
+    labels = np.unique([answers[row[id_column]]["catalog_id"] for row in kept], return_inverse=True)[1]
     alone = iter(range(-len(kept), 0))
-    said = np.array([next(alone) if row["catalog_id"] is None else row["catalog_id"] for row in kept])
-    # Ordered pairs: apart in both, together in what was said alone, in the answers alone, in both.
-    (_, wrong), (missed, found) = pair_confusion_matrix(right, np.unique(said, return_inverse=True)[1])
+    predictions = np.array([next(alone) if row["catalog_id"] is None else row["catalog_id"] for row in kept])
+    # Ordered pairs: apart in both, together in the predictions alone, in the labels alone, in both.
+    (_, wrong), (missed, found) = pair_confusion_matrix(labels, np.unique(predictions, return_inverse=True)[1])
     return {
         "catalogs: pairwise precision": float(found / max(found + wrong, 1)),
         "catalogs: pairwise recall": float(found / max(found + missed, 1)),
-        "catalogs: largest": int(np.unique(said, return_counts=True)[1].max()),
+        "catalogs: largest": int(np.unique(predictions, return_counts=True)[1].max()),
     }
 
 

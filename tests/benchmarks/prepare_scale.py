@@ -121,7 +121,7 @@ def main() -> None:
     if run.returncode:
         raise subprocess.CalledProcessError(run.returncode, command)
     report = json.loads((given.output / "corpus" / "report.json").read_text())
-    figures = {
+    metrics = {
         "offers": given.offers,
         "image_side": given.image_side,
         "cores": os.cpu_count(),
@@ -135,8 +135,8 @@ def main() -> None:
         "dropped": report["dropped"],
         "catalogs": report["catalogs"]["derived"],
     }
-    (given.output / "scale.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(figures, indent=2))
+    (given.output / "scale.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(metrics, indent=2))
 
 
 if __name__ == "__main__":

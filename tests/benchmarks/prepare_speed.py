@@ -22,12 +22,12 @@ import pyarrow as pa
 from daft import DataType, Series, col
 
 from training.corpus.image_facts import ImageLimits, examine_image
-from training.corpus.inputs import plan_parts
 from training.corpus.options import PrepareArguments
-from training.corpus.read import prepare_part
-from training.corpus.runner import use_engine
+from training.corpus.plan_parts import plan_parts
+from training.corpus.read_offers import prepare_part
 from training.corpus.sandbox import in_process
 from training.corpus.title_rules import clean_title, load_title_rules, title_key
+from training.data.parallel import use_engine
 
 RULES = "training/configs/title_rules.yaml"
 
@@ -139,19 +139,19 @@ def main() -> None:
     datasets.disable_progress_bars()
     use_engine("native")
     offers = daft.read_parquet(given.input).count_rows()
-    figures = {}
+    metrics = {}
     for step in ("titles", "images", "both"):
         timed(by_daft, step, given.input)  # what a process does once
         turns = [(timed(by_daft, step, given.input), timed(by_map, step, given.input)) for _ in range(given.turns)]
         ours, theirs = (statistics.median(seconds) for seconds in zip(*turns, strict=True))
-        figures[step] = {
+        metrics[step] = {
             "offers_per_second_and_core": round(offers / ours / 2),
             "datasets_map": round(offers / theirs / 2),
             "ratio": round(theirs / ours, 2),
         }
-        print(f"{step}: {figures[step]}", flush=True)
+        print(f"{step}: {metrics[step]}", flush=True)
     given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    given.output.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

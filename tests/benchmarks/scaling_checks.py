@@ -36,12 +36,12 @@ def _check_loss() -> None:
     print("| B | loss | 8 B^2 d operations at | share of that | memory | by the model |")
     print("|--:|--:|--:|--:|--:|--:|")
     for batch_size in (2048, 4096, 8192, 16384, 32768):
-        figures = _run("loss", {"batch_size": batch_size, "dim": DIM})
-        rate = loss_operations(batch_size, batch_size) / figures["seconds"]
+        measured = _run("loss", {"batch_size": batch_size, "dim": DIM})
+        rate = loss_operations(batch_size, batch_size) / measured["seconds"]
         predicted = loss_bytes(batch_size, batch_size, _CPU_TILE)
         print(
-            f"| {batch_size:,} | {figures['seconds']:.2f} s | {rate / 1e9:.0f} GFLOP/s | {rate / peak:.0%} "
-            f"| {figures['peak_bytes'] / GIB:.3f} GiB | {predicted / GIB:.3f} GiB |",
+            f"| {batch_size:,} | {measured['seconds']:.2f} s | {rate / 1e9:.0f} GFLOP/s | {rate / peak:.0%} "
+            f"| {measured['peak_bytes'] / GIB:.3f} GiB | {predicted / GIB:.3f} GiB |",
             flush=True,
         )
 

@@ -114,7 +114,7 @@ _TILE = 8192
 def loss_operations(own_rows: int, batch_size: int, dim: int = DIM) -> int:
     """Return operations of the loss on one rank: four products of `own_rows x dim x batch_size`, two operations each.
 
-    Similarities in both sweeps, and the gradients of both sides in the second.
+    Similarities in both sweeps, and the gradients of both modalities in the second.
     """
     return 8 * own_rows * batch_size * dim
 
@@ -143,7 +143,7 @@ def predict(batch_size: int, num_gpus: int, gpu: Gpu = GPU, towers: tuple[Tower,
     parameters = sum(tower.parameters for tower in towers)
     graph = sum(tower.graph_bytes for tower in towers)
     loss_memory = loss_bytes(own_rows, batch_size, _TILE)
-    # What the batch leaves of the memory holds graphs; one stream's room is needed by those that are not kept.
+    # Graphs take the memory that the batch leaves; streams whose graphs are not kept need room for one graph.
     room = _USABLE * gpu.memory - _STATE_BYTES * parameters - loss_memory
     fits = room / graph
     kept = 1.0 if fits >= own_rows else max(0.0, (fits - _STREAM) / own_rows)
@@ -203,9 +203,9 @@ def print_predictions() -> None:
 
 
 def main() -> None:
-    """Print the model's tables, and check it where asked to."""
+    """Print the model's tables; with `--measure` compare it with measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", action="store_true", help="check the model against this machine (minutes)")
+    parser.add_argument("--measure", action="store_true", help="compare the model with measurements here (minutes)")
     arguments = parser.parse_args()
     print_predictions()
     if arguments.measure:

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/search_scale.py
 
-Vectors of 256 numbers are drawn around 500 centres (kinds of products), from which they differ in 24 directions (what
-products of a kind differ in) and a little in all; they are written and indexed as the demo does it. Queries are
-further vectors of the same kind. What is found is compared with the exact
-answer. Ends with an error if the 95th percentile of the time to an answer is above 50 ms, or recall@10 below 0.98.
+Vectors of 256 values are drawn around 500 centres (kinds of products), from which they differ in 24 directions (as
+products of a kind do) and a little in all; they are written and indexed as in the demo. Queries are more vectors of
+the same distribution. The answers are compared with the exact ones. Ends with an error if the 95th percentile of the
+time to an answer is above 50 ms, or recall@10 below 0.98.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def clustered_vectors(num_rows: int, width: int, seed: int) -> np.ndarray:
     """
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((NUM_CENTRES, width), dtype=np.float32)
-    # As long, together, as half of what tells kinds apart.
+    # Their total length is half the distance between kinds.
     directions = rng.standard_normal((NUM_DIRECTIONS, width), dtype=np.float32) * (0.5 / NUM_DIRECTIONS) ** 0.5
     rng = np.random.default_rng([1, seed])
     vectors = centres[rng.integers(NUM_CENTRES, size=num_rows)]
@@ -53,7 +53,7 @@ def clustered_vectors(num_rows: int, width: int, seed: int) -> np.ndarray:
 
 
 def record_batches(vectors: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """Make rows of vectors: a title, a colour, no picture."""
+    """Make rows of vectors: a title, a colour, no image."""
     schema = product_schema(vectors.shape[1])
     for start in tqdm(range(0, len(vectors), _BATCH), desc="writing", disable=None):
         block = vectors[start : start + _BATCH]
@@ -97,7 +97,7 @@ def measure(table: lancedb.table.Table, vectors: np.ndarray, queries: np.ndarray
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the table, ask it, print, and tell whether it is as fast and as right as stated."""
+    """Build the table, ask it, print, and return 0 if time and recall are as stated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_products", type=int, default=200_000)
     parser.add_argument("--width", type=int, default=256, help="numbers in a vector")
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     vectors = clustered_vectors(arguments.num_products, arguments.width, seed=0)
     queries = clustered_vectors(arguments.num_queries, arguments.width, seed=1)
-    figures: dict[str, dict] = {}
+    metrics: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
         schema = product_schema(arguments.width)
         table = lancedb.connect(folder).create_table("products", data=record_batches(vectors), schema=schema)
@@ -116,20 +116,20 @@ def main(argv: list[str] | None = None) -> int:
         seconds = time.perf_counter() - started
         for query in queries[:20]:  # reads the index into memory
             nearest_rows(table, query, NUM_NEAREST)
-        figures["of any colour"] = measure(table, vectors, queries, None)
-        figures["of one colour in five"] = measure(table, vectors, queries, COLOURS[0])
+        metrics["of any colour"] = measure(table, vectors, queries, None)
+        metrics["of one colour in five"] = measure(table, vectors, queries, COLOURS[0])
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(
         f"{len(vectors):,} products of {arguments.width} numbers, {size / 2**20:.0f} MiB; indexed in {seconds:.0f} s"
     )
     good = True
-    for name, one in figures.items():
+    for name, one in metrics.items():
         good &= one["recall"] >= MIN_RECALL and one["milliseconds_95"] <= MAX_MILLISECONDS
         print(
             f"{name:24} recall@{NUM_NEAREST} {one['recall']:.4f}   median {one['milliseconds_median']:.1f} ms   "
             f"95th percentile {one['milliseconds_95']:.1f} ms"
         )
-    told = {"num_products": len(vectors), "width": arguments.width, "index_seconds": seconds, **figures}
+    told = {"num_products": len(vectors), "width": arguments.width, "index_seconds": seconds, **metrics}
     write_json(told, arguments.output)
     stated = f"stated: recall at least {MIN_RECALL}, 95th percentile at most {MAX_MILLISECONDS:.0f} ms"
     print(f"{stated}: {'held' if good else 'missed'}")

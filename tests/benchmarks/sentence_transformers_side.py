@@ -16,14 +16,14 @@ from modeling_eclip import EClipModel
 
 
 class _Embedder(torch.nn.Module):
-    """The towers as a module of sentence-transformers: titles or pictures in, embeddings out."""
+    """The towers as a module of sentence-transformers: titles or images in, embeddings out."""
 
     def __init__(self, model: EClipModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Embed whichever the features are of."""
+        """Embed titles or images."""
         if "pixel_values" in features:
             output = self.model.get_image_features(pixel_values=features["pixel_values"])
         else:
@@ -77,13 +77,13 @@ def titles(number: int, batch_size: int) -> dict[str, Any]:
 
 
 def images(number: int, side: int, batch_size: int) -> dict[str, Any]:
-    """JPEG files to vectors by `encode`, which takes pictures that Pillow has opened."""
+    """JPEG files to vectors by `encode`, which takes Pillow images."""
     encoder = _encoder()
     files = draw_photographs(min(number, 100), side)
 
     def encode(rows: int) -> Any:
-        pictures = [Image.open(io.BytesIO(files[place % len(files)])) for place in range(rows)]
-        return encoder.encode(pictures, batch_size=batch_size)
+        images = [Image.open(io.BytesIO(files[place % len(files)])) for place in range(rows)]
+        return encoder.encode(images, batch_size=batch_size)
 
     encode(32)
     found, seconds, peak_bytes = measure(lambda: encode(number))

@@ -21,9 +21,9 @@ _MODULES = {
 
 
 def missing_module(peer: str, interpreter: str | None) -> str | None:
-    """Return why a peer can't be run, or nothing."""
+    """Return why a peer cannot be run, or `None`."""
     if interpreter is None:
-        return "name an interpreter that has it by PEER_PYTHON"
+        return "set PEER_PYTHON to an interpreter that has it"
     found = subprocess.run(
         [interpreter, "-c", f"import {_MODULES[peer]}"], capture_output=True, text=True, check=False
     )
@@ -38,7 +38,7 @@ def run_side(
     Args:
         interpreter: Its Python.
         script: The side's script in this folder.
-        function: The work that it shall do.
+        function: Name of the work.
         arguments: The work's arguments.
         threads: Threads of torch.
 
@@ -65,12 +65,12 @@ def run_side(
         raise RuntimeError(f"{script} {function} {arguments} failed:\n{run.stderr}")
     passed = [after - start for after, start in zip(_busy_seconds(), before, strict=True)]
     busy_of_all, busy_of_ours, elapsed = passed
-    figures = json.loads(run.stdout.splitlines()[-1])
-    return figures | {"busy": max(0.0, busy_of_all - busy_of_ours) / elapsed}
+    measured = json.loads(run.stdout.splitlines()[-1])
+    return measured | {"busy": max(0.0, busy_of_all - busy_of_ours) / elapsed}
 
 
 def _busy_seconds() -> tuple[float, float, float]:
-    """Return seconds that the cores have worked, those of them for our children, and those that there were."""
+    """Return seconds that all cores were busy, that they were busy for our children, and that passed on all cores."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     tick = 1 / os.sysconf("SC_CLK_TCK")
     idle = fields[3] + fields[4]

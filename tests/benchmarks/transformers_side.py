@@ -44,8 +44,8 @@ def products(number: int, side: int, batch_size: int) -> dict[str, Any]:
         found = []
         for start in range(0, rows, batch_size):
             places = range(start, min(start + batch_size, rows))
-            pictures = [Image.open(io.BytesIO(files[place % len(files)])).convert("RGB") for place in places]
-            inputs = dict(processor.image_processor(pictures, return_tensors="pt"))
+            images = [Image.open(io.BytesIO(files[place % len(files)])).convert("RGB") for place in places]
+            inputs = dict(processor.image_processor(images, return_tensors="pt"))
             inputs |= processor.tokenizer(
                 [drawn[place] for place in places],
                 padding=True,

@@ -1,4 +1,4 @@
-"""What both sides of a benchmark work on: made from seeds, so that each side makes the same in its own process.
+"""The data of the benchmarks, drawn from seeds, so that each side draws the same in its own process.
 
 Needs torch, numpy and Pillow only.
 """
@@ -23,7 +23,7 @@ __all__ = [
     "draw_weight",
 ]
 
-# The same shape for both towers of CLIP, small enough for 2 cores; 50 tokens per picture, as in ViT-B/32.
+# The same shape for both towers of CLIP, small enough for 2 cores; 50 tokens per image, as in ViT-B/32.
 TOWER = {"width": 128, "layers": 6, "heads": 2, "image_size": 112, "patch_size": 16, "projection_dim": 128}
 VOCAB_SIZE = 8192
 CONTEXT_LENGTH = 77
@@ -38,7 +38,7 @@ def draw_embeddings(batch_size: int, dim: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def draw_offers(batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return a batch of titles of 20 tokens in the mean, and of pictures.
+    """Return a batch of titles of 20 tokens in the mean, and of images.
 
     Lengths are log-normal (standard deviation of the logarithm 0.4, so that nine in ten lie between 9 and 36), from 4
     to the 77 tokens that CLIP has room for; the last token is the end of the title.
@@ -59,7 +59,7 @@ def draw_offers(batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def draw_weight(name: str, shape: Sequence[int]) -> torch.Tensor:
-    """Return a weight that depends on its name alone, under which both sides know it (transformers' name of it)."""
+    """Return a weight that depends only on its name in transformers, which both sides use."""
     if "norm" in name or "layrnorm" in name:
         return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
     if name.endswith("bias"):
@@ -69,7 +69,7 @@ def draw_weight(name: str, shape: Sequence[int]) -> torch.Tensor:
 
 
 def draw_titles(number: int) -> list[str]:
-    """Return titles of words that a seed makes up, as long as those of `draw_offers`: 20 words in the mean."""
+    """Return titles of words from a seed, as long as those of `draw_offers`: 20 words in the mean."""
     rng = np.random.default_rng(3)
     syllables = [first + second for first in "bdfgklmnprst" for second in "aeiou"]
     words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(2000)]
@@ -78,14 +78,14 @@ def draw_titles(number: int) -> list[str]:
 
 
 def draw_products(number: int, dim: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return vectors of unit length as a catalogue's are: kinds within departments, products within kinds.
+    """Return vectors of unit length as those of products: kinds within departments, products within kinds.
 
     Every level is normal about the one above; directions differ in how much they vary (as rank to the power of -0.5,
     as the spectra of trained embeddings fall), in a random rotation, and all share a mean, as vectors of one modality
-    do. Queries are noisy versions of products that are not in the catalogue themselves, from the same kinds.
+    do. Queries are noisy versions of products that are not among the vectors themselves, from the same kinds.
 
     Returns:
-        The catalogue, float32 of shape `(number, dim)`, and queries, float32 of shape `(queries, dim)`.
+        The vectors, float32 of shape `(number, dim)`, and queries, float32 of shape `(queries, dim)`.
     """
     rng = np.random.default_rng(4)
     spectrum = np.arange(1, dim + 1) ** -0.5
@@ -104,10 +104,10 @@ def draw_products(number: int, dim: int, queries: int) -> tuple[np.ndarray, np.n
 
 
 def draw_photographs(number: int, side: int) -> list[bytes]:
-    """Return JPEG files (quality 85, 4:2:0) of square pictures whose spectrum falls as that of photographs does.
+    """Return JPEG files (quality 85, 4:2:0) of square images whose spectrum falls as that of photographs does.
 
-    They take 2 bits per pixel, as photographs of that quality do, and so cost a decoder as much; a drawing or plain
-    noise would not.
+    They take 2 bits per pixel, as photographs of that quality do, and so take as long to decode; drawings or noise do
+    not.
     """
     rng = np.random.default_rng(2)
     frequencies = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])

@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import re
+import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, TRANSFORMER, VIT
+from conftest import ROOT, TRANSFORMER, VIT, WITHOUT_PACKAGE
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, ViTImageProcessorPil
 
@@ -35,6 +37,26 @@ def test_every_example_fits_on_a_page_and_is_run_here():
     assert names == {"continue_from_clip", "embed", "export", "search", "with_sentence_transformers"} | tasks | trained
     for name in names:
         assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60, name
+
+
+def test_examples_need_the_installed_package_alone():
+    for path in (*EXAMPLES.rglob("*.py"), EXAMPLES / "first_steps.ipynb"):
+        assert not re.search(r"^[\s\"]*(from|import) training\b", path.read_text(encoding="utf-8"), re.MULTILINE), path
+
+
+@pytest.mark.parametrize("name", ["embed", "classify", "cluster", "lora_matching"])
+def test_examples_run_elsewhere_without_the_training_folder(checkpoint, tmp_path, name):
+    more = {"embed": [], "classify": [str(tmp_path / "head")], "cluster": [str(tmp_path / "groups.png")]}
+    script = WITHOUT_PACKAGE.replace('"modeling_eclip", ', "") + (
+        "import runpy\n"
+        "example = runpy.run_path(sys.argv[1])\n"
+        "settings = {'num_offers': 200} if 'num_offers' in example['main'].__annotations__ else {}\n"
+        "example['main'](*sys.argv[2:], **settings)\n"
+    )
+    command = [sys.executable, "-c", script, str(EXAMPLES / f"{name}.py"), checkpoint, *more.get(name, [])]
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def save_checkpoint(folder, tokenizer=None):
@@ -166,11 +188,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(set(ids)) == len(ids) and set(notebook) == {"cells", "metadata", "nbformat", "nbformat_minor"}
-    # A copy of the clone, as far as the notebook looks: what it writes stays there.
-    (tmp_path / "training").mkdir()
-    (tmp_path / "training" / "train.py").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*sys.path])
     names = {}
     for cell in notebook["cells"]:
         assert cell.keys() == {"cell_type", "id", "metadata", "source"} | (

@@ -1,5 +1,6 @@
 """To the Hub and back over real HTTP: what goes up, what its card says, who may load it, and what a stranger gets."""
 
+import errno
 import json
 import os
 import re
@@ -30,10 +31,11 @@ from modeling_eclip import (
 from modeling_eclip.hub.model_card import GENERATED, build_model_card
 from training.arguments.groups import CardArguments, DataArguments, FinetuneArguments, TrainArguments
 from training.engine.build import build_model, build_processor
-from training.finetune import finetune
 from training.hub.card_facts import checkpoint_facts
 from training.publish import main as publish
-from training.tasks.heads import TASK_HEADS, load_head
+from training.tasks.finetuning import finetune
+from training.tasks.heads import load_head
+from training.tasks.registry import TASKS
 from training.train import train
 
 TITLES = ["a red shoe", "blue shirt, size M"]
@@ -79,8 +81,8 @@ def checkpoint(parts, tmp_path):
     folder = tmp_path / "checkpoint"
     for part in parts:
         part.save_pretrained(folder)
-    figures = {"samples": 64, "text_to_image_recall@1": 0.5, "chance@1": 0.01}
-    report = {"trained": figures, "untrained": {**figures, "text_to_image_recall@1": 0.125}, "samples": 64}
+    metrics = {"samples": 64, "text_to_image_recall@1": 0.5, "chance@1": 0.01}
+    report = {"trained": metrics, "untrained": {**metrics, "text_to_image_recall@1": 0.125}, "samples": 64}
     (folder / "report.json").write_text(json.dumps(report))
     (folder / "arguments.json").write_text(json.dumps({"validation_data": ["/data/shop/validation.parquet"]}))
     shutil.copy(ROOT / "training" / "figures" / "memory.png", folder / "history.png")
@@ -174,14 +176,14 @@ def test_a_stranger_loads_what_was_published_and_again_without_network(hub, part
     later = EClipModel.from_pretrained(checkpoint)
     with torch.no_grad():
         later.text_projection.weight.neg_()
-    later.push_to_hub("someone/eclip", revision="draft", token="hf_someone")
+    push_to_hub(later, "someone/eclip", revision="draft", token="hf_someone")
     with torch.no_grad():
         later.text_projection.weight[0].neg_()
-    later.push_to_hub("someone/eclip")
+    push_to_hub(later, "someone/eclip")
     torch.manual_seed(0)
     head = EClipForCategoryClassification.from_pretrained("someone/eclip", category_paths=PATHS)
-    head.push_to_hub("someone/head")
-    processor.push_to_hub("someone/head")
+    push_to_hub(head, "someone/head")
+    push_to_hub(processor, "someone/head")
     adapted = EClipForCategoryClassification.from_pretrained("someone/eclip", category_paths=PATHS)
     lora = peft.LoraConfig(
         target_modules=r"eclip\.text_model\..*(query|value)",
@@ -190,7 +192,7 @@ def test_a_stranger_loads_what_was_published_and_again_without_network(hub, part
     )
     adapted = peft.get_peft_model(adapted, lora)
     push_to_hub(adapted, "someone/adapters")
-    processor.push_to_hub("someone/adapters")
+    push_to_hub(processor, "someone/adapters")
 
     home, shoe = tmp_path / "home", processor(text=TITLES[:1], return_tensors="pt")
     repos = "someone/eclip,someone/head"
@@ -281,7 +283,7 @@ def test_what_is_not_known_is_not_said(checkpoint):
     card = build_model_card(json.loads((checkpoint / "config.json").read_text()), "someone/eclip", CardFacts())
     assert not card.data.to_dict().keys() & {"license", "model-index", "datasets", "base_model", "model_name"}
     assert "licence of the weights is not stated" in card.text
-    assert "No figures are stated." in card.text
+    assert "No metrics are stated." in card.text
 
 
 def test_a_model_of_the_hub_that_is_not_there_is_no_base_model(hub, checkpoint, caplog):
@@ -321,7 +323,7 @@ def test_an_interrupted_upload_is_repeated_without_sending_all_again(hub, checkp
         assert hub.repositories["someone/eclip"].head().keys() == {".gitattributes"}, "half a push is there"
     publish([str(checkpoint), "someone/eclip"])
     assert "config.json" in hub.repositories["someone/eclip"].head()
-    # The weights and the picture; the dropped one was begun twice.
+    # The weights and the plot; the dropped one was begun twice.
     assert hub.count("PUT", "storage") == 2 + (fault == "dropped")
     assert len(hub.objects) == 2
     assert not hub.faults
@@ -330,7 +332,7 @@ def test_an_interrupted_upload_is_repeated_without_sending_all_again(hub, checkp
 def test_weights_of_an_earlier_push_are_not_loaded_again(hub, parts, checkpoint):
     _, processor = parts
     model = EClipModel.from_pretrained(checkpoint)
-    model.push_to_hub("someone/eclip")
+    push_to_hub(model, "someone/eclip")
     repository = hub.repositories["someone/eclip"]
     theirs = {"model-old.safetensors": b"theirs", "notes.md": b"theirs", "onnx.bin": b"theirs"}
     repository.commit("main", repository.head() | theirs)
@@ -339,7 +341,7 @@ def test_weights_of_an_earlier_push_are_not_loaded_again(hub, parts, checkpoint)
         with torch.no_grad():
             model.text_projection.weight[0].neg_()
         commits = len(repository.commits)
-        model.push_to_hub("someone/eclip", **kwargs)
+        push_to_hub(model, "someone/eclip", **kwargs)
         assert len(repository.commits) == commits + 1, "a commit in between has no whole model"
         loaded = AutoModel.from_pretrained("someone/eclip")
         assert torch.equal(embed(loaded, processor), embed(model.eval(), processor))
@@ -356,15 +358,42 @@ def test_weights_of_an_earlier_push_are_not_loaded_again(hub, parts, checkpoint)
     assert {"adapter_model.safetensors", "model.safetensors"} <= repository.head().keys()
     assert changed_and_pushed() == {"model.safetensors", "model-old.safetensors"}
     assert "adapter_config.json" not in repository.head()
-    processor.push_to_hub("someone/eclip")
+    push_to_hub(processor, "someone/eclip")
     assert theirs.items() <= repository.head().items() and "model.safetensors" in repository.head()
+
+
+@pytest.mark.parametrize("same_disk", [True, False])
+def test_weights_are_sent_without_a_copy_and_the_folder_stays_as_it_is(hub, checkpoint, monkeypatch, same_disk):
+    def no_link(*paths):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def upload_folder(api, *, folder_path, **settings):
+        sent.append((folder_path / "model.safetensors").samefile(checkpoint / "model.safetensors"))
+        return upload(api, folder_path=folder_path, **settings)
+
+    upload, sent = hf_api.HfApi.upload_folder, []
+    monkeypatch.setattr(hf_api.HfApi, "upload_folder", upload_folder)
+    if not same_disk:
+        monkeypatch.setattr(os, "link", no_link)
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()}
+    publish([str(checkpoint), "someone/eclip"])
+    assert sent == [True]
+    files = hub.repositories["someone/eclip"].head()
+    assert all(files[name] == before[name] for name in ("model.safetensors", "tokenizer.json", "history.png"))
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()} == before
+
+
+def test_a_change_is_proposed_to_the_main_branch_alone(hub, checkpoint):
+    with pytest.raises(SystemExit, match="`revision` is 'draft'; give one of both"):
+        publish([str(checkpoint), "someone/eclip", "--create_pr", "--revision", "draft"])
+    assert hub.repositories == {}
 
 
 def test_gated_and_private_repositories_give_the_hubs_own_errors(hub, parts, tmp_path, monkeypatch):
     model, processor = parts
     for repo, private in (("someone/private", True), ("someone/gated", False)):
-        model.push_to_hub(repo, private=private)
-        processor.push_to_hub(repo)
+        push_to_hub(model, repo, private=private)
+        push_to_hub(processor, repo)
     hub.repositories["someone/gated"].gated = True
     for user in (None, "other"):
         use(hub, monkeypatch, tmp_path / f"cache-{user}", user)
@@ -378,7 +407,7 @@ def test_gated_and_private_repositories_give_the_hubs_own_errors(hub, parts, tmp
                     cause = cause.__cause__ or cause.__context__
                 assert expected in causes, (user, auto_class, repo, causes)
     with pytest.raises(HfHubHTTPError, match="403"):
-        model.push_to_hub("someone/eclip")  # `other` writes to what is not theirs
+        push_to_hub(model, "someone/eclip")  # `other` writes to what is not theirs
     use(hub, monkeypatch, tmp_path / "cache-owner", "someone")
     for repo in ("someone/gated", "someone/private"):
         loaded = AutoModel.from_pretrained(repo)
@@ -393,7 +422,7 @@ def test_a_card_that_the_hub_refuses_stops_the_push_before_anything_is_sent(hub,
 
 
 def test_what_shall_be_private_is_not_published_where_everybody_sees_it(hub, parts, checkpoint):
-    parts[1].push_to_hub("someone/eclip")
+    push_to_hub(parts[1], "someone/eclip")
     before = hub.repositories["someone/eclip"].head()
     with pytest.raises(SystemExit, match="'someone/eclip' is there already and public; make it private by"):
         publish([str(checkpoint), "someone/eclip", "--private"])
@@ -411,12 +440,12 @@ def test_data_whose_name_is_in_other_letters_has_a_type(hub, checkpoint):
 
 def test_a_card_that_somebody_has_written_stays(hub, parts, checkpoint):
     model, processor = parts
-    processor.push_to_hub("someone/eclip")
+    push_to_hub(processor, "someone/eclip")
     assert "A processor of e-CLIP" in metadata(hub, "someone/eclip").text
-    model.push_to_hub("someone/eclip", tags=["shoes"])  # says more than the processor's
+    push_to_hub(model, "someone/eclip", tags=["shoes"])  # says more than the processor's
     assert "An e-CLIP model" in metadata(hub, "someone/eclip").text
     assert "shoes" in metadata(hub, "someone/eclip").data.tags
-    processor.push_to_hub("someone/eclip")
+    push_to_hub(processor, "someone/eclip")
     assert "An e-CLIP model" in metadata(hub, "someone/eclip").text
     ours = str(metadata(hub, "someone/eclip")).replace(GENERATED, "") + "Mind the laces.\n"
     repository = hub.repositories["someone/eclip"]
@@ -510,8 +539,8 @@ def test_training_publishes_what_it_leaves(hub, tmp_path):
     train(MODEL, DATA, TrainArguments(output_dir=str(tmp_path / "shoes"), hub_private=True, **settings))
     assert hub.repositories["someone/shoes"].private
     card = metadata(hub, "someone/shoes")
-    assert {result.dataset_name for result in card.data.eval_results} == {"drawn catalogue"}
-    assert "| drawn catalogue | apache-2.0 |" in card.text
+    assert {result.dataset_name for result in card.data.eval_results} == {"drawn products"}
+    assert "| drawn products | apache-2.0 |" in card.text
     assert "history.png" in hub.repositories["someone/shoes"].head()
     loaded = AutoModel.from_pretrained("someone/shoes")
     local = EClipModel.from_pretrained(tmp_path / "shoes")
@@ -521,7 +550,7 @@ def test_training_publishes_what_it_leaves(hub, tmp_path):
 
 def test_fine_tuning_publishes_adapters_of_a_published_checkpoint(hub, parts, tmp_path):
     for part in parts:
-        part.push_to_hub("someone/eclip")
+        push_to_hub(part, "someone/eclip")
     model = replace(MODEL, checkpoint="someone/eclip", lora_rank=2)
     settings = {"num_epochs": 1.0, "batch_size": 16, "push_to_hub": True, "hub_model_id": "someone/adapters"}
     folder = tmp_path / "adapters"
@@ -554,12 +583,12 @@ def test_adapters_of_a_checkpoint_that_nobody_has_are_refused(hub, parts, checkp
     assert written["base_model_name_or_path"] == "someone/eclip"
 
 
-def test_saving_may_publish_and_adapters_of_transformers_own_kind_too(hub, parts, checkpoint, tmp_path):
-    EClipModel.from_pretrained(checkpoint).save_pretrained(tmp_path / "shoes", push_to_hub=True)
+def test_adapters_that_transformers_has_added_are_published(hub, parts, checkpoint):
+    push_to_hub(EClipModel.from_pretrained(checkpoint), "someone/shoes")
     assert "An e-CLIP model" in metadata(hub, "someone/shoes").text
     model = EClipModel.from_pretrained("someone/shoes")
     model.add_adapter(peft.LoraConfig(target_modules=["query"], init_lora_weights=False))
-    model.push_to_hub("someone/adapters", facts=CardFacts(base_models=["someone/shoes"]))
+    push_to_hub(model, "someone/adapters", facts=CardFacts(base_models=["someone/shoes"]))
     assert "model.safetensors" not in hub.repositories["someone/adapters"].head()
     names = {}
     exec(re.findall(r"```python\n(.*?)```", metadata(hub, "someone/adapters").text, flags=re.DOTALL)[1].replace(
@@ -572,10 +601,10 @@ def test_saving_may_publish_and_adapters_of_transformers_own_kind_too(hub, parts
 
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
 def test_every_class_has_a_card_that_the_hub_takes(modality):
-    figures = [MetricValue("accuracy", 0.5, "someone/offers", "test")]
-    for name in ("EClipModel", *TASK_HEADS.values()):
+    metrics = [MetricValue("accuracy", 0.5, "someone/offers", "test")]
+    for name in ("EClipModel", *(task.head_class.__name__ for task in TASKS.values())):
         config = EClipConfig(modality=modality, architectures=[name]).to_dict()
-        card = build_model_card(config, "someone/eclip", CardFacts(license="mit", figures=figures))
+        card = build_model_card(config, "someone/eclip", CardFacts(license="mit", metrics=metrics))
         assert card_errors(str(card)) == [], name
         assert ModelCard(str(card)).data.eval_results[0].metric_value == 0.5
         for block in re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL):

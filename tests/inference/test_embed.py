@@ -1,4 +1,4 @@
-"""Many products at once: the vectors of each alone, in the order given, whatever the batches."""
+"""Many products at once: the vectors of each alone, in the order given, with any batches."""
 
 import io
 
@@ -31,7 +31,7 @@ def build(text="bert", vision="vit", **fields):
 
 
 def photographs(number):
-    """Pictures that are in the short way's reach: uncompressed, and of the tower's own size."""
+    """Images for the fast path: uncompressed, and of the tower's own size."""
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(number)]
 
@@ -78,7 +78,7 @@ def test_vectors_are_those_of_each_alone(text):
     for sizes in ({}, {"token_budget": 1, "image_batch_size": 1}, {"token_budget": 25, "image_batch_size": 3}):
         found = embed_products(model, processor, TITLES, images, **sizes)
         torch.testing.assert_close(found["text_embeds"], expected[0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(found["image_embeds"], expected[1], rtol=0, atol=2e-3)  # the short way's rounding
+        torch.testing.assert_close(found["image_embeds"], expected[1], rtol=0, atol=2e-3)  # rounding of the fast path
 
 
 def test_batches_and_workers_change_nothing():
@@ -123,10 +123,10 @@ def test_a_model_in_training_is_left_so_and_does_not_drop_out():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_unusable_picture_is_named(num_workers):
+def test_an_unusable_image_is_named(num_workers):
     model, processor = build()
     images = [*photographs(3), b"no picture"]
-    with pytest.raises(ProductImageError, match=r"^images\[3\]: .*not a picture") as error:
+    with pytest.raises(ProductImageError, match=r"^images\[3\]: .*not an image") as error:
         embed_products(model, processor, images=images, image_batch_size=2, num_workers=num_workers)
     assert error.value.reason == "not_an_image"
 

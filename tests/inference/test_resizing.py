@@ -30,6 +30,6 @@ def test_pixels_are_those_of_pillow(resample, size, extent):
     assert difference.mean() < 0.25
 
 
-def test_a_picture_of_the_right_size_stays_as_it_is():
+def test_an_image_of_the_right_size_stays_as_it_is():
     pixels = photograph(20, 30)
     assert (resize_pixels(pixels, (20, 30)).permute(1, 2, 0).numpy() == pixels).all()

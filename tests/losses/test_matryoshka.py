@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from conftest import make_config, make_inputs
+from conftest import assert_same_gradients, make_config, make_inputs, naive_loss, unit_rows
 from huggingface_hub.errors import StrictDataclassError
-from test_losses import naive_loss, unit_rows
 
 from modeling_eclip import EClipModel, MultiStreamAccumulation, contrastive_loss, matryoshka_loss, truncate_embeds
 
@@ -76,8 +75,7 @@ def test_streams_give_the_gradients_of_the_whole_batch():
     model.zero_grad()
     loss = MultiStreamAccumulation(model, stream_size=2, keep_graphs=0.5)(inputs, CATALOG_IDS)
     assert loss.item() == pytest.approx(output.loss.item(), rel=1e-5)
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert_same_gradients({name: parameter.grad for name, parameter in model.named_parameters()}, expected)
 
 
 @pytest.mark.parametrize(

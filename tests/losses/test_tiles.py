@@ -1,60 +1,47 @@
-"""The loss: answers worked out by hand, and a naive float64 reference."""
+"""The losses, tiled and dense: answers worked out by hand, a naive float64 loop, and each other."""
 
 import math
 
 import pytest
 import torch
+from conftest import naive_loss, unit_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_eclip import contrastive_loss, mate_contrast_loss, tiles_eclip
+from modeling_eclip import contrastive_loss, dense_contrastive_loss, mate_contrast_loss
+from modeling_eclip.clustering_eclip import _mate_loss
+from modeling_eclip.losses import tiles
 
-TREATMENTS = ("positive", "negative", "masked")
+MODES = ("positive", "negative", "masked")
 
-
-def naive_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates):
-    """Compute the loss of the definition, row by row and term by term."""
-    size = len(text)
-    scale = math.exp(float(logit_scale))
-    similarity = [[scale * float(text[i] @ image[j]) for j in range(size)] for i in range(size)]
-
-    def is_mate(i, j):
-        return i != j and catalog_ids is not None and catalog_ids[i] >= 0 and catalog_ids[i] == catalog_ids[j]
-
-    def cross_entropy(i, scores):
-        masses = [
-            1.0 if i == j else (catalog_weight if mates == "positive" and is_mate(i, j) else 0.0) for j in range(size)
-        ]
-        kept = [j for j in range(size) if not (mates == "masked" and is_mate(i, j))]
-        log_sum = math.log(sum(math.exp(scores[j]) for j in kept))
-        return -sum(masses[j] / sum(masses) * (scores[j] - log_sum) for j in kept)
-
-    rows = [cross_entropy(i, similarity[i]) for i in range(size)]
-    columns = [cross_entropy(j, [similarity[i][j] for i in range(size)]) for j in range(size)]
-    return (sum(rows) + sum(columns)) / (2 * size)
+both_forms = pytest.mark.parametrize("loss_function", [contrastive_loss, dense_contrastive_loss])
+# That of the clustering head is the dense form.
+both_mate_losses = pytest.mark.parametrize("loss_function", [mate_contrast_loss, _mate_loss])
 
 
-def unit_rows(size, dim=8, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(size, dim, generator=generator, dtype=torch.float64), dim=-1).to(
-        dtype
-    )
-
-
-@pytest.mark.parametrize("mates", TREATMENTS)
-def test_zero_embeddings_give_log_of_the_batch_size(mates):
+@both_forms
+@pytest.mark.parametrize("mates", MODES)
+def test_zero_embeddings_give_log_of_the_batch_size(loss_function, mates):
     zeros = torch.zeros(6, 4)
-    assert contrastive_loss(zeros, zeros, torch.tensor(2.0), mates=mates).item() == pytest.approx(math.log(6))
+    assert loss_function(zeros, zeros, torch.tensor(2.0), mates=mates).item() == pytest.approx(math.log(6))
 
 
-def test_masked_mates_leave_the_denominator():
+@both_mate_losses
+def test_zero_embeddings_give_log_of_the_other_rows(loss_function):
+    ids = torch.tensor([3, 3, 3, -1, 8, -1])
+    assert loss_function(torch.zeros(6, 4), torch.tensor(2.0), ids).item() == pytest.approx(math.log(5))
+
+
+@both_forms
+def test_masked_mates_leave_the_denominator(loss_function):
     zeros = torch.zeros(4, 2)
     ids = torch.tensor([7, 7, 7, -1])
     # The three of catalog 7 see themselves and the fourth: log 2; the fourth sees all four.
     expected = (3 * math.log(2) + math.log(4)) / 4
-    assert contrastive_loss(zeros, zeros, torch.tensor(0.0), ids, mates="masked").item() == pytest.approx(expected)
+    assert loss_function(zeros, zeros, torch.tensor(0.0), ids, mates="masked").item() == pytest.approx(expected)
 
 
-def test_two_mates_split_the_mass():
+@both_forms
+def test_two_mates_split_the_mass(loss_function):
     # Titles and images of offers 0 and 1 point one way, of offer 2 the other; the scale is 1.
     embeds = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     ids = torch.tensor([5, 5, -1])
@@ -62,27 +49,28 @@ def test_two_mates_split_the_mass():
     alone = math.log(2 + math.e) - 1  # the row of offer 2 is (0, 0, 1)
     # Half the mass on each of two similarities of 1: the target term is 1, as it is with all of it on one.
     expected = (2 * (log_sum - 1) + alone) / 3
-    assert contrastive_loss(embeds, embeds, torch.tensor(0.0), ids).item() == pytest.approx(expected)
+    assert loss_function(embeds, embeds, torch.tensor(0.0), ids).item() == pytest.approx(expected)
     # Turn offer 1's image round: its similarity to title 0 becomes -1, and half of the target follows.
     images = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     rows = 2 * (math.log(math.e + 1 / math.e + 1) - 0.5 * (1 - 1)) + alone
     columns = (math.log(2 * math.e + 1) - 1) + (math.log(2 / math.e + 1) + 1) + alone
-    loss = contrastive_loss(embeds, images, torch.tensor(0.0), ids)
+    loss = loss_function(embeds, images, torch.tensor(0.0), ids)
     assert loss.item() == pytest.approx((rows + columns) / 6)
 
 
-@pytest.mark.parametrize("mates", TREATMENTS)
+@pytest.mark.parametrize("mates", MODES)
 @pytest.mark.parametrize("ids", [None, [-1] * 7, [3] * 7, [0, 0, 1, -1, 1, -1, 2], [9, -5, 9, -5, 9, 0, 0]])
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
-def test_equals_the_definition(mates, ids, weight):
+@both_forms
+def test_equals_the_definition(loss_function, mates, ids, weight):
     text, image = unit_rows(7, seed=1), unit_rows(7, seed=2)
     catalog_ids = None if ids is None else torch.tensor(ids)
     scale = torch.tensor(1.5, dtype=torch.float64)
-    loss = contrastive_loss(text, image, scale, catalog_ids, catalog_weight=weight, mates=mates)
+    loss = loss_function(text, image, scale, catalog_ids, catalog_weight=weight, mates=mates)
     assert loss.item() == pytest.approx(naive_loss(text, image, scale, ids, weight, mates), rel=1e-12)
 
 
-@pytest.mark.parametrize("mates", TREATMENTS)
+@pytest.mark.parametrize("mates", MODES)
 def test_gradients_are_those_of_finite_differences(mates):
     text = unit_rows(5, dim=3, seed=1).requires_grad_()
     image = unit_rows(5, dim=3, seed=2).requires_grad_()
@@ -93,19 +81,6 @@ def test_gradients_are_those_of_finite_differences(mates):
         return contrastive_loss(*tensors, ids, catalog_weight=0.5, mates=mates)
 
     assert torch.autograd.gradcheck(loss, (text, image, scale))
-
-
-def dense_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates):
-    """Compute the loss of the definition in float64 with a matrix of all pairs, for its gradients."""
-    logits = logit_scale.exp() * text @ image.T
-    own = torch.eye(len(text), dtype=torch.bool)
-    are_mates = (catalog_ids[:, None] == catalog_ids) & (catalog_ids >= 0)[:, None] & ~own
-    masses = own.double() + (catalog_weight * are_mates if mates == "positive" else 0)
-    masses = masses / masses.sum(1, keepdim=True)
-    counted = logits.masked_fill(are_mates, -math.inf) if mates == "masked" else logits
-    rows = counted.logsumexp(1) - (masses * logits).sum(1)
-    columns = counted.logsumexp(0) - (masses * logits.T).sum(1)
-    return (rows.mean() + columns.mean()) / 2
 
 
 def gradients_of(loss, *tensors):
@@ -126,14 +101,14 @@ CATALOGS = {
 }
 
 
-@pytest.mark.parametrize("mates", TREATMENTS)
+@pytest.mark.parametrize("mates", MODES)
 @pytest.mark.parametrize("catalogs", CATALOGS)
 @pytest.mark.parametrize("tile_size", [32, None])
 @pytest.mark.parametrize("computed_in", ["float32", "float64"])
 @pytest.mark.parametrize("inverse_temperature", [1.0, 1 / 0.07, 100.0])
 def test_tiles_give_the_exact_gradients(mates, catalogs, tile_size, computed_in, inverse_temperature, monkeypatch):
     if computed_in == "float32":
-        monkeypatch.setattr(tiles_eclip, "_CPU_FLOAT64_LIMIT", 0)
+        monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)
     ids = CATALOGS[catalogs]
     text = unit_rows(150, dim=32, seed=1, dtype=torch.float32)
     image = torch.nn.functional.normalize(text + 0.8 * unit_rows(150, dim=32, seed=2, dtype=torch.float32), dim=1)
@@ -149,35 +124,80 @@ def test_tiles_give_the_exact_gradients(mates, catalogs, tile_size, computed_in,
         assert not any(gradient.any() for gradient in ours)
         return
     exact = gradients_of(
-        lambda *given: dense_loss(*given, ids, 0.7, mates), text.double(), image.double(), scale.double()
+        lambda *given: dense_contrastive_loss(*given, ids, catalog_weight=0.7, mates=mates),
+        text.double(),
+        image.double(),
+        scale.double(),
     )
     # At a scale of 100 these offers are all found, and the gradients are of the order of 1e-11.
     all_but_vanishing = computed_in == "float32" and inverse_temperature == 100
     assert max(relative_errors(ours, exact)) < (1e-5 if all_but_vanishing else 1e-6)
 
 
-@pytest.mark.parametrize("mates", TREATMENTS)
+@pytest.mark.parametrize("mates", MODES)
 def test_similarities_far_apart_keep_their_digits(mates, monkeypatch):
     """At a scale of 1,000 the tiles hold similarities whose exponentials float32 cannot hold side by side."""
-    monkeypatch.setattr(tiles_eclip, "_CPU_FLOAT64_LIMIT", 0)
+    monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)
     text, image = unit_rows(20, dim=4, seed=1, dtype=torch.float32), unit_rows(20, dim=4, seed=2, dtype=torch.float32)
     ids, scale = CATALOGS["mixed"][:20], torch.tensor(math.log(1000.0))
     ours = gradients_of(lambda *given: contrastive_loss(*given, ids, mates=mates, tile_size=8), text, image, scale)
     exact = gradients_of(
-        lambda *given: dense_loss(*given, ids, 1.0, mates), text.double(), image.double(), scale.double()
+        lambda *given: dense_contrastive_loss(*given, ids, mates=mates), text.double(), image.double(), scale.double()
     )
     assert max(relative_errors(ours, exact)) < 1e-4
 
 
 def test_a_learned_pair_keeps_its_small_gradient(monkeypatch):
     """Where the softmax is 1 in float32, the gradient is still the small number that it is."""
-    monkeypatch.setattr(tiles_eclip, "_CPU_FLOAT64_LIMIT", 0)
+    monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)
     embeds, scale = torch.eye(8), torch.tensor(math.log(40.0))
     ids = torch.full((8,), -1)
     ours = gradients_of(lambda *given: contrastive_loss(*given, ids), embeds, embeds, scale)
     # Each row has one similarity of 40 and seven of 0: the loss is log(1 + 7 exp(-40)).
     assert ours[0].item() == pytest.approx(7 * math.exp(-40), rel=1e-5)
     assert ours[3].item() == pytest.approx(-40 * 7 * math.exp(-40), rel=1e-5)
+
+
+# Catalogs of 2, 3, 5 and 20 offers, and rows alone: by an id of their own or by a negative one, which is no catalog.
+SIZES = torch.tensor([0] * 2 + [1] * 3 + [2] * 5 + [3] * 20 + [4, 5, 6] + [-1] * 4 + [-2] * 3)
+SIZES = SIZES[torch.randperm(40, generator=torch.Generator().manual_seed(4))]
+BATCHES = {"several sizes": SIZES, "rows alone": SIZES.clamp(max=-1), "one catalog": torch.zeros_like(SIZES)}
+
+
+@pytest.mark.parametrize("mates", MODES)
+@pytest.mark.parametrize("catalog_weight", [1.0, 0.5, 0.1, 0.0])
+@pytest.mark.parametrize("ids", [*BATCHES.values(), None], ids=[*BATCHES, "no ids"])
+@pytest.mark.parametrize("tile_size", [7, None])
+def test_tiled_and_dense_give_the_same_loss_and_gradients(mates, catalog_weight, ids, tile_size):
+    given = unit_rows(40, seed=1), unit_rows(40, seed=2), torch.tensor(2.5, dtype=torch.float64)
+    settings = {"catalog_weight": catalog_weight, "mates": mates}
+    tiled = gradients_of(lambda *g: contrastive_loss(*g, ids, tile_size=tile_size, **settings), *given)
+    dense = gradients_of(lambda *g: dense_contrastive_loss(*g, ids, **settings), *given)
+    for mine, theirs in zip(tiled, dense, strict=True):  # the loss, and its gradients by title, image and scale
+        assert mine.dtype == theirs.dtype == torch.float64
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-14)
+
+
+def naive_mate_loss(embeds, logit_scale, catalog_ids):
+    """Compute the contrast between catalog mates of one modality, row by row."""
+    scale, rows = math.exp(float(logit_scale)), range(len(embeds))
+    losses = []
+    for i in rows:
+        mates = [j for j in rows if i != j and catalog_ids[i] >= 0 and catalog_ids[i] == catalog_ids[j]]
+        scores = [scale * float(embeds[i] @ embeds[j]) for j in rows]
+        log_sum = math.log(sum(math.exp(scores[j]) for j in rows if j != i))
+        losses += [sum(log_sum - scores[j] for j in mates) / len(mates)] if mates else []
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+@pytest.mark.parametrize("ids", BATCHES.values(), ids=BATCHES)
+def test_tiled_and_dense_contrast_between_mates_are_the_same(ids):
+    given = unit_rows(40, seed=1), torch.tensor(2.5, dtype=torch.float64)
+    tiled = gradients_of(lambda *g: mate_contrast_loss(*g, ids, tile_size=7) + 0 * g[1], *given)
+    dense = gradients_of(lambda *g: _mate_loss(*g, ids), *given)
+    assert tiled[0].item() == pytest.approx(naive_mate_loss(*given, ids), rel=1e-12)
+    for mine, theirs in zip(tiled, dense, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-14)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -193,7 +213,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("mates", TREATMENTS)
+@pytest.mark.parametrize("mates", MODES)
 def test_no_tensor_of_all_pairs_is_held(mates):
     text, image = unit_rows(600, seed=1).requires_grad_(), unit_rows(600, seed=2).requires_grad_()
     with LargestTensor() as largest:
@@ -245,12 +265,13 @@ def test_order_of_rows_does_not_matter():
     assert contrastive_loss(text[shuffled], image[shuffled], scale, ids[shuffled]).item() == pytest.approx(loss.item())
 
 
+@both_forms
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_embeddings_are_compared_in_float32(dtype):
+def test_half_precision_embeddings_are_compared_in_float32(loss_function, dtype):
     text, image = unit_rows(16, seed=1, dtype=dtype), unit_rows(16, seed=2, dtype=dtype)
     scale = torch.tensor(math.log(100.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = contrastive_loss(text, image, scale)
+        loss = loss_function(text, image, scale)
     assert loss.dtype == torch.float32
     exact = contrastive_loss(text.double(), image.double(), scale)
     assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
@@ -274,3 +295,18 @@ def test_errors_name_the_field_and_the_value(change, message):
     arguments = {"text_embeds": torch.zeros(2, 4), "image_embeds": torch.zeros(2, 4), "logit_scale": torch.tensor(0.0)}
     with pytest.raises(ValueError, match=message):
         contrastive_loss(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_embeds": torch.zeros(3, 4)}, r"\(2, 4\) and \(3, 4\)"),
+        ({"text_embeds": torch.zeros(0, 4), "image_embeds": torch.zeros(0, 4)}, "and at least one"),
+        ({"catalog_ids": torch.zeros(3, dtype=torch.int64)}, r"`catalog_ids` has shape \(3,\)"),
+        ({"mates": "friends"}, "`mates` is 'friends'"),
+    ],
+)
+def test_errors_of_the_dense_loss_name_the_field_and_the_value(change, message):
+    arguments = {"text_embeds": torch.zeros(2, 4), "image_embeds": torch.zeros(2, 4), "logit_scale": torch.tensor(0.0)}
+    with pytest.raises(ValueError, match=message):
+        dense_contrastive_loss(**{**arguments, **change})

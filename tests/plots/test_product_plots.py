@@ -3,19 +3,11 @@
 import numpy as np
 from PIL import Image
 
-from modeling_eclip.plots.products import draw_history, draw_neighbours
+from modeling_eclip.plots import draw_neighbours
 
 
 def num_colours(path):
     return len(np.unique(np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3), axis=0))
-
-
-def test_history(tmp_path):
-    recalls = {f"text_to_image_recall@{k}": 0.1 * k for k in (1, 5, 10)}
-    chances = {f"chance@{k}": 0.05 * k for k in (1, 5, 10)}
-    evaluation = {"samples": 0, **recalls, **chances}
-    draw_history([evaluation, {"samples": 4, "loss": 1.0}, {**evaluation, "samples": 8}], tmp_path / "history.png")
-    assert num_colours(tmp_path / "history.png") > 100
 
 
 def test_neighbours_frame_right_green_and_wrong_red(tmp_path):

@@ -19,7 +19,7 @@ def degrees(value):
     return torch.tensor(float(value)).deg2rad().cos().item()
 
 
-def catalogue(num_rows=300, dim=12, spread=0.25, seed=0):
+def offers(num_rows=300, dim=12, spread=0.25, seed=0):
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(num_rows // 4, dim, generator=generator).repeat(4, 1)
     return normalize(centers + spread * torch.randn(centers.shape, generator=generator), dim=1)
@@ -53,7 +53,7 @@ def test_the_threshold_is_reached_or_not():
 
 @pytest.mark.parametrize("threshold", [0.9, 0.8, 0.6, 0.3])
 def test_groups_are_those_of_dense_average_linkage(threshold):
-    vectors = catalogue()
+    vectors = offers()
     dense = fcluster(linkage(vectors.double().numpy(), "average", metric="cosine"), 1 - threshold, "distance")
     groups = average_linkage(vectors, threshold, num_neighbors=len(vectors)).groups()
     assert adjusted_rand_score(dense, groups) == 1
@@ -61,7 +61,7 @@ def test_groups_are_those_of_dense_average_linkage(threshold):
 
 
 def test_few_neighbors_find_the_same_groups():
-    vectors = catalogue()
+    vectors = offers()
     expected = average_linkage(vectors, 0.8, num_neighbors=len(vectors)).groups()
     for num_neighbors in (1, 2, 10):
         assert torch.equal(average_linkage(vectors, 0.8, num_neighbors=num_neighbors).groups(), expected)
@@ -78,7 +78,7 @@ def test_more_copies_than_neighbors(num_neighbors):
 
 
 def test_no_two_groups_are_left_that_reach_the_threshold():
-    vectors = catalogue(spread=0.8, seed=3)
+    vectors = offers(spread=0.8, seed=3)
     groups = average_linkage(vectors, 0.4, num_neighbors=2).groups()
     sums = torch.zeros(int(groups.max()) + 1, vectors.shape[1]).index_add_(0, groups, vectors)
     means = sums / groups.bincount().unsqueeze(1)
@@ -96,7 +96,7 @@ def test_equally_similar_groups_are_joined_in_the_same_order_every_time():
 
 
 def test_the_order_of_products_does_not_matter():
-    vectors = catalogue()
+    vectors = offers()
     order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(5))
     groups = average_linkage(vectors, 0.7).groups()
     assert torch.equal(average_linkage(vectors[order], 0.7).groups(), number_groups(groups[order]))
@@ -114,7 +114,7 @@ def test_groups_are_numbered_by_their_first_product():
 
 
 def test_half_precision_is_compared_in_full():
-    vectors = catalogue()
+    vectors = offers()
     half = vectors.to(torch.bfloat16)
     assert torch.equal(average_linkage(half, 0.8).groups(), average_linkage(half.float(), 0.8).groups())
 
@@ -131,7 +131,7 @@ def test_the_best_threshold_by_hand():
 
 
 def test_the_best_threshold_is_the_best_of_all():
-    vectors = catalogue(num_rows=120, spread=0.9)
+    vectors = offers(num_rows=120, spread=0.9)
     catalogs = torch.arange(30).repeat(4)
     joins = average_linkage(vectors, -1.0, num_neighbors=len(vectors))
     threshold, score = joins.best_threshold(catalogs)

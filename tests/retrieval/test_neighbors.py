@@ -1,13 +1,16 @@
 """Nearest neighbours: exact in blocks, by an inverted file, and as pairs."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 from transformers.dynamic_module_utils import get_imports
 
-from modeling_eclip import candidate_pairs, nearest_neighbors, neighbors_eclip
+import modeling_eclip
+from modeling_eclip import candidate_pairs, nearest_neighbors
+from modeling_eclip.retrieval import neighbors as neighbors_module
 from modeling_eclip.retrieval.neighbors import pair_similarities, unique_pairs
 
 # Angles on a circle: 0 and 10 degrees are close, 100 is nearer to 10 than to 0, 210 is near to nothing.
@@ -44,7 +47,7 @@ def test_a_copy_is_a_neighbor_and_the_row_itself_is_not():
 def test_blocks_change_nothing(monkeypatch):
     vectors = random_vectors(50, 8)
     whole = nearest_neighbors(vectors, 5)
-    monkeypatch.setattr(neighbors_eclip, "_BLOCK_NUMBERS", 7 * 50)
+    monkeypatch.setattr(neighbors_module, "_BLOCK_NUMBERS", 7 * 50)
     blocks = nearest_neighbors(vectors, 5)
     assert torch.equal(whole[1], blocks[1])
     torch.testing.assert_close(whole[0], blocks[0])
@@ -66,7 +69,7 @@ def test_similarities_of_pairs_are_symmetric():
 @pytest.mark.parametrize("dim", [16, 200])  # fewer and more than the directions that the inverted file keeps
 def test_the_inverted_file_finds_what_comparing_all_finds(dim):
     pytest.importorskip("faiss", reason="faiss is absent")
-    # As in a catalogue: groups of a few offers each.
+    # As in product data: groups of a few offers each.
     centers = random_vectors(1000, dim).repeat(4, 1)
     vectors = normalize(centers + 0.5 / dim**0.5 * torch.randn(4000, dim, generator=torch.Generator().manual_seed(1)))
     similarities, neighbors = nearest_neighbors(vectors, 3, exact=False)
@@ -89,7 +92,7 @@ def test_what_is_not_found_is_marked():
     assert (neighbors == -1).any()
 
 
-def test_without_faiss_the_remedy_is_told(monkeypatch):
+def test_without_faiss_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match="pip install faiss-cpu"):
         nearest_neighbors(CIRCLE, 1, exact=False)
@@ -111,5 +114,6 @@ def test_errors(vectors, num_neighbors, message):
 
 def test_a_checkpoint_does_not_ask_for_faiss():
     # transformers refuses to load code whose imports are absent, but for those that are tried.
-    assert "faiss" not in get_imports(neighbors_eclip.__file__)
-    assert "torch" in get_imports(neighbors_eclip.__file__)
+    for file in Path(modeling_eclip.__file__).parent.rglob("*.py"):
+        assert "faiss" not in get_imports(file), file
+    assert "torch" in get_imports(neighbors_module.__file__)

@@ -1,4 +1,4 @@
-"""Recall at k, on embeddings whose neighbours are plain to see."""
+"""Recall at k, on embeddings whose neighbours are known."""
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ CIRCLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 def test_perfect_and_opposite():
     assert retrieval_recall(CIRCLE, CIRCLE, ranks=(1,))["recall@1"] == 1.0
     # The partner of each query is the farthest of all four.
-    figures = retrieval_recall(-CIRCLE, CIRCLE, ranks=(1, 3, 4))
-    assert [figures[f"recall@{k}"] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
+    metrics = retrieval_recall(-CIRCLE, CIRCLE, ranks=(1, 3, 4))
+    assert [metrics[f"recall@{k}"] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
 
 
-def test_mates_count_as_right():
+def test_mates_are_relevant():
     # Query 0 points at candidate 1, of the same catalog; query 1 at candidate 0; 2 and 3 at each other, strangers.
     queries = CIRCLE[[1, 0, 3, 2]]
     ids = torch.tensor([5, 5, -1, -1])
@@ -28,14 +28,14 @@ def test_mates_count_as_right():
 
 def test_ties_are_not_won():
     same = torch.ones(4, 2)
-    figures = retrieval_recall(same, same, ranks=(1, 3, 4))
-    assert [figures[f"recall@{k}"] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
+    metrics = retrieval_recall(same, same, ranks=(1, 3, 4))
+    assert [metrics[f"recall@{k}"] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
 
 
 def test_chance_is_what_random_drawing_reaches():
-    figures = retrieval_recall(CIRCLE, CIRCLE, ranks=(1, 2))
-    assert figures["chance@1"] == pytest.approx(1 / 4)
-    assert figures["chance@2"] == pytest.approx(1 - (3 / 4) ** 2)
+    metrics = retrieval_recall(CIRCLE, CIRCLE, ranks=(1, 2))
+    assert metrics["chance@1"] == pytest.approx(1 / 4)
+    assert metrics["chance@2"] == pytest.approx(1 - (3 / 4) ** 2)
 
 
 def test_blocks_do_not_matter():

@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from modeling_eclip.toy.catalog import FEATURES, draw_catalog_sheet, generate_offers, main, toy_catalog
+from modeling_eclip.toy import FEATURES, draw_catalog_sheet, generate_offers, toy_catalog
+from modeling_eclip.toy.__main__ import main
 from modeling_eclip.toy.drawing import SILHOUETTES, draw_product
 from modeling_eclip.toy.pen import COLOURS, PATTERNS
 from modeling_eclip.toy.products import KINDS, generate_products
@@ -230,7 +231,7 @@ def test_empty_sheet_is_refused(tmp_path):
 
 
 def test_command_line_writes_parquet_that_loads(tmp_path):
-    script = [sys.executable, str(ROOT / "training" / "toy_catalog.py")]
+    script = [sys.executable, "-m", "modeling_eclip.toy"]
     subprocess.run(
         [*script, "--output", str(tmp_path / "toy"), "--num_offers", "120", "--seed", "2", "--image_size", "48"],
         env=_environment("0"), check=True, capture_output=True, cwd=tmp_path,

@@ -14,7 +14,7 @@ from conftest import ON_RAY, ROOT
 from filelock import FileLock
 
 from training.arguments.parser import parse_arguments
-from training.corpus import pipeline, shards
+from training.corpus import pipeline, write_shards
 from training.corpus.options import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.corpus.toy_raw_offers import write_raw_offers
@@ -369,7 +369,7 @@ def test_own_columns_that_have_a_name_of_the_corpus_are_kept(tmp_path):
 
 
 def test_row_groups_of_large_images_have_few_of_them(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_BYTES_PER_GROUP", 20_000)
+    monkeypatch.setattr(write_shards, "_BYTES_PER_GROUP", 20_000)
     run(raw / "raw.parquet", tmp_path)
     rows = groups = 0
     for path in (tmp_path / "kept").glob("*.parquet"):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import LAUNCH, ROOT
 
 SMALL = ["--toy_offers", "80", "--max_samples", "64", "--batch_size", "32", "--num_workers", "0"]
 
@@ -16,8 +16,6 @@ NO_DROPOUT = json.dumps(
     {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
      "intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 )  # fmt: skip
-# `accelerate launch` starts several CPU processes by mpirun only; torchrun is its equal otherwise.
-LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
 def run(*command, cwd=ROOT):

@@ -6,30 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import MODEL
-from safetensors.torch import load_file
+from conftest import DATA, MODEL, saved_weights, train_arguments
 
-import training.engine.step as step_module
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments.groups import DataArguments, TrainArguments
+from modeling_eclip.losses import objective
 from training.engine.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
 from training.train import train
 
-# 60 drawn offers: about 48 to train on, two batches and a half an epoch.
-DATA = DataArguments(toy_offers=60, num_workers=0)
 
-
-def arguments(folder, **fields):
-    settings = {"output_dir": str(folder), "max_samples": 64, "batch_size": 16, "learning_rate": 1e-3, **fields}
-    return TrainArguments(**{"save_every_samples": 16, "save_total_limit": 9, **settings})
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def test_a_run_leaves_model_report_and_picture(tmp_path):
-    result = train(MODEL, DATA, arguments(tmp_path, eval_every_samples=32, report_to=["tensorboard"]))
+def test_a_run_leaves_model_report_and_plot(tmp_path):
+    result = train(MODEL, DATA, train_arguments(tmp_path, eval_every_samples=32, report_to=["tensorboard"]))
     assert result.samples == 64
     steps = [record for record in result.history if "loss" in record]
     assert [record["samples"] for record in steps] == [16, 32, 48, 64]
@@ -50,27 +36,27 @@ def test_a_run_leaves_model_report_and_picture(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    result = train(MODEL, DATA, arguments(tmp_path, max_samples=960, save_every_samples=None))
+    result = train(MODEL, DATA, train_arguments(tmp_path, max_samples=960, save_every_samples=None))
     losses = [record["loss"] for record in result.history if "loss" in record]
     assert sum(losses[-3:]) < sum(losses[:3]) - 1.5
 
 
 def test_a_resumed_run_ends_as_one_never_stopped(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(MODEL, DATA, arguments(whole))
-    train(MODEL, DATA, arguments(stopped))
+    train(MODEL, DATA, train_arguments(whole))
+    train(MODEL, DATA, train_arguments(stopped))
     for checkpoint in find_checkpoints(stopped)[1:]:
         checkpoint.rename(tmp_path / checkpoint.name)  # as if the run had been killed after the first
-    resumed = train(MODEL, DATA, arguments(stopped, resume_from_checkpoint="latest"))
+    resumed = train(MODEL, DATA, train_arguments(stopped, resume_from_checkpoint="latest"))
     assert resumed.samples == 64
     assert [record["samples"] for record in resumed.history if "loss" in record] == [16, 32, 48, 64]
-    expected, found = weights(whole), weights(stopped)
+    expected, found = saved_weights(whole), saved_weights(stopped)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_checkpoints_are_models_and_only_so_many_are_kept(tmp_path):
-    train(MODEL, DATA, arguments(tmp_path, save_total_limit=2))
+    train(MODEL, DATA, train_arguments(tmp_path, save_total_limit=2))
     names = [path.name for path in find_checkpoints(tmp_path)]
     assert names == ["checkpoint-32", "checkpoint-48"]
     assert isinstance(EClipModel.from_pretrained(tmp_path / "checkpoint-48"), EClipModel)
@@ -109,11 +95,11 @@ def test_earlier_checkpoints_are_neither_overwritten_nor_imagined(tmp_path):
 
 
 def test_arguments_of_a_resumed_run_hold(tmp_path):
-    train(MODEL, DATA, arguments(tmp_path, max_samples=32))
-    start = weights(tmp_path / "checkpoint-16")
-    changed = arguments(tmp_path, max_samples=48, learning_rate=1e-12, resume_from_checkpoint="latest")
+    train(MODEL, DATA, train_arguments(tmp_path, max_samples=32))
+    start = saved_weights(tmp_path / "checkpoint-16")
+    changed = train_arguments(tmp_path, max_samples=48, learning_rate=1e-12, resume_from_checkpoint="latest")
     result = train(replace(MODEL, catalog_mates="masked"), DATA, changed)
-    end = weights(tmp_path)
+    end = saved_weights(tmp_path)
     assert all(torch.allclose(start[name], end[name], rtol=0, atol=1e-9) for name in start)
     assert result.history[-2]["learning_rate"] <= 1e-12
     assert EClipModel.from_pretrained(tmp_path).config.catalog_mates == "masked"
@@ -122,16 +108,16 @@ def test_arguments_of_a_resumed_run_hold(tmp_path):
 
 
 def test_a_finished_run_is_neither_overwritten_nor_resumed(tmp_path):
-    train(MODEL, DATA, arguments(tmp_path, max_samples=32, save_every_samples=None))
+    train(MODEL, DATA, train_arguments(tmp_path, max_samples=32, save_every_samples=None))
     with pytest.raises(ValueError, match="holds model.safetensors of an earlier run"):
-        train(MODEL, DATA, arguments(tmp_path, max_samples=32))
-    train(MODEL, DATA, arguments(tmp_path, max_samples=32, overwrite_output_dir=True))
+        train(MODEL, DATA, train_arguments(tmp_path, max_samples=32))
+    train(MODEL, DATA, train_arguments(tmp_path, max_samples=32, overwrite_output_dir=True))
     with pytest.raises(ValueError, match="has seen 16 samples and the run ends at 15"):
-        train(MODEL, DATA, arguments(tmp_path, max_samples=15, resume_from_checkpoint="latest"))
+        train(MODEL, DATA, train_arguments(tmp_path, max_samples=15, resume_from_checkpoint="latest"))
 
 
 def test_streamed_offers_are_trained_on(tmp_path):
-    assert train(MODEL, replace(DATA, streaming=True), arguments(tmp_path, max_samples=32)).samples == 32
+    assert train(MODEL, replace(DATA, streaming=True), train_arguments(tmp_path, max_samples=32)).samples == 32
 
 
 def test_too_many_unusable_rows_stop_the_run(tmp_path):
@@ -140,13 +126,13 @@ def test_too_many_unusable_rows_stop_the_run(tmp_path):
     rows.write_text("\n".join(json.dumps({"title": f"offer {i}", "image": "broken.jpg"}) for i in range(8)))
     data = replace(DATA, train_data=[str(rows)], validation_data=["toy"])
     with pytest.raises(ValueError, match="not_an_image"):
-        train(MODEL, data, arguments(tmp_path / "out", max_samples=8))
+        train(MODEL, data, train_arguments(tmp_path / "out", max_samples=8))
 
 
 def test_steps_that_are_no_number_stop_the_run_in_the_end(tmp_path):
     too_fast = {"learning_rate": 1e30, "warmup_share": 0.0, "max_grad_norm": 1e9}
     with pytest.raises(FloatingPointError, match="lower `learning_rate`"):
-        train(MODEL, DATA, arguments(tmp_path, max_bad_steps=2, **too_fast))
+        train(MODEL, DATA, train_arguments(tmp_path, max_bad_steps=2, **too_fast))
     steps = json.loads((tmp_path / "not_a_number.json").read_text())
     # The first step ruins the weights; the next two are found out, and the first of them starts after 16 samples.
     assert [step["samples_seen"] for step in steps] == [16, 32]
@@ -154,24 +140,24 @@ def test_steps_that_are_no_number_stop_the_run_in_the_end(tmp_path):
 
 
 def test_a_single_step_that_is_no_number_is_left_out(tmp_path, monkeypatch):
-    loss = step_module.configured_loss
+    loss = objective.contrastive_loss
 
     def train_with_a_bad_second_step(folder, max_samples):
         calls = iter(range(100))
         monkeypatch.setattr(
-            step_module, "configured_loss", lambda *a, **k: loss(*a, **k) * (math.nan if next(calls) == 1 else 1)
+            objective, "contrastive_loss", lambda *a, **k: loss(*a, **k) * (math.nan if next(calls) == 1 else 1)
         )
-        return train(MODEL, DATA, arguments(folder, max_samples=max_samples))
+        return train(MODEL, DATA, train_arguments(folder, max_samples=max_samples))
 
     result = train_with_a_bad_second_step(tmp_path / "run", 64)
     assert result.bad_steps == 1
     assert [record["samples"] for record in result.history if "loss" in record] == [16, 48, 64]
-    assert all(torch.isfinite(weight).all() for weight in weights(tmp_path / "run").values())
+    assert all(torch.isfinite(weight).all() for weight in saved_weights(tmp_path / "run").values())
     # A checkpoint is not written while steps go wrong.
     assert sorted(path.name for path in find_checkpoints(tmp_path / "run")) == ["checkpoint-16", "checkpoint-48"]
 
     assert train_with_a_bad_second_step(tmp_path / "short", 32).bad_steps == 1
-    before, after = weights(tmp_path / "short" / "checkpoint-16"), weights(tmp_path / "short")
+    before, after = saved_weights(tmp_path / "short" / "checkpoint-16"), saved_weights(tmp_path / "short")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -184,9 +170,9 @@ def test_streams_change_nothing(tmp_path):
             json.loads(MODEL.text_config) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         ),
     )
-    whole = train(no_dropout, DATA, arguments(tmp_path / "whole", max_samples=48))
+    whole = train(no_dropout, DATA, train_arguments(tmp_path / "whole", max_samples=48))
     streams = {"text_stream_size": 5, "image_stream_size": 6, "keep_graphs": "0.5"}
-    cut = train(no_dropout, DATA, arguments(tmp_path / "cut", max_samples=48, **streams))
+    cut = train(no_dropout, DATA, train_arguments(tmp_path / "cut", max_samples=48, **streams))
     losses = [[record["loss"] for record in run.history if "loss" in record] for run in (whole, cut)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     # 16 titles in 5, 5, 5, 1 and 16 images in 6, 6, 4, the last two together; half of them rounded to even
@@ -195,7 +181,7 @@ def test_streams_change_nothing(tmp_path):
 
 def test_a_batch_that_grows_takes_its_rate_along(tmp_path):
     schedule = {"batch_size": 8, "batch_size_schedule": ["0.25:16", "0.75:32"], "batch_size_rule": "linear"}
-    result = train(MODEL, DATA, arguments(tmp_path, max_samples=96, warmup_share=0.0, **schedule))
+    result = train(MODEL, DATA, train_arguments(tmp_path, max_samples=96, warmup_share=0.0, **schedule))
     steps = [record for record in result.history if "loss" in record]
     assert [record["batch_size"] for record in steps] == [8, 8, 8, 16, 16, 16, 32]
     assert [record["samples"] for record in steps] == [8, 16, 24, 40, 56, 72, 96]
@@ -218,13 +204,13 @@ def test_a_batch_that_grows_takes_its_rate_along(tmp_path):
 )
 def test_additions_train_and_resume(tmp_path, fields):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(MODEL, DATA, arguments(whole, max_samples=48, **fields))
-    train(MODEL, DATA, arguments(stopped, max_samples=48, **fields))
+    train(MODEL, DATA, train_arguments(whole, max_samples=48, **fields))
+    train(MODEL, DATA, train_arguments(stopped, max_samples=48, **fields))
     for checkpoint in find_checkpoints(stopped)[1:]:
         checkpoint.rename(tmp_path / checkpoint.name)
-    train(MODEL, DATA, arguments(stopped, max_samples=48, resume_from_checkpoint="latest", **fields))
-    expected, found = weights(whole), weights(stopped)
-    assert set(expected) == set(weights(whole / "checkpoint-16"))
+    train(MODEL, DATA, train_arguments(stopped, max_samples=48, resume_from_checkpoint="latest", **fields))
+    expected, found = saved_weights(whole), saved_weights(stopped)
+    assert set(expected) == set(saved_weights(whole / "checkpoint-16"))
     assert not any("_orig_mod" in name for name in expected)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -240,4 +226,4 @@ def test_additions_train_and_resume(tmp_path, fields):
 )
 def test_model_arguments_that_do_not_fit_are_errors(tmp_path, fields, message):
     with pytest.raises(ValueError, match=message):
-        train(replace(MODEL, **fields), DATA, arguments(tmp_path))
+        train(replace(MODEL, **fields), DATA, train_arguments(tmp_path))

@@ -7,12 +7,16 @@ from typing import Any, Literal
 
 from training.arguments.schedule import BatchSizeRule, BatchSizeSchedule, parse_batch_size_steps
 
+TASK_NAMES: list[str] = []
+"""What `--task` may be; each task of `training.tasks` adds its name when it is registered."""
 
-def option(text: str, default: Any = dataclasses.MISSING) -> Any:
-    """Return a field with the help that `--help` prints."""
+
+def option(text: str, default: Any = dataclasses.MISSING, choices: list[str] | None = None) -> Any:
+    """Return a field with the help that `--help` prints, and with what it may be where that is no type."""
+    metadata = {"help": text} if choices is None else {"help": text, "choices": choices}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -27,13 +31,25 @@ class ModelArguments:
     text_config: str = option("Configuration of a new title tower, JSON with a model_type.", "")
     tokenizer: str = option("Tokenizer of a new title tower; one is trained on the titles if not given.", "")
     vocab_size: int = option("Size of the vocabulary of a tokenizer that is trained on the titles.", 8192)
-    image_size: int | None = option("Side in pixels that images are brought to; the tower's own if not given.", None)
-    max_title_length: int | None = option("Titles are cut after this many tokens; 32, or the checkpoint's own.", None)
+    image_size: int | None = option(
+        "Height and width in pixels that images are resized to; the tower's own if not given.", None
+    )
+    max_title_length: int | None = option(
+        "Titles are cut after this many tokens; 32, or the checkpoint's own, if not given.", None
+    )
     projection_dim: int | None = option("Dimension of the shared space; 512 if not given, or as in `clip`.", None)
-    vision_pooling: str | None = option("pooler, cls, mean or last; see EClipConfig.", None)
-    text_pooling: str | None = option("pooler, cls, mean or last; see EClipConfig.", None)
-    catalog_mates: str | None = option("What offers of one catalog are to each other; see EClipConfig.", None)
-    catalog_weight: float | None = option("Mass of a positive catalog mate, 0 to 1.", None)
+    vision_pooling: str | None = option(
+        "pooler, cls, mean or last: how a tower's output becomes one vector; see EClipConfig.", None
+    )
+    text_pooling: str | None = option(
+        "pooler, cls, mean or last: how a tower's output becomes one vector; see EClipConfig.", None
+    )
+    catalog_mates: str | None = option(
+        "positive, negative or masked: the mode for offers of the same catalog; see EClipConfig.", None
+    )
+    catalog_weight: float | None = option(
+        "Target mass of a positive catalog mate relative to the offer's own partner, 0 to 1.", None
+    )
     matryoshka_dims: list[int] = option("Sizes that embeddings can be cut to, projection_dim among them.", [])
     matryoshka_weights: list[float] = option("Weight of each of these sizes in the loss; 1 if not given.", [])
     freeze: list[str] = option("Regular expressions of parameter names that are not trained.", [])
@@ -46,7 +62,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which products, under which column names."""
+    """Product data: sources, column names, augmentation."""
 
     train_data: list[str] = option("Sources of training offers: files, folders, Hub datasets, or 'toy'.", ["toy"])
     train_split: str = option("Split of train_data, where a source has splits.", "train")
@@ -54,31 +70,33 @@ class DataArguments:
     validation_split: str = option("Split of validation_data.", "validation")
     test_data: list[str] = option("Sources of offers that evaluate_tasks.py reports on; 'toy' if train_data is.", [])
     test_split: str = option("Split of test_data.", "test")
-    pairs_data: list[str] = option("Sources of offers that test_pairs speaks of.", [])
+    pairs_data: list[str] = option("Sources of the offers that test_pairs refers to.", [])
     test_pairs: str | None = option("Parquet of labelled pairs of offers: left, right, label.", None)
     pair_id_column: str | None = option(
-        "Column of the offers that left and right speak of; title_column if they are titles themselves.", None
+        "Column that left and right of the pairs refer to; title_column if they are titles.", None
     )
     train_pairs: str | None = option("Parquet of labelled pairs of train_data: left, right, label.", None)
     validation_pairs: str | None = option("Parquet of labelled pairs of validation_data.", None)
     category_column: str = option("Column of the category path: a list, or text with category_separator.", "category")
-    category_separator: str = option("What separates the levels of a category that is text.", ">")
-    attribute_columns: list[str] = option("Columns of attributes; a null there is no label.", [])
+    category_separator: str = option("Separator between the levels of a category that is text.", ">")
+    attribute_columns: list[str] = option("Columns of attributes; null means no label.", [])
     restricted_column: str = option("Column that is true for products for adults only.", "restricted")
-    streaming: bool = option("Read training offers, as parquet, when they are needed, not beforehand.", False)
+    streaming: bool = option("Read training offers from parquet files during training, not before it.", False)
     shuffle_buffer: int = option("Rows of a stream that are shuffled together, and held in memory.", 4096)
-    title_column: str = option("Column of the title; none where there are no titles.", "title")
-    image_column: str = option("Column of the image; none where there are no images.", "image")
+    title_column: str = option("Column of the title; none for data without titles.", "title")
+    image_column: str = option("Column of the image; none for data without images.", "image")
     catalog_id_column: list[str] = option(
-        "Columns of the catalog id; per row the first that is not null is taken.", ["catalog_id"]
+        "Columns of the catalog id; the first that is not null counts for a row.", ["catalog_id"]
     )
     id_column: str | None = option("Column of the offer's id; rows are numbered if not given.", None)
     exclude_rows: list[str] = option("Training rows to leave out, as column=value.", [])
-    max_train_rows: int | None = option("Take at most so many training rows.", None)
+    max_train_rows: int | None = option("Maximum number of training rows; all if not given.", None)
     max_skipped_share: float = option("Stop if more than this share of the rows can't be used.", 0.05)
-    toy_offers: int = option("Offers in the drawn catalogue.", 4000)
-    toy_seed: int = option("Seed of the drawn catalogue.", 0)
-    mates_share: float = option("Share of the catalogs whose offers meet in a batch; not for streams.", 0.0)
+    toy_offers: int = option("Number of drawn offers where a source is 'toy'.", 4000)
+    toy_seed: int = option("Seed of the drawn offers.", 0)
+    mates_share: float = option(
+        "Share of the catalogs whose offers are put in the same batch; not with streaming.", 0.0
+    )
     min_crop_scale: float = option("Smallest share of an image that a random crop keeps.", 0.7)
     flip_probability: float = option("Probability of mirroring an image.", 0.5)
     colour_jitter: float = option("Strength of colour changes; off, since colour is an attribute of products.", 0.0)
@@ -87,7 +105,7 @@ class DataArguments:
     num_workers: int = option("Processes that decode images, per rank.", 1)
 
     def __post_init__(self) -> None:
-        """Hold out offers of the drawn catalogue where it is what is trained on."""
+        """Use drawn offers for validation and test where training uses them."""
         if self.train_data == ["toy"]:
             self.validation_data = self.validation_data or ["toy"]
             self.test_data = self.test_data or ["toy"]
@@ -96,18 +114,22 @@ class DataArguments:
 
 @dataclass
 class CardArguments:
-    """What the card of a published checkpoint says that no file tells."""
+    """What the card of a published checkpoint says and no file of the checkpoint holds."""
 
-    license: str | None = option("Licence of the weights, by the Hub's name for it; other with the next two.", None)
+    license: str | None = option(
+        "Licence of the weights, by the Hub's name for it; 'other' needs license_name and license_link.", None
+    )
     license_name: str | None = option("Name of a licence that the Hub has no name for.", None)
-    license_link: str | None = option("Address of that licence.", None)
-    base_models: list[str] = option("Hub ids of the models that training started from; found if not given.", [])
+    license_link: str | None = option("URL of that licence.", None)
+    base_models: list[str] = option(
+        "Hub ids of the models that training started from; found from the checkpoint if not given.", []
+    )
     card_data: list[str] = option("Training data and its licence, as name=licence; Hub ids are linked.", [])
     card_languages: list[str] = option("Languages of the titles, such as en.", [])
-    card_limits: list[str] = option("Further limits, a sentence each.", [])
+    card_limits: list[str] = option("Further limitations, a sentence each.", [])
 
     def __post_init__(self) -> None:
-        """Refuse what no card can be made of."""
+        """Check the values."""
         if wrong := [entry for entry in self.card_data if not all(entry.partition("=")[::2])]:
             raise ValueError(f"`card_data` holds {wrong[0]!r}; give name=licence, such as 'Fashion Products=mit'.")
         if (self.license == "other") != bool(self.license_name and self.license_link):
@@ -119,29 +141,32 @@ class CardArguments:
 
 @dataclass
 class TrainArguments(CardArguments):
-    """How it is trained. Everything that lasts is counted in samples (offers seen), not in steps."""
+    """How a model is trained. Durations and intervals are counted in samples (offers seen), not in steps."""
 
-    output_dir: str = option("Where checkpoints, the model and the report go.", "outputs/eclip")
-    overwrite_output_dir: bool = option("Start anew where output_dir holds checkpoints.", False)
+    output_dir: str = option("Folder for checkpoints, the model and the report.", "outputs/eclip")
+    overwrite_output_dir: bool = option("Start anew although output_dir holds checkpoints, and remove them.", False)
     resume_from_checkpoint: str | None = option("'latest', or the folder of a checkpoint.", None)
-    seed: int = option("Seed of weights, order, augmentation and dropout.", 0)
+    seed: int = option("Seed of new weights, the order of offers, augmentation and dropout.", 0)
     num_epochs: float = option("Passes over the training offers.", 1.0)
-    max_samples: int | None = option("Samples to train on, instead of num_epochs.", None)
-    batch_size: int = option("Offers in a batch, all ranks together: each is contrasted with all others.", 256)
+    max_samples: int | None = option("Samples to train on, in place of num_epochs.", None)
+    batch_size: int = option("Offers in a batch over all ranks: each is contrasted with all others.", 256)
     batch_size_schedule: list[str] = option(
-        "Later batch sizes as share:size, 0.1:4096 being 4096 offers after a tenth of the run.", []
+        "Later batch sizes as share:size; 0.1:4096 means 4096 offers after a tenth of the run.", []
     )
     batch_size_rule: BatchSizeRule = option(
-        "What a later batch size does to the learning rates, which are those of batch_size.", "none"
+        "How the learning rates, given for batch_size, grow with a later batch size.", "none"
     )
-    text_stream_size: int | None = option("Titles that a rank encodes at once; all of its batch if not given.", None)
-    image_stream_size: int | None = option("Images that a rank encodes at once; all of its batch if not given.", None)
+    text_stream_size: int | None = option("Titles that a rank encodes at once; its whole batch if not given.", None)
+    image_stream_size: int | None = option("Images that a rank encodes at once; its whole batch if not given.", None)
     keep_graphs: str = option(
-        "Share of the streams that are encoded once, 0 to 1; auto is what memory allows.", "auto"
+        "Share of the streams, 0 to 1, whose graphs are kept, so that they are encoded once; auto: as memory allows.",
+        "auto",
     )
-    mate_contrast_weight: float = option("Weight of contrast among titles and among images of catalog mates.", 0.0)
-    learning_rate: float = option("Peak learning rate of the projections, and of the towers if none is given.", 5e-4)
-    tower_learning_rate: float | None = option("Peak learning rate of the towers.", None)
+    mate_contrast_weight: float = option("Weight of the contrast among titles and among images by catalog.", 0.0)
+    learning_rate: float = option(
+        "Peak learning rate of the projections, and of the towers without tower_learning_rate.", 5e-4
+    )
+    tower_learning_rate: float | None = option("Peak learning rate of the towers; learning_rate if not given.", None)
     layer_decay: float = option("Factor by which a tower's rate shrinks per block below its top.", 1.0)
     weight_decay: float = option("Weight decay of matrices; biases, norms and the temperature have none.", 0.1)
     no_weight_decay: list[str] = option("Regular expressions of further parameter names without decay.", [])
@@ -153,30 +178,34 @@ class TrainArguments(CardArguments):
     keep_patches: float = option("Share of an image's patches that the image tower sees in training.", 1.0)
     ema_decay: float | None = option("Average the weights over steps with this decay, such as 0.999.", None)
     max_grad_norm: float = option("Gradients are clipped to this norm.", 1.0)
-    max_bad_steps: int = option("Steps in a row whose loss or gradient is not a number, before the run stops.", 5)
+    max_bad_steps: int = option("Stop after this many steps in a row whose loss or gradient is not a number.", 5)
     mixed_precision: str | None = option(
-        "no, bf16, fp16, or auto for what the machine is fast in; as `accelerate` is set to if not given.", None
+        "no, bf16, fp16, or auto for the fastest on this machine; the setting of `accelerate` if not given.", None
     )
     compile: bool = option("Compile both towers with torch.compile.", False)
     compile_backend: str = option("Backend of torch.compile.", "inductor")
-    cache_frozen_towers: bool = option("Encode offers once with a frozen tower, keep its vectors on disk.", False)
-    gradient_checkpointing: bool = option("Trade time for memory.", False)
-    channels_last: bool = option("Lay images out channels last: faster for convolutional towers.", False)
-    fix_batch_norm: bool = option("Keep batch norm's statistics as they are: do so for pretrained towers.", True)
+    cache_frozen_towers: bool = option("Encode offers once with a frozen tower, and keep its vectors on disk.", False)
+    gradient_checkpointing: bool = option("Compute activations twice to save memory.", False)
+    channels_last: bool = option("Use the channels-last memory format: faster for convolutional towers.", False)
+    fix_batch_norm: bool = option("Keep the statistics of batch norm fixed; recommended for pretrained towers.", True)
     eval_batch_size: int = option("Offers embedded at a time in evaluation.", 256)
-    eval_every_samples: int | None = option("Evaluate so often; at the start and the end in any case.", None)
-    save_every_samples: int | None = option("Write a checkpoint so often; only the end's model if not given.", None)
-    save_total_limit: int = option("Checkpoints that are kept.", 2)
-    report_to: list[str] = option("Trackers: tensorboard, trackio, wandb.", [])
+    eval_every_samples: int | None = option(
+        "Samples between evaluations; there is always one at the start and one at the end.", None
+    )
+    save_every_samples: int | None = option(
+        "Samples between checkpoints; only the final model is saved if not given.", None
+    )
+    save_total_limit: int = option("Number of checkpoints that are kept.", 2)
+    report_to: list[str] = option("Experiment trackers: tensorboard, trackio, wandb.", [])
     push_to_hub: bool = option("Publish model and processor at the end.", False)
     hub_model_id: str | None = option("Repository to publish to; the name of output_dir if not given.", None)
     hub_private: bool = option("Make that repository private.", False)
 
     def __post_init__(self) -> None:
-        """Refuse what no run can be made of."""
+        """Check the values."""
         super().__post_init__()
         if self.batch_size < 2:
-            raise ValueError(f"`batch_size` is {self.batch_size}; a contrast needs at least 2 offers, and likes many.")
+            raise ValueError(f"`batch_size` is {self.batch_size}; a contrast needs at least 2 offers.")
         BatchSizeSchedule(self.batch_size, parse_batch_size_steps(self.batch_size_schedule), 1, self.batch_size_rule)
         if self.keep_graphs != "auto":
             try:
@@ -196,36 +225,49 @@ class TrainArguments(CardArguments):
 
 @dataclass
 class FinetuneArguments(TrainArguments):
-    """How a task is learned: the training arguments, with what fits tasks where nothing is given, and the task.
+    """How a task is learned: the training arguments, with defaults that suit tasks, and those of the task.
 
-    Streams and the contrast of mates are pre-training's, and are not looked at.
+    Streams and the contrast of mates belong to pre-training and have no effect here.
     """
 
-    output_dir: str = option("Where checkpoints, the model and the report go.", "outputs/finetune")
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] = option("What is learned.", "category")
-    modality: Literal["text", "image", "both"] = option("What of a product it is learned from.", "both")
+    output_dir: str = option("Folder for checkpoints, the model and the report.", "outputs/finetune")
+    task: str = option("What is learned.", "category", TASK_NAMES)
+    modality: Literal["text", "image", "both"] = option("Modality that the task is learned from.", "both")
     method: Literal["linear", "full", "lora"] = option(
-        "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters.", "full"
+        "linear: a classifier on the vectors of frozen towers; full: all weights; lora: adapters in the towers.",
+        "full",
     )
     join: list[str] = option(
-        "Two heads, of titles and of images, that are put together; only how they are joined is fitted then.", []
+        "Two heads, of titles and of images, to join in one; only how they are joined is fitted.", []
     )
     label_share: float = option("Share of the training rows (or pairs, or catalogs) whose labels are used.", 1.0)
     num_epochs: float = option("Passes over the labelled rows.", 8.0)
-    batch_size: int = option("Rows in a batch, all ranks together.", 64)
+    batch_size: int = option("Rows in a batch over all ranks.", 64)
     learning_rate: float = option("Peak learning rate of the head.", 2e-3)
-    tower_learning_rate: float | None = option("Peak rate of the towers; 1e-4 if not given, of adapters 1e-3.", None)
+    tower_learning_rate: float | None = option(
+        "Peak learning rate of the towers; 1e-4 if not given, 1e-3 for adapters.", None
+    )
     weight_decay: float = option("Weight decay of matrices; biases and norms have none.", 0.05)
     adam_beta2: float = option("AdamW's second beta.", 0.999)
-    label_smoothing: float = option("Share of a label's mass that is spread over all classes; not by linear.", 0.05)
-    modality_dropout: float = option("Probability, per side, of learning from both without it; not by linear.", 0.1)
-    positive_weight: float | None = option("Weight of restricted products; as much as all others if not given.", None)
-    target_recall: float = option("Share of restricted products that the threshold finds on validation.", 0.95)
-    min_probability: float = option("Attributes that are less probable than this are answered as not stated.", 0.0)
-    merge: bool = option("Save adapters added to the weights, as a model of its own, not alone.", False)
+    label_smoothing: float = option(
+        "Share of a label's mass that is spread over all classes; no effect with linear.", 0.05
+    )
+    modality_dropout: float = option(
+        "Probability, per modality, of leaving it out where both are given; no effect with linear.", 0.1
+    )
+    positive_weight: float | None = option(
+        "Weight of a restricted product in the loss; if not given, both classes weigh the same in total.", None
+    )
+    target_recall: float = option(
+        "Recall of restricted products on validation that the threshold is chosen for.", 0.95
+    )
+    min_probability: float = option(
+        "Attribute values with a lower probability than this are predicted as not stated.", 0.0
+    )
+    merge: bool = option("Save adapters merged into the weights, as a full model, not alone.", False)
 
     def __post_init__(self) -> None:
-        """Refuse what no run can be made of, and settle the towers' rate."""
+        """Check the values, and set the towers' learning rate."""
         super().__post_init__()
         for name in ("label_share", "target_recall"):
             if not 0.0 < getattr(self, name) <= 1.0:
@@ -236,42 +278,46 @@ class FinetuneArguments(TrainArguments):
 
 @dataclass
 class PublishArguments(CardArguments):
-    """What `publish.py` publishes."""
+    """What `publish.py` publishes, and where."""
 
     checkpoint: str = option("Folder of a model, a head, or adapters.", "")
-    repo: str = option("Repository: owner/name, or a name among one's own.", "")
-    private: bool = option("Publish to a private repository, new or old; one that is public is refused.", False)
-    revision: str | None = option("Branch, made if need be.", None)
+    repo: str = option("Repository: owner/name, or a name in your own namespace.", "")
+    private: bool = option("Publish to a private repository; an existing public one is refused.", False)
+    revision: str | None = option("Branch; created if it does not exist.", None)
     commit_message: str | None = option("Message of the commit.", None)
-    create_pr: bool = option("Propose the change in place of making it.", False)
-    evaluation: str | None = option("report.json of evaluate_tasks.py, whose figures are told, too.", None)
-    evaluated_on: str | None = option("Name of the data that figures are of; that of its folder if not given.", None)
-    new_card: bool = option("Write the card anew even if somebody has edited it.", False)
+    create_pr: bool = option("Open a pull request in place of a commit.", False)
+    evaluation: str | None = option("report.json of evaluate_tasks.py, whose metrics the card shows.", None)
+    evaluated_on: str | None = option(
+        "Name of the data that the metrics are of; that of its folder if not given.", None
+    )
+    new_card: bool = option("Write the card anew even if it was edited on the Hub.", False)
 
 
 @dataclass
 class EvaluationArguments:
     """What `evaluate_tasks.py` measures."""
 
-    checkpoints: list[str] = option("e-CLIP checkpoints, beside the configuration's untrained model.", [])
-    report_dir: str = option("Where the figures and pictures go.", "outputs/evaluation")
+    checkpoints: list[str] = option("e-CLIP checkpoints, compared with the configuration's untrained model.", [])
+    report_dir: str = option("Folder for metrics and plots.", "outputs/evaluation")
     eval_batch_size: int = option("Offers embedded at a time.", 256)
-    seed: int = option("Seed of the untrained model's new weights, of derived pairs and of resampling.", 0)
-    task: Literal["category", "attributes", "matching", "clustering", "adult"] | None = option(
-        "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.", None
+    seed: int = option("Seed of the untrained model's weights, of derived pairs and of resampling.", 0)
+    task: str | None = option(
+        "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.",
+        None,
+        TASK_NAMES,
     )
     modality: Literal["text", "image", "both"] | None = option(
-        "What of a product a head gets to see; all that it looks at if not given.", None
+        "Modality that a head gets; all that it was trained with if not given.", None
     )
     zero_shot: bool = option(
-        "Answer by the names of the classes, without training; categories and attributes, those of the split where "
-        "a checkpoint has no head.",
+        "Predict by the names of the classes, without training, for categories and attributes; the classes are those "
+        "of the split where a checkpoint has no head.",
         False,
     )
     split: Literal["train", "validation", "test"] = option("Split that heads are measured on.", "test")
-    num_resamples: int = option("How often rows are drawn for the intervals of a head's figures.", 1000)
+    num_resamples: int = option("Number of bootstrap samples for the confidence intervals of a head's metrics.", 1000)
     resample_by: Literal["catalogs", "rows"] = option(
-        "What is drawn; rows where training has seen the very catalogs of the split.", "catalogs"
+        "Unit of the bootstrap; rows where training has seen the same catalogs as the split.", "catalogs"
     )
 
 
@@ -279,27 +325,33 @@ class EvaluationArguments:
 class ReportArguments:
     """What `report.py` compares."""
 
-    output_dir: str = option("Where cells, checkpoints, tables and pictures go.", "outputs/report")
+    output_dir: str = option("Folder for runs, checkpoints, tables and plots.", "outputs/report")
     pretraining: str = option("Configuration of the pre-training.", "training/configs/fashion.yaml")
-    pretraining_samples: int | None = option("Samples of each pre-training, if not as it is configured.", None)
-    pretraining_seeds: int = option("Pre-trainings of each kind; a seed of the tasks takes one after the other.", 1)
-    tasks: list[str] = option("What is learned, as task:configuration; the file's name is that of the data.", [])
-    trained_modalities: list[str] = option(
-        "Sides whose towers are trained with all labels, if validation prefers it to a probe: task:data:side.", []
+    pretraining_samples: int | None = option(
+        "Samples of each pre-training; as its configuration says if not given.", None
     )
-    max_task_rows: int | None = option("Training rows that a task has at most; all if not given.", None)
-    modalities: list[str] = option("What of a product is looked at; both needs its parts.", ["text", "image", "both"])
+    pretraining_seeds: int = option("Pre-trainings of each kind; the seeds of the tasks use them in turn.", 1)
+    tasks: list[str] = option("Tasks, as task:configuration; the name of the file is the name of the data.", [])
+    trained_modalities: list[str] = option(
+        "Modalities, as task:data:modality, whose towers are trained with all labels if that is better on validation "
+        "than a linear probe.",
+        [],
+    )
+    max_task_rows: int | None = option("Maximum number of training rows of a task; all if not given.", None)
+    modalities: list[str] = option("text, image, both; both needs the other two.", ["text", "image", "both"])
     methods: list[str] = option(
         "eclip, hard_labels, no_pretraining, classical.", ["eclip", "hard_labels", "no_pretraining", "classical"]
     )
-    baseline: list[str] = option("Further models: Hub ids or folders of CLIP, SigLIP or e-CLIP checkpoints.", [])
+    baseline: list[str] = option(
+        "Further models to compare with: Hub ids or folders of CLIP, SigLIP or e-CLIP checkpoints.", []
+    )
     label_shares: list[float] = option("Shares of the labels that are learned from.", [0.01, 0.1, 1.0])
-    num_seeds: int = option("Seeds of the shares and of the learning.", 3)
-    num_resamples: int = option("How often rows are drawn for intervals.", 300)
-    jobs: int = option("Cells that are computed side by side; one on a GPU.", 2)
+    num_seeds: int = option("Number of seeds, of the label shares and of training.", 3)
+    num_resamples: int = option("Number of bootstrap samples for confidence intervals.", 300)
+    jobs: int = option("Runs that are computed at the same time; use 1 on a GPU.", 2)
 
     def __post_init__(self) -> None:
-        """Refuse what no report can be made of."""
+        """Check the values."""
         if "both" in self.modalities and not {"text", "image"} <= set(self.modalities):
             raise ValueError(f"`modalities` is {self.modalities}; both is put together from text and image.")
         known = {
@@ -329,6 +381,7 @@ ALL_ARGUMENTS: tuple[type, ...] = (
 
 __all__ = [
     "ALL_ARGUMENTS",
+    "TASK_NAMES",
     "CardArguments",
     "DataArguments",
     "EvaluationArguments",

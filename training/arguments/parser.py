@@ -12,6 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from transformers import HfArgumentParser
 from training.arguments.groups import ALL_ARGUMENTS
 
 __all__ = ["parse_arguments"]
+
+_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -37,21 +40,15 @@ def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None
     Raises:
         SystemExit: a key is unknown, or a value is not of its type (printed with what is known).
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     usage = "%(prog)s [--config FILE.yaml] [--argument value ...] (--help lists the arguments)"
-    parser = HfArgumentParser(tuple(argument_classes), allow_abbrev=False, usage=usage)
+    parser = _ArgumentParser(tuple(argument_classes), allow_abbrev=False, usage=usage)
     parser.add_argument("--config", help="YAML file of arguments; the command line goes before it.")
-    for action in parser._actions:
-        if action.nargs == "+":
-            action.nargs = "*"  # an empty list is a list
-        if action.type is int:
-            action.type = _whole_number
-    # argparse takes -1e-4 for an option.
-    parser._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
     known = {name for group in argument_classes for name in _names(group)}
-    config_path = _take_config(parser, argv)
+    config_path = _take_config(parser, words)
     from_file = _read_config(parser, config_path, known) if config_path else []
-    parsed = parser.parse_args_into_dataclasses([*from_file, *argv], return_remaining_strings=True)
+    written_out = [_write_out(word) for word in (*from_file, *words)]
+    parsed = parser.parse_args_into_dataclasses(written_out, return_remaining_strings=True)
     groups, unknown = parsed[: len(argument_classes)], parsed[-1]
     for word in unknown:
         if word.startswith("--"):
@@ -61,16 +58,33 @@ def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None
     return tuple(groups)
 
 
-def _take_config(parser: HfArgumentParser, argv: list[str]) -> str | None:
+class _ArgumentParser(HfArgumentParser):
+    """A parser that takes an empty list for a list, and 1e6 for a whole number."""
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add an argument; `HfArgumentParser` calls this for each field of a dataclass."""
+        if settings.get("nargs") == "+":
+            settings["nargs"] = "*"
+        if settings.get("type") is int:
+            settings["type"] = _whole_number
+        return super().add_argument(*names, **settings)
+
+
+def _write_out(word: str) -> str:
+    """Write a negative number without its exponent: argparse takes -1e-4 for an option, and -0.0001 for a number."""
+    return format(Decimal(word), "f") if _NEGATIVE_NUMBER.fullmatch(word) else word
+
+
+def _take_config(parser: HfArgumentParser, words: list[str]) -> str | None:
     """Remove `--config FILE` (or `--config=FILE`) from the words and return the file."""
-    for place, word in enumerate(argv):
+    for place, word in enumerate(words):
         if word == "--config":
-            if place + 1 == len(argv):
+            if place + 1 == len(words):
                 parser.error("--config wants a YAML file")
-            _, path = argv.pop(place), argv.pop(place)
+            _, path = words.pop(place), words.pop(place)
             return path
         if word.startswith("--config="):
-            return argv.pop(place).split("=", 1)[1]
+            return words.pop(place).split("=", 1)[1]
     return None
 
 
@@ -95,7 +109,7 @@ def _read_config(parser: HfArgumentParser, path: str, known: set[str]) -> list[s
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML in which `no`, `yes`, `on` and `off` are the words that they are."""
+    """YAML in which `no`, `yes`, `on` and `off` are words, and not false or true."""
 
 
 _PlainLoader.yaml_implicit_resolvers = {

@@ -17,7 +17,7 @@ def learning_rate_share(
 ) -> float:
     """Return the share of the peak learning rate: a linear rise, then half a cosine.
 
-    Counted in samples, so that it is the same curve whatever the batch size (this package's design).
+    Counted in samples, so that it is the same curve for any batch size (this package's design).
 
     Args:
         samples_seen: Samples that the model has been trained on before this step.
@@ -38,10 +38,10 @@ def learning_rate_share(
 class BatchSizeSchedule:
     """The batch size of each moment of a run, and what it does to the learning rate.
 
-    Large batches converge badly from the start, so the batch grows during training (e-CLIP, Shin et al. 2022, batch
-    size scheduler). Steps at shares of the run, and the rules, are this package's design.
+    Large batches converge badly from the start, so the batch grows during training (e-CLIP, Shin et al. 2022, section
+    3.3: batch size scheduler). Steps at shares of the run, and the rules, are this package's design.
 
-    The rates of a run are those of its first batch size, since the two stand side by side in its arguments and a small
+    The rates of a run are those of its first batch size, since the two are given together in its arguments and a small
     batch is what one can afford to try rates with: a batch of size B has them multiplied by (B / first size) to the
     power 0 (`"none"`), 1/2 (`"sqrt"`, which suits Adam) or 1 (`"linear"`).
 

@@ -1,4 +1,4 @@
-"""Titles and pictures as features that nobody has trained: TF-IDF, and histograms of colours and of gradients."""
+"""Titles and images as features that nobody has trained: TF-IDF, and histograms of colours and of gradients."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,28 +12,28 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from modeling_eclip import ProductImageError, load_product_image
 from training.data.collator import modalities_of
 
-__all__ = ["ClassicalFeatures", "picture_histograms"]
+__all__ = ["ClassicalFeatures", "image_histograms"]
 
-_SIDE = 64  # pixels that a picture is brought to
+_SIZE = 64  # pixels that an image is brought to, each way
 _CELL = 8  # pixels of a cell of the gradients' histograms
 _NUM_DIRECTIONS = 9
 _COLOUR_BINS = (8, 4, 4)  # of hue, saturation and brightness
 _NUM_COLOURS = int(np.prod(_COLOUR_BINS))
-_NUM_FEATURES = _NUM_COLOURS + (_SIDE // _CELL) ** 2 * _NUM_DIRECTIONS
+_NUM_FEATURES = _NUM_COLOURS + (_SIZE // _CELL) ** 2 * _NUM_DIRECTIONS
 
 
-def picture_histograms(image: Any) -> np.ndarray:
-    """Describe a picture by its colours, and by the directions of its edges (Dalal and Triggs 2005, without blocks).
+def image_histograms(image: Any) -> np.ndarray:
+    """Describe an image by its colours, and by the directions of its edges (Dalal and Triggs 2005, without blocks).
 
     Args:
         image: A Pillow image in RGB.
 
     Returns:
         A joint histogram of hue, saturation and brightness, then one of unsigned directions per cell of 8 by 8 pixels,
-        the picture being brought to 64 by 64; each of the two of unit length after its square root is taken, float32,
+        the image being brought to 64 by 64; each of the two of unit length after its square root is taken, float32,
         shape `(704,)`.
     """
-    small = image.resize((_SIDE, _SIDE))
+    small = image.resize((_SIZE, _SIZE))
     bins = np.asarray(small.convert("HSV"), dtype=np.int64) * _COLOUR_BINS // 256
     colours = np.bincount(
         np.ravel_multi_index(tuple(np.moveaxis(bins, -1, 0)), _COLOUR_BINS).ravel(), None, _NUM_COLOURS
@@ -41,7 +41,7 @@ def picture_histograms(image: Any) -> np.ndarray:
     down, across = np.gradient(np.asarray(small.convert("L"), dtype=np.float64))
     direction = (np.arctan2(down, across) % np.pi) / np.pi * _NUM_DIRECTIONS
     row, column = np.indices(direction.shape) // _CELL
-    cell = row * (_SIDE // _CELL) + column
+    cell = row * (_SIZE // _CELL) + column
     place = cell * _NUM_DIRECTIONS + np.minimum(direction.astype(np.int64), _NUM_DIRECTIONS - 1)
     edges = np.bincount(place.ravel(), np.hypot(down, across).ravel(), _NUM_FEATURES - _NUM_COLOURS)
     parts = [np.sqrt(part) for part in (colours, edges)]
@@ -49,10 +49,10 @@ def picture_histograms(image: Any) -> np.ndarray:
 
 
 class ClassicalFeatures:
-    """Features of products, of the sides that are looked at.
+    """Features of products, of the modalities that are looked at.
 
     Args:
-        products: Training products, by whose titles and pictures words are weighed and features scaled.
+        products: Training products, by whose titles and images words are weighed and features scaled.
         modality: `"text"`, `"image"` or `"both"`.
     """
 
@@ -77,7 +77,7 @@ class ClassicalFeatures:
 
         Returns:
             Features of unit length, shape `(N, D)`: of titles `"words"`, single ones and pairs, and `"characters"`,
-            two to four within words, both sparse; and `"image"`. Zero where a product has not the side.
+            two to four within words, both sparse; and `"image"`. Zero where a product lacks the modality.
         """
         titles = _titles(products) if self._vectorizers else []
         found: dict[str, Any] = {name: of.transform(titles) for name, of in self._vectorizers.items()}
@@ -88,7 +88,7 @@ class ClassicalFeatures:
         return found
 
     def __call__(self, products: datasets.Dataset) -> dict[str, Any]:
-        """Describe products by side.
+        """Describe products by modality.
 
         Args:
             products: `N` products.
@@ -106,7 +106,7 @@ def _titles(products: datasets.Dataset) -> list[str]:
 
 
 def _histograms(products: datasets.Dataset) -> np.ndarray:
-    """Return what `picture_histograms` says of each product, zero of one without a picture; kept on disk."""
+    """Return the histograms of each product, zero for one without an image; kept on disk."""
     described = products.select_columns("image").map(
         _describe, batched=True, batch_size=64, remove_columns=["image"], desc="histograms"
     )
@@ -117,7 +117,7 @@ def _describe(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[np.ndarray]]
     found = []
     for image in batch["image"]:
         try:
-            found.append(picture_histograms(load_product_image(image)))
+            found.append(image_histograms(load_product_image(image)))
         except ProductImageError:
             found.append(np.zeros(_NUM_FEATURES, dtype=np.float32))
     return {"histogram": found}

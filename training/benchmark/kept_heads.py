@@ -1,28 +1,28 @@
-"""Heads of the report that stay: of each task and modality the one that validation prefers, and pictures of it."""
+"""Heads of the report that stay: of each task and modality the one that validation prefers, and plots of it."""
 
 import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from modeling_eclip import EClipProcessor
-from training.arguments.groups import DataArguments, EvaluationArguments
-from training.arguments.parser import parse_arguments
-from training.benchmark.runs import EMBEDDED_AT_ONCE, CellGroup, head_folder
+from training.benchmark.runs import RunGroup, head_folder, run_file
 from training.data.files import whole_folder
 from training.evaluation.gallery import draw_evaluations
 from training.evaluation.task_evaluation import evaluate_head, load_evaluated_split, load_task_head
+from training.tasks.registry import find_task
 
-_CELL = "cell.json"  # beside a kept head: the cell that it is of
+_RUN = "run.json"  # beside a kept head: the run that it is of
 
 __all__ = ["draw_checkpoints", "keep_checkpoints"]
 
 
-def keep_checkpoints(groups: Sequence[CellGroup], folder: Path) -> dict[str, CellGroup]:
+def keep_checkpoints(groups: Sequence[RunGroup], folder: Path) -> dict[str, RunGroup]:
     """Keep the best head of each group and modality as `checkpoints/DATA-TASK-MODALITY`, and remove the others.
 
     Args:
@@ -38,30 +38,30 @@ def keep_checkpoints(groups: Sequence[CellGroup], folder: Path) -> dict[str, Cel
         for modality in group.on.modalities:
             name = f"{group.on.data}-{group.on.task}-{modality}"
             kept[name] = group
-            there = [cell for cell in group.cells(modality) if head_folder(cell, folder).is_dir()]
+            there = [run for run in group.runs(modality) if head_folder(run, folder).is_dir()]
             if not there:  # moved by the run before
                 continue
-            best = max(there, key=lambda cell: _score(folder / "cells" / f"{cell.name}.json"))
-            checkpoint, cell_file = folder / "checkpoints" / name, folder / "cells" / f"{best.name}.json"
+            best = max(there, key=lambda run: _score(run_file(run, folder)))
+            checkpoint, best_file = folder / "checkpoints" / name, run_file(best, folder)
             # That of the run before stays where the new ones are no better.
-            if not checkpoint.is_dir() or _score(cell_file) > _score(checkpoint / _CELL):
+            if not checkpoint.is_dir() or _score(best_file) > _score(checkpoint / _RUN):
                 shutil.rmtree(checkpoint, ignore_errors=True)
                 shutil.rmtree(folder / "pictures" / name, ignore_errors=True)
-                shutil.copyfile(cell_file, head_folder(best, folder) / _CELL)
+                shutil.copyfile(best_file, head_folder(best, folder) / _RUN)
                 shutil.move(head_folder(best, folder), checkpoint)
-            for cell in there:
-                shutil.rmtree(head_folder(cell, folder), ignore_errors=True)
+            for run in there:
+                shutil.rmtree(head_folder(run, folder), ignore_errors=True)
     return kept
 
 
 def _score(path: Path) -> float:
-    """Read the score on validation that a cell has."""
+    """Read the score on validation that a run has."""
     score = json.loads(path.read_text(encoding="utf-8"))["score"]
     return float("-inf") if score is None else float(score)
 
 
-def draw_checkpoints(checkpoints: Mapping[str, CellGroup], folder: Path) -> dict[str, list[Path]]:
-    """Draw how the heads that see most do on the test split.
+def draw_checkpoints(checkpoints: Mapping[str, RunGroup], folder: Path) -> dict[str, list[Path]]:
+    """Draw how the heads that see most modalities do on the test split.
 
     Args:
         checkpoints: What `keep_checkpoints` returned.
@@ -80,14 +80,11 @@ def draw_checkpoints(checkpoints: Mapping[str, CellGroup], folder: Path) -> dict
             continue
         directory = folder / "pictures" / name
         if not directory.is_dir():
-            data, evaluation = parse_arguments((DataArguments, EvaluationArguments), ["--config", group.on.config])
-            evaluation.modality, evaluation.num_resamples = None, 100
-            evaluation.eval_batch_size = EMBEDDED_AT_ONCE
-            checkpoint = str(folder / "checkpoints" / name)
-            head = load_task_head(group.on.task, checkpoint, None)
-            products = load_evaluated_split(group.on.task, data, "test", seed=0)
-            processor = EClipProcessor.from_pretrained(checkpoint)
-            found = evaluate_head(group.on.task, head, processor, products, data, evaluation, accelerator)
+            checkpoint, task = str(folder / "checkpoints" / name), find_task(group.on.task)
+            head, processor = load_task_head(task, checkpoint, None), EClipProcessor.from_pretrained(checkpoint)
+            data, evaluation = group.on.products, replace(group.on.evaluation, num_resamples=100)
+            products = load_evaluated_split(task, data, "test", seed=0)
+            found = evaluate_head(task, head, processor, products, data, evaluation, accelerator)
             if found is None:
                 continue
             with whole_folder(directory) as partial:

@@ -1,4 +1,4 @@
-"""Cells to what people read: `report.json`, `report.md`, and curves over the share of the labels.
+"""Runs to what people read: the tables of `report.md`, `report.json`, and curves over the share of the labels.
 
 `report.json` is a list of `{"task", "modality", "data", "method", "labels", "metric", "value", "low", "high",
 "seeds"}`: the mean over the seeds, and its 95 % interval (see `training.evaluation.task_metrics.measure`).
@@ -9,57 +9,47 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_eclip.plots.products import plt
-from training.arguments.groups import DataArguments, EvaluationArguments
-from training.arguments.parser import parse_arguments
-from training.benchmark.runs import CellGroup
+from training.benchmark.runs import RunGroup, outcomes_file
 from training.evaluation.task_metrics import Outcomes, measure, metrics_to_json
+from training.plots.canvas import plt
+from training.tasks.registry import find_task
 
 __all__ = ["measure_group", "write_report"]
 
 Row = dict[str, Any]
 
-# What of a task's figures the tables show; of attributes those of each.
-_SHOWN = {
-    "category": ("accuracy", "macro_f1"),
-    "attributes": ("_accuracy", "_macro_f1"),
-    "matching": ("average_precision", "best_f1"),
-    "clustering": ("adjusted_rand_index", "v_measure"),
-    "adult": ("average_precision", "precision_at_recall_95"),
-}
 _OURS = "eclip"
 
 
-def measure_group(group: CellGroup, folder: Path, num_resamples: int) -> list[Row]:
-    """Measure the cells of a group, the seeds together.
+def measure_group(group: RunGroup, folder: Path, num_resamples: int) -> list[Row]:
+    """Measure the runs of a group, the seeds together.
 
     Args:
-        group: The cells.
+        group: The runs.
         folder: Folder of the report.
         num_resamples: How often rows are drawn for the intervals.
 
     Returns:
-        A row per modality and figure. Cells that depend on no seed stand for all of them.
+        A row per modality and metric. A run that does not depend on the seed stands for all of them.
     """
-    _, evaluation = parse_arguments((DataArguments, EvaluationArguments), ["--config", group.on.config])
     rows = []
+    by_catalog = group.on.evaluation.resample_by == "catalogs"
     for modality in group.on.modalities:
-        runs = [Outcomes.load(folder / "cells" / f"{cell.name}.npz") for cell in group.cells(modality)]
-        by_catalog = evaluation.resample_by == "catalogs"
-        figures = metrics_to_json(measure(runs, num_resamples=num_resamples, by_catalog=by_catalog))
+        outcomes = [Outcomes.load(outcomes_file(run, folder)) for run in group.runs(modality)]
+        metrics = metrics_to_json(measure(outcomes, num_resamples=num_resamples, by_catalog=by_catalog))
         key = {"task": group.on.task, "modality": modality, "data": group.on.data, "method": group.method}
         rows += [
-            {**key, "labels": group.labels, "metric": metric, **figure, "seeds": len(group.seeds)}
-            for metric, figure in figures.items()
+            {**key, "labels": group.labels, "metric": metric, **value, "seeds": len(group.seeds)}
+            for metric, value in metrics.items()
         ]
     return rows
 
 
 def write_report(
     rows: Sequence[Row],
-    groups: Sequence[CellGroup],
+    groups: Sequence[RunGroup],
     folder: Path,
-    pictures: Mapping[str, Sequence[Path]],
+    plots: Mapping[str, Sequence[Path]],
     seconds: float,
 ) -> None:
     """Write the tables and draw the curves.
@@ -68,7 +58,7 @@ def write_report(
         rows: What `measure_group` returned, of all groups.
         groups: The groups.
         folder: Where to.
-        pictures: Per checkpoint what was drawn of it.
+        plots: Per checkpoint its plots.
         seconds: How long it took.
     """
     (folder / "report.json").write_text(json.dumps(list(rows), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -77,10 +67,10 @@ def write_report(
     lines = [
         "# What the backbone is worth",
         "",
-        f"Every figure is of test products that no training has seen, the mean of {len(groups[0].seeds)} seeds of the "
-        "task's training and of the labels that it learns from (where all labels are used and nothing is drawn, one "
-        "run is all of them). Intervals, in brackets, are 95 % ones: of which products are in the test split, and of "
-        f"the seeds. The best of a row is bold. It took {seconds / 60:.0f} minutes.",
+        "Every value is measured on test products that no training has seen. "
+        f"It is the mean of {len(groups[0].seeds)} seeds, which choose the labels that are learned from and the order of "
+        "training; where nothing depends on the seed, one run stands for all. Brackets hold 95 % intervals, over the choice of test products and of seeds. "
+        f"The best value of a row is bold. The report took {seconds / 60:.0f} minutes.",
         "",
         *_summary(rows, methods, sorted(shares)),
         "",
@@ -88,28 +78,28 @@ def write_report(
     ]
     for task, data in dict.fromkeys((group.on.task, group.on.data) for group in groups):
         of_task = [row for row in rows if (row["task"], row["data"]) == (task, data) and _is_shown(row)]
-        picture = folder / f"labels-{data}-{task}.png"
+        plot = folder / f"labels-{data}-{task}.png"
         if len(shares) > 1:
-            draw_label_curves(of_task, methods, f"{task} on {data}, test products", picture)
+            draw_label_curves(of_task, methods, f"{task} on {data}, test products", plot)
         lines += [f"## {task}, {data}", "", *_table(of_task, methods, shares), ""]
-        lines += [f"![{task} on {data} by the share of the labels]({picture.name})", ""] if len(shares) > 1 else []
+        lines += [f"![{task} on {data} by the share of the labels]({plot.name})", ""] if len(shares) > 1 else []
     lines += ["## The checkpoints", ""]
-    for name, files in pictures.items():
+    for name, files in plots.items():
         drawn = ", ".join(f"[{file.stem}]({file.relative_to(folder)})" for file in files)
         lines.append(f"- `checkpoints/{name}`: {drawn}")
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _summary(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float]) -> list[str]:
-    """Return a line per task, data and modality: the main figure, of attributes the mean accuracy, per share."""
-    told = " / ".join(f"{share:.0%}" for share in shares)
-    lines = [f"With {told} of the labels:", "", f"| task, data | figure | from | {' | '.join(methods)} |"]
+    """Return a line per task, data and modality: the main metric of the task, per share."""
+    percents = " / ".join(f"{share:.0%}" for share in shares)
+    lines = [f"With {percents} of the labels:", "", f"| task, data | metric | from | {' | '.join(methods)} |"]
     lines.append("|---|---|---|" + "---|" * len(methods))
     for task, data, modality in dict.fromkeys((row["task"], row["data"], row["modality"]) for row in rows):
-        metric = "accuracy" if task == "attributes" else _SHOWN[task][0]
+        metric = find_task(task).main_metric()
         of_task = [row for row in rows if (row["task"], row["data"]) == (task, data)]
         by_share = [_by_method(of_task, modality, metric, share) for share in shares]
-        cells = []
+        columns = []
         for method in methods:
             parts = []
             for found in by_share:
@@ -117,13 +107,13 @@ def _summary(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float
                 text = "-" if value is None else f"{value:.3f}"
                 is_best = value is not None and value == max(row["value"] for row in found.values())
                 parts.append(f"**{text}**" if is_best else text)
-            cells.append(" / ".join(parts))
-        lines.append(f"| {task}, {data} | {metric.replace('_', ' ')} | {modality} | {' | '.join(cells)} |")
+            columns.append(" / ".join(parts))
+        lines.append(f"| {task}, {data} | {metric.replace('_', ' ')} | {modality} | {' | '.join(columns)} |")
     return lines
 
 
 def draw_label_curves(rows: Sequence[Row], methods: Sequence[str], title: str, path: Path) -> None:
-    """Draw the main figures of a task over the share of the labels, with intervals.
+    """Draw the main metrics of a task over the share of the labels, with intervals.
 
     Args:
         rows: Rows of the report, of one task and its data.
@@ -131,7 +121,7 @@ def draw_label_curves(rows: Sequence[Row], methods: Sequence[str], title: str, p
         title: What is drawn.
         path: PNG file to write.
     """
-    metrics = list(dict.fromkeys(row["metric"] for row in rows if row["metric"].endswith(_SHOWN[row["task"]][0])))
+    metrics = list(dict.fromkeys(row["metric"] for row in rows if find_task(row["task"]).is_drawn(row["metric"])))
     modalities = list(dict.fromkeys(row["modality"] for row in rows))
     size = (3.6 * len(modalities) + 0.5, 2.8 * len(metrics) + 0.8)
     figure, grid = plt.subplots(
@@ -166,26 +156,25 @@ def draw_label_curves(rows: Sequence[Row], methods: Sequence[str], title: str, p
 
 
 def _is_shown(row: Row) -> bool:
-    names = _SHOWN[row["task"]]
-    return row["metric"].endswith(names) if row["task"] == "attributes" else row["metric"] in names
+    return find_task(row["task"]).is_reported(row["metric"])
 
 
 def _table(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float]) -> list[str]:
-    lines = [f"| labels | from | figure | {' | '.join(methods)} |", "|---|---|---|" + "---|" * len(methods)]
+    lines = [f"| labels | from | metric | {' | '.join(methods)} |", "|---|---|---|" + "---|" * len(methods)]
     for share in shares:
         keys = dict.fromkeys((row["modality"], row["metric"]) for row in rows if row["labels"] == share)
         for modality, metric in keys:
             found = _by_method(rows, modality, metric, share)
             best = max((row["value"] for row in found.values()), default=None)
-            cells = []
+            columns = []
             for method in methods:
                 row = found.get(method)
-                cells.append("" if row is None else _cell(row, bold=row["value"] == best))
-            lines.append(f"| {share:.0%} | {modality} | {metric.replace('_', ' ')} | {' | '.join(cells)} |")
+                columns.append("" if row is None else _with_interval(row, bold=row["value"] == best))
+            lines.append(f"| {share:.0%} | {modality} | {metric.replace('_', ' ')} | {' | '.join(columns)} |")
     return lines
 
 
-def _cell(row: Row, bold: bool) -> str:
+def _with_interval(row: Row, bold: bool) -> str:
     value = f"**{row['value']:.3f}**" if bold else f"{row['value']:.3f}"
     return value if row["low"] is None else f"{value} [{row['low']:.3f}, {row['high']:.3f}]"
 
@@ -199,7 +188,7 @@ def _by_method(rows: Sequence[Row], modality: str, metric: str, share: float) ->
 
 
 def _verdict(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
-    """Say against whom e-CLIP is ahead, and where it is not."""
+    """Count where e-CLIP is ahead of each other method, and list where it is behind."""
     if _OURS not in methods or len(methods) < 2:
         return []
     shown = [row for row in rows if _is_shown(row) and row["value"] is not None]
@@ -229,7 +218,7 @@ def _verdict(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
                 values = f"{ours[place]['value']:.3f} against {row['value']:.3f}"
                 behind.append(f"- {where}: {row['metric'].replace('_', ' ')} {values} ({method})")
         lines.append(f"| {method} | {' | '.join(str(count) for count in counts.values())} |")
-    lines += ["", "Figures of the tables below, each with each share of the labels.", ""]
+    lines += ["", "Counted are the metrics of the tables below, with each share of the labels.", ""]
     if behind:
         lines += ["<details><summary>Where e-CLIP is behind</summary>", "", *behind, "", "</details>", ""]
     return lines

@@ -1,4 +1,4 @@
-"""What a picture is checked and compared by: size, contrast, a hash of its pixels, a small copy, and its colours."""
+"""The facts of an image, by which it is checked and compared: size, contrast, pixel hash, small copy and colours."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from modeling_eclip import ProductImageError, load_product_image
 __all__ = ["THUMBNAIL_SIDE", "ImageFacts", "ImageLimits", "examine_image"]
 
 THUMBNAIL_SIDE = 32
-"""Side in pixels of the copy that perceptual hashes are made of."""
+"""Side in pixels of the small copy that perceptual hashes are computed from."""
 
-_MORE_THAN_ENOUGH = 64  # pixels of a side, from which a small copy looks the same
-_BORDER = 7  # pixels of the small copy on each side, where frames, stamps and backgrounds are
-_WHITE = (234, 6)  # of 255: pixels as light as this and as near to grey are background
-_BACKGROUND_ONLY = 20  # pixels of the product, fewer than which there is none to be seen
-_COLOUR_RANGE = 32  # of 128, in which blue and red against grey are divided
+_REDUCED_SIDE = 64  # pixels; enough for a small copy that looks the same
+_BORDER = 7  # pixels of the small copy at each edge, where frames, stamps and backgrounds are
+_WHITE = (234, 6)  # of 255: pixels that are lighter, and nearer to grey, are background
+_BACKGROUND_ONLY = 20  # with at most this many other pixels, background is counted, too
+_COLOUR_RANGE = 32  # of 128: largest difference from grey, in blue and in red, that is told apart
 _COLOUR_BINS = 9
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a picture must have to stay.
+    """Limits of an image that stays.
 
     Args:
-        max_bytes: Largest file.
-        min_side: Shortest side in pixels.
-        max_aspect_ratio: Longer side divided by the other.
-        min_contrast: Standard deviation of the grey levels, 0 to 127.
+        max_bytes: Largest file size.
+        min_side: Smallest length of the shorter side, in pixels.
+        max_aspect_ratio: Largest ratio of the longer side to the shorter.
+        min_contrast: Smallest standard deviation of the grey levels, 0 to 127.
     """
 
     max_bytes: int = 20_000_000
@@ -40,16 +40,16 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """One picture.
+    """The facts of one image.
 
     Args:
-        reason: Why it is dropped; `None` if it stays.
-        width: In pixels, where it could be decoded.
-        height: Likewise.
-        pixel_hash: Hash of its pixels, 16 bytes: the same for the same picture in other files.
-        thumbnail: Grey levels of a small copy, uint8, shape `(32, 32)`, of a picture that stays.
-        colours: How often each colour is in its middle, without its lightness and a white background: square roots of
-            frequencies, of length 255, uint8, shape `(81,)`.
+        reason: Reason why it is dropped; `None` if it stays.
+        width: Width in pixels, if it was decoded.
+        height: Height in pixels, if it was decoded.
+        pixel_hash: Hash of the pixels, 16 bytes: the same for the same pixels in different files.
+        thumbnail: Grey levels of a small copy, uint8, shape `(32, 32)`, if the image stays.
+        colours: Frequencies of the colours in the middle of the image, without lightness and white background: their
+            square roots as a vector of norm 255, uint8, shape `(81,)`.
     """
 
     reason: str | None
@@ -61,34 +61,34 @@ class ImageFacts:
 
 
 def examine_image(image: bytes | None, limits: ImageLimits) -> ImageFacts:
-    """Decode a picture and judge it.
+    """Decode an image and check it.
 
     Args:
-        image: The encoded picture; `None` where there is none.
-        limits: What it must have.
+        image: The encoded image; `None` where it is missing.
+        limits: Limits of an image that stays.
 
     Returns:
-        Its facts. The reasons are `"image_missing"`, `"image_too_large"` (the file), `"image_unreadable"` (broken, or
-        no picture, or a bomb), `"image_too_small"`, `"image_too_thin"` and `"image_blank"`.
+        Its facts. The reasons are `"image_missing"`, `"image_too_large"` (the file), `"image_unreadable"` (broken,
+        not an image, or a decompression bomb), `"image_too_small"`, `"image_too_thin"` and `"image_blank"`.
     """
     if not image:
         return ImageFacts("image_missing")
     if len(image) > limits.max_bytes:
         return ImageFacts("image_too_large")
     try:
-        picture = load_product_image(image)
+        decoded = load_product_image(image)
     except ProductImageError as error:
         return ImageFacts("image_too_thin" if error.reason == "too_thin" else "image_unreadable")
-    width, height = picture.size
+    width, height = decoded.size
     if min(width, height) < limits.min_side:
         return ImageFacts("image_too_small", width, height)
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
         return ImageFacts("image_too_thin", width, height)
     size = f"{width}x{height}:".encode()
-    pixel_hash = hashlib.blake2b(size + picture.tobytes(), digest_size=16).digest()
-    small = picture
-    if max(width, height) > 2 * _MORE_THAN_ENOUGH:
-        small = picture.reduce(max(width, height) // _MORE_THAN_ENOUGH)
+    pixel_hash = hashlib.blake2b(size + decoded.tobytes(), digest_size=16).digest()
+    small = decoded
+    if max(width, height) > 2 * _REDUCED_SIDE:
+        small = decoded.reduce(max(width, height) // _REDUCED_SIDE)
     if np.asarray(small.convert("L")).std() < limits.min_contrast:
         return ImageFacts("image_blank", width, height, pixel_hash)
     small = small.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), resample=3)  # bicubic
@@ -96,7 +96,7 @@ def examine_image(image: bytes | None, limits: ImageLimits) -> ImageFacts:
 
 
 def _colours(small: Any) -> np.ndarray:
-    """Return how often each colour is there; sellers change a picture's light and frame more than its colours."""
+    """Return the frequencies of colours. Sellers change the light and the frame of an image more than its colours."""
     middle = slice(_BORDER, THUMBNAIL_SIDE - _BORDER)
     pixels = np.asarray(small.convert("YCbCr"))[middle, middle].reshape(-1, 3).astype(np.int64)
     axes = pixels[:, 1:] - 128

@@ -1,8 +1,9 @@
-"""Pairs of offers that are of one product, as far as a model and their titles say.
+"""Find pairs of offers of one product by a model's embeddings, by titles and by colours.
 
-Where hashes only know the same photograph, a model knows the product on another one. Offers are compared with their
-nearest neighbours. Many products have near twins in a shop, so a likeness counts by how far it stands out from the two
-offers' other neighbours; and most of those twins differ in colour alone, which models look past.
+Hashes find the same photograph; a model also finds the product on another photograph. Each offer is compared with its
+nearest neighbours. Shops sell many nearly identical products, so a pair's score is measured against the scores of the
+two offers' other neighbours. Most of those products differ in colour alone, which embeddings hardly show, so colours
+are compared separately.
 """
 
 import numpy as np
@@ -13,27 +14,27 @@ from modeling_eclip.retrieval.neighbors import candidate_pairs, pair_similaritie
 
 __all__ = ["model_pairs"]
 
-_NEIGHBORS = 20  # of each offer that are looked at
-_RANK = 10  # the neighbour that the others have to stand out from
-_IMAGE_WEIGHT = 2.0  # of the image's cosine against that of the title's letters
-_COLOUR_WEIGHT = 0.75  # of the cosine of the colours
+_NEIGHBORS = 20  # of each offer, that it is compared with
+_RANK = 10  # rank of the neighbour whose score is the background
+_IMAGE_WEIGHT = 2.0  # of the images' cosine; the cosine of the titles' letters has weight 1
+_COLOUR_WEIGHT = 0.75  # of the colours' cosine
 _PAIRS_AT_ONCE = 65_536
 
 
 def model_pairs(
     image_embeds: np.ndarray, text_embeds: np.ndarray, title_keys: list[str], colours: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find offers that stand out as alike.
+    """Find pairs of similar offers, and score them.
 
     Args:
-        image_embeds: Vectors of length 1, shape `(N, D)`.
-        text_embeds: Likewise, of the titles.
-        title_keys: The titles, as `title_key` gives them.
+        image_embeds: Unit vectors of the images, shape `(N, D)`.
+        text_embeds: Unit vectors of the titles, shape `(N, D)`.
+        title_keys: `N` titles, from `title_key`.
         colours: Frequencies of colours, as `ImageFacts` has them, shape `(N, 81)`.
 
     Returns:
-        Places of the offers of each pair, int64, shape `(P, 2)`, the lower first; and how alike they are beyond their
-        neighbours, float64, shape `(P,)`.
+        Positions of the offers of each pair, int64, shape `(P, 2)`, the lower first; and the pairs' scores above the
+        background, float64, shape `(P,)`.
     """
     if len(title_keys) < 2:
         return np.empty((0, 2), dtype=np.int64), np.empty(0)
@@ -55,7 +56,7 @@ def model_pairs(
 
 
 def _background(pairs: np.ndarray, scores: np.ndarray, num_offers: int) -> np.ndarray:
-    """Return how alike each offer is with the neighbour of a certain rank, shape `(N,)`."""
+    """Return the score of each offer with its neighbour of rank `_RANK`, shape `(N,)`."""
     offers, doubled = pairs.T.ravel(), np.tile(scores, 2)
     order = np.lexsort((-doubled, offers))
     offers, doubled = offers[order], doubled[order]

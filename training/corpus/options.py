@@ -1,69 +1,80 @@
 """Arguments of `prepare.py`."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from training.arguments.groups import option
 from training.corpus.image_facts import ImageLimits
 
-__all__ = ["PrepareArguments"]
+__all__ = ["FirstModelTrainer", "PrepareArguments"]
+
+FirstModelTrainer = Callable[[Sequence[str], Sequence[str], Path], Path]
+"""Trains a model on parquet files of offers: `(train_files, validation_files, output_dir) -> folder of the model`.
+
+It is called again when a run is resumed. It then returns a model that `output_dir` holds, or resumes its training.
+"""
 
 
 @dataclass
 class PrepareArguments:
-    """Which raw offers become a corpus, and what is dropped on the way."""
+    """The raw offers of a corpus, and the limits by which offers are dropped."""
 
     input: list[str] = option(
         "Files, folders or globs of parquet, JSON lines or CSV: local, s3://, hf://, http(s).", []
     )
-    output: str = option("Folder of the corpus; a run that was stopped goes on there.", "outputs/corpus")
+    output: str = option("Folder of the corpus; a stopped run resumes there.", "outputs/corpus")
     title_column: str = option("Column with the title.", "title")
-    image_column: str = option("Column with the image: its bytes, a datasets.Image, a path or an address.", "image")
-    id_column: str = option("Column with the id of an offer; made of its content if not given.", "")
+    image_column: str = option("Column with the image: bytes, a datasets.Image, a path or an address.", "image")
+    id_column: str = option("Column with the id of the offer; computed from its content if not given.", "")
     catalog_id_column: str = option(
-        "Column with the id of the product, if there is one; kept where given.", "catalog_id"
+        "Column with the id of the product, if the data has one; given ids are kept.", "catalog_id"
     )
-    category_column: str = option("Column with the category (text, or a path), if there is one.", "category")
+    category_column: str = option("Column with the category, text or a list of levels, if there is one.", "category")
 
-    title_rules: str = option("YAML file with the rules of titles.", "training/configs/title_rules.yaml")
+    title_rules: str = option("YAML file with the rules that clean titles.", "training/configs/title_rules.yaml")
     min_image_side: int = option("Images with a shorter side in pixels are dropped.", ImageLimits.min_side)
     max_aspect_ratio: float = option(
-        "Images whose longer side is more than this many times the other are dropped.", ImageLimits.max_aspect_ratio
+        "Images whose longer side is more than this many times the shorter are dropped.", ImageLimits.max_aspect_ratio
     )
     min_image_contrast: float = option(
-        "Standard deviation of grey levels, 0 to 127; images below are blank.", ImageLimits.min_contrast
+        "Images are dropped as blank below this standard deviation of grey levels, 0 to 127.",
+        ImageLimits.min_contrast,
     )
-    placeholder_titles: int = option("An image under this many unrelated titles stands for no product.", 5)
+    placeholder_titles: int = option("An image with this many unrelated titles is dropped as a placeholder.", 5)
 
-    near_image_distance: int = option("Bits of 64 in which hashes of images differ at most that are one picture.", 1)
-    near_title_similarity: float = option("Share of letter triples in common of titles that are one title.", 0.95)
-    catalog_image_distance: int = option("The same bits, of offers of one product, mirrored or not.", 2)
-    catalog_title_similarity: float = option("The same share, of offers of one product.", 0.7)
-    catalog_similarity: float = option("With a checkpoint: score (see model_pairs.py) that joins offers.", 1.45)
-    max_catalog_size: int = option("Offers that a derived catalog has at most.", 100)
+    near_image_distance: int = option("Near duplicates: image hashes differ in at most so many bits of 64.", 1)
+    near_title_similarity: float = option(
+        "Near duplicates: titles share at least this part of their letter triples.", 0.95
+    )
+    catalog_image_distance: int = option("Catalogs: image hashes differ in at most so many bits, mirrored or not.", 2)
+    catalog_title_similarity: float = option("Catalogs: titles share at least this part of their letter triples.", 0.7)
+    catalog_similarity: float = option("Catalogs, with a model: least score (model_pairs.py) that joins offers.", 1.45)
+    max_catalog_size: int = option("Largest number of offers in a derived catalog.", 100)
 
-    checkpoint: str = option("e-CLIP checkpoint whose scores find mismatched pairs: Hub id or folder.", "")
-    first_model: str = option("Or a configuration of training: a first model is trained on the unfiltered offers.", "")
+    checkpoint: str = option("e-CLIP checkpoint that scores titles and images: Hub id or folder.", "")
+    first_model: str = option("Configuration of train.py for a first model, trained on the unfiltered offers.", "")
     mismatch_rounds: int = option(
-        "How often a first model is trained and offers scored, each time on what is left.", 1
+        "Number of first models; each is trained on the offers that the previous one left.", 1
     )
-    mismatch_share: float = option("Share of the offers dropped as mismatched, those with the worst scores.", 0.0)
+    mismatch_share: float = option("Share of the offers that are dropped for the worst scores.", 0.0)
 
     validation_share: float = option("Share of the catalogs that become the validation split.", 0.05)
     test_share: float = option("Share of the catalogs that become the test split.", 0.05)
-    rows_per_shard: int = option("Rows of a file of the corpus; the last one of a split has fewer.", 10_000)
+    rows_per_shard: int = option("Rows of a file of the corpus; the last file of a split may have fewer.", 10_000)
 
-    engine: Literal["native", "ray"] = option("What runs the plan: this process, or a Ray cluster.", "native")
+    engine: Literal["native", "ray"] = option("native: run in this process; ray: run on a Ray cluster.", "native")
     bytes_at_once: int = option(
-        "Input is read in parts of about this many bytes; a part is done whole or again.", 2**26
+        "Input is read in parts of about this many bytes; a stopped run repeats one part at most.", 2**26
     )
-    download_timeout: float = option("Seconds that one image may take to download.", 10.0)
+    download_timeout: float = option("Time limit for downloading one image, in seconds.", 10.0)
     max_image_bytes: int = option("Larger image files are dropped.", ImageLimits.max_bytes)
-    allow_private_addresses: bool = option("Also download from addresses that are not public.", False)
-    num_examples: int = option("Dropped offers of each reason that the report shows.", 24)
+    allow_private_addresses: bool = option("Also download from addresses that are not on the public internet.", False)
+    num_examples: int = option("Number of dropped offers that the report shows for each reason.", 24)
 
     def __post_init__(self) -> None:
-        """Refuse what no corpus can be made with."""
+        """Refuse values that no corpus can be prepared with."""
         if not self.input:
             raise ValueError("`input` is empty; name the files with the raw offers.")
         for name in ("mismatch_share", "validation_share", "test_share"):

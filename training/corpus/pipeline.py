@@ -1,4 +1,4 @@
-"""From raw offers to a corpus, step by step. Each step leaves files and is not done again when they are there."""
+"""From raw offers to a corpus, step by step. A step whose files are already written is not repeated."""
 
 import json
 import logging
@@ -17,20 +17,21 @@ from daft import col
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from training.corpus.catalogs import Catalogs, Likeness, derive_catalogs
-from training.corpus.duplicates import Drops, drop_near_duplicates, drop_placeholders, drop_repeats
-from training.corpus.funnel import Funnel, describe_corpus, dropped_examples
-from training.corpus.inputs import Part, plan_parts
-from training.corpus.options import PrepareArguments
-from training.corpus.read import has_number_ids, prepare_part, read_rows
+from training.corpus.assign_splits import decide_part
+from training.corpus.derive_catalogs import Catalogs, Likeness, derive_catalogs
+from training.corpus.drop_duplicates import drop_near_duplicates, drop_placeholders, drop_repeats
+from training.corpus.drops import Drops
+from training.corpus.options import FirstModelTrainer, PrepareArguments
+from training.corpus.plan_parts import Part, plan_parts
+from training.corpus.read_offers import has_number_ids, prepare_part, read_rows
+from training.corpus.report_counts import Funnel, describe_corpus, dropped_examples
 from training.corpus.report_page import write_corpus_report
-from training.corpus.runner import use_engine
 from training.corpus.sandbox import stop_processes
-from training.corpus.shards import plan_shards, rows_schema, write_shards
-from training.corpus.similar import similar_pairs
-from training.corpus.splits import decide_part
+from training.corpus.similar_pairs import similar_pairs
 from training.corpus.title_rules import load_title_rules
+from training.corpus.write_shards import plan_shards, rows_schema, write_shards
 from training.data.files import file_state, write_json
+from training.data.parallel import use_engine
 
 __all__ = ["prepare"]
 
@@ -38,52 +39,57 @@ logger = logging.getLogger("training")
 
 _FACTS = ("row", "id", "content", "title_key", "pixel_hash", "image_hash", "mirrored_hash", "colours",
           "catalog_id", "category")  # fmt: skip
-_NEARLY = 0.2  # how far below the score that joins offers, others of their groups may lie
-# What may differ between a run that was stopped and the one that goes on.
+# Offers of one catalog may score this much less than the score that joins two offers.
+_NEARLY = 0.2
+# Arguments that a resumed run may change.
 _FREE = ("output", "engine", "num_examples", "download_timeout", "allow_private_addresses")
 
 
-def prepare(arguments: PrepareArguments) -> dict[str, Any]:
-    """Make a corpus of raw offers.
+def prepare(arguments: PrepareArguments, train_first_model: FirstModelTrainer | None = None) -> dict[str, Any]:
+    """Prepare a corpus from raw offers.
 
     Args:
-        arguments: Which offers, and what is dropped.
+        arguments: The offers, and the limits below which they are dropped.
+        train_first_model: Trains a first model; needed where `first_model` is given, and called only there.
 
     Returns:
-        What `report.json` holds.
+        The content of `report.json`.
 
     Raises:
-        FileNotFoundError: the input is not there.
-        ValueError: a column is missing, or the folder holds a run with other arguments, or one that is at work.
+        FileNotFoundError: the input does not exist.
+        ValueError: a column is missing, the folder holds a run with other arguments or one that is still running, or
+            `first_model` is given and `train_first_model` is not.
     """
+    if arguments.first_model and train_first_model is None:
+        raise ValueError(f"`first_model` is {arguments.first_model!r}; give `train_first_model`, which trains it.")
     use_engine(arguments.engine)
     work = Path(arguments.output) / "work"
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / "lock", timeout=0):
-            return _prepare(arguments, work)
+            return _prepare(arguments, work, train_first_model if arguments.first_model else None)
     except Timeout as error:
         raise ValueError(f"`output` is {arguments.output}, where another run is at work; wait for it.") from error
 
 
-def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
+def _prepare(arguments: PrepareArguments, work: Path, train_first_model: FirstModelTrainer | None) -> dict[str, Any]:
     rules = load_title_rules(arguments.title_rules)
     folder = work.parent
     skipped: dict[str, str] = {}
     parts = plan_parts(arguments.input, arguments.bytes_at_once, skipped)
     for path, why in skipped.items():
-        logger.warning("%s is left out: %s", path, why)
+        logger.warning("%s is skipped: %s", path, why)
     settings = _check_settings(arguments, parts, folder)
     clock = _Clock(work / "seconds.json")
 
     with clock.step("read, clean and examine"):
         for number, part in enumerate(tqdm(parts, desc="reading offers", unit="part")):
             prepare_part(number, part, work / "rows", arguments, rules)
-            write_json(settings, work / "settings.json")  # by now the columns are known to be there
+            write_json(settings, work / "settings.json")  # after the first part: its columns are checked by now
         stop_processes()
     if not any((work / "rows").glob("part-*/*.parquet")):
-        raise ValueError(f"`input` names {arguments.input}, which hold no offers.")
-    schema = rows_schema(work / "rows")  # or else nulls take the place of what later steps read
+        raise ValueError(f"`input` names {arguments.input}, which hold no offers; name files with rows.")
+    schema = rows_schema(work / "rows")  # checked now: later steps would read nulls for columns of another type
 
     funnel, drops = Funnel.of_first_step(work / "rows"), Drops()
     facts = read_rows(work / "rows").where(col("reason").is_null()).select(*_FACTS)
@@ -102,17 +108,17 @@ def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
     mismatches: dict[str, Any] = {}
     embeddings: dict[str, np.ndarray] | None = None
     if arguments.checkpoint or arguments.first_model:
-        from training.corpus.score_filter import drop_mismatches  # torch, and a model, are needed for this only
+        from training.corpus.drop_mismatches import drop_mismatches  # the only step that needs torch
 
         with clock.step("mismatches"):
-            mismatches, embeddings = drop_mismatches(facts, drops, len(parts), arguments, work)
+            mismatches, embeddings = drop_mismatches(facts, drops, len(parts), arguments, work, train_first_model)
         funnel.add_step("mismatches", drops)
 
     with clock.step("catalogs"):
         catalogs = _derive(_left(facts, drops), pairs, embeddings, arguments, drops)
     with clock.step("write"):
         decisions = work / "decisions"
-        shutil.rmtree(decisions, ignore_errors=True)  # they take seconds, and are the same again
+        shutil.rmtree(decisions, ignore_errors=True)  # written again in seconds, with the same content
         shares = (arguments.validation_share, arguments.test_share)
         for number in range(len(parts)):
             decide_part(number, work / "rows", decisions, drops, catalogs.of_row, catalogs.split_keys, shares)
@@ -131,7 +137,7 @@ def _prepare(arguments: PrepareArguments, work: Path) -> dict[str, Any]:
 
 
 def _left(facts: daft.DataFrame, drops: Drops) -> daft.DataFrame:
-    """Return the offers that are not dropped so far."""
+    """Return the offers that no step has dropped so far."""
     if not drops.reasons:
         return facts
     dropped = daft.from_pydict({"row": pa.array(sorted(drops.reasons), pa.uint64())})
@@ -145,7 +151,7 @@ def _derive(
     arguments: PrepareArguments,
     drops: Drops,
 ) -> Catalogs:
-    """Join pairs of similar hashes, and with a model those that it finds."""
+    """Derive catalogs from pairs of similar hashes, and with a model from the pairs that it finds."""
     join_from = arguments.catalog_similarity if embeddings is not None else 0.0
     alike = [
         Likeness(pair["left"], pair["right"], join_from + pair["similarity"])
@@ -178,7 +184,7 @@ def _derive(
 
 
 def _check_settings(arguments: PrepareArguments, parts: list[Part], folder: Path) -> dict[str, Any]:
-    """Refuse to go on in a folder that was begun with other arguments or other input; return what they are."""
+    """Return the settings of this run; refuse a folder that was begun with other arguments or other input."""
     content = {name: value for name, value in asdict(arguments).items() if name not in _FREE}
     content["input"] = [asdict(part) | {"files": [file_state(path) for path in part.paths]} for part in parts]
     for name in ("title_rules", "first_model"):
@@ -195,27 +201,27 @@ def _check_settings(arguments: PrepareArguments, parts: list[Part], folder: Path
             )
     elif any((folder / kind).is_dir() and any((folder / kind).iterdir()) for kind in ("kept", "dropped")):
         raise ValueError(
-            f"`output` is {arguments.output}, which holds a corpus and nothing to go on from; give another, or remove "
-            "that folder."
+            f"`output` is {arguments.output}, which holds a corpus and nothing to go on from; give another `output`, "
+            "or remove that folder."
         )
     return content
 
 
 class _Clock:
-    """Counts the seconds of each step, over all runs.
+    """Counts the seconds of each step, over all runs in a folder.
 
     Args:
-        path: File that keeps them.
+        path: JSON file of the counts.
     """
 
     def __init__(self, path: Path) -> None:
-        """Go on from what is there."""
+        """Read the counts of earlier runs."""
         self.path = path
         self.seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Count a step."""
+        """Add the time of a step."""
         started = time.perf_counter()
         logger.info("%s", name)
         try:

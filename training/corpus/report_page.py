@@ -1,7 +1,7 @@
-"""The report of a corpus that was cleaned: counts that add up, and what was dropped to look at.
+"""The report of a prepared corpus: counts that add up, and examples of dropped offers.
 
-`report.json` holds the counts, `pictures/` what is drawn of them, and `report.html` all of it on one page that loads
-nothing from anywhere and runs no script.
+`report.json` holds the counts, `pictures/` the charts, and `report.html` shows everything on one page, which loads
+nothing and runs no script.
 """
 
 import base64
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.corpus.report_pictures import (
+from training.corpus.report_charts import (
     DroppedExample,
     ShownExample,
     Tile,
@@ -77,34 +77,34 @@ _FOOT = "</main>\n</body>\n</html>\n"
 def write_corpus_report(
     folder: Path, report: Mapping[str, Any], examples: Mapping[str, Sequence[DroppedExample]]
 ) -> None:
-    """Write what became of the offers: `report.json`, `report.html`, and PNG files in `pictures/`.
+    """Write the report: `report.json`, `report.html`, and PNG files in `pictures/`.
 
     Args:
-        folder: Where to; pictures of an earlier report in it are replaced.
-        report: How many offers there were (`input`), are left (`kept`), and were dropped by reason (`dropped`). What
-            else is known is shown: `funnel`, `skipped_files`, `titles`, `mismatches`, `catalogs`, `splits`,
-            `settings`, `seconds`.
-        examples: Per reason some of the offers that were dropped for it.
+        folder: Folder of the report; charts of an earlier report in it are replaced.
+        report: Number of offers in the input (`input`), kept (`kept`), and dropped by reason (`dropped`). Optional
+            entries are shown where they are given: `funnel`, `skipped_files`, `titles`, `mismatches`, `catalogs`,
+            `splits`, `settings`, `seconds`.
+        examples: For each reason some of the offers that were dropped for it.
 
     Raises:
-        ValueError: the counts do not add up, or are not all of them finite numbers.
+        ValueError: the counts do not add up, or are not finite numbers.
     """
     _check_counts(report, examples)
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    charts = folder / "pictures"
+    charts.mkdir(parents=True, exist_ok=True)
     write_json(dict(report), folder / "report.json", allow_nan=False)
-    for file in pictures.iterdir():
+    for file in charts.iterdir():
         if _OF_THE_REPORT.fullmatch(file.name):
             file.unlink()
     shown = {reason: [ShownExample.of(example) for example in found] for reason, found in examples.items() if found}
     sections = [
-        *_funnel(report, pictures),
+        *_funnel(report, charts),
         *_reasons(report),
         *_skipped_files(report),
-        *_titles(report, pictures),
-        *_dropped(report, shown, pictures),
-        *_mismatches(report, pictures),
-        *_catalogs(report, pictures),
+        *_titles(report, charts),
+        *_dropped(report, shown, charts),
+        *_mismatches(report, charts),
+        *_catalogs(report, charts),
         *_splits(report),
         *_settings(report),
         *_seconds(report),
@@ -115,7 +115,7 @@ def write_corpus_report(
 
 
 def _check_counts(report: Mapping[str, Any], examples: Mapping[str, Sequence[DroppedExample]]) -> None:
-    """Refuse counts of which some offers are missing, or are counted twice."""
+    """Refuse counts in which offers are missing or counted twice."""
     missing = [name for name in ("input", "kept", "dropped") if name not in report]
     if missing:
         raise ValueError(f"the report has no {' and no '.join(map(repr, missing))}; give it.")
@@ -155,14 +155,14 @@ def _check_sum(what: str, before: int, dropped: Mapping[str, int], after: int, w
         )
 
 
-def _funnel(report: Mapping[str, Any], pictures: Path) -> Iterable[str]:
+def _funnel(report: Mapping[str, Any], charts: Path) -> Iterable[str]:
     if "funnel" in report:
-        path = pictures / "funnel.png"
+        path = charts / "funnel.png"
         draw_funnel(report["input"], report["funnel"], path)
         left = "; ".join(f"{as_words(step['step'])}: {step['after']:,} left" for step in report["funnel"])
-        yield "<h2>What each step leaves</h2>"
-        yield "<p>A line is as long as all offers together; its grey end is what earlier steps dropped.</p>"
-        yield _chart(path, f"Bars of the offers that each step leaves. {report['input']:,} offers; {left}")
+        yield "<h2>Offers left by each step</h2>"
+        yield "<p>Each bar stands for all offers. Its grey end shows what earlier steps dropped.</p>"
+        yield _chart(path, f"Bars of the offers left by each step. {report['input']:,} offers; {left}")
 
 
 def _reasons(report: Mapping[str, Any]) -> Iterable[str]:
@@ -185,11 +185,11 @@ def _reasons(report: Mapping[str, Any]) -> Iterable[str]:
 def _skipped_files(report: Mapping[str, Any]) -> Iterable[str]:
     if report.get("skipped_files"):
         yield "<h2>Files that could not be read</h2>"
-        yield "<p>Their offers are not in any of these counts.</p>"
-        yield _table(("file", "what was found"), report["skipped_files"].items())
+        yield "<p>Their offers are in none of these counts.</p>"
+        yield _table(("file", "error"), report["skipped_files"].items())
 
 
-def _titles(report: Mapping[str, Any], pictures: Path) -> Iterable[str]:
+def _titles(report: Mapping[str, Any], charts: Path) -> Iterable[str]:
     titles = report.get("titles")
     if titles is None:
         return
@@ -198,7 +198,7 @@ def _titles(report: Mapping[str, Any], pictures: Path) -> Iterable[str]:
         yield f"<p>{titles['changed']:,} titles were changed.</p>"
     lengths = {name: titles[f"words_{name}"] for name in ("before", "after") if f"words_{name}" in titles}
     if lengths:
-        path = pictures / "title_lengths.png"
+        path = charts / "title_lengths.png"
         draw_title_lengths(lengths, path)
         yield _chart(path, f"Histogram of the number of words in a title, {' and '.join(lengths)} cleaning")
     for rule, found in titles.get("rules", {}).items():
@@ -207,41 +207,41 @@ def _titles(report: Mapping[str, Any], pictures: Path) -> Iterable[str]:
             yield _table(("before", "after"), found["examples"], is_halved=True)
 
 
-def _dropped(report: Mapping[str, Any], shown: Mapping[str, Sequence[ShownExample]], pictures: Path) -> Iterable[str]:
+def _dropped(report: Mapping[str, Any], shown: Mapping[str, Sequence[ShownExample]], charts: Path) -> Iterable[str]:
     if shown:
-        yield "<h2>Offers that were dropped</h2>"
+        yield "<h2>Dropped offers</h2>"
     for reason, found in shown.items():
         rows = report["dropped"][reason]
-        draw_dropped(reason, rows, found, pictures / ("dropped_" + re.sub(r"[^\w-]+", "_", reason) + ".png"))
+        draw_dropped(reason, rows, found, charts / ("dropped_" + re.sub(r"[^\w-]+", "_", reason) + ".png"))
         yield f"<h3>{_safe(as_words(reason))}: {rows:,} dropped, {len(found):,} shown</h3>"
         yield '<ul class="offers">'
         for example, tile, other_tile in found:
             yield f"<li>{_offer(tile, example.title, 'Dropped offer', (example.why, f'id {example.id}'))}"
             if other_tile is not None:
-                yield _offer(other_tile, example.other_title, "Kept offer", ("the one that was kept",))
+                yield _offer(other_tile, example.other_title, "Kept offer", ("kept instead",))
             yield "</li>"
         yield "</ul>"
 
 
-def _mismatches(report: Mapping[str, Any], pictures: Path) -> Iterable[str]:
+def _mismatches(report: Mapping[str, Any], charts: Path) -> Iterable[str]:
     mismatches = report.get("mismatches")
     if mismatches is None:
         return
     yield "<h2>Titles and images that do not belong together</h2>"
     if len(mismatches.get("counts", ())):
-        path = pictures / "mismatch_scores.png"
+        path = charts / "mismatch_scores.png"
         draw_mismatch_scores(mismatches, path)
         yield _chart(path, f"Histogram of the scores of {mismatches['scored']:,} offers")
     yield from _facts({as_words(name): mismatches[name] for name in mismatches if name not in ("counts", "edges")})
 
 
-def _catalogs(report: Mapping[str, Any], pictures: Path) -> Iterable[str]:
+def _catalogs(report: Mapping[str, Any], charts: Path) -> Iterable[str]:
     catalogs = report.get("catalogs")
     if catalogs is None:
         return
     yield "<h2>Catalogs</h2>"
     if "sizes" in catalogs:
-        path = pictures / "catalog_sizes.png"
+        path = charts / "catalog_sizes.png"
         draw_catalog_sizes(catalogs["sizes"], path)
         yield _chart(path, f"Bars of the number of catalogs of each size, {sum(catalogs['sizes'].values()):,} in all")
     yield from _facts({as_words(name): catalogs[name] for name in catalogs if name != "sizes"})
@@ -297,30 +297,30 @@ def _table(
         lines.append(f"<{part}>")
         for first, *others in rows_of_part:
             cells = zip(kinds[1:], others, strict=True)
-            told = "".join(f'<td class="{kind}">{_safe(cell)}</td>' for kind, cell in cells)
-            lines.append(f'<tr><th scope="row" class="{kinds[0]}">{_safe(first)}</th>{told}</tr>')
+            columns = "".join(f'<td class="{kind}">{_safe(cell)}</td>' for kind, cell in cells)
+            lines.append(f'<tr><th scope="row" class="{kinds[0]}">{_safe(first)}</th>{columns}</tr>')
         lines.append(f"</{part}>")
     return "\n".join([*lines, "</table>", "</div>"])
 
 
 def _chart(path: Path, words: str) -> str:
-    picture = _picture(path.read_bytes(), "png", f"{words}.")
-    return f'<div class="wide chart">{picture}</div>'
+    image = _image(path.read_bytes(), "png", f"{words}.")
+    return f'<div class="wide chart">{image}</div>'
 
 
 def _offer(tile: Tile, title: str, what: str, notes: Sequence[str]) -> str:
     file = io.BytesIO()
-    tile.picture.save(file, "JPEG", quality=85)
-    picture = _picture(file.getvalue(), "jpeg", f"{what}: {tile.problem or 'its picture'}")
+    tile.image.save(file, "JPEG", quality=85)
+    image = _image(file.getvalue(), "jpeg", f"{what}: {tile.problem or 'its image'}")
     lines = "".join(f"<span>{_safe(note)}</span>" for note in notes if note)
-    return f"<figure>{picture}<figcaption><bdi>{_safe(shown_title(title), 160)}</bdi>{lines}</figcaption></figure>"
+    return f"<figure>{image}<figcaption><bdi>{_safe(shown_title(title), 160)}</bdi>{lines}</figcaption></figure>"
 
 
-def _picture(content: bytes, kind: str, words: str) -> str:
+def _image(content: bytes, kind: str, words: str) -> str:
     address = base64.b64encode(content).decode("ascii")
     return f'<img src="data:image/{kind};base64,{address}" alt="{_safe(words, 1000)}">'
 
 
 def _safe(text: str, max_length: int = 300) -> str:
-    """Return a text of unknown origin as HTML: the one door through which text comes on the page."""
+    """Return a text of unknown origin as HTML. All text on the page goes through this function."""
     return html.escape(visible(text, max_length))

@@ -1,7 +1,7 @@
-"""Processes that examine offers, one per core: Python's threads would take turns at it.
+"""Processes that examine offers, one per core. Threads of Python would not run at the same time.
 
-A picture made by somebody hostile may end the process that decodes it, however careful the decoder. Here that is one
-of these processes, and not the run: the rows that it had are examined again, each in a process of its own.
+A hostile image may crash the process that decodes it. The crash ends one of these processes and not the run: the rows
+of that process are examined again, each in a process of its own.
 """
 
 import multiprocessing
@@ -19,32 +19,33 @@ import pyarrow as pa
 __all__ = ["in_process", "stop_processes"]
 
 _lock = threading.Lock()
-_pools: list[ProcessPoolExecutor] = []  # one, from the first rows until it is stopped
+_pools: list[ProcessPoolExecutor] = []  # one pool, from the first rows until `stop_processes`
 
 
 def in_process(
     function: Callable[..., pa.Array], rows: Sequence[Any], *settings: Any, without: Callable[[Any], Any]
 ) -> pa.Array:
-    """Call a function in one of the processes, and wait; threads that do so have a process each.
+    """Call a function in one of the processes, and wait for it. Threads that call this get a process each.
 
-    A script whose program calls this needs `if __name__ == "__main__":`, as all do that start processes.
+    A script that calls this needs `if __name__ == "__main__":`, like every script that starts processes.
 
     Args:
-        function: Takes rows and settings, and returns a value per row; a module has it, which the processes import.
+        function: Takes rows and settings, and returns a value per row. It is defined in a module, which the processes
+            import.
         rows: The rows, of any type that can be pickled.
         *settings: Further arguments of the function.
-        without: Takes a row and returns it without what may end a process; called for a row that did.
+        without: Takes a row that crashed a process, and returns it without the value that did so.
 
     Returns:
-        What the function does.
+        The function's result.
 
     Raises:
-        Exception: whatever the function does.
+        Exception: any exception that the function raises.
     """
     pool = _pool(function)
     try:
         return pool.submit(function, rows, *settings).result()
-    except BrokenProcessPool:  # by one of these rows, or by one that another thread sent
+    except BrokenProcessPool:  # one of these rows, or of another thread's rows, crashed a process
         with _lock:
             if pool in _pools:
                 _pools.remove(pool)
@@ -52,7 +53,7 @@ def in_process(
 
 
 def stop_processes() -> None:
-    """Let the processes end, which else hold memory until the program does; later rows have new ones."""
+    """End the processes, which hold memory until then. Later rows get new processes."""
     with _lock:
         while _pools:
             _pools.pop().shutdown()
@@ -74,17 +75,17 @@ def _pool(function: Callable[..., Any]) -> ProcessPoolExecutor:
 
 
 def _executor(num_processes: int, function: Callable[..., Any]) -> ProcessPoolExecutor:
-    # Forked from a server that has imported the function's module, and has no threads that a fork would cut off.
+    # Forked from a server that has imported the function's module and has no threads, which a fork would break.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
     return ProcessPoolExecutor(num_processes, context, initializer=_begin)
 
 
 def _begin() -> None:
-    """Leave Ctrl-C to the program, and end with it, even where it is killed."""
+    """Ignore Ctrl-C, which the program handles, and end when the program ends, also if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    assert parent is not None  # this is never the program itself
+    assert parent is not None  # this runs in a child process
 
     def end_with_parent() -> None:
         parent.join()

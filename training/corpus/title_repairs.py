@@ -1,10 +1,10 @@
-"""What is done to the characters and words of a title by the rules that a file calls by name.
+"""Repairs of a title's characters and words, which the rules of a file name in `apply`.
 
-Contract: text in, text out, in time that grows with its length only; the very title comes back where there is nothing
-to do, and what is removed leaves one space, so that words do not run together. [`REPAIRS`] lists them.
+Contract: each repair takes text and returns text, in time linear in its length. It returns the same object where
+nothing changes, and leaves one space for removed text, so that words do not run together. [`REPAIRS`] lists them.
 
-Two choices of this package: an entity is one with its semicolon, so that `RTX&GTX` stays; and joiners (U+200C, U+200D)
-stay where they shape what is seen: between letters of scripts that join, after an Indic virama, inside an emoji.
+Two choices of this package: an entity needs its semicolon, so that `RTX&GTX` stays; and joiners (U+200C, U+200D) stay
+where they change what is seen: between letters of scripts that join, after an Indic virama, inside an emoji.
 """
 
 import html.entities
@@ -19,10 +19,10 @@ __all__ = ["REPAIRS", "Removal", "limit_marks"]
 
 _V1 = regex.VERSION1  # sets may be nested and subtracted: [a--b]
 
-# `&amp;amp;lt;` at once, so that an offer which was escaped again by every shop that it passed is read in one go.
+# Reads `&amp;amp;lt;` in one step: titles are escaped again by every shop that passes them on.
 _ENTITY = re.compile(r"&(?:amp;)*(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 
-# Elements by their names: `<S>` is a size and `<brand>` a brand. No `<` inside, so that each place is looked at once.
+# Elements by their names: `<S>` is a size and `<brand>` a brand. No `<` inside, so that time is linear.
 _ELEMENTS = (
     "a abbr b big blockquote body br center code dd del div dl dt em font h[1-6] hr html i img ins li mark ol p pre "
     "script small span strike strong style sub sup table tbody td th thead title tr tt u ul"
@@ -31,16 +31,16 @@ _TAG = regex.compile(
     rf"<!--[^<>]*-->|<!\[CDATA\[|\]\]>|</?(?:{'|'.join(_ELEMENTS.split())})(?:\s[^<>]*)?/?>", regex.IGNORECASE
 )
 
-# Normalisation sorts the marks of a letter in time quadratic in their number; Unicode's Stream-Safe Text Format allows
-# 30. U+FF9E and U+FF9F become marks.
+# Normalisation needs time quadratic in the number of a letter's marks; Unicode's Stream-Safe Text Format allows 30.
+# U+FF9E and U+FF9F become marks.
 _TOO_MANY_MARKS = regex.compile(r"(?<=[\p{M}\uFF9E\uFF9F]{30})[\p{M}\uFF9E\uFF9F]+")
 
 _FRACTION = re.compile(r"(?<=\d)(?=[\u00BC-\u00BE\u2150-\u215F\u2189])")
 
-# What has no shape, joiners and selectors as well.
+# Characters without a shape, joiners and selectors included.
 _SHAPELESS = r"\p{DI}\p{Cc}\p{Cs}\p{Co}\p{NChar}\uFFF9-\uFFFD"
 _ANY_SHAPELESS = regex.compile(rf"[{_SHAPELESS}\u2028\u2029\u2800]")
-# White space that is not printed as such: control characters, fillers of Hangul, the empty cell of Braille.
+# Characters that look like a space: control characters, fillers of Hangul, the empty pattern of Braille.
 _BLANK = regex.compile(r"[\t-\r\x1C-\x1F\x85\u2028\u2029\u115F\u1160\u3164\uFFA0\u2800]")
 _JOINING_SCRIPTS = (
     "Arabic Bengali Devanagari Gujarati Gurmukhi Kannada Khmer Malayalam Mongolian Myanmar Oriya Sinhala Syriac Tamil "
@@ -70,32 +70,32 @@ _EMOJI = regex.compile(
     """,
     _V1 | regex.VERBOSE,
 )
-# Emoji, and text signs that a selector or a joiner makes part of one, are left to their own rule.
+# Emoji, and signs that a selector or a joiner makes part of an emoji, are left to the emoji rule.
 _SYMBOL = regex.compile(
     r"(?<!\u200D)(?!\p{Emoji_Presentation}|.[\uFE0F\u200D])[\p{So}\u2190-\u21FF\u25A0-\u25FF•‣◦※¶§†‡--[°¦]]", _V1
 )
 
 # `C++` and `A+++` are names, `15.6''` is a measure.
 _PUNCTUATION_RUN = regex.compile(r"([,;|/·-])(?:\s*\1)+|([\p{P}\p{S}--[_+'′″]])\2+", _V1)
-_TWO_SIGNS = re.compile(r"[^\w\s]\s*[^\w\s]")  # quick, and in every title that has a run
+_TWO_SIGNS = re.compile(r"[^\w\s]\s*[^\w\s]")  # a quick test, true for every title with a run
 _INNER_SPACES = {f"{bracket} ": bracket for bracket in "([{"} | {f" {bracket}": bracket for bracket in ")]}"}
 _EDGES = " ,;:|/~_=–—·-"
 
-_LONGEST_PHRASE = 6  # words that a repeated phrase has at most
+_LONGEST_PHRASE = 6  # words of a repeated phrase
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Removes what a pattern finds.
+    """Removes the matches of a pattern.
 
     Args:
-        pattern: What is removed; a space takes its place.
+        pattern: Each match is replaced by a space.
     """
 
     pattern: "regex.Pattern[str]"
 
     def __call__(self, title: str) -> str:
-        """Return the title without what was found, and without double spaces if there was any."""
+        """Return the title without the matches; if there were any, without double spaces too."""
         if self.pattern.search(title) is None:
             return title
         return collapse_spaces(self.pattern.sub(" ", title))
@@ -120,14 +120,14 @@ _remove_tags = Removal(_TAG)
 
 
 def limit_marks(title: str) -> str:
-    """Leave 30 combining marks in a row."""
+    """Keep at most 30 combining marks in a row."""
     return title if title.isascii() else _TOO_MANY_MARKS.sub("", title)
 
 
 def normalize_unicode(title: str) -> str:
-    """Bring full-width, composed and compatible forms to one (NFKC); two forms that it would break are kept readable.
+    """Bring full-width, composed and compatible forms to one form (NFKC), except two that it would break.
 
-    `Men´s` would become a space and a mark, and size `7½` the size `71⁄2`.
+    NFKC would turn the accent in `Men´s` into a space and a mark, and the size `7½` into `71⁄2`.
     """
     if title.isascii():
         return title
@@ -136,7 +136,7 @@ def normalize_unicode(title: str) -> str:
 
 
 def remove_invisible(title: str) -> str:
-    """Remove what has no shape: control, zero-width, direction and private characters, broken surrogates."""
+    """Remove characters without a shape: control, zero-width, direction and private characters, broken surrogates."""
     if (title.isascii() and title.isprintable()) or _ANY_SHAPELESS.search(title) is None:
         return title
     return _INVISIBLE.sub("", _BLANK.sub(" ", title))
@@ -151,7 +151,7 @@ _remove_emoji = Removal(_EMOJI)
 
 
 def remove_symbols(title: str) -> str:
-    """Remove stars, hearts, boxes, arrows, bullets and their like; no emoji, and no degrees."""
+    """Remove stars, hearts, boxes, arrows, bullets and similar symbols, but not emoji and degree signs."""
     return title if title.isascii() else _remove_symbols(title)
 
 
@@ -159,15 +159,15 @@ _remove_symbols = Removal(_SYMBOL)
 
 
 def collapse_punctuation(title: str) -> str:
-    """Leave one of a run of the same sign, of commas, dashes and slashes also where spaces are between them."""
+    """Keep one of a run of the same sign; commas, dashes and slashes also form a run with spaces between them."""
     return title if _TWO_SIGNS.search(title) is None else _PUNCTUATION_RUN.sub(r"\1\2", title)
 
 
 def collapse_repeats(title: str) -> str:
-    """Leave the first of words and phrases that follow themselves, whatever their case.
+    """Keep the first of words and phrases that are repeated directly, in any case.
 
-    Numbers that follow themselves may mean something (`32 32`, `10 cm x 10 cm`): a phrase with digits is a repeat only
-    if two of its words are names, that is three letters or more.
+    Repeated numbers may have a meaning (`32 32`, `10 cm x 10 cm`). So a phrase with digits is a repeat only if at
+    least two of its words have three letters or more.
     """
     folded = title.casefold().split()
     if len(set(folded)) == len(folded):
@@ -181,7 +181,7 @@ def collapse_repeats(title: str) -> str:
         for length in range(1, min(_LONGEST_PHRASE, len(keys) // 2) + 1):
             phrase = keys[-length:]
             if phrase == keys[-2 * length : -length] and _is_repeat(phrase):
-                # What is left was left before, so nothing shorter follows itself in it.
+                # The remaining words were checked before, so they contain no shorter repeat.
                 del kept[-length:], keys[-length:]
                 break
     return " ".join(kept) if len(kept) < len(words) else title
@@ -193,7 +193,7 @@ def _is_repeat(phrase: list[str]) -> bool:
 
 
 def collapse_spaces(title: str) -> str:
-    """Leave one space between words, none at the ends, and none inside brackets."""
+    """Keep one space between words, and none at the ends or inside brackets."""
     title = " ".join(title.split())
     for loose, tight in _INNER_SPACES.items():
         title = title.replace(loose, tight)
@@ -220,4 +220,4 @@ REPAIRS: dict[str, Callable[[str], str]] = {
         trim_edges,
     )
 }
-"""What `apply` of a rule may name."""
+"""The repairs that `apply` of a rule may name."""

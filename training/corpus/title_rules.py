@@ -1,8 +1,8 @@
-"""Titles as sellers write them -> titles that name the product; the rules are a file that a shop can change.
+"""Clean titles as sellers write them, by rules from a file that a shop can change.
 
-Contract: rules are applied in their order, and again until none of them changes anything, so that a cleaned title is
-not changed by being cleaned once more, whatever the rules are. A title that does not settle is noise nested in noise,
-and is empty. That titles are cleaned is e-CLIP's (Shin et al. 2022); how they are is this package's.
+Contract: the rules are applied in their order, repeatedly, until no rule changes the title. So cleaning a cleaned
+title changes nothing, with any rules. A title that still changes after `_MAX_ROUNDS` rounds is noise, and
+becomes empty. Shin et al. (2022) clean titles; these rules are this package's own.
 """
 
 import difflib
@@ -20,9 +20,9 @@ from training.corpus.title_words import WordsRemoval, words_removal
 
 __all__ = ["CleanedTitle", "TitleRule", "clean_title", "load_title_rules", "title_key"]
 
-_MAX_ROUNDS = 8  # real titles need two, or three
+_MAX_ROUNDS = 8  # real titles need two or three
 _WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*+")
-_NO_SHAPE = regex.compile(r"\p{DI}+")  # selectors and joiners: marks, or nothing at all, to Unicode
+_NO_SHAPE = regex.compile(r"\p{DI}+")  # selectors and joiners, which have no shape of their own
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class TitleRule:
     """One rule.
 
     Args:
-        name: What the report calls it.
-        apply: Title in, title out. It is called again on what it returned.
+        name: Name of the rule in the report.
+        apply: Takes a title and returns a title. It is called again with what it returned.
     """
 
     name: str
@@ -43,8 +43,8 @@ class CleanedTitle:
     """A title after all rules.
 
     Args:
-        title: What is left of it; empty if nothing is.
-        changed_by: Names of the rules that changed it, each once, in the order in which they first did.
+        title: The cleaned title; empty if nothing is left.
+        changed_by: Names of the rules that changed it, each once, in the order of their first change.
     """
 
     title: str
@@ -59,10 +59,10 @@ def clean_title(title: str | None, rules: Sequence[TitleRule]) -> CleanedTitle:
         rules: From [`load_title_rules`].
 
     Returns:
-        The cleaned title, and which rules changed it.
+        The cleaned title, and the rules that changed it.
 
     Raises:
-        TypeError: the title is no text.
+        TypeError: the title is not text.
     """
     if title is None:
         return CleanedTitle("", ())
@@ -71,7 +71,7 @@ def clean_title(title: str | None, rules: Sequence[TitleRule]) -> CleanedTitle:
             f"a title is {title!r}, of type {type(title).__name__}; give text, or None where an offer has no title."
         )
     changed_by: dict[str, None] = {}  # a set that keeps its order
-    unchanged = 0  # how many rules in a row had nothing to do
+    unchanged = 0  # number of rules in a row that changed nothing
     for _ in range(_MAX_ROUNDS):
         for rule in rules:
             cleaned = rule.apply(title)
@@ -86,13 +86,13 @@ def clean_title(title: str | None, rules: Sequence[TitleRule]) -> CleanedTitle:
 
 
 def title_key(title: str) -> str:
-    """Return what titles share that differ in case, punctuation, composition of accents and spacing only.
+    """Return the key of a title: titles that differ only in case, punctuation, accent encoding or spacing share it.
 
     Args:
         title: The title.
 
     Returns:
-        Its words, casefolded, in their order, joined by one space. A word is a run of letters, digits and their marks:
+        The words, casefolded, in their order, joined by one space. A word is a run of letters, digits and their marks:
         `"Nike® Men's T-Shirt"` gives `"nike men s t shirt"`.
     """
     if not title.isascii():
@@ -112,7 +112,7 @@ def load_title_rules(path: str | Path) -> tuple[TitleRule, ...]:
         The rules, in the order of the file; none where the file holds `[]`.
 
     Raises:
-        ValueError: the file holds something else; told with the entry and the remedy.
+        ValueError: the file holds something else; the message names the entry and how to correct it.
     """
     try:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

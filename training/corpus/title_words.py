@@ -1,8 +1,8 @@
-"""Words that promote and do not name a product, found in titles and removed.
+"""Remove promotional words, which do not name the product, from titles.
 
-Contract: words are found whole, in any case, also with hyphens for spaces (`free-shipping`). They go with the
-exclamation marks behind them, and with the brackets or marks around them if nothing else is in there: `[HOT]`,
-`【送料無料/あす楽】`, `*Original*`, `★특가★`. Parts of longer words and codes stay: `Hotel`, `SALE-2000`.
+Contract: words are found whole, in any case, also with hyphens for spaces (`free-shipping`). Exclamation marks behind
+them are removed too, and so are brackets or marks around them that hold nothing else: `[HOT]`, `【送料無料/あす楽】`,
+`*Original*`, `★특가★`. Parts of longer words and codes stay: `Hotel`, `SALE-2000`.
 """
 
 import re
@@ -16,15 +16,15 @@ from training.corpus.title_repairs import collapse_spaces
 
 __all__ = ["WordsRemoval", "words_removal"]
 
-# In scripts that are written without spaces, or with others closed up, a word ends where its script does.
+# In scripts that are written without spaces, a word ends where its script ends.
 _CLOSED_UP = tuple(
     regex.compile(f"[{script}]") for script in (r"\p{Han}", r"\p{Hangul}", r"\p{Hiragana}\p{Katakana}ー")
 )
 # Letters, digits and marks of all other scripts.
 _LETTER = regex.compile(r"[\p{L}\p{M}\p{N}--[\p{Han}\p{Hangul}\p{Hiragana}\p{Katakana}ー]]", regex.VERSION1)
-_JOINTS = "-'’&"  # make one word, or one code, of two
+_JOINTS = "-'’&"  # join two words into one word or code
 
-_PLACE = "\ufdd0"  # stands for a word that was found; to Unicode it is no character, so that no text has it
+_PLACE = "\ufdd0"  # stands for a found word; Unicode reserves it as no character, so no text contains it
 _WORDS = rf"{_PLACE}(?:[\s/·・,|+&!-]{{1,3}}{_PLACE})*+"
 _MARK = r"[*~!=_|\p{So}\uFE0F]"
 _FOUND = regex.compile(
@@ -36,13 +36,13 @@ _FOUND = regex.compile(
 
 @dataclass(frozen=True)
 class WordsRemoval:
-    """Removes words and what marks them as promotion.
+    """Removes words, and the brackets and marks that present them as promotion.
 
     Args:
-        candidates: Finds the words, and parts of longer ones.
-        hints: Casefolded texts, one of which is in every title that has such a word: most titles need no search.
-        marked_only: Whether a word stays that has neither brackets nor marks around it, nor an exclamation mark behind
-            it: one that may name a product, such as "original".
+        candidates: Finds the words, and also parts of longer words.
+        hints: Casefolded texts; every title with such a word contains one of them, so most titles need no search.
+        marked_only: Whether a word stays that has no brackets or marks around it and no exclamation mark behind it:
+            for words that may name a product, such as "original".
     """
 
     candidates: re.Pattern[str]
@@ -50,7 +50,7 @@ class WordsRemoval:
     marked_only: bool
 
     def __call__(self, title: str) -> str:
-        """Return the title without the words, and without double spaces if there were any."""
+        """Return the title without the words; if there were any, without double spaces too."""
         folded = title.casefold()
         for hint in self.hints:
             if hint in folded:
@@ -83,7 +83,7 @@ class WordsRemoval:
 
 
 def words_removal(words: Sequence[str], marked_only: bool = False) -> WordsRemoval:
-    """Return what removes words from titles.
+    """Return the function that removes words from titles.
 
     Args:
         words: Words and phrases, each with a letter or a digit.
@@ -94,10 +94,10 @@ def words_removal(words: Sequence[str], marked_only: bool = False) -> WordsRemov
     """
     folded = {" ".join(unicodedata.normalize("NFKC", word).casefold().split()) for word in words}
     hints = {max(word.split(), key=len) for word in folded}
-    # The longest first: the first that fits is taken.
+    # The longest first, because the first match is taken.
     ordered = sorted(folded, key=lambda word: (-len(word), word))
     spelled = {word: r"[\s_-]{1,2}".join(re.escape(part) for part in word.split()) for word in ordered}
-    # Most places of most titles are inside a Latin word: that is seen before any word is tried.
+    # Most positions in most titles are inside a Latin word, where no word needs to be tried.
     quick = [spelled[word] for word in ordered if re.match("[a-z0-9]", word)]
     others = [spelled[word] for word in ordered if not re.match("[a-z0-9]", word)]
     branches = [f"(?<![a-z0-9])(?:{'|'.join(quick)})"] if quick else []
@@ -106,7 +106,7 @@ def words_removal(words: Sequence[str], marked_only: bool = False) -> WordsRemov
 
 
 def _goes_on(last: str, following: str) -> bool:
-    """Whether a word goes on after its last letter; `following` are up to two characters, away from the word."""
+    """Tell whether a word continues after its last letter; `following` holds up to two characters outside it."""
     if not last.isascii():
         for script in _CLOSED_UP:
             if script.match(last):

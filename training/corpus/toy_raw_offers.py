@@ -1,6 +1,6 @@
-"""The embedded catalogue as a marketplace would really get it: with everything that a corpus must not have.
+"""Generate raw offers with faults: toy products, of which some have bad titles, bad images or are repeated.
 
-Writes `raw.parquet`, and `answers.parquet`, which says what was done to which offer:
+Writes `raw.parquet`, and `answers.parquet`, which names the fault of each faulty offer:
 
     python training/corpus/toy_raw_offers.py --output outputs/toy_raw
 """
@@ -26,11 +26,11 @@ def generate_raw_offers(num_offers: int = 1000, *, seed: int = 0) -> tuple[list[
     """Generate offers, some of which are not fit for a corpus.
 
     Args:
-        num_offers: Offers that are drawn; relistings come on top.
-        seed: Decides every row.
+        num_offers: Number of offers without the relistings, which are added.
+        seed: Seed of all random choices.
 
     Returns:
-        The offers, in no order, without catalog ids; and what is wrong, by `offer_id`: `"relisting"`,
+        The offers in random order, without catalog ids; and by `offer_id` the fault: `"relisting"`,
         `"mismatched"`, `"placeholder"`, `"broken"`, `"tiny"`, `"thin"`, `"blank"`, `"no_image"` or `"no_title"`.
     """
     dice = random.Random(seed)
@@ -68,7 +68,7 @@ def write_raw_offers(folder: Path, num_offers: int = 1000, *, seed: int = 0) -> 
     """Write `raw.parquet` and `answers.parquet`.
 
     Args:
-        folder: Where to.
+        folder: Folder of the files.
         num_offers: As for `generate_raw_offers`.
         seed: As for `generate_raw_offers`.
     """
@@ -102,22 +102,22 @@ def _spoil(
 
 
 def _no_photo() -> Image.Image:
-    """Draw what a shop shows where there is no photograph."""
-    picture = Image.new("RGB", (96, 96), (235, 235, 235))
-    picture.paste((190, 190, 190), (24, 34, 72, 66))
-    picture.paste((235, 235, 235), (40, 42, 56, 58))
-    return picture
+    """Draw the placeholder that a shop shows for a missing photograph."""
+    image = Image.new("RGB", (96, 96), (235, 235, 235))
+    image.paste((190, 190, 190), (24, 34, 72, 66))
+    image.paste((235, 235, 235), (40, 42, 56, 58))
+    return image
 
 
 def _open(image: bytes) -> Image.Image:
     return Image.open(io.BytesIO(image))
 
 
-def _jpeg(picture: Any) -> bytes:
-    if isinstance(picture, dict):
-        return bytes(picture["bytes"])
+def _jpeg(image: Any) -> bytes:
+    if isinstance(image, dict):
+        return bytes(image["bytes"])
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
+    image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 

@@ -1,7 +1,7 @@
-"""Augmentation fit for products: crops that keep the product, colours left as they are, titles as sellers have them.
+"""Augmentation for products: crops that keep the product, unchanged colours, titles with words left out or moved.
 
-Pure functions of the picture or title and of the state of a random generator, so that a row looks the same whichever
-worker or rank decodes it. Evaluation uses none of it.
+Pure functions of the image or title and of the state of a random generator, so that a row is augmented in the same way
+by every worker and rank. Evaluation does not augment.
 """
 
 import math
@@ -12,16 +12,16 @@ import torch
 
 from modeling_eclip.inference.resizing import resize_pixels
 
-__all__ = ["PictureView", "ProductAugmentation", "TitleAugmentation"]
+__all__ = ["ImageView", "ProductAugmentation", "TitleAugmentation"]
 
 
 @dataclass(frozen=True)
-class PictureView:
-    """One view of a picture of any size, drawn before the picture is decoded.
+class ImageView:
+    """One view of an image of any size, drawn before the image is decoded.
 
     Args:
-        box: The crop `(left, upper, right, lower)`, in shares of the picture's width and height.
-        is_mirrored: Whether left and right change places.
+        box: The crop `(left, upper, right, lower)`, in shares of the image's width and height.
+        is_mirrored: Whether left and right are swapped.
         colour_factors: What brightness, contrast and saturation are multiplied by; empty to leave them alone.
     """
 
@@ -33,9 +33,9 @@ class PictureView:
 class ProductAugmentation:
     """Random resized crop, horizontal flip and, if asked for, a change of brightness, contrast and saturation.
 
-    The crop covers a share of the picture's area drawn from `[min_crop_scale, 1]`; its aspect ratio is that of the
-    picture times a factor within 3/4 and 4/3, so tall and wide pictures keep their ends too. The hue is never changed,
-    and the other colour changes are off by default, since colour is an attribute of a product.
+    The crop covers a share of the image's area drawn from `[min_crop_scale, 1]`; its aspect ratio is that of the
+    image times a factor within 3/4 and 4/3, so crops of tall and wide images stay tall and wide. The hue is never
+    changed, and the other colour changes are off by default, since colour is an attribute of a product.
 
     Args:
         image_size: Height and width of the result in pixels.
@@ -58,9 +58,7 @@ class ProductAugmentation:
         if len(image_size) != 2 or min(image_size) < 1:
             raise ValueError(f"image_size must be (height, width) in pixels, both at least 1, received {image_size}.")
         if not 0 < min_crop_scale <= 1:
-            raise ValueError(
-                f"min_crop_scale must lie in (0, 1], received {min_crop_scale}; 1 keeps the whole picture."
-            )
+            raise ValueError(f"min_crop_scale must lie in (0, 1], received {min_crop_scale}; 1 keeps the whole image.")
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability must lie in [0, 1], received {flip_probability}.")
         if not 0 <= colour_jitter < 1:
@@ -70,7 +68,7 @@ class ProductAugmentation:
         self.flip_probability = flip_probability
         self.colour_jitter = colour_jitter
 
-    def draw(self, rng: np.random.Generator) -> PictureView:
+    def draw(self, rng: np.random.Generator) -> ImageView:
         """Draws a view.
 
         Args:
@@ -80,17 +78,17 @@ class ProductAugmentation:
             The view.
         """
         scale = rng.uniform(self.min_crop_scale, 1)
-        # beyond these factors a crop of this area would not fit into the picture
+        # beyond these factors a crop of this area would not fit into the image
         stretch = math.exp(rng.uniform(math.log(max(3 / 4, scale)), math.log(min(4 / 3, 1 / scale))))
         width, height = min(1.0, math.sqrt(scale * stretch)), min(1.0, math.sqrt(scale / stretch))
         left, upper = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
         is_mirrored = bool(rng.random() < self.flip_probability)
         jitter = self.colour_jitter
         factors = tuple((1 + rng.uniform(-jitter, jitter, size=3)).tolist()) if jitter > 0 else ()
-        return PictureView((left, upper, min(1.0, left + width), min(1.0, upper + height)), is_mirrored, factors)
+        return ImageView((left, upper, min(1.0, left + width), min(1.0, upper + height)), is_mirrored, factors)
 
-    def min_size(self, view: PictureView) -> tuple[int, int]:
-        """Tells how large the whole picture must be for the crop to have as many pixels as the result.
+    def min_size(self, view: ImageView) -> tuple[int, int]:
+        """Tells how large the whole image must be for the crop to have as many pixels as the result.
 
         Args:
             view: The view.
@@ -103,15 +101,15 @@ class ProductAugmentation:
         return math.ceil(height / (lower - upper)), math.ceil(width / (right - left))
 
     def render(
-        self, pixels: np.ndarray, view: PictureView, extent: tuple[float, float] | None = None, resample: int = 3
+        self, pixels: np.ndarray, view: ImageView, extent: tuple[float, float] | None = None, resample: int = 3
     ) -> torch.Tensor:
-        """Makes a view of a picture.
+        """Makes a view of an image.
 
         Args:
             pixels: RGB pixels, uint8, shape `(H, W, 3)`.
-            view: The view. Its box is moved, by half a pixel as a rule, to begin with a whole one.
-            extent: Height and width of the picture in these pixels, as `load_product_pixels` gives them.
-            resample: A key of `resizing_eclip.RESAMPLE_KERNELS`.
+            view: The view. Its box is moved, mostly by less than a pixel, to start at a whole pixel.
+            extent: Height and width of the image in these pixels, as `load_product_pixels` returns them.
+            resample: A key of `modeling_eclip.inference.resizing.RESAMPLE_KERNELS`.
 
         Returns:
             RGB pixels, uint8, shape `(3, height, width)` with the `image_size`.
@@ -119,20 +117,21 @@ class ProductAugmentation:
         height, width = extent if extent is not None else (pixels.shape[0], pixels.shape[1])
         left, upper, right, lower = view.box
         rows, columns = (lower - upper) * height, (right - left) * width
-        # where the nearest whole pixel would push the end out of the picture, the one before it
+        # rounded down where the nearest whole pixel would push the crop's end out of the image
         top = max(0, min(round(upper * height), math.floor(height - rows)))
         start = max(0, min(round(left * width), math.floor(width - columns)))
         crop = pixels[top : math.ceil(top + rows), start : math.ceil(start + columns)]
-        picture = resize_pixels(crop, self.image_size, (rows, columns), resample)
+        resized = resize_pixels(crop, self.image_size, (rows, columns), resample)
         if view.is_mirrored:
-            picture = picture.flip(-1)
-        return _recoloured(picture, view.colour_factors) if view.colour_factors else picture
+            resized = resized.flip(-1)
+        return _with_changed_colours(resized, view.colour_factors) if view.colour_factors else resized
 
 
-def _recoloured(picture: torch.Tensor, factors: tuple[float, ...]) -> torch.Tensor:
+def _with_changed_colours(pixels: torch.Tensor, factors: tuple[float, ...]) -> torch.Tensor:
+    """Multiplies brightness, contrast and saturation; pixels and result have shape `(3, H, W)`."""
     from PIL import Image, ImageEnhance
 
-    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     for enhance, factor in zip(
         (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors, strict=True
     ):
@@ -141,7 +140,7 @@ def _recoloured(picture: torch.Tensor, factors: tuple[float, ...]) -> torch.Tens
 
 
 class TitleAugmentation:
-    """Leaves words out and changes their order: titles are lists of words more than sentences.
+    """Leaves words out and changes their order: a product's title is a list of words rather than a sentence.
 
     Args:
         word_dropout: Probability of leaving out each word, in [0, 1); one word is always kept.
@@ -168,7 +167,7 @@ class TitleAugmentation:
             rng: Source of all randomness.
 
         Returns:
-            The title with words left out or moved; itself, character by character, where neither was drawn.
+            The title with words left out or moved; the title unchanged where neither was drawn.
         """
         words = title.split()
         kept = np.flatnonzero(rng.random(len(words)) >= self.word_dropout)

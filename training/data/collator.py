@@ -1,20 +1,21 @@
-"""Rows of products to one batch: what can be used is read and augmented, and what cannot is listed with its reason.
+"""Rows of products to one batch: usable rows are read and augmented, all others are listed with a reason.
 
 A batch is a dictionary of
 
 - what the processor returns: `input_ids` `(N, L)`, `attention_mask` `(N, L)`, `pixel_values` `(N, C, H, W)`, ...;
-- in place of a frozen tower's inputs, where the rows hold them, its vectors: `image_pooler_output` and
+- where the rows hold a frozen tower's vectors, these in place of its inputs: `image_pooler_output` and
   `text_pooler_output`, float32 `(N, width)`;
-- for a task that looks at both sides: `has_text` and `has_image`, bool `(N,)`; the other side's inputs are a stand-in;
+- for a task on both modalities: `has_text` and `has_image`, bool `(N,)`; where one is false, that modality's inputs
+  are placeholders;
 - for a task with labels: `labels`, `(N,)` or `(N, attributes)`;
 - `catalog_ids`: int64 `(N,)`;
 - `row_ids` and `titles`: lists of `N` strings;
 - `skipped`: list of `(row_id, reason)`;
 - `num_rows`: planned rows, `N + len(skipped)`.
 
-`N` is 0 where nothing of a rank's share is usable. The rank must answer its peers all the same, and not every tower
-takes a batch of no rows: the model's inputs then hold one stand-in row without a label, so take the first `N`
-embeddings only.
+`N` is 0 where no row of a rank's share is usable. The rank must still take part in the step, and not every tower takes
+a batch without rows: the model's inputs then hold one placeholder row without a label, so take only the first `N`
+embeddings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,12 @@ import torch
 from modeling_eclip.images_eclip import ProductImageError
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.columns import NO_CATALOG, stable_id
-from training.data.images import PictureReader
+from training.data.images import ImageReader
 
 __all__ = ["FROZEN_COLUMNS", "ProductCollator", "ReadRow", "RowLabels", "modalities_of"]
 
 FROZEN_COLUMNS = ("image_pooler_output", "text_pooler_output")
-"""Columns with the vectors of a frozen tower, which take the place of its inputs."""
+"""Columns with the vectors of frozen towers, which replace the towers' inputs."""
 
 
 class RowLabels(Protocol):
@@ -49,34 +50,34 @@ class RowLabels(Protocol):
         """Label of a row that has none."""
 
     def encode(self, row: Mapping[str, Any]) -> Any:
-        """Return a row's label as numbers."""
+        """Returns a row's label as numbers."""
 
 
 @dataclass
 class ReadRow:
-    """What was read of a usable row.
+    """A usable row, read.
 
     Args:
         row_id: Id of the row.
         catalog_id: Catalog of the row, or -1.
         title: Title, augmented in training; empty where there is none.
-        picture: What `PictureReader` reads; none where there is none or it is not wanted.
+        image: What `ImageReader` reads, uint8 `(3, height, width)`; `None` if there is none or it is not needed.
         vectors: Vectors of frozen towers, by column.
-        sides: Which of the wanted sides it has.
+        modalities: Those of the collator's modalities that the row has.
         label: The label.
     """
 
     row_id: str
     catalog_id: int
     title: str
-    picture: torch.Tensor | None
+    image: torch.Tensor | None
     vectors: dict[str, Any]
-    sides: set[str]
+    modalities: set[str]
     label: Any
 
 
 def modalities_of(modality: str | None) -> tuple[str, ...]:
-    """Return the sides of a product that a modality looks at; both where there is none."""
+    """Returns the modalities that an option names: `"text"`, `"image"`, or both for anything else."""
     return (modality,) if modality in ("text", "image") else ("text", "image")
 
 
@@ -85,16 +86,16 @@ class ProductCollator:
 
     Args:
         processor: Called as `processor(text=titles, return_tensors="pt")`; its `image_processor` is called as
-            `PictureReader` does.
-        augmentation: Applied to every picture; none in evaluation.
+            `ImageReader` does.
+        augmentation: Applied to every image; none in evaluation.
         title_augmentation: Applied to every title; none in evaluation.
         seed: Seed of the augmentation, joined with a row's position.
         own_catalog_for_singles: Gives a row without a catalog a catalog id of its own, a hash of its row id, so that
-            a product that meets itself in a batch is its own mate and not a negative. Otherwise its id stays -1.
+            a product that is twice in a batch is its own mate and not a negative. Otherwise its id stays -1.
         frozen_widths: Number of values in each of the `FROZEN_COLUMNS` that the rows hold. Of a row with an
             `image_pooler_output`, the `image` is not read.
-        modality: What a task looks at: `"text"`, `"image"`, or `"both"`, where either of them makes a row usable. If
-            not given, a row needs both.
+        modality: `"text"`, `"image"`, or `"both"`, where a row with either of them is usable. If not given, a row
+            needs both.
         labels: Reads the labels of a task.
     """
 
@@ -116,12 +117,12 @@ class ProductCollator:
         self.seed = seed
         self.own_catalog_for_singles = own_catalog_for_singles
         self.modalities = modalities_of(modality)
-        self.needs_all_sides = modality != "both"
+        self.needs_all_modalities = modality != "both"
         self.frozen_widths = {
             name: width for name, width in (frozen_widths or {}).items() if name.startswith(self.modalities)
         }
         self.labels = labels
-        self.pictures = PictureReader(processor, augmentation)
+        self.images = ImageReader(processor, augmentation)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], positions: Sequence[int]) -> dict[str, Any]:
         """Makes a batch.
@@ -142,7 +143,7 @@ class ProductCollator:
             else:
                 skipped.append((row["row_id"], read))
         return {
-            **self.inputs(usable or [self.stand_in()]),
+            **self.inputs(usable or [self.placeholder_row()]),
             "catalog_ids": torch.tensor([row.catalog_id for row in usable], dtype=torch.int64),
             "row_ids": [row.row_id for row in usable],
             "titles": [row.title for row in usable],
@@ -158,7 +159,7 @@ class ProductCollator:
             position: Its position in the run.
 
         Returns:
-            What was read, or the reason why the row cannot be used.
+            The row as read, or the reason why it cannot be used.
         """
         problems: dict[str, str] = {}
         title = (row.get("title") or "").strip()
@@ -170,10 +171,10 @@ class ProductCollator:
         if reason := self._unusable(problems):
             return reason
         rng = np.random.default_rng((self.seed, position))
-        picture = None
+        image = None
         if "image" in self.modalities and "image_pooler_output" not in self.frozen_widths:
             try:
-                picture = self.pictures.read(row["image"], rng)
+                image = self.images.read(row["image"], rng)
             except ProductImageError as error:
                 problems["image"] = error.reason
                 if reason := self._unusable(problems):
@@ -185,32 +186,32 @@ class ProductCollator:
             catalog_id = stable_id(row["row_id"])
         vectors = {name: row[name] for name in self.frozen_widths}
         label = None if self.labels is None else self.labels.encode(row)
-        return ReadRow(row["row_id"], catalog_id, title, picture, vectors, {*self.modalities} - problems.keys(), label)
+        return ReadRow(row["row_id"], catalog_id, title, image, vectors, {*self.modalities} - problems.keys(), label)
 
     def _unusable(self, problems: dict[str, str]) -> str | None:
-        """The reason why a row with these problems cannot be used, if they are enough."""
-        found = [problems[side] for side in self.modalities if side in problems]
-        return found[0] if found and (self.needs_all_sides or len(found) == len(self.modalities)) else None
+        """Returns why a row with these problems cannot be used, or `None` if it can."""
+        found = [problems[modality] for modality in self.modalities if modality in problems]
+        return found[0] if found and (self.needs_all_modalities or len(found) == len(self.modalities)) else None
 
-    def stand_in(self) -> ReadRow:
-        """A row in the place of none, without a label."""
+    def placeholder_row(self) -> ReadRow:
+        """Returns a row without a label, for a batch that would otherwise have none."""
         label = None if self.labels is None else self.labels.blank
         return ReadRow("", NO_CATALOG, "none", None, dict.fromkeys(self.frozen_widths), {*self.modalities}, label)
 
     def inputs(self, rows: Sequence[ReadRow]) -> dict[str, Any]:
-        """The model's inputs of one or more rows, and their labels."""
+        """Makes the model's inputs of one or more rows, and their labels."""
         inputs: dict[str, Any] = {}
         if "text" in self.modalities and "text_pooler_output" not in self.frozen_widths:
             inputs |= self.processor(text=[row.title or "none" for row in rows], return_tensors="pt")
         if "image" in self.modalities and "image_pooler_output" not in self.frozen_widths:
-            pictures = [self.pictures.blank() if row.picture is None else row.picture for row in rows]
-            inputs |= self.pictures.batch(pictures)
+            images = [self.images.blank() if row.image is None else row.image for row in rows]
+            inputs |= self.images.batch(images)
         for name, width in self.frozen_widths.items():
             vectors = [row.vectors[name] if row.vectors[name] is not None else [0.0] * width for row in rows]
             inputs[name] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
-        if not self.needs_all_sides:
-            for side in self.modalities:
-                inputs[f"has_{side}"] = torch.tensor([side in row.modalities for row in rows])
+        if not self.needs_all_modalities:
+            for modality in self.modalities:
+                inputs[f"has_{modality}"] = torch.tensor([modality in row.modalities for row in rows])
         if self.labels is not None:
             inputs["labels"] = torch.tensor([row.label for row in rows])
         return inputs

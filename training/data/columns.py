@@ -1,8 +1,7 @@
-"""Where the canonical columns of products are in a user's table, and how they are made of it.
+"""How a user's columns are mapped to the canonical columns `title`, `image`, `catalog_id` and `row_id`.
 
-The canonical columns are `title`, `image`, `catalog_id` and `row_id`, as `training.data.sources` describes them. A column
-of the user's that bears such a name but is not the one mapped to it is kept as `<name>_original`, and all others are
-kept as they are.
+`training.data.read_tables` says what each canonical column holds. A user's column that has a canonical name but is not
+mapped to it is kept as `<name>_original`, and all other columns are kept under their own names.
 """
 
 import hashlib
@@ -16,6 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+__all__ = [
+    "CANONICAL_FEATURES",
+    "NO_CATALOG",
+    "ColumnLayout",
+    "ProductColumns",
+    "catalog_numbers",
+    "excluded_rows",
+    "stable_id",
+]
+
 CANONICAL_FEATURES = {
     "title": datasets.Value("string"),
     "image": datasets.Image(decode=False),
@@ -23,23 +32,24 @@ CANONICAL_FEATURES = {
     "row_id": datasets.Value("string"),
 }
 """The canonical columns and their types."""
-
-_NONE = "none"  # what users call a column of titles or pictures that there is not
+NO_CATALOG = -1
+"""Catalog id of an offer that is alone."""
+_NONE = "none"  # the name that users give where a table has no titles or no images
 
 
 @dataclass(frozen=True)
 class ProductColumns:
-    """Where the canonical columns are found in the user's tables.
+    """The names of the user's columns that the canonical columns are read from.
 
     Args:
         title: Column with the title; `"none"` where there are no titles.
-        image: Column with the picture: a `datasets.Image`, its bytes, or a path (relative to the table's folder);
-            `"none"` where there are no pictures. In a table that lacks it, `file_name` is taken, as in the image
+        image: Column with the image: a `datasets.Image`, its bytes, or a path (relative to the table's folder);
+            `"none"` where there are no images. In a table without this column, `file_name` is used, as in the image
             folders of `datasets`.
         catalog_id: Columns with the id of the product, tried in this order; per row the first that is not null wins.
             A non-negative integer is kept, any other integer or text is hashed; null, NaN, -1 and blank text mean
-            "alone". The ids of all sources live in one space: the same id in two sources is the same product.
-        row_id: Column with the id of the row. Without it, or where it is null, a row is called `<source>:<index>`.
+            "alone". The same id in two sources is the same product.
+        row_id: Column with the id of the row. Without it, or where it is null, the id is `<source>:<index>`.
     """
 
     title: str = "title"
@@ -60,15 +70,15 @@ class ColumnLayout:
         source: Name of the source, for errors and row ids.
         features: Columns of the part, and their types.
         columns: The user's column names.
-        folder: Where relative paths of pictures start from; none where they are left as they are.
+        folder: Folder that relative paths of images start from; `None` to leave paths as they are.
 
     Attributes:
         names: Columns of the part.
-        image_is_path: Whether the picture's column holds text, that is paths, or is not there.
-        kept: Columns that are kept beside the canonical ones, and the names that they get.
+        image_is_path: Whether the image column holds text, that is paths, or is absent.
+        kept: Columns that are kept beside the canonical ones, and their new names.
 
     Raises:
-        ValueError: If the part lacks a title or a picture.
+        ValueError: If the part has no title or no image column.
     """
 
     def __init__(self, source: str, features: datasets.Features, columns: ProductColumns, folder: Path | None) -> None:
@@ -100,7 +110,7 @@ class ColumnLayout:
         )
 
     def read_from(self, name: str) -> list[str]:
-        """Columns of the part that a canonical or kept column is made of."""
+        """Lists the columns of the part that a canonical or kept column is made of."""
         if name == "catalog_id":
             return self.catalog_ids
         if name == "row_id":
@@ -124,7 +134,7 @@ class ColumnLayout:
             The column, `N` values.
 
         Raises:
-            ValueError: If the user's column is of a type that no such column can be made of.
+            ValueError: If the user's column has a type that cannot be converted.
         """
         if name == "title":
             return pa.nulls(len(index), pa.string()) if self.title is None else self._titles(table, self.title)
@@ -160,14 +170,14 @@ class ColumnLayout:
 
 
 def excluded_rows(table: pa.Table, rules: Sequence[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
-    """Finds the rows that rules leave out.
+    """Finds the rows that rules exclude.
 
     Args:
         table: `N` rows.
-        rules: Columns, and the values, written as text, that rows are left out for.
+        rules: Columns, and the value of each, written as text, whose rows are excluded.
 
     Returns:
-        For every rule whose column is there, which rows it leaves out, shape `(N,)`.
+        For every rule whose column the table has, which rows it excludes, bool, shape `(N,)`.
 
     Raises:
         ValueError: If a column does not hold single values.
@@ -186,19 +196,8 @@ def excluded_rows(table: pa.Table, rules: Sequence[tuple[str, str]]) -> dict[tup
     return excluded
 
 
-def _column(table: pa.Table, name: str) -> pa.Array:
-    column = table[name].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # what older versions of pyarrow return for a table of no rows
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-NO_CATALOG = -1
-"""Catalog id of an offer that is alone."""
-
-
 def stable_id(text: str) -> int:
-    """Hashes text to a non-negative 63-bit id."""
+    """Hashes text to a non-negative 63-bit id, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) >> 1
 
 
@@ -207,11 +206,11 @@ def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
 
     Args:
         column: Ids `(N,)`: integers, floats with integral values (how tables hold integers with gaps), or text.
-        place: Where the column is from, for the error.
+        place: Name of the column and its source, for the error.
 
     Returns:
         Catalog ids `(N,)`, int64: non-negative integers are kept, also where they are written as text; null, NaN, -1
-        and blank text become `NO_CATALOG`; all else is hashed.
+        and blank text become `NO_CATALOG`; every other value is hashed.
 
     Raises:
         ValueError: If the column holds anything else.
@@ -231,7 +230,7 @@ def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
 
 
 def _catalog_number(value: Any, place: str) -> int:
-    """One catalog id: non-negative integers, also as text or float, stay what they are; the rest is hashed."""
+    """Returns one catalog id: non-negative integers, also as text or float, are kept; other values are hashed."""
     if isinstance(value, float) and (value != value or value.is_integer()):
         value = None if value != value else int(value)
     if isinstance(value, str):
@@ -245,12 +244,8 @@ def _catalog_number(value: Any, place: str) -> int:
     return value if isinstance(value, int) and 0 <= value < 2**63 else stable_id(str(value))
 
 
-__all__ = [
-    "CANONICAL_FEATURES",
-    "NO_CATALOG",
-    "ColumnLayout",
-    "ProductColumns",
-    "catalog_numbers",
-    "excluded_rows",
-    "stable_id",
-]
+def _column(table: pa.Table, name: str) -> pa.Array:
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # older versions of pyarrow return this for a table without rows
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column

@@ -1,4 +1,4 @@
-"""What tells whether two modules have the same weights, two configurations or processors the same settings."""
+"""Digests of weights, configurations and processors: equal where these are equal, wherever they were loaded from."""
 
 import hashlib
 import json
@@ -12,30 +12,31 @@ from transformers import PreTrainedConfig, ProcessorMixin
 __all__ = ["add_processor", "add_settings", "add_weights", "config_digest", "processor_digest", "weights_digest"]
 
 _LENGTH = 20
-# What configurations tell of where something was loaded from and of how it was last called, not of what it does.
-_TRACES = {"_name_or_path", "architectures", "dtype", "is_local", "local_files_only", "name_or_path"} | {
+# Settings that say where something was loaded from or how it was last called, not what it does.
+_IGNORED_SETTINGS = {"_name_or_path", "architectures", "dtype", "is_local", "local_files_only", "name_or_path"} | {
     "max_length", "pad_to_multiple_of", "pad_token_type_id", "padding", "padding_side", "stride",
     "transformers_version", "truncation", "truncation_side", "truncation_strategy",
 }  # fmt: skip
 
 
 def add_weights(digest: Any, module: torch.nn.Module) -> None:
-    """Add names, types, shapes and values of a module's weights to a digest of `hashlib`."""
+    """Adds names, types, shapes and values of a module's weights to a digest of `hashlib`."""
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def add_settings(digest: Any, name: str, settings: dict[str, Any]) -> None:
-    """Add what a configuration says, under a name; two that do the same add the same."""
-    written = json.dumps(_without_traces(settings), sort_keys=True, default=str)
+    """Adds the settings of a configuration to a digest, under a name."""
+    written = json.dumps(_relevant(settings), sort_keys=True, default=str)
     digest.update(f"{name} {written}\0".encode())
 
 
 def add_processor(digest: Any, processor: ProcessorMixin) -> None:
-    """Add the settings of a processor, of its image processor and its tokenizer, and the vocabulary."""
-    sides = {side: getattr(processor.tokenizer, side) for side in ("padding_side", "truncation_side")}
-    digest.update(f"{sides}\0".encode())
+    """Adds the settings of a processor, of its image processor and its tokenizer, and the vocabulary to a digest."""
+    # left out by `_IGNORED_SETTINGS`, since a saved tokenizer may have those of its last call
+    own = {name: getattr(processor.tokenizer, name) for name in ("padding_side", "truncation_side")}
+    digest.update(f"{own}\0".encode())
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         for file in sorted(Path(folder).rglob("*")):
@@ -46,27 +47,27 @@ def add_processor(digest: Any, processor: ProcessorMixin) -> None:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """Return a name for a model's weights, the same for the same weights."""
+    """Returns a digest of a model's weights."""
     digest = hashlib.sha256()
     add_weights(digest, model)
     return digest.hexdigest()[:_LENGTH]
 
 
 def config_digest(config: PreTrainedConfig) -> str:
-    """Return a name for what a configuration says, the same wherever it was loaded from."""
+    """Returns a digest of a configuration, the same wherever it was loaded from."""
     digest = hashlib.sha256()
     add_settings(digest, "config", config.to_dict())
     return digest.hexdigest()[:_LENGTH]
 
 
 def processor_digest(processor: ProcessorMixin) -> str:
-    """Return a name for what a processor does, the same wherever it was loaded from."""
+    """Returns a digest of a processor, the same wherever it was loaded from."""
     digest = hashlib.sha256()
     add_processor(digest, processor)
     return digest.hexdigest()[:_LENGTH]
 
 
-def _without_traces(settings: dict[str, Any]) -> dict[str, Any]:
-    left = {name: value for name, value in settings.items() if name not in _TRACES}
+def _relevant(settings: dict[str, Any]) -> dict[str, Any]:
+    left = {name: value for name, value in settings.items() if name not in _IGNORED_SETTINGS}
     towers = {name: value for name, value in left.items() if name.endswith("_config") and isinstance(value, dict)}
-    return left | {name: _without_traces(value) for name, value in towers.items()}
+    return left | {name: _relevant(value) for name, value in towers.items()}

@@ -1,4 +1,7 @@
-"""Files and folders that are there whole or not at all: a process that is killed leaves what was there before."""
+"""Files and folders that are written completely or not at all, and the state of files.
+
+A process that is killed while it writes leaves the old file in place, never half of a new one.
+"""
 
 import hashlib
 import json
@@ -9,17 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+__all__ = ["file_state", "files_digest", "whole_file", "whole_folder", "write_json"]
+
 
 @contextmanager
 def whole_file(path: Path, suffix: str = ".partial") -> Iterator[Path]:
-    """Write a file in one piece; its folder is made if need be.
+    """Writes a file completely or not at all; makes its folder if it is absent.
 
     Args:
         path: The file.
-        suffix: Of the file that is written to; each process needs its own where several may write the same.
+        suffix: Suffix of the file that is written first; processes that may write the same file need different ones.
 
     Yields:
-        The file to write to, which takes the place of `path` at the end, if there was no error.
+        The file to write to; it replaces `path` at the end, unless there was an error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(suffix)
@@ -29,48 +34,45 @@ def whole_file(path: Path, suffix: str = ".partial") -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder that is not there yet, in one piece.
+    """Fills a new folder completely or not at all.
 
     Args:
         path: The folder.
 
     Yields:
-        An empty folder, which becomes `path` at the end, if there was no error.
+        An empty folder; it becomes `path` at the end, unless there was an error.
     """
     partial = path.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was stopped
     partial.mkdir(parents=True)
     yield partial
     partial.rename(path)
 
 
 def write_json(content: Any, path: Path, *, allow_nan: bool = True) -> None:
-    """Write a JSON file in one piece.
+    """Writes a JSON file completely or not at all.
 
     Args:
         content: What it holds.
         path: The file.
-        allow_nan: Whether it may hold not-a-number and infinity, for which JSON has no word.
+        allow_nan: Whether it may hold NaN and infinity, which the JSON standard does not have.
 
     Raises:
-        ValueError: it holds one, and may not.
+        ValueError: If it holds one although `allow_nan` is false.
     """
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=allow_nan) + "\n", encoding="utf-8")
 
 
 def file_state(path: str) -> list[int] | None:
-    """Return a local file's bytes and the time of its last change; none for what is elsewhere."""
+    """Returns a local file's size in bytes and the time of its last change; `None` for a file that is not local."""
     file = Path(path.removeprefix("file://"))
     return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
 
 
 def files_digest(paths: Sequence[str]) -> str:
-    """Return a name for files as they are now: how many, and a digest of their paths and states."""
+    """Returns the number of files and a digest of their paths and states."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path} {file_state(path)}\0".encode())
     return f"{len(paths)} files, {digest.hexdigest()[:20]}"
-
-
-__all__ = ["file_state", "files_digest", "whole_file", "whole_folder", "write_json"]

@@ -1,6 +1,6 @@
-"""Pictures of rows to pixel values: random views for training, whole pictures otherwise.
+"""Images of rows to pixel values: random views for training, whole images otherwise.
 
-What a row holds may also lie inside an archive or a Hub repository, as `datasets` addresses it.
+An image may also be inside an archive or a Hub repository, under the address that `datasets` gives it.
 """
 
 from collections.abc import Mapping
@@ -15,75 +15,76 @@ from modeling_eclip.inference.jpeg import load_product_pixels
 from modeling_eclip.inference.pixels import PixelReader
 from training.data.augmentation import ProductAugmentation
 
-__all__ = ["PictureReader", "read_view"]
+__all__ = ["ImageReader", "read_view"]
 
 
 def read_view(
     source: Any, augmentation: ProductAugmentation, rng: np.random.Generator, resample: int = 3
 ) -> torch.Tensor:
-    """Reads a random view of one picture; what is drawn does not depend on the picture.
+    """Reads a random view of one image; the random draw does not depend on the image.
 
     Args:
         source: What `load_product_image` takes.
         augmentation: Draws and makes the view.
         rng: Source of all randomness.
-        resample: A key of `resizing_eclip.RESAMPLE_KERNELS`.
+        resample: A key of `modeling_eclip.inference.resizing.RESAMPLE_KERNELS`.
 
     Returns:
         RGB pixels, uint8, shape `(3, height, width)` with the augmentation's `image_size`.
 
     Raises:
-        ProductImageError: If the picture cannot be used.
+        ProductImageError: If the image cannot be used.
     """
     view = augmentation.draw(rng)
     pixels, extent = load_product_pixels(source, min_size=augmentation.min_size(view))
     return augmentation.render(pixels, view, extent, resample)
 
 
-class PictureReader(PixelReader):
-    """Reads pictures of rows and makes batches of them; see `PixelReader`.
+class ImageReader(PixelReader):
+    """Reads images of rows and makes batches of them; see `PixelReader`.
 
     Args:
         processor: An `EClipProcessor`, or anything with an `image_processor` that is called as one.
-        augmentation: Makes a random view of every picture; whole pictures are read if not given.
+        augmentation: Makes a random view of every image; whole images are read if not given.
     """
 
     def __init__(self, processor: Any, augmentation: ProductAugmentation | None = None) -> None:
-        """Finds out whether the short way fits the image processor."""
+        """Compares the fast path with the image processor."""
         super().__init__(processor)
         self.augmentation = augmentation
 
     def read(self, source: Any, rng: np.random.Generator | None = None) -> torch.Tensor:
-        """Reads one picture.
+        """Reads one image.
 
         Args:
             source: What the row's `image` column holds, or anything else that `load_product_image` takes.
             rng: Source of the augmentation's randomness.
 
         Returns:
-            As from `PixelReader`; with augmentation a view of the augmentation's `image_size`.
+            RGB pixels, uint8, shape `(3, height, width)`, as `PixelReader` returns them; with augmentation a view with
+            the augmentation's `image_size`.
 
         Raises:
-            ProductImageError: If the picture cannot be used.
+            ProductImageError: If the image cannot be used.
         """
-        source = _within_reach(source)
+        source = _fetched(source)
         if self.augmentation is None or rng is None:
             return super().read(source)
         return read_view(source, self.augmentation, rng, self._recipe.resample if self._recipe is not None else 3)
 
     def blank(self) -> torch.Tensor:
-        """Returns a white picture, as `read` would, to stand in for one that there is not."""
+        """Returns a white image of the shape that `read` returns, for a row without an image."""
         if self.augmentation is None:
             return super().blank()
         return torch.full((3, *self.augmentation.image_size), 255, dtype=torch.uint8)
 
 
-def _within_reach(image: Any) -> Any:
-    """Reads the bytes of a picture that lies inside an archive or a Hub repository, as `datasets` addresses it."""
+def _fetched(image: Any) -> Any:
+    """Reads the bytes of an image inside an archive or a Hub repository; returns any other image as it is."""
     path = image.get("path") if isinstance(image, Mapping) else None
     if not isinstance(image, Mapping) or image.get("bytes") is not None or not path or "://" not in path:
         return image
-    if path.startswith(("http://", "https://")):  # a table of links, which is refused with the remedy
+    if path.startswith(("http://", "https://")):  # refused later, with advice: links are not downloaded here
         return path
     try:
         with datasets.utils.file_utils.xopen(path, "rb") as file:

@@ -1,9 +1,8 @@
-"""Loaders: the batches of a run, in order, for map-style and streamed products alike.
+"""Loaders: the batches of a run, in order, for map-style and streamed products.
 
-What a batch holds is a function of the seed and of the samples seen: which rows (see `training.data.sampler` and
-`training.data.sampler`) and how each is augmented do not change with the number of workers or ranks, nor when a run is
-resumed. A row that cannot be used is never lost silently: every batch lists the rows it skipped and why (see
-`training.data.collator`, which also says what a batch is).
+A batch is a function of the seed and of the samples seen: its rows (see `training.data.sampler`) and their
+augmentation do not change with the number of workers or ranks, nor when a run is resumed. Every batch lists the rows
+that it skipped and why (see `training.data.collator`, which also says what a batch holds).
 """
 
 import logging
@@ -22,8 +21,8 @@ from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.collator import FROZEN_COLUMNS, ProductCollator, RowLabels, modalities_of
 from training.data.pairs import PairCollator, ProductPairs
 from training.data.parquet_stream import StreamedProducts
+from training.data.read_tables import Products
 from training.data.sampler import BlockOrder, EpochOrder, RowOrder, batch_spans, rank_slice
-from training.data.sources import Products
 
 __all__ = ["ProductBatches", "batch_loader", "evaluation_loader", "train_loader"]
 
@@ -55,7 +54,7 @@ class ProductBatches(Dataset[dict[str, Any]]):
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
-        """Checks the rank and keeps the arguments."""
+        """Checks the rank."""
         rank_slice(0, 0, rank, num_ranks)
         self.products = products
         self.collator = collator
@@ -76,17 +75,17 @@ class ProductBatches(Dataset[dict[str, Any]]):
 
 
 def _columns_of(products: Products | ProductPairs, modality: str | None, labels: RowLabels | None) -> list[str]:
-    """The columns that are read: no pictures where none are looked at."""
+    """Lists the columns that are read: no images where they are not used."""
     frozen = [
         name for name in FROZEN_COLUMNS if name in products.column_names and name.startswith(modalities_of(modality))
     ]
-    has_pictures = "image" in modalities_of(modality) and "image_pooler_output" not in frozen
-    canonical = (name for name in _COLUMNS if name != "image" or has_pictures)
+    has_images = "image" in modalities_of(modality) and "image_pooler_output" not in frozen
+    canonical = (name for name in _COLUMNS if name != "image" or has_images)
     return list(dict.fromkeys([*canonical, *frozen, *(labels.columns if labels is not None else ())]))
 
 
 def _frozen_widths(products: Products | ProductPairs) -> dict[str, int]:
-    """Number of values in each frozen column, found in the first row that has one."""
+    """Returns the number of values in each frozen column, from the first row that has them."""
     widths = {}
     for name in FROZEN_COLUMNS:
         if name in products.column_names:
@@ -94,7 +93,7 @@ def _frozen_widths(products: Products | ProductPairs) -> dict[str, int]:
             values = (row[name] for row in rows.select_columns(name))
             first = next((value for value in values if value is not None), None)
             if first is None:
-                raise ValueError(f"column {name!r} holds nothing but nulls. Leave it out, or compute it anew.")
+                raise ValueError(f"column {name!r} holds nothing but nulls. Leave it out, or compute it again.")
             widths[name] = len(first)
     return widths
 
@@ -125,19 +124,19 @@ def train_loader(
         products: Products with the canonical columns, map-style or streamed, or pairs of them.
         processor: An `EClipProcessor`, or anything that is called as one and has its `image_processor`.
         batch_size: Samples in a global batch, all ranks together: a number, or a function of the samples seen.
-        total_samples: Samples of the whole run, those before `start` included; the last batch is as short as it must.
+        total_samples: Samples of the whole run, those before `start` included; the last batch may be shorter.
         seed: Seed of the order and of the augmentation.
-        start: Samples already seen by the run that is resumed.
+        start: Samples that the resumed run has already seen.
         rank: This rank.
         num_ranks: Number of ranks.
-        augmentation: Applied to every picture.
+        augmentation: Applied to every image.
         title_augmentation: Applied to every title.
         own_catalog_for_singles: See `ProductCollator`.
         mates_share: Share of the catalogs whose offers come one after the other; see `RowOrder`.
         shuffle_buffer: About how many rows of streamed products are shuffled together; see `BlockOrder`. Each worker
-            holds so many in memory. A block is read once by every worker of every rank that gets rows of it, so by all
-            of them where this is many times a rank's share of a batch, and by one or two where it is less.
-        modality: What a task looks at; see `ProductCollator`.
+            holds that many in memory. A block is read once by each worker of each rank that needs rows of it: by all
+            of them if `shuffle_buffer` is many times a rank's share of a batch, by one or two if it is less.
+        modality: What a task uses; see `ProductCollator`.
         labels: Reads the labels of a task.
         num_workers: Worker processes; 0 loads in this process.
         prefetch_factor: Batches that each worker prepares ahead.
@@ -146,7 +145,7 @@ def train_loader(
         A loader of batches, as `training.data.collator` describes them.
 
     Raises:
-        ValueError: If mates are to be brought together in a stream, whose catalogs are not known beforehand.
+        ValueError: If `mates_share` is set for a stream, whose catalogs are not known in advance.
     """
     collator = ProductCollator(
         processor,
@@ -164,7 +163,7 @@ def train_loader(
     if isinstance(products, StreamedProducts):
         if mates_share:
             raise ValueError(
-                f"mates_share is {mates_share}, which needs all catalog ids beforehand; leave it out or do not stream."
+                f"mates_share is {mates_share}, which needs all catalog ids in advance; leave it out or do not stream."
             )
         order = BlockOrder(products.block_lengths, seed, shuffle_buffer)
         products = products.holding(order.window_blocks)
@@ -181,7 +180,7 @@ def train_loader(
         if mates_share and not isinstance(products, ProductPairs):
             catalog_ids = np.asarray(products["catalog_id"])
         order = RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
-    batches = ProductBatches(products, _for(products, collator), order, spans, rank, num_ranks)
+    batches = ProductBatches(products, _collator_for(products, collator), order, spans, rank, num_ranks)
     return batch_loader(batches, num_workers, prefetch_factor)
 
 
@@ -197,7 +196,7 @@ def evaluation_loader(
     num_workers: int = 0,
     prefetch_factor: int = 2,
 ) -> DataLoader[dict[str, Any]]:
-    """Loads all rows once, in their own order and without augmentation; catalog ids stay as they are.
+    """Loads all rows once, in their own order, without augmentation and with the catalog ids that they have.
 
     Args:
         products: Products with the canonical columns, map-style or streamed, or pairs of them.
@@ -205,7 +204,7 @@ def evaluation_loader(
         batch_size: Rows in a global batch, all ranks together.
         rank: This rank.
         num_ranks: Number of ranks.
-        modality: What a task looks at; see `ProductCollator`.
+        modality: What a task uses; see `ProductCollator`.
         labels: Reads the labels of a task.
         num_workers: Worker processes; 0 loads in this process.
         prefetch_factor: Batches that each worker prepares ahead.
@@ -223,18 +222,18 @@ def evaluation_loader(
     products = products.select_columns(_columns_of(products, modality, labels))
     order = RowOrder(len(products), seed=0, shuffle=False)
     spans = list(batch_spans(batch_size, len(products)))
-    batches = ProductBatches(products, _for(products, collator), order, spans, rank, num_ranks)
+    batches = ProductBatches(products, _collator_for(products, collator), order, spans, rank, num_ranks)
     return batch_loader(batches, num_workers, prefetch_factor)
 
 
-def _for(products: Products | ProductPairs, collator: ProductCollator) -> ProductCollator | PairCollator:
+def _collator_for(products: Products | ProductPairs, collator: ProductCollator) -> ProductCollator | PairCollator:
     return PairCollator(collator) if isinstance(products, ProductPairs) else collator
 
 
 def batch_loader(
     batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int = 2
 ) -> DataLoader[dict[str, Any]]:
-    """Loads the items of a dataset, each of them a whole batch, in order.
+    """Loads the items of a dataset, each of which is a whole batch, in order.
 
     Args:
         batches: The batches.
@@ -245,7 +244,7 @@ def batch_loader(
         The loader.
     """
     if num_workers > 0:
-        # the workers tokenize side by side; tokenizers would otherwise warn in each of them that it had been forked
+        # the workers tokenize in parallel already; without this, tokenizers warn in each forked worker
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return DataLoader(
         batches,
@@ -255,7 +254,7 @@ def batch_loader(
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_set_up_worker,
-        generator=torch.Generator(),  # a loader draws a seed as it starts: not from the generator that dropout uses
+        generator=torch.Generator(),  # a loader draws a seed at its start; not from the generator that dropout uses
     )
 
 
@@ -265,13 +264,13 @@ def _as_is(batch: Any) -> Any:
 
 def _set_up_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
-    # Schedulers send it to all processes of a run: the main one still wants batches while it comes to its end.
+    # Schedulers send SIGTERM to all processes of a run; the main one needs batches until it has saved its checkpoint.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:
-    """Ends a worker whose main process was killed: its own look-out may wait for ever to hand over its last batch."""
+    """Ends a worker whose main process was killed: torch's own watchdog may wait forever to hand over a batch."""
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)

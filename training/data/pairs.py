@@ -1,8 +1,8 @@
-"""Pairs of products: labelled ones of a table, or derived from catalog ids, and their batches.
+"""Pairs of products: labelled in a table, or derived from catalog ids; and their batches.
 
-A batch of `N` pairs has the inputs of products with one more dimension, as transformers' multiple-choice models have
-it: `input_ids` `(N, 2, L)`, `pixel_values` `(N, 2, C, H, W)`, `has_text` `(N, 2)`, ..., and `labels` `(N,)`: 1 for
-the same product, 0 for two. `row_ids` are `N` pairs of ids. A pair with an unusable product is skipped.
+A batch of `N` pairs has the inputs of products with one more dimension, as for transformers' multiple-choice models:
+`input_ids` `(N, 2, L)`, `pixel_values` `(N, 2, C, H, W)`, `has_text` `(N, 2)`, ..., and `labels` `(N,)`: 1 for the
+same product, 0 for two products. `row_ids` are `N` pairs of ids. A pair with an unusable product is skipped.
 """
 
 import logging
@@ -28,13 +28,13 @@ _PAIR_COLUMNS = ("left", "right", "label")
 
 @dataclass(frozen=True)
 class ProductPairs:
-    """Pairs of rows of one table of products.
+    """Pairs of rows in one table of products.
 
     Args:
         products: Map-style products with the canonical columns.
         left: Row of each pair's first product, shape `(N,)`.
         right: Row of its second, shape `(N,)`.
-        labels: 1 where both are the same product, else 0, shape `(N,)`.
+        labels: 1 for the same product, else 0, shape `(N,)`.
     """
 
     products: datasets.Dataset
@@ -44,7 +44,7 @@ class ProductPairs:
 
     @property
     def column_names(self) -> list[str]:
-        """Columns of the products."""
+        """Columns of the table of products."""
         return list(self.products.column_names)
 
     def __len__(self) -> int:
@@ -52,15 +52,15 @@ class ProductPairs:
         return len(self.left)
 
     def select_columns(self, names: str | Sequence[str]) -> "ProductPairs":
-        """The same pairs of products with fewer columns."""
+        """Returns the same pairs of products with fewer columns."""
         return ProductPairs(self.products.select_columns(names), self.left, self.right, self.labels)
 
     def select(self, indices: np.ndarray) -> "ProductPairs":
-        """Some of the pairs."""
+        """Returns some of the pairs."""
         return ProductPairs(self.products, self.left[indices], self.right[indices], self.labels[indices])
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Read pairs: `row_id`, the two rows as `left` and `right`, and `label`."""
+        """Reads pairs: `row_id`, the two rows as `left` and `right`, and `label`."""
         chosen = np.asarray(indices, dtype=np.int64)
         needed, places = np.unique(np.concatenate([self.left[chosen], self.right[chosen]]), return_inverse=True)
         rows = self.products.__getitems__(needed.tolist())
@@ -80,7 +80,7 @@ class PairCollator:
     """Turns pairs of rows into one batch.
 
     Args:
-        collator: Reads the products; without labels, since the pair has one.
+        collator: Reads the products; it has no labels, since the label is the pair's.
     """
 
     def __init__(self, collator: ProductCollator) -> None:
@@ -88,19 +88,20 @@ class PairCollator:
         self.collator = collator
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], positions: Sequence[int]) -> dict[str, Any]:
-        """Makes a batch, as the module describes it; the two products of a pair are augmented apart."""
+        """Makes a batch, as the module describes it; the two products of a pair are augmented independently."""
         usable: list[ReadRow] = []
         pairs, skipped = [], []
         for row, position in zip(rows, positions, strict=True):
             reads = [
-                self.collator.read(row[side], 2 * position + place) for place, side in enumerate(("left", "right"))
+                self.collator.read(row["left"], 2 * position),
+                self.collator.read(row["right"], 2 * position + 1),
             ]
             if reason := next((read for read in reads if isinstance(read, str)), None):
                 skipped.append((row["row_id"], reason))
             else:
                 usable += [read for read in reads if isinstance(read, ReadRow)]
                 pairs.append(row)
-        inputs = self.collator.inputs(usable or [self.collator.stand_in()] * 2)
+        inputs = self.collator.inputs(usable or [self.collator.placeholder_row()] * 2)
         return {
             **{name: value.reshape(len(value) // 2, 2, *value.shape[1:]) for name, value in inputs.items()},
             "labels": torch.tensor([row["label"] for row in pairs] or [-100]),
@@ -113,17 +114,17 @@ class PairCollator:
 
 
 def load_pairs(path: str, products: datasets.Dataset) -> ProductPairs:
-    """Load labelled pairs of products.
+    """Loads labelled pairs of products.
 
     Args:
         path: Parquet file with `left` and `right`, ids of rows, and `label`, 1 for the same product, else 0.
-        products: Products whose `row_id` the pairs speak of.
+        products: Products whose `row_id` the pairs name.
 
     Returns:
-        The pairs whose products are there; how many are not is logged.
+        The pairs of which both products are present; the number of other pairs is logged.
 
     Raises:
-        ValueError: a column is missing, a label is neither 0 nor 1, or no pair speaks of these products.
+        ValueError: If a column is missing, a label is neither 0 nor 1, or no pair names two of these products.
     """
     table = _read_pairs(path)
     place = {row_id: index for index, row_id in enumerate(products["row_id"])}
@@ -133,29 +134,27 @@ def load_pairs(path: str, products: datasets.Dataset) -> ProductPairs:
         if str(left) in place and str(right) in place
     ]
     if len(rows) < len(table):
-        logger.warning(
-            "%s: %s of %s pairs speak of offers that are not there", path, len(table) - len(rows), len(table)
-        )
+        logger.warning("%s: %s of %s pairs name offers that are absent", path, len(table) - len(rows), len(table))
     if not rows:
         raise ValueError(
-            f"no pair of {path} speaks of the products, whose ids look like {list(place)[:3]}; name the column of "
-            "the ids that it means as `pair_id_column`."
+            f"no pair of {path} names two of the products, whose ids look like {list(place)[:3]}; set "
+            "`pair_id_column` to the column that holds the ids in that file."
         )
     left, right, labels = (np.asarray(values, dtype=np.int64) for values in zip(*rows, strict=True))
     return ProductPairs(products, left, right, labels)
 
 
 def load_title_pairs(path: str) -> ProductPairs:
-    """Load labelled pairs that hold the products themselves: `left` and `right` are titles, and there are no images.
+    """Loads labelled pairs of titles: `left` and `right` are titles, and there are no images.
 
     Args:
         path: Parquet file with `left`, `right` and `label`.
 
     Returns:
-        The pairs, of products with a title alone.
+        The pairs, of products that have only a title.
 
     Raises:
-        ValueError: a column is missing or is no text, or a label is neither 0 nor 1.
+        ValueError: If a column is missing or is no text, or a label is neither 0 nor 1.
     """
     table = _read_pairs(path)
     for name in ("left", "right"):
@@ -164,16 +163,16 @@ def load_title_pairs(path: str) -> ProductPairs:
             or pa.types.is_large_string(table.schema.field(name).type)
         ):
             raise ValueError(
-                f"{path} holds {table.schema.field(name).type} as {name!r} and no titles; name the column of the "
-                "products that it speaks of as `pair_id_column`."
+                f"{path} holds {table.schema.field(name).type} as {name!r} and no titles; set `pair_id_column` to the "
+                "column of the products that holds these ids."
             )
-    sides = [["" if title is None else title for title in table[name].to_pylist()] for name in ("left", "right")]
-    titles = list(dict.fromkeys(sides[0] + sides[1]))
+    both = [["" if title is None else title for title in table[name].to_pylist()] for name in ("left", "right")]
+    titles = list(dict.fromkeys(both[0] + both[1]))
     place = {title: index for index, title in enumerate(titles)}
     number = len(titles)
     columns = {"title": titles, "image": [None] * number, "catalog_id": [NO_CATALOG] * number, "row_id": titles}
     products = datasets.Dataset.from_dict(columns, features=datasets.Features(CANONICAL_FEATURES))
-    left, right = (np.asarray([place[title] for title in side], dtype=np.int64) for side in sides)
+    left, right = (np.asarray([place[title] for title in column], dtype=np.int64) for column in both)
     return ProductPairs(products, left, right, np.asarray(table["label"].to_pylist(), dtype=np.int64))
 
 
@@ -192,22 +191,22 @@ def _read_pairs(path: str) -> pa.Table:
 def pairs_of_catalogs(
     products: datasets.Dataset, *, seed: int, negatives: int = 3, group_column: str | None = None
 ) -> ProductPairs:
-    """Derive pairs from catalog ids: offers of one catalog, and for each some of two catalogs.
+    """Derives pairs from catalog ids: offers of one catalog, and for each pair some offers of two catalogs.
 
-    Half of the negatives are drawn from the group of the pair's first product where there is one, such as its
-    category, since those are the hard ones (this package's design).
+    Half of the negatives are drawn from the group of the pair's first product, such as its category, if groups are
+    given: these are the harder ones (this package's design).
 
     Args:
         products: Products with the canonical columns.
         seed: Seed of what is drawn.
         negatives: Negative pairs per positive one.
-        group_column: Column whose equal values make a group.
+        group_column: Column whose equal values form a group.
 
     Returns:
-        The pairs: every offer with the next of its catalog, and the negatives.
+        The pairs: every offer with the next one of its catalog, and the negatives.
 
     Raises:
-        ValueError: no catalog has two offers, or there is one catalog only.
+        ValueError: If no catalog has two offers, or there is only one catalog.
     """
     ids = np.asarray(products["catalog_id"])
     with_mates = np.flatnonzero(ids != NO_CATALOG)
@@ -216,8 +215,8 @@ def pairs_of_catalogs(
     left, right = order[:-1][is_pair], order[1:][is_pair]
     if len(left) == 0 or len(np.unique(ids)) < 2:
         raise ValueError(
-            "matching needs offers that share a catalog and offers that do not, and `catalog_id_column` tells of "
-            "none; name another column, or labelled pairs as `train_pairs` and `validation_pairs`."
+            "matching needs offers that share a catalog and offers that do not, and `catalog_id_column` has only one "
+            "of the two; name another column, or labelled pairs as `train_pairs` and `validation_pairs`."
         )
     rng = np.random.default_rng((seed, len(ids)))
     lefts = np.repeat(left, negatives)

@@ -1,9 +1,9 @@
-"""Streamed products: rows read in blocks as they are asked for, instead of being brought to this machine beforehand.
+"""Streamed products: rows of parquet files that are read in blocks when they are needed, without a download.
 
-A parquet file says at its end where its row groups lie and how long they are. These are the blocks: any row can be
+The footer of a parquet file says where its row groups are and how long they are. These are the blocks: any row can be
 found without reading the ones before it, on a local disk or wherever `fsspec` reaches (the Hub, S3, ...). So a stream
-has a length, every row its place, and a reader that knows the order (see `training.data.sampler`) reads only the blocks
-that it needs and starts anywhere.
+has a length, every row has an index, and a reader that knows the order (see `training.data.sampler`) can start
+anywhere and reads only the blocks that it needs.
 """
 
 import copy
@@ -34,7 +34,7 @@ class Blocks(Protocol):
     """Rows of one part of a source, in blocks.
 
     Attributes:
-        column_names: Columns that there are, canonical and kept.
+        column_names: Canonical and kept columns.
         lengths: Rows of each block.
         num_bytes: Size of each block in bytes, once it is read.
     """
@@ -54,12 +54,12 @@ class ParquetBlocks:
         source: Name of the source, for errors and row ids.
         files: Paths or addresses of the files, whose columns are the same.
         columns: The user's column names.
-        folder: Where relative paths of pictures start from.
-        rules: Columns, and values for which rows are left out; these columns are read beforehand.
-        first_index: Place of the first row in the source.
+        folder: Folder that relative paths of images start from.
+        rules: Columns, and the value of each whose rows are excluded; these columns are read at the start.
+        first_index: Index of the first row in the source.
 
     Attributes:
-        num_source_rows: Rows of the files, those that are left out included.
+        num_source_rows: Rows of the files, excluded ones counted.
         layout: How the files' columns become canonical columns.
 
     Raises:
@@ -75,7 +75,7 @@ class ParquetBlocks:
         rules: Sequence[tuple[str, str]] = (),
         first_index: int = 0,
     ) -> None:
-        """Reads what the files say of themselves."""
+        """Reads the files' footers."""
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             self._footers = list(pool.map(_read_footer, files))
         self._files = list(files)
@@ -85,7 +85,7 @@ class ParquetBlocks:
             if missing:
                 raise ValueError(
                     f"source {source!r}: {file} has no column {sorted(missing)[0]!r}, which {files[0]} has. Name them "
-                    "as sources of their own."
+                    "as separate sources."
                 )
         self.layout = ColumnLayout(source, datasets.Features.from_arrow_schema(schema), columns, folder)
         self.column_names = [*CANONICAL_FEATURES, *self.layout.kept.values()]
@@ -132,21 +132,21 @@ class ParquetBlocks:
         return pa.table({name: self.layout.make(name, table, index) for name in names})
 
     def _read(self, number: int, group: int, columns: Sequence[str]) -> pa.Table:
-        # Opened anew each time: processes that share an open file share its position too.
+        # Opened for each read: processes that share an open file would share its position.
         with _open(self._files[number]) as file:
             parquet = pq.ParquetFile(file, metadata=self._footers[number])
             return parquet.read_row_group(group, columns=list(dict.fromkeys(columns)), use_threads=False)
 
 
 class TableBlocks:
-    """Blocks of consecutive rows of a table that is on this machine already.
+    """Blocks of consecutive rows of a table on this machine.
 
     Args:
         products: Map-style products with the canonical columns.
     """
 
     def __init__(self, products: datasets.Dataset) -> None:
-        """Cuts the table into blocks."""
+        """Splits the table into blocks."""
         self._products = products
         self.column_names = products.column_names
         starts = range(0, len(products), _TABLE_BLOCK_ROWS)
@@ -161,17 +161,17 @@ class TableBlocks:
 
 
 class StreamedProducts:
-    """Products that are read block by block; otherwise used as a `datasets.Dataset` is.
+    """Products that are read block by block; used as a `datasets.Dataset` otherwise.
 
     Args:
         parts: Where the rows are, one part after the other.
-        max_rows: Keeps the first rows only.
+        max_rows: Keeps only the first rows.
 
     Attributes:
-        column_names: Columns that are read: at first, those that all parts have.
+        column_names: Columns that are read: those that all parts have, until some are selected.
         block_lengths: Rows of each block, shape `(num_blocks,)`.
         block_bytes: Size of each block in bytes, once it is read, shape `(num_blocks,)`.
-        cached_blocks: How many of the blocks that were read last are held in memory.
+        cached_blocks: Number of blocks, those read last, that are held in memory.
     """
 
     def __init__(self, parts: Sequence[Blocks], max_rows: int | None = None) -> None:
@@ -198,7 +198,7 @@ class StreamedProducts:
         return int(self.block_lengths.sum())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Reads all rows in their own order."""
+        """Reads all rows in the order of the files."""
         for block in range(len(self.block_lengths)):
             yield from self._read(block).to_pylist()
 
@@ -229,7 +229,7 @@ class StreamedProducts:
         return found
 
     def select_columns(self, names: str | Sequence[str]) -> "StreamedProducts":
-        """Returns the same products of which only some columns are read."""
+        """Returns the same products with fewer columns, which are the only ones read."""
         names = [names] if isinstance(names, str) else list(names)
         missing = [name for name in names if name not in self.column_names]
         if missing:
@@ -240,7 +240,7 @@ class StreamedProducts:
         return selected
 
     def holding(self, num_blocks: int) -> "StreamedProducts":
-        """Returns the same products, which hold that many of the blocks that were read last in memory."""
+        """Returns the same products with that many blocks, those read last, held in memory."""
         held = copy.copy(self)
         held.cached_blocks = num_blocks
         held._cache = OrderedDict()

@@ -1,17 +1,22 @@
-"""Which row comes when: a function of the seed alone.
+"""Sampler: which row comes when, as a function of the seed alone.
 
-Training walks through an endless concatenation of epochs, each a seeded permutation of the rows. A place in it is a
-*position*: 0 is the first sample of the run. Batches are spans of positions, and ranks take contiguous shares of a
-span, so neither the number of ranks nor the number of workers nor a resumption changes which rows form a batch.
+Training walks through an endless sequence of epochs, each a seeded permutation of the rows: `RowOrder` for a table,
+`BlockOrder` for a stream. A place in this sequence is a *position*: 0 is the first sample of the run. Batches are
+spans of positions, and each rank takes a contiguous share of a span, so neither the number of ranks or workers nor a
+resumption changes which rows form a batch.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+__all__ = ["BlockOrder", "EpochOrder", "RowOrder", "batch_spans", "rank_slice"]
+
+_MIN_BLOCKS = 8  # of a window: a batch mixes rows of so many blocks, however long these are
+
 
 class EpochOrder:
-    """Maps positions to rows; a subclass says what an epoch looks like.
+    """Maps positions to rows; subclasses define the order within an epoch.
 
     Attributes:
         num_rows: Rows of an epoch.
@@ -20,7 +25,7 @@ class EpochOrder:
     num_rows: int
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows at the positions `start` to `stop` (exclusive), which may lie anywhere and cross epochs.
+        """Returns the rows at the positions `start` to `stop` (exclusive), which may span several epochs.
 
         Args:
             start: First position.
@@ -42,7 +47,7 @@ class EpochOrder:
         return np.concatenate(pieces)
 
     def _piece(self, epoch: int, offset: int) -> np.ndarray:
-        """Rows of an epoch from an offset on: at least one, and as many as are at hand."""
+        """Returns rows of an epoch from an offset on: at least one, and as many as are drawn already."""
         raise NotImplementedError
 
 
@@ -55,8 +60,8 @@ class RowOrder(EpochOrder):
         shuffle: If false, every epoch goes through the rows in their own order.
         catalog_ids: Catalog of each row, shape `(num_rows,)`, negative for a row that is alone.
         mates_share: Share of the catalogs, drawn anew each epoch, whose rows come one after the other, so that they
-            meet in a batch: with few of them among many rows they hardly would, and catalog labels would have nothing
-            to say (this package's design).
+            are in one batch. With few of them among many rows this would happen rarely, and catalog labels would have
+            little effect (this package's design).
 
     Raises:
         ValueError: If there are no rows, the seed is negative, there is not one catalog id per row, or the share does
@@ -71,7 +76,7 @@ class RowOrder(EpochOrder):
         catalog_ids: np.ndarray | None = None,
         mates_share: float = 0.0,
     ) -> None:
-        """Checks the arguments; no permutation is drawn yet."""
+        """Checks the arguments; permutations are drawn when they are needed."""
         if num_rows < 1:
             raise ValueError(f"num_rows must be at least 1, received {num_rows}. Load some products first.")
         if seed < 0:
@@ -79,7 +84,7 @@ class RowOrder(EpochOrder):
         if catalog_ids is not None and len(catalog_ids) != num_rows:
             raise ValueError(f"catalog_ids has {len(catalog_ids)} entries for {num_rows} rows; give one per row.")
         if not 0 <= mates_share <= 1:
-            raise ValueError(f"mates_share must lie in [0, 1], received {mates_share}; 0 leaves all where they fall.")
+            raise ValueError(f"mates_share must lie in [0, 1], received {mates_share}; 0 leaves the order random.")
         self.num_rows = num_rows
         self.mates_share = mates_share
         self.catalog_ids = catalog_ids
@@ -104,21 +109,75 @@ class RowOrder(EpochOrder):
         return self._cached_epoch[1]
 
 
-def _bring_mates_together(
-    rows: np.ndarray, catalog_ids: np.ndarray, share: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Moves every row of the drawn catalogs up to the first of its catalog; all else keeps its order."""
-    ids = catalog_ids[rows]
-    catalogs, first_places, groups = np.unique(ids, return_index=True, return_inverse=True)
-    is_drawn = (rng.random(len(catalogs)) < share) & (catalogs >= 0)
-    places = np.where(is_drawn[groups], first_places[groups], np.arange(len(rows)))
-    return rows[np.argsort(places, kind="stable")]
+class BlockOrder(EpochOrder):
+    """Maps positions to the rows of a stream: shuffled as a whole, yet read in blocks, such as parquet's row groups.
+
+    In every epoch the blocks are dealt out to *windows* of several blocks each, and the rows of a window are shuffled
+    together (this package's design). Of each stretch of as many blocks as there are windows, every window gets one at
+    random. So a window has rows from everywhere, even of sorted files, and a reader holds only one window's blocks.
+
+    Args:
+        block_lengths: Rows of each block, shape `(num_blocks,)`. Rows are numbered across all blocks.
+        seed: Seed of the permutations.
+        window_rows: About how many rows are shuffled together; more where eight blocks hold more.
+
+    Attributes:
+        window_blocks: Largest number of blocks that a window has.
+
+    Raises:
+        ValueError: If there are no rows, or `seed` or `window_rows` is out of range.
+    """
+
+    def __init__(self, block_lengths: np.ndarray, seed: int, window_rows: int = 4096) -> None:
+        """Checks the arguments; permutations are drawn when they are needed."""
+        self.block_lengths = np.asarray(block_lengths, dtype=np.int64)
+        self.num_rows = int(self.block_lengths.sum())
+        if self.num_rows < 1:
+            raise ValueError("the blocks hold no rows. Load some products first.")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, received {seed}.")
+        if window_rows < 1:
+            raise ValueError(f"window_rows must be at least 1, received {window_rows}.")
+        self.seed = seed
+        self._block_starts = np.cumsum(self.block_lengths) - self.block_lengths
+        num_blocks = len(self.block_lengths)
+        self._num_windows = max(1, min(self.num_rows // window_rows, num_blocks // _MIN_BLOCKS))
+        self.window_blocks = -(-num_blocks // self._num_windows)
+        self._cached_epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
+        self._cached_window: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def _piece(self, epoch: int, offset: int) -> np.ndarray:
+        windows, window_stops = self._epoch(epoch)
+        number = int(np.searchsorted(window_stops, offset, side="right"))
+        rows = self._window(epoch, number, windows[number])
+        return rows[offset - (int(window_stops[number]) - len(rows)) :]
+
+    def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Returns the blocks of each window, and the position in the epoch after each window's last row."""
+        if self._cached_epoch is None or self._cached_epoch[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            num_blocks = len(self.block_lengths)
+            stretches = np.full((self.window_blocks, self._num_windows), -1)
+            # starts at a random block, so that the stretches differ between epochs
+            stretches.flat[:num_blocks] = np.roll(np.arange(num_blocks), rng.integers(num_blocks))
+            windows = [window[window >= 0] for window in rng.permuted(stretches, axis=1).T]
+            stops = np.cumsum([self.block_lengths[window].sum() for window in windows])
+            self._cached_epoch = (epoch, windows, stops)
+        return self._cached_epoch[1:]
+
+    def _window(self, epoch: int, number: int, blocks: np.ndarray) -> np.ndarray:
+        if self._cached_window is None or self._cached_window[0] != (epoch, number):
+            starts = self._block_starts
+            rows = np.concatenate([np.arange(starts[b], starts[b] + self.block_lengths[b]) for b in blocks])
+            np.random.default_rng((self.seed, epoch, number + 1)).shuffle(rows)
+            self._cached_window = ((epoch, number), rows)
+        return self._cached_window[1]
 
 
 def batch_spans(
     batch_size: int | Callable[[int], int], total_samples: int, start: int = 0
 ) -> Iterator[tuple[int, int]]:
-    """Cuts a run into global batches; the last one is as short as what is left.
+    """Splits a run into global batches; the last one may be shorter.
 
     Args:
         batch_size: Samples in a global batch, all ranks together: a number, or a function of the samples seen.
@@ -145,7 +204,7 @@ def batch_spans(
 
 
 def rank_slice(start: int, stop: int, rank: int, num_ranks: int) -> tuple[int, int]:
-    """One rank's share of a span: the shares are contiguous, in rank order, and differ by at most one sample.
+    """Returns one rank's share of a span: shares are contiguous, in rank order, and differ by at most one sample.
 
     Args:
         start: First position of the span.
@@ -154,7 +213,7 @@ def rank_slice(start: int, stop: int, rank: int, num_ranks: int) -> tuple[int, i
         num_ranks: Number of ranks.
 
     Returns:
-        `(start, stop)` of the share, which is empty where the span has fewer samples than there are ranks.
+        `(start, stop)` of the share, which may be empty if the span has fewer samples than there are ranks.
 
     Raises:
         ValueError: If the rank is not one of the ranks.
@@ -165,69 +224,12 @@ def rank_slice(start: int, stop: int, rank: int, num_ranks: int) -> tuple[int, i
     return start + length * rank // num_ranks, start + length * (rank + 1) // num_ranks
 
 
-_MIN_BLOCKS = 8
-"""Fewest blocks of a window: what a batch may be made of, however long the blocks are."""
-
-
-class BlockOrder(EpochOrder):
-    """Maps positions to the rows of a stream.
-
-    Args:
-        block_lengths: Rows of each block, shape `(num_blocks,)`. Rows are numbered through all blocks.
-        seed: Seed of the permutations.
-        window_rows: About how many rows are shuffled together; more where eight blocks hold more.
-
-    Attributes:
-        window_blocks: Largest number of blocks that a window has.
-
-    Raises:
-        ValueError: If there are no rows, or `seed` or `window_rows` is out of range.
-    """
-
-    def __init__(self, block_lengths: np.ndarray, seed: int, window_rows: int = 4096) -> None:
-        """Checks the arguments; no permutation is drawn yet."""
-        self.block_lengths = np.asarray(block_lengths, dtype=np.int64)
-        self.num_rows = int(self.block_lengths.sum())
-        if self.num_rows < 1:
-            raise ValueError("the blocks hold no rows. Load some products first.")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, received {seed}.")
-        if window_rows < 1:
-            raise ValueError(f"window_rows must be at least 1, received {window_rows}.")
-        self.seed = seed
-        self._block_starts = np.cumsum(self.block_lengths) - self.block_lengths
-        num_blocks = len(self.block_lengths)
-        self._num_windows = max(1, min(self.num_rows // window_rows, num_blocks // _MIN_BLOCKS))
-        self.window_blocks = -(-num_blocks // self._num_windows)
-        self._cached_epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
-        self._cached_window: tuple[tuple[int, int], np.ndarray] | None = None
-
-    def _piece(self, epoch: int, offset: int) -> np.ndarray:
-        windows, window_stops = self._epoch(epoch)
-        number = int(np.searchsorted(window_stops, offset, side="right"))
-        rows = self._window(epoch, number, windows[number])
-        return rows[offset - (int(window_stops[number]) - len(rows)) :]
-
-    def _epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The blocks of each window, and the position in the epoch after each window's last row."""
-        if self._cached_epoch is None or self._cached_epoch[0] != epoch:
-            rng = np.random.default_rng((self.seed, epoch))
-            num_blocks = len(self.block_lengths)
-            stretches = np.full((self.window_blocks, self._num_windows), -1)
-            # begun anywhere, so that the stretches are others in every epoch
-            stretches.flat[:num_blocks] = np.roll(np.arange(num_blocks), rng.integers(num_blocks))
-            windows = [window[window >= 0] for window in rng.permuted(stretches, axis=1).T]
-            stops = np.cumsum([self.block_lengths[window].sum() for window in windows])
-            self._cached_epoch = (epoch, windows, stops)
-        return self._cached_epoch[1:]
-
-    def _window(self, epoch: int, number: int, blocks: np.ndarray) -> np.ndarray:
-        if self._cached_window is None or self._cached_window[0] != (epoch, number):
-            starts = self._block_starts
-            rows = np.concatenate([np.arange(starts[b], starts[b] + self.block_lengths[b]) for b in blocks])
-            np.random.default_rng((self.seed, epoch, number + 1)).shuffle(rows)
-            self._cached_window = ((epoch, number), rows)
-        return self._cached_window[1]
-
-
-__all__ = ["BlockOrder", "EpochOrder", "RowOrder", "batch_spans", "rank_slice"]
+def _bring_mates_together(
+    rows: np.ndarray, catalog_ids: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Moves every row of the drawn catalogs up to the first row of its catalog; other rows keep their order."""
+    ids = catalog_ids[rows]
+    catalogs, first_places, groups = np.unique(ids, return_index=True, return_inverse=True)
+    is_drawn = (rng.random(len(catalogs)) < share) & (catalogs >= 0)
+    places = np.where(is_drawn[groups], first_places[groups], np.arange(len(rows)))
+    return rows[np.argsort(places, kind="stable")]

@@ -1,4 +1,4 @@
-"""Rows that could not be used: counted by reason, reported at the end, and too many of them stop the run."""
+"""Counts the rows that could not be used, by reason; too many of them stop the run."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ class SkipCounter:
 
     @property
     def num_skipped(self) -> int:
-        """Rows skipped so far."""
+        """Number of rows skipped so far."""
         return self.reasons.total()
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Counts a batch in.
+        """Counts the rows of a batch.
 
         Args:
             batch: A batch with `num_rows` and `skipped`.
@@ -36,7 +36,7 @@ class SkipCounter:
         """Stops the run once too large a share of the rows was skipped.
 
         Args:
-            max_share: Largest share that is let pass.
+            max_share: Largest share that is allowed.
             min_rows: Rows that must have been seen before the share is judged; 1 at the end of a run.
 
         Raises:
@@ -49,11 +49,11 @@ class SkipCounter:
             )
 
     def examples(self) -> str:
-        """The first row ids of each reason, such as `"truncated: offers.parquet:7; empty_title: offers.parquet:9"`."""
+        """Lists the first row ids of each reason, such as `"truncated: a.parquet:7; empty_title: a.parquet:9"`."""
         return "; ".join(f"{reason}: {', '.join(row_ids)}" for reason, row_ids in self.first_row_ids.items())
 
     def report(self) -> str:
-        """A line such as `"3 of 400 rows skipped (0.8%): truncated 2, empty_title 1"`."""
+        """Returns a line such as `"3 of 400 rows skipped (0.8%): truncated 2, empty_title 1"`."""
         if not self.reasons:
             return f"0 of {self.num_rows} rows skipped"
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
@@ -62,7 +62,7 @@ class SkipCounter:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts as plain values, for a checkpoint or for another rank."""
+        """Returns the counts as plain values, for a checkpoint or for another rank."""
         return {
             "num_rows": self.num_rows,
             "reasons": dict(self.reasons),

@@ -11,13 +11,14 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, set
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 from training.arguments.groups import DataArguments, ModelArguments
-from training.data.sources import ProductColumns, Products, load_products
+from training.data.columns import ProductColumns
+from training.data.read_tables import Products, load_products
 
 logger = logging.getLogger(__name__)
 
 _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep")
 _DEFAULT_TITLE_LENGTH = 32
-# What a whole checkpoint has settled already, weights and all.
+# Arguments that a checkpoint fixes, since its weights depend on them.
 _SETTLED = ("tokenizer", "image_size", "projection_dim", "vision_pooling", "text_pooling")
 
 
@@ -26,7 +27,7 @@ def load_split(arguments: DataArguments, split: str) -> Products:
 
     Args:
         arguments: The data arguments.
-        split: `"train"`, `"validation"`, `"test"`, or `"pairs"` for the offers that labelled pairs speak of. Only
+        split: `"train"`, `"validation"`, `"test"`, or `"pairs"` for the offers that labelled pairs are of. Only
             training offers are streamed, cut or filtered by rules.
 
     Returns:
@@ -38,9 +39,9 @@ def load_split(arguments: DataArguments, split: str) -> Products:
     columns = ProductColumns(
         title=arguments.title_column,
         image=arguments.image_column,
-        # Labelled pairs say themselves which offers are of one product.
+        # Labelled pairs replace the catalogs: they tell which offers are of one product.
         catalog_id=() if split == "pairs" else tuple(arguments.catalog_id_column),
-        row_id=arguments.pair_id_column if _pairs_speak_of(arguments, split) else arguments.id_column,
+        row_id=arguments.pair_id_column if _has_labelled_pairs(arguments, split) else arguments.id_column,
     )
     sources = getattr(arguments, f"{split}_data")
     if not sources:
@@ -58,19 +59,19 @@ def load_split(arguments: DataArguments, split: str) -> Products:
     )
 
 
-def _pairs_speak_of(arguments: DataArguments, split: str) -> bool:
+def _has_labelled_pairs(arguments: DataArguments, split: str) -> bool:
     return split == "pairs" or getattr(arguments, f"{split}_pairs") is not None and split != "test"
 
 
 def on_checkpoint(arguments: ModelArguments, checkpoint: str) -> ModelArguments:
-    """Start from a checkpoint, and leave out what it has settled: what its model was built of.
+    """Replace the arguments that say how to build a model by a checkpoint.
 
     Args:
-        arguments: Model arguments that say anything else, too.
+        arguments: The model arguments.
         checkpoint: Hub id or folder.
 
     Returns:
-        The checkpoint, and of the arguments what still counts.
+        Arguments with the checkpoint, and with those values that a checkpoint does not fix.
     """
     left = ("max_title_length", "freeze", "catalog_mates", "catalog_weight", "matryoshka_dims", "matryoshka_weights",
             "lora_rank", "lora_alpha", "lora_targets")  # fmt: skip
@@ -109,8 +110,8 @@ def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> 
             vocab_size=arguments.vocab_size,
             max_title_length=max_title_length,
         )
-    side = arguments.image_size or _config_of(arguments.vision_config)["image_size"]
-    image_processor = _plain_image_processor(side)
+    size = arguments.image_size or _config_of(arguments.vision_config)["image_size"]
+    image_processor = _plain_image_processor(size)
     return EClipProcessor(image_processor, tokenizer, max_title_length=max_title_length)
 
 
@@ -201,12 +202,12 @@ def _config_of(text: str) -> dict[str, Any]:
         raise ValueError(f"{text!r} is no tower configuration ({error}); give JSON with a `model_type`.") from error
 
 
-def _plain_image_processor(side: int) -> Any:
+def _plain_image_processor(size: int) -> Any:
     """Return an image processor for a tower without pretrained weights: resized whole, to values from -1 to 1."""
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     return ViTImageProcessorPil(
-        size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3
+        size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3
     )
 
 

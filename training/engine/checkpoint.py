@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and a model folder like any other besides.
+"""Checkpoints: written whole or not at all; each is also a model folder that `from_pretrained` reads.
 
 `checkpoint-<samples seen>/` holds what `from_pretrained` reads (weights, configuration, code, processor) and, beside
 it, what resuming needs (optimizer, random states of every rank, progress).
@@ -192,7 +192,7 @@ class Progress:
         samples_seen: Samples that the model has been trained on, unusable ones included.
         seconds: Time spent training, evaluation and checkpoints not counted.
         waiting_seconds: What of it was spent waiting for data.
-        history: One record per report, for the picture at the end.
+        history: One record per report, for the plot at the end.
         skips: Counts of unusable rows.
     """
 

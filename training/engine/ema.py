@@ -1,7 +1,7 @@
 """Weight averaging: an exponential moving average (EMA) of the trained weights, beside the weights themselves.
 
 The average is a list of tensors and no second model: for evaluation and for the final model it changes places with the
-weights, so that whatever wraps, compiles or hooks the model holds for it, too.
+weights, so that wrappers, hooks and compiled code of the model apply to it, too.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class WeightAverage:
     """An exponential moving average of a model's trained parameters.
 
-    Counted per optimizer step, whatever the batch: a decay of `d` looks back over about `1 / (1 - d)` steps. The first
+    Counted per optimizer step, for any batch size: a decay of `d` looks back over about `1 / (1 - d)` steps. The first
     step's weights start it. Frozen parameters have no average, and buffers are those of the model.
 
     Args:

@@ -1,4 +1,8 @@
-"""A polite end: SIGTERM, which schedulers send before they take a machine back, is acted on between steps."""
+"""SIGTERM, which schedulers send before they take a machine back: the run stops after the current step.
+
+`TrainingLoop` asks `Interruption.requested` before each step; if it is set, it writes a checkpoint and exits with
+`EXIT_STATUS`.
+"""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,7 +12,7 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class Interruption:
-    """Notes a SIGTERM for as long as the context lasts; a second one ends the process as ever.
+    """Notes a SIGTERM for as long as the context lasts; a second one ends the process at once.
 
     Attributes:
         requested: Whether the signal has come.

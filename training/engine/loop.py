@@ -1,7 +1,7 @@
 """The training loop: batches in, a trained model, its history and its checkpoints out.
 
 Everything is counted in samples: offers that the run has asked for, unusable ones included, so that the same samples
-come at the same count whatever the number of ranks.
+come at the same count for any number of ranks.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from modeling_eclip import EClipProcessor
 from training.arguments.groups import DataArguments, TrainArguments
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.loaders import train_loader
+from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
-from training.data.sources import Products
 from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
 from training.engine.interruption import EXIT_STATUS, Interruption
@@ -30,23 +30,24 @@ from training.engine.lora import AdapterState, plain_state_dict
 from training.engine.patch_dropout import drop_patches
 from training.engine.step import OptimizerStep, TrainingStep
 from training.engine.waiting import WaitingTime
-from training.retrieval.zero_shot import embed_products, retrieval_metrics
+from training.retrieval.offer_embeddings import embed_dataset
+from training.retrieval.retrieval_metrics import retrieval_metrics
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Args:
-        untrained: Retrieval figures of the model at the start of the run.
+        untrained: Retrieval metrics of the model at the start of the run.
         trained: The same at the end.
         samples: Samples trained on.
         seconds: Time spent training, before a resumption included, evaluation and checkpoints not.
-        waiting_seconds: What of it was spent waiting for data.
+        waiting_seconds: The part of it that was spent waiting for data.
         bad_steps: Steps that were skipped because their loss or gradient was not a number.
-        history: One record per report: `samples`, and `loss`, ... or retrieval figures.
+        history: One record per report: `samples`, and `loss`, ... or retrieval metrics.
         skips: Training rows that could not be used: counts, and the first row ids, by reason.
     """
 
@@ -117,11 +118,11 @@ class TrainingLoop:
         )
 
     def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
-        """Return what takes the steps."""
+        """Return the object that takes the steps."""
         return TrainingStep(model, self.arguments, self.accelerator, self.total_samples)
 
     def _also_kept(self) -> list[Any]:
-        """Return what else every checkpoint holds."""
+        """Return further objects whose state every checkpoint holds."""
         return []
 
     def run(self, resume_from: Path | None = None) -> RunResult:
@@ -158,7 +159,7 @@ class TrainingLoop:
             started = time.perf_counter()
             for batch in batches:
                 before = progress.samples_seen
-                ranks = self._tell_all((batch["num_rows"], batch["skipped"], interruption.requested))
+                ranks = self._gather((batch["num_rows"], batch["skipped"], interruption.requested))
                 if any(is_stopped for _, _, is_stopped in ranks):
                     self._stop()
                 num_rows, num_usable = self._count(ranks)
@@ -173,13 +174,13 @@ class TrainingLoop:
                 if _passes(self.arguments.eval_every_samples, before, progress.samples_seen, self.total_samples):
                     self._evaluate()
                 is_due = _passes(self.arguments.save_every_samples, before, progress.samples_seen, self.total_samples)
-                # What leads to steps that are no numbers is in the weights: the last checkpoint before them is better.
+                # Bad steps may come from bad weights: the last checkpoint before them is the better one.
                 if is_due and not self.step.bad_steps.is_in_a_row:
                     self._save()
                 started = time.perf_counter()
-            if any(self._tell_all(interruption.requested)):
+            if any(self._gather(interruption.requested)):
                 self._stop()
-            # What comes now takes less time than another start would: a signal waits until it is done.
+            # The last evaluation takes less time than another start would: a signal that comes now waits for its end.
             self._evaluate()
         trained = self._choose_weights()
         return RunResult(
@@ -194,7 +195,7 @@ class TrainingLoop:
         )
 
     def _choose_weights(self) -> dict[str, float]:
-        """Leave the model with the weights that are to be used, and return their figures."""
+        """Leave the model with the weights that are to be used, and return their metrics."""
         if self.step.average is not None:
             self.step.average.swap()
         return self._evaluations()[-1]
@@ -246,7 +247,7 @@ class TrainingLoop:
         )
 
     def _loader_settings(self) -> dict[str, Any]:
-        """Return what else the loader is told."""
+        """Return further arguments of the loader."""
         return {}
 
     def _report(self, record: dict[str, float], bar: Any) -> None:
@@ -269,8 +270,8 @@ class TrainingLoop:
         )
         raise SystemExit(EXIT_STATUS)
 
-    def _tell_all(self, message: Any) -> list[Any]:
-        """Return what each rank says."""
+    def _gather(self, message: Any) -> list[Any]:
+        """Send a message to all ranks, and return the messages of all."""
         if self.accelerator.num_processes == 1:
             return [message]
         messages: list[Any] = [None] * self.accelerator.num_processes
@@ -287,7 +288,7 @@ class TrainingLoop:
     def _evaluate(self) -> None:
         """Measure retrieval on the held-out offers and add it to the history."""
         with self.step.average.in_use() if self.step.average is not None else contextlib.nullcontext():
-            offers = embed_products(
+            offers = embed_dataset(
                 self.bare_model,
                 self.processor,
                 self.validation_products,
@@ -295,11 +296,11 @@ class TrainingLoop:
                 batch_size=self.arguments.eval_batch_size,
                 num_workers=self.data.num_workers,
             )
-        figures = retrieval_metrics(offers)
-        self.progress.history.append({"samples": self.progress.samples_seen} | figures)
-        self.accelerator.log(figures, step=self.progress.samples_seen)
+        metrics = retrieval_metrics(offers)
+        self.progress.history.append({"samples": self.progress.samples_seen} | metrics)
+        self.accelerator.log(metrics, step=self.progress.samples_seen)
         if self.accelerator.is_main_process:
-            found = figures["text_to_image_recall@1"]
+            found = metrics["text_to_image_recall@1"]
             tqdm.write(f"after {self.progress.samples_seen} samples: text-to-image recall@1 {found:.3f}")
 
 
@@ -311,9 +312,9 @@ def count_samples(products: Products, arguments: TrainArguments) -> int:
 
 
 def image_size_of(processor: EClipProcessor) -> tuple[int, int]:
-    """Return height and width in pixels of what an image processor makes of a picture.
+    """Return height and width in pixels of the images that an image processor returns.
 
-    Flexible processors (SigLIP 2's) keep a picture's shape; for those, what fits their number of patches.
+    Flexible processors (SigLIP 2's) keep the shape of an image; for those, the square with their number of patches.
     """
     image_processor = processor.image_processor
     if getattr(image_processor, "max_num_patches", None):

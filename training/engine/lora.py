@@ -125,7 +125,9 @@ class AdapterState:
         """
         try:
             if state.keys() != self._layers.keys():
-                raise RuntimeError(f"adapters in {sorted(state.keys() ^ self._layers.keys())[:3]} on one side only")
+                raise RuntimeError(
+                    f"adapters in {sorted(state.keys() ^ self._layers.keys())[:3]} in one of the two only"
+                )
             for name, layer in self._layers.items():
                 layer.load_state_dict(state[name])
         except RuntimeError as error:

@@ -13,7 +13,7 @@ from modeling_eclip import EClipModel
 
 logger = logging.getLogger(__name__)
 
-# Tokens that stand in for masked patches in a tower's own pre-training; here they never get a gradient.
+# Tokens that replace masked patches in a tower's own pre-training; here they never get a gradient.
 _NEVER_USED = r"\.mask_token$"
 # The numbered lists of transformers' towers: of blocks, or of stages that are lists of blocks in their turn.
 _NUMBERED = re.compile(r"(?:^|\.)(?:layers?|blocks?|stages?|h)\.\d+(?=\.)")

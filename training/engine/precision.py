@@ -1,4 +1,4 @@
-"""Which number format a machine is fast in."""
+"""Which mixed precision is fastest on this machine."""
 
 import torch
 

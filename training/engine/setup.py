@@ -1,4 +1,4 @@
-"""What every training script does first: decide where to start, set up accelerate and logging, note the arguments."""
+"""The start of every training script: where to start from, accelerate, logging, and a file of the arguments."""
 
 import json
 import logging

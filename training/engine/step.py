@@ -1,6 +1,6 @@
-"""One training step: a loss, the learning rate of the moment, a finite gradient or none, the average.
+"""One training step: set the learning rate, compute loss and gradient, take the step if both are finite, average.
 
-`OptimizerStep` is that for any loss; `TrainingStep` is pre-training's, over a batch in streams.
+`OptimizerStep` does this for any loss; `TrainingStep` is pre-training's, over a batch in streams.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from transformers import PreTrainedModel
 
-from modeling_eclip import MultiStreamAccumulation, configured_loss, mate_contrast_loss
+from modeling_eclip import ContrastiveObjective, MultiStreamAccumulation
 from training.arguments.groups import TrainArguments
 from training.arguments.schedule import BatchSizeSchedule, learning_rate_share, parse_batch_size_steps
 from training.engine.ema import WeightAverage
@@ -22,7 +22,7 @@ _PLAIN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.
 
 
 class OptimizerStep:
-    """Takes steps on one model; a subclass says what the loss is.
+    """Takes steps on one model; a subclass defines the loss.
 
     Args:
         model: The model, frozen where it shall be, with its hooks and adapters.
@@ -76,7 +76,7 @@ class OptimizerStep:
             samples_seen: Samples before it.
 
         Returns:
-            What is reported of the step, or nothing where it was skipped.
+            The metrics that are reported of the step, or nothing where it was skipped.
 
         Raises:
             FloatingPointError: too many steps in a row were not a number.
@@ -97,7 +97,7 @@ class OptimizerStep:
         loss = self.backward(inputs, batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
         is_finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
-        if is_finite or self.accelerator.scaler is not None:  # a scaler leaves the step out itself, and learns from it
+        if is_finite or self.accelerator.scaler is not None:  # a scaler skips such a step itself, and adapts
             self.optimizer.step()
         self.optimizer.zero_grad()
         if not is_finite:
@@ -119,7 +119,7 @@ class OptimizerStep:
         """Compute the loss and its gradient.
 
         Args:
-            inputs: The model's inputs on its device; those of a stand-in where the rank has no usable row.
+            inputs: The model's inputs on its device; a placeholder row where the rank has no usable row.
             batch: The batch that they are of.
 
         Returns:
@@ -128,10 +128,10 @@ class OptimizerStep:
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Mend the weights after the optimizer's step."""
+        """Constrain the weights after the optimizer's step."""
 
     def metrics(self) -> dict[str, float]:
-        """Return what else is reported of a step."""
+        """Return further metrics of a step."""
         return {}
 
 
@@ -149,7 +149,9 @@ class TrainingStep(OptimizerStep):
             image_stream_size=arguments.image_stream_size,
             keep_graphs="auto" if arguments.keep_graphs == "auto" else float(arguments.keep_graphs),
             fix_batch_norm=arguments.fix_batch_norm,
-            loss_function=self._loss,
+            loss_function=ContrastiveObjective(
+                self.bare_model.config, mate_contrast_weight=arguments.mate_contrast_weight, distributed=True
+            ),
             backward=accelerator.backward,
         )
 
@@ -169,31 +171,6 @@ class TrainingStep(OptimizerStep):
             "streams": float(self.accumulate.num_streams),
             "streams_kept": float(self.accumulate.num_kept),
         }
-
-    def _loss(
-        self,
-        text_embeds: torch.Tensor,
-        image_embeds: torch.Tensor,
-        logit_scale: torch.Tensor,
-        catalog_ids: torch.Tensor | None,
-    ) -> torch.Tensor:
-        weight = self.arguments.mate_contrast_weight
-        addition = None
-        if weight and catalog_ids is not None:
-
-            def addition(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-                of_titles = mate_contrast_loss(text, logit_scale, catalog_ids, distributed=True)
-                return weight / 2 * (of_titles + mate_contrast_loss(image, logit_scale, catalog_ids, distributed=True))
-
-        return configured_loss(
-            self.bare_model.config,
-            text_embeds,
-            image_embeds,
-            logit_scale,
-            catalog_ids,
-            distributed=True,
-            addition=addition,
-        )
 
 
 __all__ = ["OptimizerStep", "TrainingStep"]

@@ -1,4 +1,4 @@
-"""How long training waits for its data: what a slow disk, or too few workers, costs."""
+"""How long training waits for its data: the cost of a slow disk, or of too few workers."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ Batch = TypeVar("Batch")
 
 
 class WaitingTime(Generic[Batch]):
-    """Iterates over a loader and counts the time in which it was waited for.
+    """Iterates over a loader and counts the time spent waiting for it.
 
     Args:
         loader: Anything to iterate over.

@@ -1,8 +1,7 @@
-"""How sure a figure is: confidence intervals by resampling what was measured, seeded.
+"""Confidence intervals of metrics by seeded resampling.
 
-What is resampled are units: rows, or groups of rows that stand and fall together, such as the offers of one catalog,
-which a model gets right or wrong as one. Figures are any function of arrays over rows; the metric modules in
-`training/metrics` have one each.
+Units are resampled: rows, or groups of rows whose outcomes depend on each other, such as the offers of one catalog.
+Metrics are any function of arrays over rows; the metric modules in `training/metrics` have one each.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,15 +9,15 @@ from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["Figures", "Intervals", "bootstrap_intervals", "jackknife_intervals"]
+__all__ = ["Intervals", "Metrics", "bootstrap_intervals", "jackknife_intervals"]
 
 Outcomes = Mapping[str, np.ndarray]
-Figures = Callable[[dict[str, np.ndarray]], Mapping[str, float]]
+Metrics = Callable[[dict[str, np.ndarray]], Mapping[str, float]]
 Intervals = dict[str, tuple[float, float]]
 
 
 def bootstrap_intervals(
-    figures: Figures,
+    metrics: Metrics,
     outcomes: Outcomes,
     groups: np.ndarray | None = None,
     *,
@@ -26,10 +25,10 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Intervals:
-    """Tell the percentile bootstrap interval of every figure.
+    """Tell the percentile bootstrap interval of every metric.
 
     Args:
-        figures: Returns figures by name of a selection of the rows.
+        metrics: Returns metrics by name of a selection of the rows.
         outcomes: Arrays over the `N` rows, the first axis being the rows.
         groups: Unit of each row, int, shape `(N,)`; a row with a negative one is a unit of its own, as all are
             without it.
@@ -38,7 +37,7 @@ def bootstrap_intervals(
         seed: Seed of what is drawn.
 
     Returns:
-        `{name: (low, high)}`; not-a-number where a figure is not defined for half of the resamples or more.
+        `{name: (low, high)}`; not-a-number where a metric is not defined for half of the resamples or more.
 
     Raises:
         ValueError: there are no rows, or the arrays differ in length, or `num_resamples` or `confidence` make no
@@ -49,15 +48,15 @@ def bootstrap_intervals(
         raise ValueError(f"`num_resamples` is {num_resamples}; draw at least 2, and better 1000.")
     rows, starts, counts = _units(_num_rows(outcomes), groups)
     rng = np.random.default_rng(seed)
-    drawn_figures: dict[str, list[float]] = {}
+    drawn_metrics: dict[str, list[float]] = {}
     for _ in range(num_resamples):
         units = rng.integers(len(starts), size=len(starts))
         chosen = rows[_ranges(starts[units], counts[units])]
-        for name, value in figures({key: values[chosen] for key, values in outcomes.items()}).items():
-            drawn_figures.setdefault(name, []).append(value)
+        for name, value in metrics({key: values[chosen] for key, values in outcomes.items()}).items():
+            drawn_metrics.setdefault(name, []).append(value)
     tail = 100 * (1 - confidence) / 2
     intervals = {}
-    for name, drawn in drawn_figures.items():
+    for name, drawn in drawn_metrics.items():
         values = np.array(drawn)
         defined = values[~np.isnan(values)]
         low, high = np.percentile(defined, (tail, 100 - tail)) if len(defined) > len(values) / 2 else (np.nan, np.nan)
@@ -66,7 +65,7 @@ def bootstrap_intervals(
 
 
 def jackknife_intervals(
-    figures: Figures,
+    metrics: Metrics,
     outcomes: Outcomes,
     groups: np.ndarray | None = None,
     *,
@@ -74,14 +73,14 @@ def jackknife_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Intervals:
-    """Tell an interval of every figure from what it becomes without one block of units after the other.
+    """Tell an interval of every metric from what it becomes without one block of units after the other.
 
-    For figures of pairs of rows, as those of clustering are: a bootstrap draws a product several times, and its copies
+    For metrics of pairs of rows, as those of clustering are: a bootstrap draws a product several times, and its copies
     make pairs that the data has not. The variance is the delete-a-group jackknife's, which errs on the wide side
-    (Efron and Stein, 1981), the interval the normal one around the figure itself.
+    (Efron and Stein, 1981), the interval the normal one around the metric itself.
 
     Args:
-        figures: As for [`bootstrap_intervals`].
+        metrics: As for [`bootstrap_intervals`].
         outcomes: Likewise.
         groups: Likewise.
         num_blocks: Into how many blocks the units are dealt; one for each unit where there are fewer.
@@ -89,7 +88,7 @@ def jackknife_intervals(
         seed: Seed of the dealing.
 
     Returns:
-        `{name: (low, high)}`, not above 1, which no figure is; not-a-number where there is one unit only, or a figure
+        `{name: (low, high)}`, not above 1, which no metric is; not-a-number where there is one unit only, or a metric
         is not defined without some block.
 
     Raises:
@@ -98,8 +97,8 @@ def jackknife_intervals(
     _check(outcomes, groups, confidence)
     if num_blocks < 2:
         raise ValueError(f"`num_blocks` is {num_blocks}; leave out one of at least 2 blocks, and better of 100.")
-    values = dict(figures(dict(outcomes)))
-    without = {name: np.array(left) for name, left in _leave_out(figures, outcomes, groups, num_blocks, seed).items()}
+    values = dict(metrics(dict(outcomes)))
+    without = {name: np.array(left) for name, left in _leave_out(metrics, outcomes, groups, num_blocks, seed).items()}
     half_width = NormalDist().inv_cdf((1 + confidence) / 2)
     intervals = {}
     for name, value in values.items():
@@ -111,9 +110,9 @@ def jackknife_intervals(
 
 
 def _leave_out(
-    figures: Figures, outcomes: Outcomes, groups: np.ndarray | None, num_blocks: int, seed: int
+    metrics: Metrics, outcomes: Outcomes, groups: np.ndarray | None, num_blocks: int, seed: int
 ) -> dict[str, list[float]]:
-    """Return each figure without every block."""
+    """Return each metric without every block."""
     rows, _, counts = _units(_num_rows(outcomes), groups)
     num_blocks = min(num_blocks, len(counts))
     block_of_unit = np.random.default_rng(seed).permutation(len(counts)) % num_blocks
@@ -122,7 +121,7 @@ def _leave_out(
     without: dict[str, list[float]] = {}
     for number in range(num_blocks if num_blocks > 1 else 0):
         kept = block != number
-        for name, value in figures({key: values[kept] for key, values in outcomes.items()}).items():
+        for name, value in metrics({key: values[kept] for key, values in outcomes.items()}).items():
             without.setdefault(name, []).append(value)
     return without
 

@@ -1,7 +1,7 @@
 """Heads on a split of any data: loaded and measured, with intervals.
 
-A checkpoint without a head is measured, too, where a head works without training: matching and clustering start from
-the similarity of what the towers see.
+A checkpoint without a head is measured, too, where a task works untrained: matching and clustering start from the
+similarity of the towers' vectors.
 """
 
 import logging
@@ -12,18 +12,18 @@ from typing import Any
 import datasets
 from accelerate import Accelerator
 
-import modeling_eclip
 from modeling_eclip import EClipConfig, EClipProcessor
 from training.arguments.groups import DataArguments, EvaluationArguments
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
-from training.data.sources import Products
-from training.evaluation.predictions import TaskAnswers, answer_task
+from training.data.read_tables import Products
+from training.evaluation.predictions import answer_task
 from training.evaluation.task_metrics import MetricValue, Outcomes, measure, metrics_to_json
+from training.tasks.answers import TaskAnswers
 from training.tasks.features import represent
-from training.tasks.heads import TASK_HEADS, load_head
-from training.tasks.labels import find_labels
-from training.tasks.splits import load_task_split
+from training.tasks.heads import load_head
+from training.tasks.registry import TASKS, task_of_head
+from training.tasks.task import Task
 
 __all__ = [
     "TaskEvaluation",
@@ -36,8 +36,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_UNTRAINED_TASKS = ("matching", "clustering")
-
 
 @dataclass
 class TaskEvaluation:
@@ -48,10 +46,10 @@ class TaskEvaluation:
         modality: What of a product it saw.
         split: The split that it was measured on.
         answers: Its answers.
-        figures: Its figures, with intervals.
+        metrics: Its metrics, with intervals.
     """
 
-    task: str
+    task: type[Task]
     modality: str
     split: str
     answers: TaskAnswers
@@ -60,7 +58,7 @@ class TaskEvaluation:
     def to_json(self) -> dict[str, Any]:
         """Return what the report holds."""
         return {
-            "task": self.task,
+            "task": self.task.name,
             "modality": self.modality,
             "split": self.split,
             "rows": len(self.answers.references),
@@ -70,11 +68,11 @@ class TaskEvaluation:
         }
 
 
-def load_task_head(task: str, folder: str, modality: str | None) -> Any:
+def load_task_head(task: type[Task], folder: str, modality: str | None) -> Any:
     """Load the head of a checkpoint.
 
     Args:
-        task: A key of `TASK_HEADS`.
+        task: The task.
         folder: Folder or Hub id.
         modality: What it shall see, for a checkpoint that has no head yet.
 
@@ -86,17 +84,19 @@ def load_task_head(task: str, folder: str, modality: str | None) -> Any:
             not look at what it shall see.
     """
     config = EClipConfig.from_pretrained(folder)
-    names = [name for name in config.architectures or () if name in TASK_HEADS.values()]
-    wanted = TASK_HEADS[task]
-    if names and wanted not in names:
-        raise ValueError(f"{folder!r} holds {names[0]}, the head of another task than {task!r}, which has {wanted}.")
-    if not names and task not in _UNTRAINED_TASKS:
+    architectures, wanted = config.architectures or [], task.head_class.__name__
+    if wanted not in architectures and (other := task_of_head(architectures)) is not None:
+        raise ValueError(
+            f"{folder!r} holds {other.head_class.__name__}, the head of another task than {task.name!r}, which has "
+            f"{wanted}."
+        )
+    if wanted not in architectures and not task.works_untrained:
         raise ValueError(
             f"{folder!r} holds {config.architectures} and no {wanted}; train one: `python training/finetune.py "
-            f"--checkpoint {folder} --task {task}`."
+            f"--checkpoint {folder} --task {task.name}`."
         )
-    if not names:
-        return getattr(modeling_eclip, wanted).from_pretrained(folder, modality=modality or "both").eval()
+    if wanted not in architectures:
+        return task.head_class.from_pretrained(folder, modality=modality or "both").eval()
     head = load_head(folder)
     if modality is not None and head.config.modality not in ("both", modality):
         raise ValueError(f"`modality` is {modality!r}, but the head of {folder!r} sees {head.config.modality} only.")
@@ -104,12 +104,12 @@ def load_task_head(task: str, folder: str, modality: str | None) -> Any:
 
 
 def load_zero_shot_head(
-    task: str, folder: str, modality: str | None, products: Products | ProductPairs, data: DataArguments
+    task: type[Task], folder: str, modality: str | None, products: Products | ProductPairs, data: DataArguments
 ) -> Any:
     """Load a checkpoint as a head that answers by the names of its classes, without training.
 
     Args:
-        task: `"category"` or `"attributes"`.
+        task: The task.
         folder: Folder or Hub id.
         modality: What it shall see, for a checkpoint that has no head yet.
         products: Where the classes are found, for a checkpoint that has no head yet.
@@ -121,47 +121,35 @@ def load_zero_shot_head(
     Raises:
         ValueError: the task's classes have no names.
     """
-    if task not in ("category", "attributes") or isinstance(products, ProductPairs):
-        raise ValueError(
-            f"`zero_shot` is true, but the task is {task!r}; category and attributes have classes with names."
-        )
-    if EClipConfig.from_pretrained(folder).architectures == [TASK_HEADS[task]]:
+    if not task.works_zero_shot or isinstance(products, ProductPairs):
+        able = " and ".join(sorted(name for name, one in TASKS.items() if one.works_zero_shot))
+        raise ValueError(f"`zero_shot` is true, but the task is {task.name!r}; {able} have classes with names.")
+    if EClipConfig.from_pretrained(folder).architectures == [task.head_class.__name__]:
         head = load_task_head(task, folder, modality)
     else:
-        labels = find_labels(task, products, data)
-        assert labels is not None  # these tasks have some
-        head_class = getattr(modeling_eclip, TASK_HEADS[task])
-        head = head_class.from_pretrained(folder, modality=modality or "both", **labels.config_fields()).eval()
-    processor = EClipProcessor.from_pretrained(folder)
-    embed = head.embed_categories if task == "category" else head.embed_values
-    head.answer = partial(head.zero_shot, embed(processor))
+        fields = task.find_labels(products, data).config_fields()
+        head = task.head_class.from_pretrained(folder, modality=modality or "both", **fields).eval()
+    head.answer = partial(head.zero_shot, task.embed_classes(head, EClipProcessor.from_pretrained(folder)))
     return head
 
 
-def load_evaluated_split(task: str, data: DataArguments, split: str, seed: int) -> Products | ProductPairs:
+def load_evaluated_split(task: type[Task], data: DataArguments, split: str, seed: int) -> Products | ProductPairs:
     """Load what heads are measured on.
 
     Args:
-        task: A key of `TASK_HEADS`.
-        data: The data arguments. For matching, the test split is `test_pairs` of `pairs_data`, or of `test_data` where
-            that is empty.
+        task: The task.
+        data: The data arguments.
         split: `"train"`, `"validation"` or `"test"`.
         seed: Seed of pairs that are derived from catalogs, where none are named.
 
     Returns:
         Products, or pairs of them.
     """
-    data = replace(data, streaming=False)
-    if task == "matching" and split == "test" and data.test_pairs:
-        data = replace(data, test_data=data.pairs_data or data.test_data, id_column=data.pair_id_column)
-        if data.pairs_data:
-            # The training offers' columns of catalogs need not be there, and the pairs tell what is of one product.
-            data = replace(data, catalog_id_column=[])
-    return load_task_split(task, data, split, seed)
+    return task.load_split(task.evaluated_data(replace(data, streaming=False), split), split, seed)
 
 
 def evaluate_head(
-    task: str,
+    task: type[Task],
     head: Any,
     processor: EClipProcessor,
     products: Products | ProductPairs,
@@ -172,7 +160,7 @@ def evaluate_head(
     """Measure a head; all ranks call this together.
 
     Args:
-        task: A key of `TASK_HEADS`.
+        task: The task.
         head: The head.
         processor: Its processor.
         products: The products, or pairs of products.
@@ -194,17 +182,17 @@ def evaluate_head(
     )
     if answers is None:
         return None
-    figures = measure(
+    metrics = measure(
         [Outcomes.of(answers)],
         num_resamples=arguments.num_resamples,
         by_catalog=arguments.resample_by == "catalogs",
         seed=arguments.seed,
     )
-    return TaskEvaluation(task, modality, arguments.split, answers, figures)
+    return TaskEvaluation(task, modality, arguments.split, answers, metrics)
 
 
 def answer_split(
-    task: str,
+    task: type[Task],
     head: Any,
     processor: EClipProcessor,
     products: Products | ProductPairs,
@@ -217,7 +205,7 @@ def answer_split(
     """Let a head answer; all ranks call this together.
 
     Args:
-        task: A key of `TASK_HEADS`.
+        task: The task.
         head: The head.
         processor: Its processor.
         products: The products, or pairs of products.
@@ -247,11 +235,11 @@ def answer_split(
     return answers
 
 
-def _hidden(products: Any, side: str) -> Any:
-    """Return the same rows without one side."""
+def _hidden(products: Any, modality: str) -> Any:
+    """Return the same rows without one modality."""
     if isinstance(products, ProductPairs):
-        return replace(products, products=_hidden(products.products, side))
-    name, nothing = ("image", None) if side == "image" else ("title", "")
+        return replace(products, products=_hidden(products.products, modality))
+    name, nothing = ("image", None) if modality == "image" else ("title", "")
     blank = datasets.Dataset.from_dict(
         {name: [nothing] * len(products)}, features=datasets.Features({name: CANONICAL_FEATURES[name]})
     )

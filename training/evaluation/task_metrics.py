@@ -1,4 +1,4 @@
-"""Answers to figures with intervals, through the metric modules in `training/metrics`."""
+"""Answers to metrics with intervals, through the metric modules in `training/metrics`."""
 
 import json
 import math
@@ -12,17 +12,15 @@ import numpy as np
 from scipy.stats import t
 
 from training.evaluation.bootstrap import bootstrap_intervals, jackknife_intervals
-from training.evaluation.predictions import TaskAnswers
+from training.tasks.answers import TaskAnswers
 
 __all__ = ["MetricValue", "Outcomes", "load_metric", "measure", "metrics_to_json"]
 
 METRICS = Path(__file__).parents[1] / "metrics"
-# Their figures are of pairs of rows.
-_METRICS_OF_PAIRS = ("product_clustering",)
 
 
 class MetricValue(NamedTuple):
-    """A figure and the ends of its 95 % interval; not-a-number where it is not defined."""
+    """A metric and the ends of its 95 % interval; not-a-number where it is not defined."""
 
     value: float
     low: float
@@ -35,13 +33,13 @@ class MetricValue(NamedTuple):
 
 @dataclass
 class Outcomes:
-    """What the figures of one run are made of.
+    """What the metrics of one run are computed from.
 
     Args:
         metric: Name of the metric module in `training/metrics`.
         arrays: Its outcomes: arrays over the rows.
         groups: Rows that are right or wrong together, int64, shape `(N,)`; -1 for a row that is alone.
-        settings: Further arguments that figures depend on.
+        settings: Further arguments that metrics depend on.
     """
 
     metric: str
@@ -89,15 +87,15 @@ def measure(
 
     Args:
         runs: What each answered, judged.
-        num_resamples: How often rows are drawn for the intervals; for clustering a jackknife takes their place, since
-            its figures are of pairs of rows (see `training.evaluation.bootstrap`).
+        num_resamples: How often rows are drawn for the intervals; where a metric is one of pairs of rows, as those
+            of clustering are, a jackknife takes their place (see `training.evaluation.bootstrap`).
         by_catalog: Whether the rows of a catalog are drawn together. Where training has seen the very catalogs, rows
             are what varies.
         seed: Seed of what is drawn.
 
     Returns:
-        By name the mean of the runs' figures. Its interval is of what rows are drawn; with several runs it is widened
-        by that of their mean, by Student's t.
+        By name the mean of the runs' metrics. Its interval is that of which rows are drawn; with several runs it is
+        widened by the interval of their mean, by Student's t.
 
     Raises:
         ValueError: there are no rows, or the runs are of different rows or metrics.
@@ -113,18 +111,18 @@ def measure(
         for key, values in chosen.items():
             number, name = key.split(" ", 1)
             parts[int(number)][name] = values
-        figures = [metric.metrics(part, **run.settings) for part, run in zip(parts, runs, strict=True)]
-        return {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
+        found = [metric.metrics(part, **run.settings) for part, run in zip(parts, runs, strict=True)]
+        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
     arrays = {f"{number} {name}": values for number, run in enumerate(runs) for name, values in run.arrays.items()}
     groups = first.groups if by_catalog else None
-    if first.metric in _METRICS_OF_PAIRS:
+    if getattr(metric, "over_pairs_of_rows", False):
         intervals = jackknife_intervals(mean_metrics, arrays, groups, seed=seed)
     else:
         intervals = bootstrap_intervals(mean_metrics, arrays, groups, num_resamples=num_resamples, seed=seed)
     found = {}
     for name in each[0]:
-        values = np.array([figures[name] for figures in each])
+        values = np.array([one[name] for one in each])
         value, (low, high) = float(values.mean()), intervals[name]
         if len(values) > 1:
             error = float(t.ppf(0.975, len(values) - 1)) * values.std(ddof=1) / math.sqrt(len(values))
@@ -134,9 +132,9 @@ def measure(
     return found
 
 
-def metrics_to_json(figures: Mapping[str, MetricValue]) -> dict[str, dict[str, Any]]:
-    """Return figures as JSON has them: `{name: {"value", "low", "high"}}`, null for what is not a number."""
+def metrics_to_json(metrics: Mapping[str, MetricValue]) -> dict[str, dict[str, Any]]:
+    """Return metrics as JSON has them: `{name: {"value", "low", "high"}}`, null for what is not a number."""
     return {
-        name: {part: None if math.isnan(number) else number for part, number in figure._asdict().items()}
-        for name, figure in figures.items()
+        name: {part: None if math.isnan(number) else number for part, number in value._asdict().items()}
+        for name, value in metrics.items()
     }

@@ -1,6 +1,6 @@
 """What a run has left beside a checkpoint -> what its card tells; the way of train.py, finetune.py and publish.py.
 
-The figures are those of `report.json`: of pre-training (retrieval among held-out offers, beside the untrained
+The metrics are those of `report.json`: of pre-training (retrieval among held-out offers, beside the untrained
 model's), of fine-tuning (the task's, on validation), and of `evaluate_tasks.py`, with intervals, where its
 report is given.
 """
@@ -18,15 +18,15 @@ from huggingface_hub import CommitInfo, HfApi
 from modeling_eclip import EClipProcessor
 from modeling_eclip.hub.checkpoint_files import list_published, read_json
 from modeling_eclip.hub.model_card import CardFacts, MetricValue, is_hub_id
-from modeling_eclip.hub.publishing import publish_folder
+from modeling_eclip.hub.publishing import is_on_hub, publish_folder
 from training.arguments.groups import CardArguments
 
 __all__ = ["checkpoint_facts", "publish_checkpoint"]
 
 logger = logging.getLogger("training")
 
-_COUNTS = ("samples",)  # in a row of figures, but none
-_TOY = "drawn catalogue"
+_COUNTS = ("samples",)  # reported beside metrics, and none itself
+_TOY = "drawn products"
 _T = TypeVar("_T")
 _METHODS = {"linear": "a linear probe of frozen towers", "full": "all weights", "lora": "adapters (LoRA)"}
 
@@ -36,13 +36,9 @@ def publish_checkpoint(
     repo_id: str,
     arguments: CardArguments,
     *,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    create_pr: bool = False,
     evaluation: str | None = None,
     evaluated_on: str | None = None,
-    new_card: bool = False,
+    **settings: Any,
 ) -> CommitInfo:
     """Publish a checkpoint with all that is known of it.
 
@@ -50,13 +46,9 @@ def publish_checkpoint(
         folder: What training has written: a model, a head, or adapters.
         repo_id: Repository, `owner/name`, or a name among one's own.
         arguments: What the card says that no file tells.
-        private: Whether the repository is private; one that is public is refused.
-        revision: Branch, made if need be.
-        commit_message: Message of the commit.
-        create_pr: Whether to propose the change in place of making it.
         evaluation: `report.json` of `evaluate_tasks.py`.
-        evaluated_on: Name of the data that figures are of.
-        new_card: Whether to write the card anew even if somebody has edited it.
+        evaluated_on: Name of the data that metrics were measured on.
+        **settings: As for [`publish_folder`]: `private`, `revision`, `commit_message`, ...
 
     Returns:
         The commit.
@@ -64,26 +56,17 @@ def publish_checkpoint(
     Raises:
         ValueError: it is no checkpoint, holds what is not published (see `publish_folder`), or has no processor.
     """
-    published = list_published(folder)
-    _check_processor(folder, published)
+    files = list_published(folder)
+    _check_processor(folder, files)
     facts = checkpoint_facts(folder, arguments, evaluation=evaluation, evaluated_on=evaluated_on)
     if not arguments.base_models:
         facts.base_models = _known_to_hub(facts.base_models)
     if facts.license is None:
         logger.warning("the card states no licence; give `--license`, such as apache-2.0, for others to use it")
-    left_out = sorted({path.name for path in folder.iterdir()} - {path.name for path in published} - {*facts.pictures})
+    left_out = sorted({path.name for path in folder.iterdir()} - {path.name for path in files} - {*facts.images})
     if left_out:
         logger.info("not published: %s", ", ".join(left_out))
-    commit = publish_folder(
-        folder,
-        repo_id,
-        facts=facts,
-        commit_message=commit_message,
-        private=private,
-        revision=revision,
-        create_pr=create_pr,
-        new_card=new_card,
-    )
+    commit = publish_folder(folder, repo_id, files=files, facts=facts, **settings)
     logger.info("published: %s", commit.commit_url)
     return commit
 
@@ -109,13 +92,13 @@ def checkpoint_facts(
         base_models=arguments.base_models or _sources(folder, settings),
         data=dict(entry.split("=", 1) for entry in arguments.card_data) or _drawn_data(settings),
         languages=arguments.card_languages,
-        figures=[
-            *_own_figures(report, evaluated_on or _data_name(settings.get("validation_data") or [])),
-            *(_evaluated_figures(evaluation, folder, evaluated_on, settings) if evaluation else []),
+        metrics=[
+            *_own_metrics(report, evaluated_on or _data_name(settings.get("validation_data") or [])),
+            *(_evaluated_metrics(evaluation, folder, evaluated_on, settings) if evaluation else []),
         ],
         training=_training(report, settings),
         limits=arguments.card_limits,
-        pictures=sorted(path.name for path in folder.glob("*.png")),
+        images=sorted(path.name for path in folder.glob("*.png")),
     )
 
 
@@ -150,7 +133,7 @@ class _Report:
         if not isinstance(value, kind):
             raise ValueError(
                 f"`{name}` of {str(self.path)!r} is {value!r}; write the report again with what has written it, or "
-                "take it away, and the card tells no figures."
+                "delete it, and the card states no metrics."
             )
         return value
 
@@ -159,7 +142,7 @@ class _Report:
         return _Report(self.path, self.field(name, dict))
 
 
-def _own_figures(report: _Report, dataset: str) -> list[MetricValue]:
+def _own_metrics(report: _Report, dataset: str) -> list[MetricValue]:
     """Read what the training itself has measured."""
     if "trained" in report:
         before = report.field("untrained", dict) if "untrained" in report else {}
@@ -174,7 +157,7 @@ def _own_figures(report: _Report, dataset: str) -> list[MetricValue]:
     return [MetricValue(name, value, dataset, "validation") for name, value in found.items() if _is_number(value)]
 
 
-def _evaluated_figures(
+def _evaluated_metrics(
     path: str, folder: Path, evaluated_on: str | None, settings: dict[str, Any]
 ) -> list[MetricValue]:
     """Read what `evaluate_tasks.py` has measured of this checkpoint."""
@@ -184,7 +167,7 @@ def _evaluated_figures(
     checkpoint = next((name for name in report.content if Path(name).resolve() == folder.resolve()), None)
     if checkpoint is None:
         raise ValueError(
-            f"`evaluation` is {path!r}, which has figures of {[*report.content]} and none of {str(folder)!r}."
+            f"`evaluation` is {path!r}, which has metrics of {[*report.content]} and none of {str(folder)!r}."
         )
     measured = report.part(checkpoint)
     dataset = evaluated_on or _data_name(settings.get("test_data") or [])
@@ -193,13 +176,13 @@ def _evaluated_figures(
         return [
             MetricValue(*number, dataset, "test") for number in numbers.items() if not number[0].startswith("chance")
         ]
-    metrics, figures = measured.part("metrics"), []
-    for name in metrics.content:
-        value, low, high = (metrics.field(name, dict).get(of) for of in ("value", "low", "high"))
+    reported, metrics = measured.part("metrics"), []
+    for name in reported.content:
+        value, low, high = (reported.field(name, dict).get(of) for of in ("value", "low", "high"))
         if _is_number(value):
             interval = (low, high) if _is_number(low) and _is_number(high) else None
-            figures.append(MetricValue(name, value, dataset, measured.field("split", str), interval=interval))
-    return figures
+            metrics.append(MetricValue(name, value, dataset, measured.field("split", str), interval=interval))
+    return metrics
 
 
 def _training(report: _Report, settings: dict[str, Any]) -> str:
@@ -220,7 +203,7 @@ def _training(report: _Report, settings: dict[str, Any]) -> str:
 def _sources(folder: Path, settings: dict[str, Any]) -> list[str]:
     """Find what training started from, nearest first: one model, or two towers."""
     config = _read_if_there(folder / "config.json")
-    towers = [(config.get(f"{side}_config") or {}).get("_name_or_path") for side in ("vision", "text")]
+    towers = [(config.get(f"{tower}_config") or {}).get("_name_or_path") for tower in ("vision", "text")]
     adapters = _read_if_there(folder / "adapter_config.json").get("base_model_name_or_path")
     for sources in ([adapters], [settings.get("checkpoint")], [settings.get("clip")], towers):
         named = [source for source in sources if source]
@@ -230,9 +213,9 @@ def _sources(folder: Path, settings: dict[str, Any]) -> list[str]:
 
 
 def _known_to_hub(names: Sequence[str]) -> list[str]:
-    """Keep the models that the Hub has: a folder's name may look like an id."""
+    """Keep the models that the Hub has, and warn of the others."""
     api = HfApi()
-    known = [name for name in names if api.repo_exists(name)]
+    known = [name for name in names if is_on_hub(name, api)]
     for name in names:
         if name not in known:
             logger.warning("the Hub has no model %r; name what training started from by `--base_models`", name)

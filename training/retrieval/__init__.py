@@ -1,1 +1,1 @@
-"""Offers embedded, and how well they are found again."""
+"""Retrieval: `offer_embeddings` embeds a set of offers, `retrieval_metrics` measures how well they are found."""

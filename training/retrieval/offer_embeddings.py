@@ -1,5 +1,6 @@
-"""Embed a set of offers with a model: what retrieval and the tasks are measured on."""
+"""Offers -> their embeddings, on all ranks: what retrieval and the tasks are measured on."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -10,8 +11,12 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
-from modeling_eclip import EClipModel
+from modeling_eclip import EClipModel, EClipProcessor
+from training.data.loaders import evaluation_loader
+from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
+
+logger = logging.getLogger(__name__)
 
 # What the loader adds to the model's inputs.
 _NOT_INPUTS = ("catalog_ids", "row_ids", "titles", "skipped", "num_rows")
@@ -43,6 +48,43 @@ class OfferEmbeddings:
 def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
     """Return the model's inputs of a batch, on its device."""
     return {name: value.to(device, non_blocking=True) for name, value in batch.items() if name not in _NOT_INPUTS}
+
+
+def embed_dataset(
+    model: EClipModel,
+    processor: EClipProcessor,
+    products: Products,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    num_workers: int,
+) -> OfferEmbeddings:
+    """Embed all offers of a table; unusable ones are left out, counted and reported.
+
+    Args:
+        model: The model, not wrapped for distributed training.
+        processor: Turns titles and images into inputs.
+        products: The offers.
+        accelerator: The process's accelerator.
+        batch_size: Offers embedded at a time.
+        num_workers: Processes that decode images.
+
+    Returns:
+        The embeddings.
+    """
+    loader = evaluation_loader(
+        products,
+        processor,
+        batch_size=batch_size,
+        rank=accelerator.process_index,
+        num_ranks=accelerator.num_processes,
+        num_workers=num_workers,
+    )
+    skips = SkipCounter()
+    offers = embed_offers(model, loader, accelerator, skips)
+    if skips.num_skipped and accelerator.is_main_process:
+        logger.warning("held-out offers: %s", skips.report())
+    return offers
 
 
 def embed_offers(
@@ -95,7 +137,7 @@ def encode_all(
 
     Args:
         model: What is put into evaluation mode.
-        encode: Makes tensors, a row each, of a batch's inputs; `None` for what there is not.
+        encode: Makes tensors, a row each, of a batch's inputs; `None` for those that the model has not.
         loader: Batches as `evaluation_loader` yields them.
         accelerator: The process's accelerator.
         skips: Counts the rows that can't be used, of all ranks.
@@ -132,7 +174,7 @@ def encode_all(
     if not usable:
         raise ValueError(
             f"no offer could be embedded: {skips.report()} ({skips.examples()}); are `title_column` and "
-            "`image_column` the right ones?"
+            "`image_column` named correctly?"
         )
     columns: dict[str, Any] = {}
     for name, first in usable[0].items():
@@ -149,4 +191,4 @@ def _gather_objects(parts: list[dict[str, Any]], accelerator: Accelerator) -> li
     return gathered
 
 
-__all__ = ["OfferEmbeddings", "embed_offers", "encode_all", "model_inputs"]
+__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "encode_all", "model_inputs"]

@@ -1,4 +1,7 @@
-"""Products as a head sees them, embedded once: what linear probes learn from, and what validation judges."""
+"""Products as a head sees them, embedded once: what linear probes learn from, and what validation judges.
+
+`represent` embeds them, `answer` lets the head answer from there.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -8,20 +11,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from modeling_eclip import EClipProcessor, ProductEmbeds
+from modeling_eclip import EClipProcessor, MatchingOutput, ProductEmbeds
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.data.loaders import evaluation_loader
 from training.data.pairs import ProductPairs
+from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
-from training.data.sources import Products
 from training.retrieval.offer_embeddings import encode_all
 from training.tasks.labels import TaskLabels
 
-__all__ = ["Represented", "represent"]
+__all__ = ["Represented", "answer", "on_device", "represent"]
 
 logger = logging.getLogger(__name__)
 
 _FIELDS = ("text", "image", "has_text", "has_image")
+_PAIRS_AT_ONCE = 4096
 
 
 @dataclass
@@ -116,3 +120,31 @@ def represent(
         [f"{titles[one]} | {titles[other]}" for one, other in zip(left, right, strict=True)],
         ProductEmbeds(**{name: columns[name][right] for name in names}),
     )
+
+
+@torch.no_grad()
+def answer(head: Any, rows: Represented) -> Any:
+    """Return a head's output for rows that are represented already, on the CPU; of pairs the logits alone."""
+    was_training = head.training
+    head.eval()
+    if rows.right is None:
+        output = on_device("cpu", head.answer(on_device(head.device, rows.embeds)))
+    else:
+        left, right = dict(rows.embeds), dict(rows.right)
+        logits = [
+            head.answer(
+                ProductEmbeds(**{name: value[block].to(head.device) for name, value in left.items()}),
+                right=ProductEmbeds(**{name: value[block].to(head.device) for name, value in right.items()}),
+            ).logits.cpu()
+            for block in torch.arange(len(rows.row_ids)).split(_PAIRS_AT_ONCE)
+        ]
+        output = MatchingOutput(logits=torch.cat(logits))
+    head.train(was_training)
+    return output
+
+
+def on_device(device: torch.device | str, value: Any) -> Any:
+    """Bring a tensor, or all tensors of a dictionary or an output, to a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    return type(value)(**{name: on_device(device, part) for name, part in value.items()})

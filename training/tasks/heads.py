@@ -1,4 +1,4 @@
-"""Heads by the name of their task: built on any start of a model, or loaded as fine-tuning saved them."""
+"""Heads: built on any start of a model, joined from two, or loaded as fine-tuning saved them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,34 +10,28 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.utils import find_adapter_config_file
 
-import modeling_eclip
 from modeling_eclip import EClipConfig
 from modeling_eclip.hub.publishing import save_code
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.groups import ModelArguments
 from training.engine.build import build_model, source_of
+from training.tasks.task import Task
 
-__all__ = ["TASK_HEADS", "build_head", "freeze_unused", "join_heads", "load_head", "save_adapters"]
-
-TASK_HEADS = {
-    "category": "EClipForCategoryClassification",
-    "attributes": "EClipForAttributeExtraction",
-    "matching": "EClipForProductMatching",
-    "clustering": "EClipForProductClustering",
-    "adult": "EClipForAdultRecognition",
-}
-"""The class of each task's head."""
-
-_CLASSES = ("category_paths", "attributes")
+__all__ = ["build_head", "freeze_unused", "join_heads", "load_head", "save_adapters"]
 
 
 def build_head(
-    task: str, arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], *, seed: int
+    task: type[Task],
+    arguments: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    fields: dict[str, Any],
+    *,
+    seed: int,
 ) -> EClipTaskModel:
     """Put a head on a model, wherever that comes from.
 
     Args:
-        task: A key of `TASK_HEADS`.
+        task: The task.
         arguments: The model arguments.
         tokenizer: Tokenizer of the processor, whose vocabulary a new title tower gets.
         fields: Fields of the configuration that the head reads.
@@ -46,7 +40,7 @@ def build_head(
     Returns:
         The head, in float32. The weights of a head in the checkpoint that fit are kept.
     """
-    head_class = getattr(modeling_eclip, TASK_HEADS[task])
+    head_class = task.head_class
     if source_of(arguments) == "checkpoint":
         set_seed(seed)
         return head_class.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
@@ -56,29 +50,30 @@ def build_head(
     return head
 
 
-def join_heads(task: str, folders: Sequence[str], fields: dict[str, Any]) -> EClipTaskModel:
-    """Put a head of both sides together from two that look at one side each, with the towers that they have.
+def join_heads(task: Task, folders: Sequence[str], fields: dict[str, Any]) -> EClipTaskModel:
+    """Join two heads, each on one modality and with its own tower, to one head on both.
 
     Args:
-        task: A key of `TASK_HEADS`.
+        task: The task.
         folders: Folder or Hub id of the head that looks at titles, and of the one that looks at images.
         fields: Fields of the configuration of the new head.
 
     Returns:
-        The head, in float32; how it joins the sides is not fitted yet.
+        The head, in float32; its fusion of the modalities is not fitted yet.
 
     Raises:
-        ValueError: there are not two heads of this task, one for each side, with the same classes.
+        ValueError: there are not two heads of this task, one for each modality, with the same classes.
     """
     if len(folders) != 2:
         raise ValueError(f"`join` names {list(folders)}; give two heads, the one of titles first.")
     heads = [load_head(folder) for folder in folders]
-    for folder, head, side in zip(folders, heads, ("text", "image"), strict=True):
+    wanted = task.head_class.__name__
+    for folder, head, modality in zip(folders, heads, ("text", "image"), strict=True):
         found = f"a {type(head).__name__} of {head.config.modality}"
-        if type(head).__name__ != TASK_HEADS[task] or head.config.modality != side:
-            raise ValueError(f"`join` names {folder!r}, {found}; give a {TASK_HEADS[task]} of {side} there.")
-        for name in _CLASSES:
-            if name in fields and getattr(head.config, name) != fields[name]:
+        if type(head).__name__ != wanted or head.config.modality != modality:
+            raise ValueError(f"`join` names {folder!r}, {found}; give a {wanted} of {modality} there.")
+        for name, classes in task.class_fields().items():
+            if getattr(head.config, name) != classes:
                 raise ValueError(f"`{name}` of {folder!r} is not what the training products have; train it on them.")
     titles, images = heads
     seen = [_vision_of(head.config) for head in heads]
@@ -92,7 +87,7 @@ def join_heads(task: str, folders: Sequence[str], fields: dict[str, Any]) -> ECl
     tower = f"{joined.base_model_prefix}.vision_model."
     state = images.state_dict()
     state = {name: value for name, value in state.items() if name.startswith(tower) or ".image." in name}
-    found = joined.load_state_dict(titles.state_dict() | state, strict=False)  # what joins the sides is new
+    found = joined.load_state_dict(titles.state_dict() | state, strict=False)  # the fusion is new
     if found.unexpected_keys:
         raise ValueError(f"`join` names heads with weights that a head of both has not: {found.unexpected_keys[:3]}.")
     return joined.eval()
@@ -107,7 +102,7 @@ def _vision_of(config: EClipConfig) -> dict[str, Any]:
 
 
 def freeze_unused(head: EClipTaskModel) -> None:
-    """Exclude from training what the head does not use: the shared space, and the tower of a side it does not see."""
+    """Freeze what the head does not use: the shared space, and the tower of a modality it does not see."""
     unused = ["visual_projection", "text_projection"]
     unused += {"text": ["vision_model"], "image": ["text_model"]}.get(head.config.modality, [])
     for name in unused:
@@ -127,11 +122,13 @@ def load_head(folder: str) -> EClipTaskModel:
     Raises:
         ValueError: it is no head's checkpoint.
     """
+    from training.tasks.registry import TASKS, task_of_head  # here, since it imports all files of this folder
+
     config = EClipConfig.from_pretrained(folder)
-    names = [name for name in config.architectures or () if name in TASK_HEADS.values()]
-    if not names:
-        raise ValueError(f"{folder!r} holds {config.architectures} and no head; give one of {[*TASK_HEADS.values()]}.")
-    head_class = getattr(modeling_eclip, names[0])
+    if (task := task_of_head(config.architectures)) is None:
+        known = [one.head_class.__name__ for one in TASKS.values()]
+        raise ValueError(f"{folder!r} holds {config.architectures} and no head; give one of {known}.")
+    head_class = task.head_class
     if find_adapter_config_file(folder) is None:
         return head_class.from_pretrained(folder)
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path

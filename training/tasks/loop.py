@@ -1,4 +1,4 @@
-"""The loop of fine-tuning: pre-training's own, with a head's loss, its figures on validation, and its best weights."""
+"""The loop of fine-tuning: pre-training's own, with a head's loss, its metrics on validation, and its best weights."""
 
 import contextlib
 import logging
@@ -14,12 +14,16 @@ from modeling_eclip import EClipProcessor
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.groups import DataArguments, FinetuneArguments, TrainArguments
 from training.data.pairs import ProductPairs
-from training.data.sources import Products
+from training.data.read_tables import Products
 from training.engine.loop import TrainingLoop
 from training.engine.step import OptimizerStep
 from training.tasks.best_weights import BestWeights
 from training.tasks.features import represent
-from training.tasks.specification import Task
+from training.tasks.task import Task
+
+__all__ = ["TaskLoop", "TaskStep"]
+
+logger = logging.getLogger(__name__)
 
 
 class TaskStep(OptimizerStep):
@@ -39,15 +43,12 @@ class TaskStep(OptimizerStep):
         for module in self._fixed:
             module.eval()
         loss = self.model(**inputs).loss
-        # Ranks' gradients are averaged: a rank with more rows counts more, and one with a stand-in only not at all.
+        # Ranks' gradients are averaged, so each counts by its rows; one with a placeholder row alone does not count.
         num_rows = torch.tensor(float(len(batch["row_ids"])), device=self.accelerator.device)
         num_all = self.accelerator.reduce(num_rows, "sum")
         share = num_rows / num_all
         self.accelerator.backward(loss * share * self.accelerator.num_processes)
         return self.accelerator.reduce(loss.detach() * share, "sum")
-
-
-logger = logging.getLogger(__name__)
 
 
 class TaskLoop(TrainingLoop):
@@ -98,12 +99,12 @@ class TaskLoop(TrainingLoop):
         return [self.best]
 
     def _choose_weights(self) -> dict[str, float]:
-        """Leave the head with its best weights, and return their figures."""
+        """Leave the head with its best weights, and return their metrics."""
         self.best.restore()
         return next(record for record in self._evaluations() if record["samples"] == self.best.samples)
 
     def _loader_settings(self) -> dict[str, Any]:
-        """Have the loader read labels, and no side that the head does not look at."""
+        """Have the loader read labels, and no modality that the head does not look at."""
         return {
             "own_catalog_for_singles": False,
             "modality": self.bare_model.config.modality,
@@ -124,14 +125,11 @@ class TaskLoop(TrainingLoop):
                 description="validating",
             )
             self.task.fit_decisions(self.bare_model, rows)
-            figures = self.task.metrics(self.bare_model, rows)
-            score, samples = self.task.score(figures), self.progress.samples_seen
+            metrics = self.task.metrics(self.bare_model, rows)
+            score, samples = self.task.score(metrics), self.progress.samples_seen
             is_best = self.best.offer(score, samples)
-        self.progress.history.append({"samples": samples} | figures)
-        self.accelerator.log(figures, step=samples)
+        self.progress.history.append({"samples": samples} | metrics)
+        self.accelerator.log(metrics, step=samples)
         if self.accelerator.is_main_process:
-            told = ", ".join(f"{name} {figures[name]:.3f}" for name in self.task.scored_by)
+            told = ", ".join(f"{name} {metrics[name]:.3f}" for name in self.task.scored_by)
             tqdm.write(f"after {samples} samples: {told}{', the best' if is_best else ''}")
-
-
-__all__ = ["TaskLoop", "TaskStep"]

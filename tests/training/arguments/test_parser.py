@@ -40,6 +40,11 @@ def test_numbers_and_words_as_people_write_them(tmp_path):
     assert (data.colour_jitter, data.streaming, data.title_column) == (-1e-4, False, "yes")
 
 
+def test_lists_may_be_empty_and_hold_negative_numbers():
+    model, *_ = parse_arguments(TRAIN, ["--matryoshka_weights", "1e-1", "-1e-4", "-.5", "--freeze"])
+    assert (model.matryoshka_weights, model.freeze) == ([0.1, -1e-4, -0.5], [])
+
+
 def test_held_out_offers_are_drawn_only_where_training_is():
     assert parse_arguments(TRAIN, [])[1].validation_data == ["toy"]
     assert parse_arguments(TRAIN, ["--train_data", "offers.parquet"])[1].validation_data == []

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from training.corpus.facts import RawOffer, describe_offers
 from training.corpus.image_facts import ImageLimits
+from training.corpus.offer_facts import RawOffer, describe_offers
 from training.corpus.sandbox import in_process, stop_processes
 
 DEADLY = "deadly"
@@ -89,7 +89,7 @@ def test_processes_end_with_a_program_that_is_killed(tmp_path):
     script.write_text(
         "import os, signal, sys\n"
         f"sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
-        "from test_corpus_workers import blank, process_ids\n"
+        "from test_sandbox import blank, process_ids\n"
         "from training.corpus.sandbox import in_process\n"
         "if __name__ == '__main__':\n"
         "    print(in_process(process_ids, ['a'], without=blank)[0].as_py(), flush=True)\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.augmentation import PictureView, ProductAugmentation, TitleAugmentation
+from training.data.augmentation import ImageView, ProductAugmentation, TitleAugmentation
 
 
 def ramp(width: int = 60, height: int = 40) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_crops_lie_inside_and_keep_the_product(min_crop_scale):
 
 
 @pytest.mark.parametrize("size", [(60, 40), (20, 200), (300, 10), (1, 1)])
-def test_pictures_of_any_shape_can_be_cropped(size):
+def test_images_of_any_shape_can_be_cropped(size):
     augmentation = ProductAugmentation((8, 6), min_crop_scale=0.3)
     for seed in range(50):
         assert view_of(augmentation, ramp(*size), np.random.default_rng(seed)).shape == (8, 6, 3)
@@ -63,16 +63,16 @@ def test_a_crop_shows_what_its_box_says():
     augmentation = ProductAugmentation((20, 15))
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     # rows 20 to 40 and columns 15 to 30: as large as the result
-    view = PictureView((0.25, 0.5, 0.5, 1.0))
+    view = ImageView((0.25, 0.5, 0.5, 1.0))
     assert (augmentation.render(pixels, view).permute(1, 2, 0).numpy() == pixels[20:40, 15:30]).all()
-    # in a picture that covers its last pixels in part, the shares are of what it covers
+    # in an image that covers its last pixels in part, the shares are of what it covers
     extent = (39.5, 59.2)
-    whole = ProductAugmentation((79, 74)).render(pixels, PictureView((0.0, 0.0, 1.0, 1.0)), extent)
+    whole = ProductAugmentation((79, 74)).render(pixels, ImageView((0.0, 0.0, 1.0, 1.0)), extent)
     expected = Image.fromarray(pixels).resize((74, 79), Image.Resampling.BICUBIC, box=(0, 0, 59.2, 39.5))
     assert np.abs(whole.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected)).max() <= 1
 
 
-def test_the_whole_picture_with_nothing_changed_is_itself():
+def test_the_whole_image_with_nothing_changed_is_itself():
     augmentation = ProductAugmentation((40, 60), min_crop_scale=1.0, flip_probability=0.0)
     assert (view_of(augmentation, ramp(), np.random.default_rng(0)) == ramp()).all()
 

@@ -20,10 +20,10 @@ from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 from modeling_eclip.processing_eclip import EClipProcessor
 from training.data.augmentation import ProductAugmentation
 from training.data.collator import ProductCollator
-from training.data.columns import stable_id
+from training.data.columns import ProductColumns, stable_id
 from training.data.loaders import evaluation_loader, train_loader
 from training.data.parquet_stream import StreamedProducts
-from training.data.sources import ProductColumns, load_products
+from training.data.read_tables import load_products
 
 _READ = StreamedProducts._read
 NUM_ROWS = 23  # a prime: no batch size divides it
@@ -140,7 +140,7 @@ def test_ranks_share_each_global_batch(processor, products, num_workers):
         assert first["row_ids"] + second["row_ids"] == batch["row_ids"]
         real = [share["pixel_values"][: len(share["row_ids"])] for share in (first, second)]
         assert torch.equal(torch.cat(real), batch["pixel_values"])
-    # one row is left for the last batch: the other rank gets a stand-in of the same shape
+    # one row is left for the last batch: the other rank gets a placeholder of the same shape
     assert [share[-1]["num_rows"] for share in shares] == [0, 1]
     assert shares[0][-1]["pixel_values"].shape == (1, 3, 8, 8)
     assert shares[0][-1]["input_ids"].shape[0] == 1
@@ -268,7 +268,7 @@ def test_evaluation_sees_all_rows_once_in_order_as_they_are(processor, products,
         assert first["row_ids"] + second["row_ids"] == batch["row_ids"]
 
 
-def test_pictures_inside_an_archive_are_read(processor, tmp_path):
+def test_images_inside_an_archive_are_read(processor, tmp_path):
     with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
         archive.writestr("images/0.png", png(0))
     archived = make_row(0, image={"bytes": None, "path": f"zip://images/0.png::{tmp_path}/shop.zip"})
@@ -287,7 +287,7 @@ def test_a_loader_left_early_leaves_no_workers(processor, products):
     assert set(torch.multiprocessing.active_children()) == before
 
 
-def test_a_rank_that_is_none_is_an_error(processor, products):
+def test_a_rank_beyond_the_number_of_ranks_is_an_error(processor, products):
     with pytest.raises(ValueError, match="received rank=2, num_ranks=2"):
         load(products, processor, rank=2, num_ranks=2)
 
@@ -305,7 +305,7 @@ FROZEN = {"image_pooler_output": 3, "text_pooler_output": 2}
 def test_vectors_of_frozen_towers_take_the_place_of_their_inputs(processor, columns, streamed, tmp_path):
     vector = {name: lambda i, width=width: [i + k / 4 for k in range(width)] for name, width in FROZEN.items()}
     rows = [
-        # where the picture is not needed, it is not looked at
+        # an image that is not needed is not read
         make_row(i, image={"bytes": b"no picture", "path": None} if "image_pooler_output" in columns else png_of(i))
         | {name: None if i == 2 else vector[name](i) for name in columns}
         for i in range(5)
@@ -322,7 +322,7 @@ def test_vectors_of_frozen_towers_take_the_place_of_their_inputs(processor, colu
     assert ("pixel_values" in batch) == ("image_pooler_output" not in columns)
     assert ("input_ids" in batch) == ("text_pooler_output" not in columns)
     assert batch["titles"] == [f"title {i}" for i in (0, 1, 3, 4)]
-    # a rank without a row of its own gets stand-ins of the same width
+    # a rank without a row of its own gets placeholders of the same width
     *_, last = train_loader(products, processor, batch_size=5, total_samples=6, seed=0, rank=0, num_ranks=2)
     assert last["num_rows"] == 0
     for name in columns:
@@ -340,7 +340,7 @@ _ENDLESS = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import datasets
-from test_data import FEATURES, make_row
+from test_loaders import FEATURES, make_row
 from modeling_eclip.processing_eclip import EClipProcessor
 from transformers import ViTImageProcessorPil
 from training.data.loaders import train_loader
@@ -368,10 +368,9 @@ time.sleep(600)
 
 
 def test_workers_end_with_their_killed_main_process(tmp_path):
-    tests = Path(__file__).parent
-    main = subprocess.Popen(
-        [sys.executable, "-c", _ENDLESS.format(tests=str(tests))], stdout=subprocess.PIPE, text=True, cwd=tests.parent
-    )
+    script = _ENDLESS.format(tests=str(Path(__file__).parent))
+    root = Path(__file__).parents[3]
+    main = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root)
     try:
         workers = [psutil.Process(int(pid)) for pid in main.stdout.readline().split()]
         assert len(workers) == 2 and all(worker.is_running() for worker in workers)

@@ -1,4 +1,4 @@
-"""The short way from pictures to pixel values is the image processor's, to a level or less."""
+"""The fast path from images to pixel values gives what the image processor gives, to a level or less."""
 
 import io
 
@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil, ViTImag
 
 from modeling_eclip.images_eclip import ProductImageError
 from training.data.augmentation import ProductAugmentation
-from training.data.images import PictureReader, read_view
+from training.data.images import ImageReader, read_view
 
 
 class Processor:
@@ -53,9 +53,9 @@ SHAPES = [(100, 100), (157, 80), (70, 130), (64, 64), (20, 33)]
     ],
     ids=["vit", "not-normalised", "clip", "clip-crop", "siglip", "levels"],
 )
-def test_whole_pictures_come_out_as_from_the_image_processor(image_processor):
-    reader = PictureReader(Processor(image_processor))
-    assert reader.is_short
+def test_whole_images_come_out_as_from_the_image_processor(image_processor):
+    reader = ImageReader(Processor(image_processor))
+    assert reader.is_fast
     pictures = [photograph(*shape, seed) for seed, shape in enumerate(SHAPES)]
     found = reader.batch([reader.read(encode(picture), RNG) for picture in pictures])["pixel_values"]
     expected = image_processor(images=pictures, return_tensors="pt")["pixel_values"].float()
@@ -81,8 +81,8 @@ def test_whole_pictures_come_out_as_from_the_image_processor(image_processor):
     ids=["lanczos", "unresized", "any-shape", "padded", "convnext", "efficientnet"],
 )
 def test_other_image_processors_are_called_as_they_are(image_processor):
-    reader = PictureReader(Processor(image_processor))
-    assert not reader.is_short
+    reader = ImageReader(Processor(image_processor))
+    assert not reader.is_fast
     pictures = [photograph(100, 100, seed) for seed in range(2)]
     found = reader.batch([reader.read(encode(picture), RNG) for picture in pictures])["pixel_values"]
     assert torch.equal(found, image_processor(images=pictures, return_tensors="pt")["pixel_values"])
@@ -96,7 +96,7 @@ def test_a_view_is_what_the_model_sees():
         image_mean=[0.0] * 3,
         image_std=[1 / 255] * 3,
     )
-    reader = PictureReader(Processor(image_processor), ProductAugmentation((48, 48)))
+    reader = ImageReader(Processor(image_processor), ProductAugmentation((48, 48)))
     view = reader.read(encode(photograph(90, 70)), np.random.default_rng(5))
     assert view.dtype == torch.uint8
     assert torch.allclose(reader.batch([view])["pixel_values"][0], view.float(), atol=1e-3)
@@ -115,7 +115,7 @@ def test_a_view_does_not_depend_on_the_scale_that_a_picture_is_decoded_at(min_cr
 
 
 def test_what_cannot_be_read_is_an_error_with_its_reason():
-    reader = PictureReader(Processor(ViTImageProcessorPil(size={"height": 8, "width": 8})))
+    reader = ImageReader(Processor(ViTImageProcessorPil(size={"height": 8, "width": 8})))
     for source, reason in [
         (b"<html>", "not_an_image"),
         (None, "missing"),

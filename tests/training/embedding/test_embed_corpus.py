@@ -1,5 +1,6 @@
-"""A corpus embedded to files: every row once and in order, whatever stopped it, whoever shared in it."""
+"""A corpus embedded to files: every row once and in order, also after a stop and with several processes."""
 
+import io
 import json
 import os
 import shutil
@@ -14,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import MODEL, ON_RAY
-from test_embedding import photographs
-from test_scripts import LAUNCH, ROOT
+from conftest import LAUNCH, MODEL, ON_RAY, ROOT
+from PIL import Image
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.data.sources import load_products
-from training.embedding.run import EmbedArguments, embed_corpus
-from training.embedding.vector_shards import CorpusEmbedder, EmbeddedShards, _dealt
+from training.data.read_tables import load_products
+from training.embedding.embed_corpus import EmbedArguments, embed_corpus
+from training.embedding.embedder import CorpusEmbedder, deal_to_workers
+from training.embedding.vector_shards import EmbeddedShards
 from training.engine.build import build_model, build_processor
 
 NUM_ROWS = 37
@@ -39,18 +40,16 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Titles of 1 to 7 words; row 5 has no title, row 9 no picture, row 11 neither."""
-    import io
-
+    """Titles of 1 to 7 words; row 5 has no title, row 9 no readable image, row 11 neither."""
     path = tmp_path_factory.mktemp("corpus") / "products.parquet"
     dice = np.random.default_rng(0)
     titles = [" ".join(dice.choice(WORDS, dice.integers(1, 8))) for _ in range(NUM_ROWS)]
     images = []
-    for image in photographs(NUM_ROWS):
+    for _ in range(NUM_ROWS):
         file = io.BytesIO()
-        image.save(file, "PNG")
+        Image.fromarray(dice.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, "PNG")
         images.append(file.getvalue())
-    titles[5], titles[11], images[9], images[11] = None, "  ", b"no picture", None
+    titles[5], titles[11], images[9], images[11] = None, "  ", b"no image", None
     catalogs = [row // 2 if row % 3 else None for row in range(NUM_ROWS)]
     ids = [f"offer {row}" for row in range(NUM_ROWS)]
     table = pa.table({"id": ids, "title": titles, "image": images, "catalog_id": catalogs})
@@ -120,7 +119,7 @@ def test_every_row_is_embedded_once_and_in_order(fields, checkpoint, corpus, exp
     assert report == json.loads((tmp_path / "report.json").read_text())
 
 
-def test_one_side_cut_short(checkpoint, corpus, expected, tmp_path):
+def test_one_modality_cut_short(checkpoint, corpus, expected, tmp_path):
     embed_corpus(arguments(checkpoint, corpus, tmp_path, modality="text", truncate_dim=4))
     table = read(tmp_path)
     assert table.column_names == ["row_id", "catalog_id", "has_text", "text_embeds"]
@@ -270,9 +269,9 @@ def test_unusable_rows_stop_every_run(num_rows, rows_per_shard, checkpoint, tmp_
 
 def test_workers_read_neighbours():
     spans = [range(start, start + 1) for start in range(7)]
-    dealt = [span.start for span in _dealt(spans, 2)]
+    dealt = [span.start for span in deal_to_workers(spans, 2)]
     assert dealt[0::2] == [0, 1, 2, 3] and dealt[1::2] == [4, 5, 6]
-    assert [span.start for span in _dealt(spans, 0)] == list(range(7))
+    assert [span.start for span in deal_to_workers(spans, 0)] == list(range(7))
 
 
 def test_two_processes_share_the_files(checkpoint, corpus, expected, tmp_path):
@@ -305,13 +304,13 @@ def test_ray_makes_the_same_files(checkpoint, corpus, expected, tmp_path):
 
 KILLED = """
 import sys, time
-from training.embedding import vector_shards as corpus_embedding
-from training.embedding.run import EmbedArguments, embed_corpus
-embed = corpus_embedding.CorpusEmbedder._embed_titles
+from training.embedding.embedder import CorpusEmbedder
+from training.embedding.embed_corpus import EmbedArguments, embed_corpus
+embed = CorpusEmbedder._embed_titles
 def slow(self, shard):
     time.sleep(0 if shard.start == 0 else 60)
     return embed(self, shard)
-corpus_embedding.CorpusEmbedder._embed_titles = slow
+CorpusEmbedder._embed_titles = slow
 checkpoint, corpus, output_dir = sys.argv[1:]
 embed_corpus(EmbedArguments(checkpoint=checkpoint, input=[corpus], output_dir=output_dir, id_column="id",
                             rows_per_shard=10, num_workers=1, max_skipped_share=0.5))

@@ -18,27 +18,27 @@ from PIL import Image
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import ModelArguments
 from training.data.loaders import evaluation_loader
-from training.data.sources import load_products
-from training.engine import feature_cache as frozen_cache
+from training.data.read_tables import load_products
+from training.engine import feature_cache
 from training.engine.build import build_processor
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.optimization import freeze_parameters
 
 TITLES = ["red shoe", "blue shoe with a strap", "  ", "green bag", None, "red bag", "cap"]
-BROKEN = 3  # the row whose picture can't be decoded
+BROKEN = 3  # the row whose image can't be decoded
 
 
 @pytest.fixture(scope="module")
 def products(tmp_path_factory):
     folder = tmp_path_factory.mktemp("offers")
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for place in range(len(TITLES)):
         file = io.BytesIO()
         Image.fromarray(rng.integers(0, 255, (40, 32, 3), dtype=np.uint8)).save(file, "PNG")
-        pictures.append({"bytes": b"no picture" if place == BROKEN else file.getvalue(), "path": None})
+        images.append({"bytes": b"no image" if place == BROKEN else file.getvalue(), "path": None})
     features = datasets.Features({"title": datasets.Value("string"), "image": datasets.Image(decode=False)})
-    table = datasets.Dataset.from_dict({"title": TITLES, "image": pictures}, features=features)
+    table = datasets.Dataset.from_dict({"title": TITLES, "image": images}, features=features)
     table.to_parquet(folder / "train.parquet")
     return load_products([str(folder / "train.parquet")])
 
@@ -68,11 +68,13 @@ def no_encoding(*arguments, **keywords):
 
 @pytest.mark.parametrize("frozen", [["image"], ["text"], ["image", "text"]])
 def test_vectors_are_those_of_evaluation(frozen, model, products, processor, accelerator, tmp_path):
-    freeze_parameters(model, [{"image": r"^vision_model\.", "text": r"^text_model\."}[side] for side in frozen])
+    freeze_parameters(
+        model, [{"image": r"^vision_model\.", "text": r"^text_model\."}[modality] for modality in frozen]
+    )
     model.train()
     cached = cache_frozen_towers(products, model, processor, accelerator, batch_size=3, cache_dir=tmp_path)
     assert model.training
-    assert cached.column_names == [*products.column_names, *(f"{side}_pooler_output" for side in frozen)]
+    assert cached.column_names == [*products.column_names, *(f"{modality}_pooler_output" for modality in frozen)]
     assert cached["row_id"] == products["row_id"]
     model.eval()
     expected = {"image": [None] * len(TITLES), "text": [None] * len(TITLES)}
@@ -83,19 +85,19 @@ def test_vectors_are_those_of_evaluation(frozen, model, products, processor, acc
         for row_id, image, text in zip(batch["row_ids"], images, texts, strict=False):
             expected["image"][places[row_id]] = image
             expected["text"][places[row_id]] = text
-    for side in frozen:
-        found = cached[f"{side}_pooler_output"]
-        nulls = [BROKEN] if side == "image" else [2, 4]
+    for modality in frozen:
+        found = cached[f"{modality}_pooler_output"]
+        nulls = [BROKEN] if modality == "image" else [2, 4]
         assert [place for place, vector in enumerate(found) if vector is None] == nulls
-        wanted = [place for place, vector in enumerate(expected[side]) if vector is not None]
+        wanted = [place for place, vector in enumerate(expected[modality]) if vector is not None]
         assert wanted == [0, 1, 5, 6]
         for place in wanted:
-            assert torch.allclose(torch.tensor(found[place]), expected[side][place], atol=1e-5)
+            assert torch.allclose(torch.tensor(found[place]), expected[modality][place], atol=1e-5)
 
 
 def test_offers_are_encoded_once(model, products, processor, accelerator, tmp_path, monkeypatch):
     freeze_parameters(model, [r"^vision_model\."])
-    monkeypatch.setattr(frozen_cache, "_ROWS_IN_A_PIECE", 3)
+    monkeypatch.setattr(feature_cache, "_ROWS_IN_A_PIECE", 3)
     first = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)["image_pooler_output"]
     pieces = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     assert pieces == ["0.arrow", "3.arrow", "6.arrow"]
@@ -123,7 +125,7 @@ def test_a_resumed_run_finds_them(model, products, processor, accelerator, tmp_p
     processor.save_pretrained(tmp_path / "checkpoint")
     resumed = EClipModel.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
     freeze_parameters(resumed, [r"^vision_model\.", r"^text_model\."])
-    monkeypatch.setattr(frozen_cache, "_encode", no_encoding)
+    monkeypatch.setattr(feature_cache, "_encode", no_encoding)
     again = cache_frozen_towers(
         products,
         resumed,
@@ -173,11 +175,11 @@ def test_what_the_vectors_depend_on_makes_them_anew(
 
 def test_ranks_share_the_work(model, products, processor, accelerator, tmp_path, monkeypatch):
     freeze_parameters(model, [r"^vision_model\."])
-    monkeypatch.setattr(frozen_cache, "_ROWS_IN_A_PIECE", 2)
+    monkeypatch.setattr(feature_cache, "_ROWS_IN_A_PIECE", 2)
     expected = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path / "one")
     written = []
-    write = frozen_cache._write
-    monkeypatch.setattr(frozen_cache, "_write", lambda path, *rest: (written.append(path.stem), write(path, *rest)))
+    write = feature_cache._write
+    monkeypatch.setattr(feature_cache, "_write", lambda path, *rest: (written.append(path.stem), write(path, *rest)))
 
     barrier = threading.Barrier(2, timeout=300)
     processors = [copy.deepcopy(processor) for _ in range(2)]  # ranks are processes and share none

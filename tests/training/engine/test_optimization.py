@@ -117,11 +117,11 @@ def test_rates_shrink_towards_the_embeddings(vision, expected):
     assert named["visual_projection.weight"] == named["logit_scale"] == 7.0
 
 
-@pytest.mark.parametrize("side", ["vision", "text"])
-def test_every_family_has_blocks_to_count(side):
-    towers = VISION_TOWERS if side == "vision" else TEXT_TOWERS
+@pytest.mark.parametrize("tower_kind", ["vision", "text"])
+def test_every_family_has_blocks_to_count(tower_kind):
+    towers = VISION_TOWERS if tower_kind == "vision" else TEXT_TOWERS
     for tower in towers:
-        depths = blocks_below_top(getattr(EClipModel(make_config(**{side: tower})), f"{side}_model"))
+        depths = blocks_below_top(getattr(EClipModel(make_config(**{tower_kind: tower})), f"{tower_kind}_model"))
         assert min(depths.values()) == 0, tower
         assert max(depths.values()) == {"dinov3_convnext": 3, "efficientnet": 7}.get(tower, 2), tower
 

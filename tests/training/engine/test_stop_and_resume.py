@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from test_train import DATA, MODEL, arguments, weights
+from conftest import DATA, MODEL, ROOT, saved_weights, train_arguments
 
 from training.engine.checkpoint import find_checkpoints
 from training.engine.interruption import EXIT_STATUS
@@ -21,8 +20,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_train import DATA, MODEL, arguments
-import training.engine.checkpoint, training.engine.loop, training.engine.step
+from conftest import DATA, MODEL, train_arguments
+import modeling_eclip.losses.objective, training.engine.checkpoint, training.engine.loop
 from training.train import train
 
 calls = 0
@@ -37,13 +36,13 @@ def dying(function):
     return call
 
 {module}.{name} = dying({module}.{name})
-train(MODEL, DATA, arguments(Path({folder!r}), resume_from_checkpoint={resume!r}))
+train(MODEL, DATA, train_arguments(Path({folder!r}), resume_from_checkpoint={resume!r}))
 """
 
 
 def run_and_die(folder, module, name, call, number=signal.SIGKILL, resume=None):
     code = KILLED.format(
-        tests=str(Path(__file__).parent),
+        tests=str(ROOT / "tests"),
         module=module,
         name=name,
         call=call,
@@ -57,14 +56,14 @@ def run_and_die(folder, module, name, call, number=signal.SIGKILL, resume=None):
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(MODEL, DATA, arguments(folder))
-    return weights(folder)
+    train(MODEL, DATA, train_arguments(folder))
+    return saved_weights(folder)
 
 
 def assert_goes_on(folder, expected):
-    result = train(MODEL, DATA, arguments(folder, resume_from_checkpoint="latest"))
+    result = train(MODEL, DATA, train_arguments(folder, resume_from_checkpoint="latest"))
     assert result.samples == 64
-    found = weights(folder)
+    found = saved_weights(folder)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
@@ -72,13 +71,10 @@ def assert_goes_on(folder, expected):
     ("module", "name", "call", "left"),
     [
         # A batch of 16 at a time, a checkpoint after each.
-        ("training.engine.step", "configured_loss", 3, ["checkpoint-16", "checkpoint-32"]),  # within the third step
-        (
-            "training.engine.checkpoint",
-            "_flush",
-            2,
-            ["checkpoint-16", "checkpoint-32.partial"],
-        ),  # written, not named yet
+        # Within the third step.
+        ("modeling_eclip.losses.objective", "contrastive_loss", 3, ["checkpoint-16", "checkpoint-32"]),
+        # Written, not named yet.
+        ("training.engine.checkpoint", "_flush", 2, ["checkpoint-16", "checkpoint-32.partial"]),
         ("training.engine.checkpoint.os", "replace", 3, None),  # wherever that falls within a save
     ],
 )
@@ -93,7 +89,7 @@ def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(tmp_path, never_sto
 
 @pytest.mark.parametrize("step", [2, 4], ids=["in the middle", "in the last step"])
 def test_sigterm_writes_a_checkpoint_first(tmp_path, never_stopped, step):
-    stopped = run_and_die(tmp_path, "training.engine.step", "configured_loss", step, signal.SIGTERM)
+    stopped = run_and_die(tmp_path, "modeling_eclip.losses.objective", "contrastive_loss", step, signal.SIGTERM)
     assert stopped.returncode == EXIT_STATUS, stopped.stderr[-2000:]
     assert f"stopped by SIGTERM after {16 * step} samples" in stopped.stderr
     assert find_checkpoints(tmp_path)[-1].name == f"checkpoint-{16 * step}"
@@ -104,15 +100,15 @@ def test_sigterm_writes_a_checkpoint_first(tmp_path, never_stopped, step):
 def test_sigterm_in_the_last_evaluation_waits_for_the_model(tmp_path, never_stopped):
     stopped = run_and_die(tmp_path, "training.engine.loop", "retrieval_metrics", 2, signal.SIGTERM)
     assert stopped.returncode == 0, stopped.stderr[-2000:]
-    assert weights(tmp_path).keys() == never_stopped.keys()
+    assert saved_weights(tmp_path).keys() == never_stopped.keys()
 
 
 def test_workers_end_with_a_killed_run(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from dataclasses import replace\nfrom pathlib import Path\n"
-        "from test_train import DATA, MODEL, arguments\nfrom training.train import train\n"
-        f"train(MODEL, replace(DATA, num_workers=2), arguments(Path({str(tmp_path)!r}), max_samples=100_000))\n"
+        "from conftest import DATA, MODEL, train_arguments\nfrom training.train import train\n"
+        f"train(MODEL, replace(DATA, num_workers=2), train_arguments(Path({str(tmp_path)!r}), max_samples=100_000))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:

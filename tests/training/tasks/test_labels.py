@@ -16,7 +16,9 @@ from training.data.columns import CANONICAL_FEATURES
 from training.data.loaders import evaluation_loader, train_loader
 from training.data.pairs import load_pairs, load_title_pairs, pairs_of_catalogs
 from training.engine.build import load_split
-from training.tasks.labels import NO_LABEL, CategoryLabels, find_labels, read_labels
+from training.tasks.category import CategoryLabels
+from training.tasks.labels import NO_LABEL, read_labels
+from training.tasks.registry import find_task
 
 
 def table(**columns):
@@ -41,7 +43,7 @@ def toy():
 
 def test_leaves_are_found_in_order_and_read_from_lists_and_from_text():
     products = table(category=[["B", "b"], ["A"], None, ["A", "a"], ["B", "b"], []])
-    labels = find_labels("category", products, DataArguments())
+    labels = find_task("category").find_labels(products, DataArguments())
     assert labels.config_fields() == {"category_paths": [["A"], ["A", "a"], ["B", "b"]]}  # ragged, prefixes too
     found = read_labels(products, labels)
     assert found.labels.tolist() == [2, 0, NO_LABEL, 1, 2, NO_LABEL]
@@ -54,7 +56,7 @@ def test_leaves_are_found_in_order_and_read_from_lists_and_from_text():
 
 def test_each_attribute_has_its_own_values_and_its_own_gaps():
     products = table(colour=["red", None, "blue", " "], size=[2, 1, None, 2])
-    labels = find_labels("attributes", products, DataArguments(attribute_columns=["colour", "size"]))
+    labels = find_task("attributes").find_labels(products, DataArguments(attribute_columns=["colour", "size"]))
     assert labels.config_fields() == {"attributes": {"colour": ["blue", "red"], "size": ["1", "2"]}}
     found = read_labels(products, labels)
     assert found.labels.tolist() == [[1, 1], [NO_LABEL, 0], [0, NO_LABEL], [NO_LABEL, 1]]
@@ -63,7 +65,7 @@ def test_each_attribute_has_its_own_values_and_its_own_gaps():
 
 
 def test_restricted_products_are_told_by_booleans_numbers_or_words():
-    labels = find_labels("adult", table(restricted=[True, False, None]), DataArguments())
+    labels = find_task("adult").find_labels(table(restricted=[True, False, None]), DataArguments())
     assert read_labels(table(restricted=[True, False, None]), labels).labels.tolist() == [1, 0, NO_LABEL]
     assert read_labels(table(restricted=["yes", "False"]), labels).labels.tolist() == [1, 0]
     assert read_labels(table(restricted=[1.0, float("nan")]), labels).labels.tolist() == [1, NO_LABEL]
@@ -83,11 +85,11 @@ def test_restricted_products_are_told_by_booleans_numbers_or_words():
 )
 def test_what_can_not_be_learned_from_is_refused(task, columns, message):
     with pytest.raises(ValueError, match=message):
-        find_labels(task, table(**columns), DataArguments(train_data=["products.parquet"]))
+        find_task(task).find_labels(table(**columns), DataArguments(train_data=["products.parquet"]))
 
 
 def test_labels_pass_with_their_rows_through_the_loader(processor, toy):
-    labels = find_labels("category", toy, DataArguments())
+    labels = find_task("category").find_labels(toy, DataArguments())
     expected = dict(zip(toy["row_id"], read_labels(toy, labels).labels.tolist(), strict=True))
     assert set(expected.values()) == set(range(len(labels.paths)))
     settings = {"modality": "text", "labels": labels, "batch_size": 7}
@@ -97,10 +99,10 @@ def test_labels_pass_with_their_rows_through_the_loader(processor, toy):
     ):
         batch = next(iter(loader))
         assert batch["labels"].tolist() == [expected[row_id] for row_id in batch["row_ids"]]
-        assert "pixel_values" not in batch  # no picture is opened for titles
+        assert "pixel_values" not in batch  # no image is opened for titles
 
 
-def test_a_row_with_one_side_is_used_where_a_task_looks_at_both(processor, toy):
+def test_a_row_with_one_modality_is_used_where_a_task_looks_at_both(processor, toy):
     image = toy[0]["image"]
     row = {"catalog_id": -1, "title": "red shoes", "image": image}
     rows = [
@@ -120,13 +122,13 @@ def test_a_row_with_one_side_is_used_where_a_task_looks_at_both(processor, toy):
     assert ProductCollator(processor)(rows, range(4))["row_ids"] == ["whole"]  # pre-training needs both
 
 
-def test_a_share_without_rows_has_a_stand_in_without_a_label(processor):
+def test_a_share_without_rows_has_a_placeholder_row_without_a_label(processor):
     batch = ProductCollator(processor, modality="both", labels=CategoryLabels(["category"], [["a"]]))([], [])
     assert batch["row_ids"] == [] and batch["labels"].tolist() == [NO_LABEL]
     assert batch["has_text"].tolist() == batch["has_image"].tolist() == [True]
 
 
-def test_frozen_vectors_tell_which_sides_a_row_has(processor):
+def test_frozen_vectors_tell_which_modalities_a_row_has(processor):
     row = {"catalog_id": -1, "title": "red shoes", "row_id": "r", "image_pooler_output": None}
     collator = ProductCollator(processor, modality="both", frozen_widths={"image_pooler_output": 3})
     batch = collator([row, {**row, "image_pooler_output": [1.0, 2.0, 3.0]}], range(2))
@@ -175,7 +177,7 @@ def test_pairs_may_hold_the_titles_themselves(tmp_path):
 def test_wrong_pairs_are_refused(tmp_path, toy):
     with pytest.raises(ValueError, match="labels \\['2'\\]"):
         load_pairs(write_pairs(tmp_path / "p.parquet", ["a"], ["b"], [2]), toy)
-    with pytest.raises(ValueError, match="no pair of .* speaks of the products"):
+    with pytest.raises(ValueError, match="no pair of .* names two of the products"):
         load_pairs(write_pairs(tmp_path / "q.parquet", ["a"], ["b"], [1]), toy)
 
 

@@ -1,0 +1,14 @@
+"""Curves of a run: written, and not blank."""
+
+import numpy as np
+from PIL import Image
+
+from training.plots.curves import draw_history
+
+
+def test_history(tmp_path):
+    recalls = {f"text_to_image_recall@{k}": 0.1 * k for k in (1, 5, 10)}
+    chances = {f"chance@{k}": 0.05 * k for k in (1, 5, 10)}
+    evaluation = {"samples": 0, **recalls, **chances}
+    draw_history([evaluation, {"samples": 4, "loss": 1.0}, {**evaluation, "samples": 8}], tmp_path / "history.png")
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "history.png").convert("RGB")).reshape(-1, 3), axis=0)) > 100

@@ -1,0 +1,84 @@
+"""A sixth task in one file: all that it needs to be learned and measured is the class below."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from conftest import MODEL
+
+from modeling_eclip import EClipForAdultRecognition
+from training.arguments.groups import TASK_NAMES, DataArguments, EvaluationArguments, FinetuneArguments
+from training.arguments.parser import parse_arguments
+from training.evaluate_tasks import evaluate_task
+from training.metrics.adult_recognition.adult_recognition import AdultRecognition
+from training.tasks import registry
+from training.tasks.finetuning import finetune
+from training.tasks.labels import TaskLabels
+from training.tasks.task import register_task
+from training.tasks.yes_or_no_task import YesOrNoTask
+
+WORD = "zigzag"
+
+
+@dataclass
+class WordLabels(TaskLabels):
+    """Whether a title has the word."""
+
+    def encode(self, row):
+        return int(WORD in row["title"].lower().split())
+
+    def values(self, row):
+        return {"title": row["title"]}
+
+
+class BrightTask(YesOrNoTask):
+    """Whether the title says that the pattern is zigzag."""
+
+    name = "bright"
+    head_class = EClipForAdultRecognition
+    metric = "adult_recognition"
+    metric_class = AdultRecognition
+    words = ("not bright", "bright")
+
+    @classmethod
+    def find_classes(cls, products, data):
+        return WordLabels(["title"])
+
+    @classmethod
+    def labels_of_config(cls, config, data):
+        return WordLabels(["title"])
+
+
+@pytest.fixture
+def bright():
+    """The task, registered for one test; the registry is then as it was."""
+    tasks, names = dict(registry.TASKS), list(TASK_NAMES)
+    yield register_task(BrightTask)
+    registry.TASKS.pop("bright")
+    TASK_NAMES.remove("bright")
+    assert (tasks, names) == (registry.TASKS, TASK_NAMES)
+
+
+def test_a_task_in_one_file_is_learned_and_measured(bright, tmp_path):
+    (arguments,) = parse_arguments((FinetuneArguments,), ["--task", "bright", "--modality", "text"])
+    arguments.method, arguments.output_dir = "linear", str(tmp_path / "head")
+    data = DataArguments(toy_offers=600, num_workers=0)
+    report = finetune(MODEL, data, arguments)
+    assert report["task"] == "bright" and report["validation"]["average_precision"] > 0.5  # of a tenth by chance
+
+    folder = str(tmp_path / "head")
+    evaluation = EvaluationArguments(
+        task="bright", checkpoints=[folder], split="train", num_resamples=10, report_dir=str(tmp_path / "report")
+    )
+    found = evaluate_task("bright", data, evaluation)[folder]
+    assert found["task"] == "bright" and np.isfinite(found["metrics"]["average_precision"]["value"])
+    files = {path.name for path in (tmp_path / "report").iterdir()}
+    assert files == {"precision_recall.png", "mistakes.png"}
+
+
+def test_a_task_that_nobody_has_registered_is_refused(tmp_path, capsys):
+    with pytest.raises(ValueError, match="`task` is 'bright'; choose one of adult, attributes, category"):
+        finetune(MODEL, DataArguments(), FinetuneArguments(task="bright", output_dir=str(tmp_path)))
+    with pytest.raises(SystemExit):
+        parse_arguments((FinetuneArguments,), ["--task", "bright"])
+    assert "choose from" in capsys.readouterr().err

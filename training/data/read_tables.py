@@ -1,0 +1,322 @@
+"""Reads products from CSV, JSON Lines, parquet or arrow files, folders, the Hub, or the toy data.
+
+Contract: `load_products` gives one table, or one stream, with four canonical columns:
+
+- `title`: string or null;
+- `image`: `datasets.Image(decode=False)`, that is `{"bytes": ..., "path": ...}`, not decoded;
+- `catalog_id`: int64, the product that the offer is of, `-1` for an offer that is alone;
+- `row_id`: string that names the row in reports.
+
+All other columns are kept, since labels are in them. Titles are not cleaned here and no image is opened.
+"""
+
+import contextlib
+import glob
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow as pa
+
+from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns, excluded_rows
+from training.data.parquet_stream import ParquetBlocks, StreamedProducts, TableBlocks
+
+__all__ = ["Products", "load_products", "source_files"]
+
+logger = logging.getLogger(__name__)
+
+Products: TypeAlias = datasets.Dataset | StreamedProducts
+"""Products with the canonical columns: a table, or a stream that is read in blocks."""
+
+_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
+
+
+def load_products(
+    sources: Sequence[str],
+    columns: ProductColumns | None = None,
+    *,
+    split: str = "train",
+    streaming: bool = False,
+    exclude_rows: Sequence[str] = (),
+    max_rows: int | None = None,
+    toy_offers: int = 4000,
+    toy_seed: int = 0,
+) -> Products:
+    """Loads products from one or several sources, one after the other.
+
+    A user's column that has a canonical name but is not mapped to it is kept as `<name>_original`.
+
+    Args:
+        sources: Each is one of
+            `"toy"`, the toy data;
+            a csv, jsonl, parquet or arrow file or a glob of such files, read in full, also as an address that `fsspec`
+            knows (`"s3://bucket/*.parquet"`, `"hf://datasets/owner/name/*.parquet"`);
+            a folder with `metadata.csv`, `metadata.jsonl` or `metadata.parquet` beside its images, read in full;
+            a folder with `<split>.parquet` (or csv, jsonl), or any other that `datasets.load_dataset` can open;
+            a dataset of the Hub, `"owner/name"` or `"owner/name:config"`.
+        columns: The user's column names.
+        split: Split of the toy data, of a folder or of a Hub dataset.
+        streaming: Returns products that are read in blocks when they are asked for. Only parquet is streamed: a table
+            in another format is downloaded first, since its rows cannot be found one by one, and a dataset of the Hub
+            in another format is refused.
+        exclude_rows: Rules `"column=value"`; rows whose column, where a source has it, equals the value are left out.
+            Values are compared as text (`"true"` and `"false"` for booleans).
+        max_rows: Keeps only the first rows of all sources together.
+        toy_offers: Number of offers of the toy data, all splits together.
+        toy_seed: Seed of the toy data.
+
+    Returns:
+        The products: map-style, or streamed.
+
+    Raises:
+        FileNotFoundError: If a file, folder or glob names nothing.
+        ValueError: If there are no sources, a source cannot be opened, a mapped column is missing, a rule is
+            malformed, the sources' columns have different types, or no row is left.
+    """
+    columns = columns if columns is not None else ProductColumns()
+    if isinstance(sources, str) or not sources:
+        raise ValueError(
+            f"sources must be a non-empty list, received {sources!r}. Name at least one source, such as 'toy'."
+        )
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"max_rows must be at least 1, received {max_rows}. Leave it out to keep all rows.")
+    rules = [_parse_rule(rule) for rule in exclude_rows]
+
+    tables: list[datasets.Dataset] = []
+    blocks: list[ParquetBlocks | TableBlocks] = []
+    seen_columns: dict[str, list[str]] = {}
+    for source in sources:
+        num_rows = 0
+        for opened, folder in _open_source(source, split, streaming, toy_offers, toy_seed):
+            if isinstance(opened, list):
+                part = ParquetBlocks(source, opened, columns, folder, rules, num_rows)
+                layout, num_part_rows = part.layout, part.num_source_rows
+                blocks.append(part)
+            else:
+                layout, num_part_rows = ColumnLayout(source, opened.features, columns, folder), len(opened)
+                table = _with_canonical_columns(opened, layout, rules, num_rows)
+                if streaming:
+                    blocks.append(TableBlocks(table))
+                else:
+                    tables.append(table)
+            seen_columns[source] = sorted({*seen_columns.get(source, ()), *layout.names})
+            num_rows += num_part_rows
+        logger.info("%s: %s rows", source, num_rows)
+    _check_seen_somewhere(columns, rules, seen_columns)
+
+    products = StreamedProducts(blocks, max_rows) if streaming else _joined(tables, sources, max_rows)
+    if len(products) == 0:
+        raise ValueError(
+            f"sources {list(sources)} hold no rows after exclude_rows={list(exclude_rows)}. "
+            "Check the sources, the split and the rules."
+        )
+    return products
+
+
+def _joined(tables: Sequence[datasets.Dataset], sources: Sequence[str], max_rows: int | None) -> datasets.Dataset:
+    try:
+        products = datasets.concatenate_datasets(tables)
+    except ValueError as error:
+        raise ValueError(
+            f"sources {list(sources)} cannot be joined, since a column has different types in them. "
+            f"Rename or convert that column in one of them. {error}"
+        ) from error
+    return products if max_rows is None else products.take(min(max_rows, len(products)))
+
+
+@lru_cache(maxsize=1)  # a run asks for its splits one by one, and drawing takes seconds
+def _toy_data(num_offers: int, seed: int) -> datasets.DatasetDict:
+    from modeling_eclip.toy.catalog import toy_catalog
+
+    return toy_catalog(num_offers, seed=seed)
+
+
+def _open_source(
+    source: str, split: str, streaming: bool, toy_offers: int, toy_seed: int
+) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
+    """Opens one source: its tables or, to be streamed, parquet files, and the folder that image paths start from."""
+    if source == "toy":
+        splits = _toy_data(toy_offers, toy_seed)
+        if split not in splits:
+            raise ValueError(f"split={split!r} is not in the toy data. Use one of {sorted(splits)}.")
+        return [(splits[split], None)]
+    if files := _table_files(source, split):
+        return _open_files(source, files, streaming)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return [(_open_dataset(source, str(path), None, split, streaming), path)]
+    name, _, config = source.partition(":")
+    return [(_open_dataset(source, name, config or None, split, streaming), None)]
+
+
+def _table_files(source: str, split: str) -> list[str]:
+    """Lists the table files of a source; none where `datasets` knows it by name or finds its files itself."""
+    path = Path(source).expanduser()
+    if "://" in source:
+        system, pattern = fsspec.core.url_to_fs(source)
+        files = [system.unstrip_protocol(file) for file in sorted(system.glob(pattern))]
+        if not files:
+            raise FileNotFoundError(f"source {source!r} matches no file. Check the address.")
+        return files
+    if path.is_dir():
+        table = _table_in_folder(path, split)
+        return [] if table is None else [str(table)]
+    if path.is_file():  # checked before patterns: a file's name may have brackets
+        return [str(path)]
+    if any(character in source for character in "*?["):
+        files = [file for file in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(file)]
+        if not files:
+            raise FileNotFoundError(f"source {source!r} matches no file. Check the pattern and the working directory.")
+        return files
+    if path.suffix in _BUILDERS or path.is_absolute() or source.startswith((".", "~")):
+        raise FileNotFoundError(
+            f"source {source!r} does not exist (working directory: {os.getcwd()}). Check the path, or name 'toy', a "
+            "glob, or a dataset of the Hub as 'owner/name'."
+        )
+    return []
+
+
+def source_files(source: str, split: str) -> list[str]:
+    """Finds the files that a source is read from, without the image files that its rows name.
+
+    Args:
+        source: As `load_products` takes it.
+        split: Split of a folder.
+
+    Returns:
+        Paths and addresses of tables, or, for a folder without a table, of all files in it; none for the toy data and
+        for datasets of the Hub.
+
+    Raises:
+        FileNotFoundError: If a file, folder or glob names nothing.
+    """
+    folder = Path(source).expanduser()
+    files = [] if source == "toy" else _table_files(source, split)
+    if not files and source != "toy" and folder.is_dir():
+        return sorted(str(file) for file in folder.rglob("*") if file.is_file())
+    return files
+
+
+def _table_in_folder(folder: Path, split: str) -> Path | None:
+    """Finds the table that describes a folder by its name, if there is one."""
+    for stem in ("metadata", f"{split}/metadata", split):
+        for suffix in (".parquet", ".jsonl", ".csv"):
+            if (folder / f"{stem}{suffix}").is_file():
+                return folder / f"{stem}{suffix}"
+    return None
+
+
+def _open_files(
+    source: str, files: Sequence[str], streaming: bool
+) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
+    """Opens table files, those of one format and folder together, since image paths are relative to the folder."""
+    groups: dict[tuple[str, Path | None], list[str]] = {}
+    for file in files:
+        suffix = Path(file).suffix
+        if suffix not in _BUILDERS:
+            raise ValueError(
+                f"source {source!r}: {Path(file).name!r} is not a table that can be read. Use one of "
+                f"{sorted(_BUILDERS)}."
+            )
+        folder = None if "://" in file else Path(file).parent
+        groups.setdefault((_BUILDERS[suffix], folder), []).append(file)
+    opened: list[tuple[datasets.Dataset | list[str], Path | None]] = []
+    for (builder, folder), group in groups.items():
+        if streaming and builder == "parquet":
+            opened.append((group, folder))
+        else:
+            # these are names of files and no patterns; addresses stay as they are
+            names = [file if "://" in file else glob.escape(file) for file in group]
+            with _named_errors(source, "train"):
+                opened.append((datasets.load_dataset(builder, data_files=names, split="train"), folder))
+    return opened
+
+
+def _open_dataset(
+    source: str, name: str, config: str | None, split: str, streaming: bool
+) -> datasets.Dataset | list[str]:
+    """Opens a dataset that `datasets` knows by name; to be streamed, finds its parquet files."""
+    with _named_errors(source, split):
+        if not streaming:
+            return datasets.load_dataset(name, config, split=split)
+        builder = datasets.load_dataset_builder(name, config)
+    files = builder.config.data_files or {}
+    if builder.name != "parquet":
+        raise ValueError(
+            f"source {source!r} is not stored as parquet but as {builder.name}, whose rows cannot be found one by "
+            "one. Leave out streaming, or name the parquet files that the Hub made of it: "
+            f"'hf://datasets/{name}@refs%2Fconvert%2Fparquet/**/*.parquet'."
+        )
+    if split not in files:
+        raise ValueError(
+            f"source {source!r} could not be opened (split={split!r}). Its splits are: {', '.join(files)}."
+        )
+    return [str(file) for file in files[split]]
+
+
+@contextlib.contextmanager
+def _named_errors(source: str, split: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise ValueError(
+            f"source {source!r} could not be opened (split={split!r}). Name 'toy', a table file, a glob, a "
+            f"folder, or a dataset of the Hub as 'owner/name' or 'owner/name:config'. {type(error).__name__}: {error}"
+        ) from error
+
+
+def _with_canonical_columns(
+    part: datasets.Dataset, layout: ColumnLayout, rules: list[tuple[str, str]], first_index: int
+) -> datasets.Dataset:
+    """Makes the canonical columns without copying the images' bytes."""
+    names = [name for name in CANONICAL_FEATURES if name != "image" or layout.image_is_path]
+    read_from = list(dict.fromkeys(column for name in names for column in layout.read_from(name)))
+    table = part.select_columns(read_from).with_format("arrow")[:]
+    index = np.arange(first_index, first_index + len(part))
+    features = datasets.Features({name: CANONICAL_FEATURES[name] for name in names})
+    made = pa.table({name: layout.make(name, table, index) for name in names}, schema=features.arrow_schema)
+
+    keep = np.ones(len(part), dtype=bool)
+    rule_columns = list(dict.fromkeys(name for name, _ in rules if name in layout.names))
+    if rule_columns:
+        excluded = excluded_rows(part.select_columns(rule_columns).with_format("arrow")[:], rules)
+        for (name, value), is_excluded in excluded.items():
+            logger.info("%s: %d rows excluded by %s=%s", layout.source, int((keep & is_excluded).sum()), name, value)
+            keep &= ~is_excluded
+
+    kept = part.select_columns([*layout.kept, *([] if layout.image_is_path else [layout.image])])
+    renames = {old: new for old, new in layout.kept.items() if old != new}
+    if not layout.image_is_path and layout.image != "image":
+        renames[layout.image] = "image"
+    kept = kept.rename_columns(renames)
+    if "image" in kept.column_names:
+        kept = kept.cast_column("image", CANONICAL_FEATURES["image"])
+    new = datasets.Dataset(datasets.table.InMemoryTable(made), info=datasets.DatasetInfo(features=features))
+    joined = datasets.concatenate_datasets([kept, new], axis=1) if kept.column_names else new
+    return joined if keep.all() else joined.select(np.flatnonzero(keep))
+
+
+def _parse_rule(rule: str) -> tuple[str, str]:
+    name, equals, value = rule.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"exclude_rows holds {rule!r}, which is not a rule. Write it as 'column=value'.")
+    return name.strip(), value.strip()
+
+
+def _check_seen_somewhere(
+    columns: ProductColumns, rules: list[tuple[str, str]], seen_columns: dict[str, list[str]]
+) -> None:
+    """Raises an error for a column that no source has: its name is a typing error."""
+    optional = [("catalog_id_column", name) for name in columns.catalog_id if columns.catalog_id != ("catalog_id",)]
+    optional += [("id_column", columns.row_id)] if columns.row_id is not None else []
+    optional += [("exclude_rows", name) for name, _ in rules]
+    for field, name in optional:
+        if not any(name in names for names in seen_columns.values()):
+            there = "; ".join(f"{source}: {', '.join(names)}" for source, names in seen_columns.items())
+            raise ValueError(f"{field} names column {name!r}, which no source has. Columns there are: {there}.")

@@ -1,0 +1,194 @@
+"""A run that embeds a corpus: its arguments, its devices or machines, and its report."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from modeling_eclip import EClipModel, EClipProcessor
+from training.arguments.groups import option
+from training.data.columns import ProductColumns
+from training.data.digests import config_digest, processor_digest, weights_digest
+from training.data.files import files_digest, write_json
+from training.data.read_tables import load_products, source_files
+from training.embedding.embedder import CorpusEmbedder
+from training.embedding.vector_shards import EmbeddedShards
+from training.engine.precision import fastest_precision
+
+__all__ = ["EmbedArguments", "embed_corpus"]
+
+logger = logging.getLogger("training")
+
+_DTYPES = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_LONGEST_WAIT = timedelta(days=30)  # of a finished rank for the others
+
+
+@dataclass
+class EmbedArguments:
+    """The products that are embedded, the model, and how it runs."""
+
+    checkpoint: str = option("e-CLIP checkpoint: Hub id or folder.", "")
+    input: list[str] = option("Sources of products: files, globs, folders, Hub datasets, or 'toy'.", [])
+    split: str = option("Split of the input, where a source has splits.", "train")
+    output_dir: str = option("Folder of the embeddings; a stopped run resumes there.", "outputs/embeddings")
+    title_column: str = option("Column of the title.", "title")
+    image_column: str = option("Column of the image.", "image")
+    catalog_id_column: list[str] = option("Columns of the catalog id; per row the first that is not null is used.",
+                                          ["catalog_id"])  # fmt: skip
+    id_column: str | None = option("Column of the product's id; rows are numbered if not given.", None)
+    streaming: bool = option("Read parquet files while embedding, not beforehand.", True)
+    modality: Literal["text", "image", "both"] = option("Modalities that are embedded.", "both")
+    truncate_dim: int | None = option("Number of an embedding's first values that are kept; all if not given.", None)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
+        "Number format of the computation; auto chooses a fast one of this machine.", "auto"
+    )
+    token_budget: int | None = option("Tokens of a batch of titles; chosen for the device if not given.", None)
+    image_batch_size: int | None = option("Images of a batch; chosen for the device if not given.", None)
+    num_workers: int = option("Processes that read images, per device.", 1)
+    rows_per_shard: int = option("Rows of a file.", 10_000)
+    max_skipped_share: float = option(
+        "Stop if more than this share of the titles, or of the images, can't be used.", 0.05
+    )
+    engine: Literal["processes", "ray"] = option(
+        "processes: the processes that accelerate launched; ray: Daft spreads the files over a Ray cluster.",
+        "processes",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use."""
+        for name in ("checkpoint", "input"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` is empty; name the {'model' if name == 'checkpoint' else 'products'}.")
+        for name in ("rows_per_shard", "token_budget", "image_batch_size", "truncate_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` is {value}; give at least 1.")
+
+
+def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
+    """Embed the products; all processes that were launched call this together.
+
+    Args:
+        arguments: The arguments of the run.
+
+    Returns:
+        The content of `report.json`: the number of rows, the dimension, and for each modality the rows that could not
+        be embedded, by reason. An empty dictionary on every rank but the first.
+
+    Raises:
+        ValueError: the folder was begun with other settings, or too many rows could not be used.
+    """
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)])
+    arguments.dtype = _dtype_of(arguments.dtype)
+    embedder = _open_embedder(arguments, str(accelerator.device))
+    shards = _shards(arguments, embedder)
+    if accelerator.is_main_process:
+        shards.begin(_settings(arguments, embedder))
+    missing = shards.missing()
+    accelerator.wait_for_everyone()  # all ranks list the files before any rank adds one
+    if len(missing) < len(shards) and accelerator.is_main_process:
+        logger.info("%s of %s files are already written", len(shards) - len(missing), len(shards))
+    waiting = 0.0
+    if arguments.engine == "ray":
+        _embed_on_ray(arguments, missing)
+    else:
+        mine = missing[accelerator.process_index :: accelerator.num_processes]
+        waiting = embedder(shards, mine, show_progress=accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return {}
+    skipped = shards.skipped()
+    for counter in skipped.values():  # of all files, those of earlier runs included
+        counter.check(arguments.max_skipped_share, min_rows=1)
+    report = {
+        "rows": shards.num_rows,
+        "files": len(shards),
+        "dim": embedder.dim,
+        "dtype": arguments.dtype,
+        "skipped": {modality: dict(counter.reasons) for modality, counter in skipped.items()},
+        "examples": {modality: counter.first_row_ids for modality, counter in skipped.items()},
+        "waiting_share": round(waiting, 3),
+    }
+    for modality, counter in skipped.items():
+        logger.info("%s: %s", modality, counter.report())
+    write_json(report, shards.folder / "report.json")
+    return report
+
+
+def _dtype_of(dtype: str) -> Any:
+    return _DTYPES[fastest_precision()] if dtype == "auto" else dtype
+
+
+def _settings(arguments: EmbedArguments, embedder: CorpusEmbedder) -> dict[str, Any]:
+    """Return what the files depend on: not batches, workers or devices, which change neither order nor values."""
+    names = ("input", "split", "title_column", "image_column", "catalog_id_column", "id_column", "modality",
+             "truncate_dim", "dtype")  # fmt: skip
+    return {name: getattr(arguments, name) for name in names} | {
+        "input_files": [files_digest(source_files(source, arguments.split)) for source in arguments.input],
+        "model": weights_digest(embedder.model),
+        "config": config_digest(embedder.model.config),
+        "processor": processor_digest(embedder.processor),
+    }
+
+
+def _shards(arguments: EmbedArguments, embedder: CorpusEmbedder) -> EmbeddedShards:
+    return EmbeddedShards(Path(arguments.output_dir), len(embedder.products), arguments.rows_per_shard)
+
+
+def _key(arguments: EmbedArguments) -> tuple[tuple[str, Any], ...]:
+    """Return the arguments as a key that can be hashed."""
+    content = asdict(arguments).items()
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in content)
+
+
+@lru_cache(maxsize=8)  # a process of a cluster embeds many files, on any of its devices
+def _embedder(key: tuple[tuple[str, Any], ...], device: str) -> CorpusEmbedder:
+    given: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in key}
+    return _open_embedder(EmbedArguments(**given), device)
+
+
+def _open_embedder(arguments: EmbedArguments, device: str) -> CorpusEmbedder:
+    columns = ProductColumns(
+        title=arguments.title_column if arguments.modality != "image" else "none",
+        image=arguments.image_column if arguments.modality != "text" else "none",
+        catalog_id=tuple(arguments.catalog_id_column),
+        row_id=arguments.id_column,
+    )
+    model = EClipModel.from_pretrained(arguments.checkpoint, dtype=getattr(torch, arguments.dtype))
+    # Convolutions on CPUs are half as fast again this way, and nothing is slower.
+    model = model.eval().to(device, memory_format=torch.channels_last)
+    return CorpusEmbedder(
+        load_products(arguments.input, columns, split=arguments.split, streaming=arguments.streaming),
+        model,
+        EClipProcessor.from_pretrained(arguments.checkpoint),
+        modality=arguments.modality,
+        truncate_dim=arguments.truncate_dim,
+        token_budget=arguments.token_budget,
+        image_batch_size=arguments.image_batch_size,
+        num_workers=arguments.num_workers,
+        max_skipped_share=arguments.max_skipped_share,
+    )
+
+
+def _embed_on_ray(arguments: EmbedArguments, missing: Sequence[int]) -> None:
+    """Embed files on a cluster, whose machines all see the sources, the checkpoint and the output folder."""
+    from training.data.parallel import for_each, use_engine
+
+    use_engine("ray")
+    key = _key(arguments)
+
+    def embed(number: int) -> None:
+        devices = torch.cuda.device_count()
+        embedder = _embedder(key, f"cuda:{number % devices}" if devices else "cpu")
+        shards = _shards(arguments, embedder)
+        if not shards.path(number).is_file():
+            embedder(shards, [number], show_progress=False)
+
+    for_each(embed, missing)

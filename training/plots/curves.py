@@ -1,0 +1,34 @@
+"""Curves of a training run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.plots.canvas import plt
+
+__all__ = ["draw_history"]
+
+
+def draw_history(history: Sequence[dict[str, float]], path: Path) -> None:
+    """Draw loss and recall over the samples seen.
+
+    Args:
+        history: Records of a run: those of steps have `loss`, those of evaluations `text_to_image_recall@k`.
+        path: PNG file to write.
+    """
+    steps = [record for record in history if "loss" in record]
+    evaluations = [record for record in history if "text_to_image_recall@1" in record]
+    figure, (loss_axes, recall_axes) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    loss_axes.plot([record["samples"] for record in steps], [record["loss"] for record in steps])
+    loss_axes.set(xlabel="samples seen", ylabel="contrastive loss", title="Training loss")
+    for k in (1, 5, 10):
+        values = [record[f"text_to_image_recall@{k}"] for record in evaluations]
+        (line,) = recall_axes.plot(
+            [record["samples"] for record in evaluations], values, marker="o", label=f"recall@{k}"
+        )
+        if evaluations:
+            recall_axes.axhline(evaluations[0][f"chance@{k}"], linestyle=":", color=line.get_color())
+    recall_axes.plot([], [], linestyle=":", color="grey", label="chance")
+    recall_axes.set(xlabel="samples seen", title="Image found for a title, held-out offers", ylim=(0, 1))
+    recall_axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

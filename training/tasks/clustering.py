@@ -1,0 +1,232 @@
+"""Product clustering: offers of one product into one group, by linear maps that are trained on catalogs."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling_eclip import EClipConfig, EClipForProductClustering, ProductEmbeds
+from modeling_eclip.retrieval.linkage import average_linkage
+from training.arguments.groups import DataArguments
+from training.data.read_tables import Products
+from training.data.sampler import RowOrder, batch_spans
+from training.metrics.product_clustering.product_clustering import ProductClustering
+from training.plots.tasks import draw_bars, draw_group_sizes
+from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
+from training.tasks.baseline import TEXT_SHARES, BaselineData
+from training.tasks.best_weights import BestWeights
+from training.tasks.features import Represented, answer, on_device
+from training.tasks.label_share import choose_labelled
+from training.tasks.labels import TaskLabels
+from training.tasks.task import Intervals, PlotFile, Task, register_task
+
+__all__ = ["CatalogLabels", "ClusteringTask"]
+
+_NUM_SHOWN = 6  # offers of a wrong group
+
+
+@dataclass
+class CatalogLabels(TaskLabels):
+    """Which product an offer is of; one that is alone is a group of its own and has no label."""
+
+    @classmethod
+    def find(cls, products: Products, column: list[str]) -> "CatalogLabels":
+        """Check that some products have several offers."""
+        counts = Counter(row["catalog_id"] for row in products.select_columns("catalog_id") if row["catalog_id"] >= 0)
+        if not any(count > 1 for count in counts.values()):
+            raise ValueError(
+                f"`catalog_id_column` is {list(column)}, by which no two offers are of one product; clustering needs "
+                "such offers to learn from. Name another column."
+            )
+        return cls(["catalog_id"])
+
+    def encode(self, row: Mapping[str, Any]) -> int:
+        """Return the catalog id, -1 for an offer that is alone."""
+        return row["catalog_id"]
+
+    def values(self, row: Mapping[str, Any]) -> dict[str, str | None]:
+        """Return the catalog id."""
+        return {"catalog_id": str(row["catalog_id"]) if row["catalog_id"] >= 0 else None}
+
+
+@register_task
+class ClusteringTask(Task):
+    """Product clustering."""
+
+    name = "clustering"
+    head_class = EClipForProductClustering
+    metric = "product_clustering"
+    scored_by = ("adjusted_rand_index",)
+    reported = ("adjusted_rand_index", "v_measure")
+    works_untrained = True
+    contrasts_mates = True
+    linear_depends_on_seed = True
+    baseline_uses_training = False
+
+    @classmethod
+    def choose_rows(cls, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+        """Choose whole catalogs, and keep the offers that are alone."""
+        catalogs = np.unique(labels[labels >= 0])
+        chosen = catalogs[choose_labelled(catalogs, share, seed)]
+        return np.flatnonzero(np.isin(labels, chosen) | (labels < 0))
+
+    @classmethod
+    def find_classes(cls, products: Products, data: DataArguments) -> CatalogLabels:
+        """Check that some products have several offers."""
+        return CatalogLabels.find(products, data.catalog_id_column)
+
+    @classmethod
+    def labels_of_config(cls, config: EClipConfig, data: DataArguments) -> CatalogLabels:
+        """Read the catalog id."""
+        return CatalogLabels(["catalog_id"])
+
+    def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Train the linear maps by the head's own loss, and keep them at their best on validation."""
+        best = BestWeights(head.product_projection)
+
+        def judge(epoch: int) -> None:
+            self.fit_decisions(head, validation)
+            best.offer(self.score(self.metrics(head, validation)), epoch)
+
+        judge(0)
+        fit_projection(head, train.embeds, train.labels, seed=self.arguments.seed, after_epoch=judge)
+        best.restore()
+
+    def fit_fusion(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
+        """Fit how much each modality of a product counts."""
+        head.fit_fusion(on_device(head.device, validation.embeds), validation.labels)
+
+    def fit_decisions(self, head: Any, validation: Represented) -> None:
+        """Set the similarity from which groups are joined."""
+        head.fit_threshold(answer(head, validation).embeds, validation.labels)
+
+    def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
+        """Measure the groups at the threshold."""
+        groups = head.cluster(answer(head, rows).embeds)
+        return ProductClustering.metrics(ProductClustering.outcomes(groups.numpy(), rows.labels.numpy()))
+
+    @classmethod
+    def answers(cls, split: AnsweredSplit) -> TaskAnswers:
+        """Answer with the group of each offer."""
+        groups = split.head.cluster(answer(split.head, split.represented).embeds).numpy().astype(np.int64)
+        catalogs = split.catalogs[split.rows]
+        products = np.where(catalogs >= 0, catalogs, -1 - np.arange(len(catalogs)))  # one for each that is alone
+        mistakes = []
+        for members, shown, num_parts, num_wrong_pairs in _mixed(groups, products, split.rows):
+            mistakes.append(
+                Mistake(shown, f"one group of {members} offers", _part_words(num_parts, "products"), num_wrong_pairs)
+            )
+        for members, shown, num_parts, num_wrong_pairs in _mixed(products, groups, split.rows):
+            mistakes.append(
+                Mistake(shown, _part_words(num_parts, "groups"), f"one product of {members} offers", num_wrong_pairs)
+            )
+        return TaskAnswers(cls.metric, groups, catalogs, catalogs, mistakes=mistakes)
+
+    @classmethod
+    def draw(cls, answers: Mapping[str, TaskAnswers], metrics: Intervals, title: str, file: PlotFile) -> None:
+        """Draw how groups agree with products, and how large both are."""
+        wanted = ("accuracy", "_f1", "index", "measure")
+        bars = {
+            model: {name: of for name, of in found.items() if name.endswith(wanted)}
+            for model, found in metrics.items()
+        }
+        draw_bars(bars, f"{title}: agreement with the products, with 95 % intervals", file("figures"))
+        sizes = {"products": _sizes(next(iter(answers.values())).groups)}
+        sizes |= {name: _sizes(one.predictions) for name, one in answers.items()}
+        draw_group_sizes(sizes, f"{title}: groups by their size", file("group_sizes"))
+
+    def baseline(self, given: BaselineData) -> tuple[TaskAnswers, float]:
+        """Join by average linkage; validation chooses the view of titles, how much it counts, and the threshold."""
+        held_out = torch.tensor(given.splits["validation"]["catalog_id"])
+        neighbors = EClipConfig().cluster_neighbors
+        views = list(given.views["test"])
+        title_views, has_image = [view for view in views if view != "image"], "image" in views
+        ways: list[dict[str, float]] = [{"image": 1.0}] if has_image else []
+        for view in title_views:
+            ways += [{view: share, "image": 1 - share} for share in TEXT_SHARES[1:-1]] if has_image else []
+            ways.append({view: 1.0})
+        best: tuple[float, dict[str, float], float] | None = None
+        for way in ways:
+            joins = average_linkage(_dense(given.views["validation"], way), -1.0, num_neighbors=neighbors)
+            threshold, score = joins.best_threshold(held_out)
+            if best is None or score > best[0]:
+                best = (score, way, threshold)
+        assert best is not None
+        score, way, threshold = best
+        groups = average_linkage(_dense(given.views["test"], way), threshold, num_neighbors=neighbors).groups()
+        return TaskAnswers(self.metric, groups.numpy().astype(np.int64), given.catalogs, given.catalogs), score
+
+
+def fit_projection(
+    head: Any,
+    embeds: ProductEmbeds,
+    labels: torch.Tensor,
+    *,
+    seed: int,
+    after_epoch: Callable[[int], None],
+    num_epochs: int = 10,
+    batch_size: int = 512,
+    learning_rate: float = 3e-4,
+) -> None:
+    """Train the linear maps of a clustering head, with products of one catalog side by side in batches.
+
+    Args:
+        head: The head; of its weights only the maps are trained.
+        embeds: Products to learn from.
+        labels: Catalog of each, int64, shape `(N,)`, negative for one that is alone.
+        seed: Seed of the order.
+        after_epoch: Called with the number of each epoch that is over.
+        num_epochs: Passes over the products.
+        batch_size: Products in a batch.
+        learning_rate: Rate of AdamW.
+    """
+    order = RowOrder(len(labels), seed, catalog_ids=labels.numpy(), mates_share=1.0)
+    optimizer = torch.optim.AdamW(head.product_projection.parameters(), lr=learning_rate)
+    fields = dict(embeds)
+    for epoch in range(num_epochs):
+        for start, stop in batch_spans(batch_size, (epoch + 1) * len(labels), epoch * len(labels)):
+            rows = torch.from_numpy(order.rows(start, stop))
+            batch = ProductEmbeds(**{name: value[rows] for name, value in fields.items()})
+            head.answer(batch, labels[rows]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        after_epoch(epoch + 1)
+
+
+def _mixed(whole: np.ndarray, parts: np.ndarray, rows: np.ndarray) -> list[tuple[int, list[int], int, float]]:
+    """Return the wholes that are of several parts.
+
+    Returns:
+        Per whole the number of its members, a row of each of the largest parts, the number of parts, and the number of
+        pairs of members of two parts.
+    """
+    order = np.argsort(whole, kind="stable")
+    found = []
+    for members in np.split(order, np.flatnonzero(np.diff(whole[order])) + 1):
+        counts = Counter(parts[members].tolist())
+        if len(counts) > 1:
+            largest = [part for part, _ in counts.most_common(_NUM_SHOWN)]
+            shown = [int(rows[members[parts[members] == part][0]]) for part in largest]
+            num_wrong_pairs = (len(members) ** 2 - sum(count**2 for count in counts.values())) / 2
+            found.append((len(members), shown, len(counts), num_wrong_pairs))
+    return found
+
+
+def _part_words(number: int, parts: str) -> str:
+    return f"{number} {parts}" + (f", {_NUM_SHOWN} of them shown" if number > _NUM_SHOWN else "")
+
+
+def _sizes(numbers: np.ndarray) -> np.ndarray:
+    """Return how many rows each group has; those of negative numbers are alone."""
+    alone = int((numbers < 0).sum())
+    return np.concatenate([np.unique(numbers[numbers >= 0], return_counts=True)[1], np.ones(alone, dtype=np.int64)])
+
+
+def _dense(views: Mapping[str, Any], shares: Mapping[str, float]) -> torch.Tensor:
+    """Concatenate views, each with its share of a dot product."""
+    parts = [views[view] * share**0.5 for view, share in shares.items()]
+    arrays = [part.toarray() if hasattr(part, "toarray") else part for part in parts]
+    return torch.from_numpy(np.concatenate(arrays, axis=1).astype(np.float32))

@@ -1,0 +1,146 @@
+"""Product matching: rows are pairs of offers, labelled or drawn from catalogs; whether both are one product."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+
+from modeling_eclip import EClipForProductMatching
+from modeling_eclip.fusion_eclip import ProductEmbeds
+from training.arguments.groups import DataArguments
+from training.data.pairs import ProductPairs, load_pairs, load_title_pairs, pairs_of_catalogs
+from training.engine.build import load_split
+from training.metrics.product_matching.product_matching import ProductMatching
+from training.tasks.answers import AnsweredSplit, TaskAnswers
+from training.tasks.baseline import JUDGED, BaselineData, calibrated
+from training.tasks.features import Represented, answer
+from training.tasks.task import register_task
+from training.tasks.yes_or_no_task import YesOrNoTask
+
+__all__ = ["MatchingTask"]
+
+
+@register_task
+class MatchingTask(YesOrNoTask):
+    """Product matching."""
+
+    name = "matching"
+    head_class = EClipForProductMatching
+    metric = "product_matching"
+    metric_class = ProductMatching
+    words = ("two products", "one product")
+    reported = ("average_precision", "best_f1")
+    rows_are_pairs = True
+    works_untrained = True
+
+    @classmethod
+    def load_split(cls, data: DataArguments, split: str, seed: int) -> ProductPairs:
+        """Load labelled pairs; where none are named, pairs are drawn from catalog ids.
+
+        Raises:
+            ValueError: pairs of a stream are asked for.
+        """
+        path = getattr(data, f"{split}_pairs")
+        if path and data.pair_id_column == data.title_column:
+            return load_title_pairs(path)
+        products = load_split(data, split)
+        if not hasattr(products, "select"):
+            raise ValueError(
+                "`streaming` is true, but the products of pairs must be found by their ids; leave it out."
+            )
+        if path:
+            return load_pairs(path, products)
+        return pairs_of_catalogs(products, seed=seed, group_column=data.category_column)
+
+    @classmethod
+    def evaluated_data(cls, data: DataArguments, split: str) -> DataArguments:
+        """Find the products of `test_pairs` in `pairs_data`, or in `test_data` where that is empty."""
+        if split != "test" or not data.test_pairs:
+            return data
+        found = replace(data, test_data=data.pairs_data or data.test_data, id_column=data.pair_id_column)
+        # The training offers' columns of catalogs need not be there, and the pairs say which offers are one product.
+        return replace(found, catalog_id_column=[]) if data.pairs_data else found
+
+    @classmethod
+    def draws_rows(cls, data: DataArguments) -> bool:
+        """Pairs of catalogs are drawn."""
+        return not data.train_pairs
+
+    def seen(self, head: Any, rows: Represented) -> ProductEmbeds:
+        """Return what pairs have in common."""
+        return head.pair_features(rows.embeds, rows.right)
+
+    def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Fit a regression per modality, unless the cosine that the head starts with is better."""
+        start = {name: value.clone() for name, value in head.classifier.state_dict().items()}
+        before = self.score(self.metrics(head, validation))
+        super().fit_linear(head, train, validation)
+        if self.score(self.metrics(head, validation)) < before:
+            head.classifier.load_state_dict(start)
+
+    @classmethod
+    def answers(cls, split: AnsweredSplit) -> TaskAnswers:
+        """Answer about pairs."""
+        probabilities = split.head.probabilities(answer(split.head, split.represented).logits).double().numpy()
+        labels = split.represented.labels.numpy().astype(np.int64)
+        threshold = split.head.decision_threshold
+        rows = np.stack([split.products.left[split.rows], split.products.right[split.rows]], axis=1)
+        return TaskAnswers(
+            cls.metric,
+            probabilities,
+            labels,
+            _products_of_pairs(split.products)[rows[:, 0]],
+            metric_settings={"threshold": threshold},
+            mistakes=cls.wrong_decisions(rows, probabilities, labels, threshold),
+        )
+
+    def baseline(self, given: BaselineData) -> tuple[TaskAnswers, float]:
+        """Compare the views of two products by their cosines: by one, by their mean, or by a regression on all."""
+        cosines = {split: _cosines(given.views[split], given.splits[split]) for split in given.splits}
+        train, held_out = cosines["train"][given.rows], torch.from_numpy(given.splits["validation"].labels)
+        trained = LogisticRegression(class_weight="balanced").fit(train, given.train_labels).decision_function
+        ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {"trained": trained, "mean": lambda of: of.mean(axis=1)}
+        ways |= {view: partial(_column, place) for place, view in enumerate(given.views["test"])}
+        scores = {
+            name: {split: torch.from_numpy(way(cosines[split])) for split in JUDGED} for name, way in ways.items()
+        }
+        precision = {name: average_precision_score(held_out, of["validation"]) for name, of in scores.items()}
+        chosen = max(precision, key=lambda name: precision[name])
+        probabilities = calibrated(scores[chosen], held_out)
+        pairs = given.splits["test"]
+        answers = TaskAnswers(
+            self.metric,
+            probabilities["test"].numpy(),
+            pairs.labels,
+            _products_of_pairs(pairs)[pairs.left],
+            metric_settings={"threshold": self.choose_threshold(probabilities["validation"], held_out)},
+        )
+        return answers, float(precision[chosen])
+
+
+def _products_of_pairs(pairs: ProductPairs) -> np.ndarray:
+    """Return the product of each row of the table, as far as the pairs themselves tell which rows are of one."""
+    number, same = len(pairs.products), pairs.labels == 1
+    links = coo_array((np.ones(same.sum()), (pairs.left[same], pairs.right[same])), shape=(number, number))
+    return connected_components(links, directed=False)[1].astype(np.int64)
+
+
+def _cosines(views: dict[str, Any], pairs: ProductPairs) -> np.ndarray:
+    """Return the cosine of every pair, a column per view."""
+    columns = []
+    for part in views.values():
+        left, right = part[pairs.left], part[pairs.right]
+        product = left.multiply(right) if hasattr(left, "multiply") else left * right
+        columns.append(np.asarray(product.sum(axis=1)).ravel())
+    return np.stack(columns, axis=1)
+
+
+def _column(place: int, cosines: np.ndarray) -> np.ndarray:
+    return cosines[:, place]

@@ -31,13 +31,8 @@ quickstart: $(INSTALLED) ## Draw products, train on them, measure retrieval, sho
 	$(BIN)/python training/quickstart.py
 
 .PHONY: toy-catalog
-<<<<<<< HEAD
 toy-catalog: $(INSTALLED) ## Write the drawn products and an image of them to outputs/toy_catalog
-	$(BIN)/python modeling_eclip/toy/catalog.py --output outputs/toy_catalog
-=======
-toy-catalog: $(INSTALLED) ## Write the drawn catalogue and a picture of it to outputs/toy_catalog
 	$(BIN)/python -m modeling_eclip.toy --output outputs/toy_catalog
->>>>>>> house
 
 # Two workers with one thread each: small models gain nothing from more threads and lose much to contention.
 # Tests need no Hub: offline mode turns an accidental request into an error instead of a wait.

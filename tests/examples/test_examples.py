@@ -87,7 +87,7 @@ def test_search(checkpoint, tmp_path, capsys):
     load_example("search").main(checkpoint, str(tmp_path / "search"), num_offers=200)
     printed = capsys.readouterr().out
     assert "products in" in printed and printed.count("\n  0.") + printed.count("\n  1.") >= 5
-    assert "this picture, and:" in printed and "this picture, colour" in printed
+    assert "this image, and:" in printed and "this image, colour" in printed
     assert (tmp_path / "search" / "found.png").stat().st_size > 20_000
 
 

@@ -188,14 +188,8 @@ class ProductEmbedding(nn.Module):
         """
         if backend != "torch":
             raise ValueError(f"`backend` is {backend!r}; e-CLIP runs on 'torch' in sentence-transformers.")
-        hub = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_dir": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-            "trust_remote_code": trust_remote_code,
-        }
+        hub = {"subfolder": subfolder, "token": token, "cache_dir": cache_folder, "revision": revision}
+        hub |= {"local_files_only": local_files_only, "trust_remote_code": trust_remote_code}
         config = AutoConfig.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}))
         model = AutoModel.from_pretrained(model_name_or_path, config=config, **hub, **(model_kwargs or {}))
         processor = AutoProcessor.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))

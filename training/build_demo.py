@@ -24,7 +24,7 @@ from training.arguments.groups import DataArguments, FinetuneArguments, ModelArg
 from training.arguments.parser import parse_arguments
 from training.data.files import whole_file, whole_folder, write_json
 from training.engine.build import load_split
-from training.finetune import finetune
+from training.tasks.finetuning import finetune
 from training.tasks.registry import TASKS
 
 __all__ = ["DemoArguments", "build_demo"]
@@ -79,7 +79,7 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
     if not has_products:
         with whole_file(output / "products.parquet") as path:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
-    for task in TASKS:
+    for task in sorted(TASKS):
         folder = output / "heads" / task
         if (folder / "report.json").exists():  # which is written last
             continue

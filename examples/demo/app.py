@@ -29,7 +29,7 @@ MAX_FILE_SIZE = "8mb"
 # By the reason that the model's loader gives.
 _WRONG_PICTURES = {
     "empty": "The picture is empty. Choose another one.",
-    "not_an_image": "This file is not a picture in a known format. Take a JPEG or PNG.",
+    "not_an_image": "This file is not an image in a known format. Take a JPEG or PNG.",
     "too_many_pixels": "The picture has too many pixels. Take a smaller one.",
     "too_thin": "The picture is only a thin strip. Crop it.",
     "truncated": "The picture is damaged, or ends early. Export or download it again.",

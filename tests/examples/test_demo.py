@@ -107,9 +107,9 @@ def test_products_without_pictures_are_refused(data, tmp_path):
     given = {"train_data": ["toy"], "test_data": [str(tmp_path / "test.parquet")], "num_workers": 0}
     output = tmp_path / "out"
     arguments = DemoArguments(checkpoint=str(data / "eclip"), output_dir=str(output))
-    with pytest.raises(ValueError, match="`image_column` is 'none', but the demo shows pictures; name"):
+    with pytest.raises(ValueError, match="`image_column` is 'none', but the demo shows images; name"):
         build_demo(DataArguments(**given, image_column="none"), arguments)
-    with pytest.raises(ValueError, match=r"`test_data` is .*test.parquet.*no product has a usable picture.*'image'"):
+    with pytest.raises(ValueError, match=r"`test_data` is .*test.parquet.*no product has a usable image.*'image'"):
         build_demo(DataArguments(**given), arguments)
     assert not output.exists(), "the next run may have other arguments"
 
@@ -185,7 +185,7 @@ def test_mistakes_are_told_in_words(demo, tmp_path):
         demo.compare("x", None, None, None)
     for image, words in (
         (b"", "is empty"),
-        (b"hello", "not a picture in a known format"),
+        (b"hello", "not an image in a known format"),
         (b"\xff\xd8\xff\xe0 nothing", "damaged"),
         (strip.getvalue(), "thin strip"),
     ):

@@ -139,7 +139,7 @@ def test_choices_name_every_level(table):
 def test_nothing_and_what_is_no_picture_are_refused(table):
     with pytest.raises(ValueError, match="neither a title nor a picture"):
         table.search("  ")
-    with pytest.raises(ValueError, match="not a picture"):
+    with pytest.raises(ValueError, match="not an image"):
         table.search(image=b"hello")
 
 

@@ -31,10 +31,11 @@ from modeling_eclip import (
 from modeling_eclip.hub.model_card import GENERATED, build_model_card
 from training.arguments.groups import CardArguments, DataArguments, FinetuneArguments, TrainArguments
 from training.engine.build import build_model, build_processor
-from training.finetune import finetune
 from training.hub.card_facts import checkpoint_facts
 from training.publish import main as publish
-from training.tasks.heads import TASK_HEADS, load_head
+from training.tasks.finetuning import finetune
+from training.tasks.heads import load_head
+from training.tasks.registry import TASKS
 from training.train import train
 
 TITLES = ["a red shoe", "blue shirt, size M"]
@@ -601,7 +602,7 @@ def test_adapters_that_transformers_has_added_are_published(hub, parts, checkpoi
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
 def test_every_class_has_a_card_that_the_hub_takes(modality):
     metrics = [MetricValue("accuracy", 0.5, "someone/offers", "test")]
-    for name in ("EClipModel", *TASK_HEADS.values()):
+    for name in ("EClipModel", *(task.head_class.__name__ for task in TASKS.values())):
         config = EClipConfig(modality=modality, architectures=[name]).to_dict()
         card = build_model_card(config, "someone/eclip", CardFacts(license="mit", metrics=metrics))
         assert card_errors(str(card)) == [], name

@@ -126,7 +126,7 @@ def test_a_model_in_training_is_left_so_and_does_not_drop_out():
 def test_an_unusable_image_is_named(num_workers):
     model, processor = build()
     images = [*photographs(3), b"no picture"]
-    with pytest.raises(ProductImageError, match=r"^images\[3\]: .*not a picture") as error:
+    with pytest.raises(ProductImageError, match=r"^images\[3\]: .*not an image") as error:
         embed_products(model, processor, images=images, image_batch_size=2, num_workers=num_workers)
     assert error.value.reason == "not_an_image"
 

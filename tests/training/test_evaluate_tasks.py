@@ -1,4 +1,4 @@
-"""Heads on a split: what they answer against what is right, by hand; and the command from checkpoints to pictures."""
+"""Heads on a split: predictions against labels, by hand; and the command from checkpoints to plots."""
 
 import json
 import math
@@ -25,10 +25,12 @@ from training.arguments.groups import DataArguments
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
 from training.engine.build import build_model, build_processor
-from training.evaluation.predictions import TaskAnswers, answer_task
+from training.evaluation.predictions import answer_task
 from training.evaluation.task_evaluation import load_evaluated_split, load_task_head
 from training.evaluation.task_metrics import MetricValue, Outcomes, measure, metrics_to_json
+from training.tasks.answers import TaskAnswers
 from training.tasks.features import Represented
+from training.tasks.registry import find_task
 
 DATA = DataArguments(num_workers=0)
 
@@ -87,7 +89,7 @@ def represented(row_ids, labels=None):
 
 
 def told(mistakes):
-    return [(mistake.rows, mistake.said, mistake.right) for mistake in mistakes]
+    return [(mistake.rows, mistake.prediction, mistake.label) for mistake in mistakes]
 
 
 def test_category_answers():
@@ -95,7 +97,7 @@ def test_category_answers():
     rows = [["Shoes", "Boots"], ["Bags"], None, ["Shoes", "Clogs"], ["Bags"]]
     # The first row could not be used.
     head = FixedHead(torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.6, 0.4], [0.3, 0.7]]).log(), category_paths=paths)
-    answers = answer_task("category", head, products(5, category=rows), represented("1234"), DATA)
+    answers = answer_task(find_task("category"), head, products(5, category=rows), represented("1234"), DATA)
     assert answers.references == [["Bags"], ["Shoes", "Clogs"], ["Bags"]]
     assert answers.predictions == pytest.approx(np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]]))
     assert answers.left_out == {"without a label": 1, "unusable": 1}
@@ -104,9 +106,9 @@ def test_category_answers():
         ([1], "Shoes > Boots (0.90)", "Bags"),
         ([3], "Shoes > Boots (0.60)", "Shoes > Clogs"),
     ]
-    figures = measure([Outcomes.of(answers)], num_resamples=50)
-    assert figures["accuracy"].value == pytest.approx(1 / 3)
-    assert figures["level_1_accuracy"].value == pytest.approx(2 / 3)  # shoes they are
+    metrics = measure([Outcomes.of(answers)], num_resamples=50)
+    assert metrics["accuracy"].value == pytest.approx(1 / 3)
+    assert metrics["level_1_accuracy"].value == pytest.approx(2 / 3)  # shoes they are
 
 
 def test_attribute_answers():
@@ -118,7 +120,7 @@ def test_attribute_answers():
         logits, attributes={"colour": ["blue", "red"], "size": ["L", "S"]}, attribute_names=["colour", "size"]
     )
     table = products(3, colour=["red", "pink", None], size=["L", None, None])
-    answers = answer_task("attributes", head, table, represented("012"), DATA)
+    answers = answer_task(find_task("attributes"), head, table, represented("012"), DATA)
     assert answers.references == [["red", "L"], ["pink", None]]
     assert answers.predictions == [["blue", "L"], ["red", "S"]]
     assert answers.left_out == {"without a label": 1} and answers.unknown == {"colour": {"pink": 1}}
@@ -132,14 +134,14 @@ def test_attribute_answers():
 def test_adult_answers():
     head = FixedHead(torch.tensor([0.9, 0.4, 0.3, 0.2]))
     table = products(restricted=[False, True, None, False])
-    answers = answer_task("adult", head, table, represented("0123"), DATA)
+    answers = answer_task(find_task("adult"), head, table, represented("0123"), DATA)
     assert told(answers.mistakes) == [
         ([0], "restricted (0.90)", "not restricted"),
         ([1], "not restricted (0.40)", "restricted"),
     ]
     assert answers.left_out == {"without a label": 1}
     head.config.decision_threshold = 0.4
-    answers = answer_task("adult", head, table, represented("0123"), DATA)
+    answers = answer_task(find_task("adult"), head, table, represented("0123"), DATA)
     assert len(answers.mistakes) == 1
     assert measure([Outcomes.of(answers)], num_resamples=50)["recall"].value == 1.0
 
@@ -153,12 +155,12 @@ def test_matching_answers():
     )
     # The pair 0 and 2 could not be used.
     rows = represented(["0 | 1", "1 | 3", "4 | 5"], labels=[1, 0, 1])
-    answers = answer_task("matching", FixedHead(torch.tensor([0.8, 0.7, 0.1])), pairs, rows, DATA)
+    answers = answer_task(find_task("matching"), FixedHead(torch.tensor([0.8, 0.7, 0.1])), pairs, rows, DATA)
     assert told(answers.mistakes) == [
         ([4, 5], "two products (0.10)", "one product"),
         ([1, 3], "one product (0.70)", "two products"),
     ]
-    # 0 and 1 are one product, so their pairs stand and fall together.
+    # 0 and 1 are one product, so their pairs are resampled together.
     assert answers.groups[0] == answers.groups[1] != answers.groups[2]
     assert answers.left_out == {"unusable": 1}
 
@@ -166,7 +168,7 @@ def test_matching_answers():
 def test_clustering_answers():
     table = products(6, catalog_id=[5, 5, 5, 7, 7, -1])
     answers = answer_task(
-        "clustering", FixedHead(torch.tensor([0, 0, 1, 1, 1, 1])), table, represented("012345"), DATA
+        find_task("clustering"), FixedHead(torch.tensor([0, 0, 1, 1, 1, 1])), table, represented("012345"), DATA
     )
     assert told(answers.mistakes) == [
         ([3, 2, 5], "one group of 4 offers", "3 products"),  # 5 wrong pairs
@@ -178,22 +180,22 @@ def test_clustering_answers():
 def test_a_large_wrong_group_is_shown_in_part():
     table = products(9, catalog_id=list(range(9)))
     head = FixedHead(torch.zeros(9, dtype=torch.int64))
-    (mistake,) = answer_task("clustering", head, table, represented("012345678"), DATA).mistakes
-    assert (mistake.said, mistake.right) == ("one group of 9 offers", "9 products, 6 of them shown")
+    (mistake,) = answer_task(find_task("clustering"), head, table, represented("012345678"), DATA).mistakes
+    assert (mistake.prediction, mistake.label) == ("one group of 9 offers", "9 products, 6 of them shown")
     assert len(mistake.rows) == 6
 
 
 def test_what_cannot_be_answered():
     head = FixedHead(torch.zeros(4, 2), category_paths=[["A"], ["B"]])
     with pytest.raises(ValueError, match="no column 'category'.*it has catalog_id, image, row_id, title"):
-        answer_task("category", head, products(), represented("0123"), DATA)
+        answer_task(find_task("category"), head, products(), represented("0123"), DATA)
     with pytest.raises(ValueError, match="none of the 4 usable rows has a label"):
-        answer_task("category", head, products(category=[[]] * 4), represented("0123"), DATA)
+        answer_task(find_task("category"), head, products(category=[[]] * 4), represented("0123"), DATA)
 
 
-def test_rows_of_a_catalog_are_drawn_together_if_wished():
-    right = np.tile([1, 0, 0, 0], 50)
-    answers = TaskAnswers("adult_recognition", np.tile([0.9, 0.1, 0.6, 0.2], 50), right, np.repeat(np.arange(25), 8))
+def test_rows_of_a_catalog_are_drawn_together_on_request():
+    labels = np.tile([1, 0, 0, 0], 50)
+    answers = TaskAnswers("adult_recognition", np.tile([0.9, 0.1, 0.6, 0.2], 50), labels, np.repeat(np.arange(25), 8))
     by_catalog = measure([Outcomes.of(answers)], num_resamples=200)
     by_row = measure([Outcomes.of(answers)], num_resamples=200, by_catalog=False)
     # Catalogs are all alike here: to draw others changes nothing.
@@ -201,11 +203,11 @@ def test_rows_of_a_catalog_are_drawn_together_if_wished():
     assert by_row["precision"].low < 0.5 < by_row["precision"].high
 
 
-def test_report_is_json_where_a_figure_is_not_defined():
+def test_report_is_json_where_a_metric_is_not_defined():
     answers = TaskAnswers("adult_recognition", [0.1, 0.2], [0, 0], np.array([-1, -1]))
-    figures = measure([Outcomes.of(answers)], num_resamples=10)
-    assert math.isnan(figures["recall"].value)
-    report = json.loads(json.dumps(metrics_to_json(figures), allow_nan=False))
+    metrics = measure([Outcomes.of(answers)], num_resamples=10)
+    assert math.isnan(metrics["recall"].value)
+    report = json.loads(json.dumps(metrics_to_json(metrics), allow_nan=False))
     assert report["recall"] == {"value": None, "low": None, "high": None}
 
 
@@ -234,13 +236,13 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture
 def run(checkpoints, tmp_path, monkeypatch):
-    """Run the command, without pictures if not asked for, and return what it reports."""
+    """Run the command, without plots if not asked for, and return what it reports."""
 
-    def run(*words, pictures=False):
+    def run(*words, plots=False):
         data = ["--test_data", str(checkpoints / "test.parquet"), "--num_workers", "0", "--num_resamples", "20"]
         data += ["--validation_data", str(checkpoints / "validation.parquet")]
         monkeypatch.setattr(sys, "argv", ["evaluate_tasks.py", *data, *words, "--report_dir", str(tmp_path)])
-        if not pictures:
+        if not plots:
             monkeypatch.setattr(evaluate_tasks, "draw_evaluations", lambda *arguments: [])
         evaluate_tasks.main()
         return json.loads((tmp_path / "report.json").read_text())
@@ -251,7 +253,7 @@ def run(checkpoints, tmp_path, monkeypatch):
 def test_the_command_measures_and_draws(checkpoints, run, tmp_path, caplog):
     folder = str(checkpoints / "category")
     with caplog.at_level("INFO"):
-        report = run("--task", "category", "--checkpoints", folder, pictures=True)[folder]
+        report = run("--task", "category", "--checkpoints", folder, plots=True)[folder]
     rows = pq.read_table(checkpoints / "test.parquet").to_pylist()
     assert report | {"metrics": None, "unknown_labels": None} == {
         "task": "category", "modality": "both", "split": "test", "rows": len(rows), "left_out": {},
@@ -273,9 +275,9 @@ def test_a_head_gets_to_see_less(checkpoints, run, tmp_path):
     reports = {modality: run(*words, "--modality", modality)[folder] for modality in ("text", "image", "both")}
     assert [reports[modality]["modality"] for modality in reports] == list(reports)
     assert reports["text"]["metrics"] != reports["image"]["metrics"] != reports["both"]["metrics"]
-    # Titles alone: what happens to the pictures is of no matter.
+    # Titles alone: broken images do not matter.
     table = pq.read_table(checkpoints / "test.parquet").drop_columns("image")
-    broken = table.append_column("image", pa.array([b"no picture"] * len(table)))
+    broken = table.append_column("image", pa.array([b"no image"] * len(table)))
     pq.write_table(broken, tmp_path / "broken.parquet")
     report = run(*words, "--modality", "text", "--test_data", str(tmp_path / "broken.parquet"))[folder]
     assert report["metrics"] == reports["text"]["metrics"]
@@ -283,13 +285,13 @@ def test_a_head_gets_to_see_less(checkpoints, run, tmp_path):
 
 def test_checkpoints_side_by_side_and_another_split(checkpoints, run, tmp_path):
     folders = [str(checkpoints / "adult"), str(checkpoints / "again" / "adult")]
-    head, processor = load_task_head("adult", folders[0], None), checkpoints / "adult"
+    head, processor = load_task_head(find_task("adult"), folders[0], None), checkpoints / "adult"
     head.save_pretrained(folders[1])
     for file in processor.glob("*token*"):
         (Path(folders[1]) / file.name).write_bytes(file.read_bytes())
     (Path(folders[1]) / "processor_config.json").write_bytes((processor / "processor_config.json").read_bytes())
     words = ["--task", "adult", "--split", "validation", "--checkpoints", *folders]
-    report = run(*words, pictures=True)
+    report = run(*words, plots=True)
     assert list(report) == folders and report[folders[0]]["metrics"] == report[folders[1]]["metrics"]
     assert report[folders[0]]["rows"] == pq.read_metadata(checkpoints / "validation.parquet").num_rows
     assert "precision_recall.png" in {path.name for path in tmp_path.iterdir()}
@@ -312,8 +314,10 @@ def test_classes_by_their_names(checkpoints, run, task):
     report = run(*words)[folder]
     rows = pq.read_table(checkpoints / "test.parquet").to_pylist()
     assert report["modality"] == "text" and report["rows"] == len(rows) and not report["unknown_labels"]
-    # What the head itself says of the names.
-    products = load_evaluated_split(task, DataArguments(test_data=[str(checkpoints / "test.parquet")]), "test", 0)
+    # The same predictions from the head itself.
+    products = load_evaluated_split(
+        find_task(task), DataArguments(test_data=[str(checkpoints / "test.parquet")]), "test", 0
+    )
     if task == "category":
         head = modeling_eclip.EClipForCategoryClassification.from_pretrained(
             folder, modality="text", category_paths=sorted(map(list, {tuple(row["category"]) for row in rows}))
@@ -321,10 +325,12 @@ def test_classes_by_their_names(checkpoints, run, task):
         processor = modeling_eclip.EClipProcessor.from_pretrained(folder)
         titles = processor(text=list(products["title"]), return_tensors="pt")
         with torch.no_grad():
-            said = head.decode(head.zero_shot(head.embed_categories(processor), **titles).logits)
-        right = np.mean([answer[0][0] == tuple(row["category"]) for answer, row in zip(said, rows, strict=True)])
-        assert report["metrics"]["accuracy"]["value"] == pytest.approx(right)
-    with pytest.raises(ValueError, match="the task is 'adult'; category and attributes"):
+            predictions = head.decode(head.zero_shot(head.embed_categories(processor), **titles).logits)
+        accuracy = np.mean(
+            [answer[0][0] == tuple(row["category"]) for answer, row in zip(predictions, rows, strict=True)]
+        )
+        assert report["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
+    with pytest.raises(ValueError, match="the task is 'adult'; attributes and category"):
         run("--task", "adult", "--checkpoints", folder, "--zero_shot", "true")
 
 
@@ -337,11 +343,11 @@ def test_classes_of_a_trained_head_by_their_names(checkpoints, run):
 
 def test_heads_that_do_not_fit(checkpoints):
     with pytest.raises(ValueError, match="no EClipForCategoryClassification; train one: .*finetune.py"):
-        load_task_head("category", str(checkpoints / "base"), None)
+        load_task_head(find_task("category"), str(checkpoints / "base"), None)
     with pytest.raises(ValueError, match="EClipForCategoryClassification, the head of another task than 'adult'"):
-        load_task_head("adult", str(checkpoints / "category"), None)
+        load_task_head(find_task("adult"), str(checkpoints / "category"), None)
     with pytest.raises(ValueError, match="`modality` is 'text', but the head of .* sees image only"):
-        load_task_head("adult", str(checkpoints / "adult"), "text")
+        load_task_head(find_task("adult"), str(checkpoints / "adult"), "text")
 
 
 def test_pairs_of_the_test_split(checkpoints, tmp_path):
@@ -351,11 +357,11 @@ def test_pairs_of_the_test_split(checkpoints, tmp_path):
     # The training offers have a column of catalogs that these have not.
     data = replace(DATA, catalog_id_column=["catalog_id", "product_id"], test_pairs=str(tmp_path / "pairs.parquet"))
     data = replace(data, pairs_data=[offers], pair_id_column="offer_id")
-    pairs = load_evaluated_split("matching", data, "test", seed=0)
+    pairs = load_evaluated_split(find_task("matching"), data, "test", seed=0)
     assert list(pairs.labels) == [1, 0, 1]
     assert [pairs.products["row_id"][row] for row in pairs.left] == ids[:3]
     # Without pairs they are made of catalogs; and any split is one.
     data = replace(DATA, validation_data=[str(checkpoints / "validation.parquet")])
-    made = load_evaluated_split("matching", data, "validation", seed=0)
+    made = load_evaluated_split(find_task("matching"), data, "validation", seed=0)
     catalogs = np.array(made.products["catalog_id"])
     assert ((catalogs[made.left] == catalogs[made.right]) == (made.labels == 1)).all()

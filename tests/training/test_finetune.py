@@ -16,10 +16,10 @@ from modeling_eclip.fitting.thresholds import calibrate, threshold_of_best_f1, t
 from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
-from training.finetune import finetune
 from training.tasks.best_weights import BestWeights
+from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
-from training.tasks.splits import choose_labelled
+from training.tasks.label_share import choose_labelled
 
 DATA = DataArguments(toy_offers=100, num_workers=0)
 
@@ -65,8 +65,8 @@ def test_a_linear_probe_answers_in_words(base, tmp_path, modality):
     assert head.config.modality == modality
     rows = load_split(DATA, "train")
     found = head.decode(answers(head, processor, list(rows["title"])))
-    right = [paths[0][0] == tuple(path) for paths, path in zip(found, rows["category"], strict=True)]
-    assert np.mean(right) > 0.3  # of 30 kinds, from towers that have learned nothing
+    is_correct = [paths[0][0] == tuple(path) for paths, path in zip(found, rows["category"], strict=True)]
+    assert np.mean(is_correct) > 0.3  # of 30 kinds, from towers that have learned nothing
     saved = json.loads((tmp_path / "report.json").read_text())
     assert saved["validation"] == report["validation"] and 0 <= report["validation"]["accuracy"] <= 1
     assert report["trained_weights"] < report["weights"] / 2
@@ -194,7 +194,7 @@ def test_validation_without_labels_is_refused(base, tmp_path):
         finetune(base, data, arguments(tmp_path / "head", method="linear"))
 
 
-def test_figures_that_are_not_defined_are_null(base, tmp_path):
+def test_metrics_that_are_not_defined_are_null(base, tmp_path):
     blank = load_split(DATA, "validation").map(lambda row: {"restricted": False})
     blank.to_parquet(tmp_path / "validation.parquet")
     data = replace(DATA, validation_data=[str(tmp_path / "validation.parquet")])
@@ -204,12 +204,12 @@ def test_figures_that_are_not_defined_are_null(base, tmp_path):
     assert json.loads(written, parse_constant=pytest.fail)["validation"]["average_precision"] is None
 
 
-def test_attributes_may_be_left_unsaid(base, tmp_path):
+def test_unlikely_values_are_not_stated(base, tmp_path):
     settings = arguments(tmp_path, task="attributes", method="linear", modality="text", min_probability=1.0)
     finetune(base, DATA, settings)
     head, processor = load_head(str(tmp_path)), EClipProcessor.from_pretrained(tmp_path)
-    said = head.decode(answers(head, processor, ["what is it"]))
-    assert set(said[0].values()) == {head.config.not_stated}
+    predictions = head.decode(answers(head, processor, ["what is it"]))
+    assert set(predictions[0].values()) == {head.config.not_stated}
 
 
 @pytest.mark.parametrize("method", ["linear", "full", "lora"])

@@ -1,4 +1,4 @@
-"""`report.py`: the table end to end on the drawn catalogue, and its parts."""
+"""`report.py`: the table end to end on the drawn products, and its parts."""
 
 import json
 import shutil
@@ -16,17 +16,17 @@ import modeling_eclip
 from modeling_eclip import EClipProcessor
 from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments, ReportArguments
 from training.benchmark.classical import answer_classically
-from training.benchmark.classical_features import ClassicalFeatures, picture_histograms
+from training.benchmark.classical_features import ClassicalFeatures, image_histograms
 from training.benchmark.kept_heads import keep_checkpoints
-from training.benchmark.runs import CLASSICAL, CellGroup, TaskConfig, compute_group, head_folder
+from training.benchmark.runs import CLASSICAL, RunGroup, TaskConfig, compute_group, head_folder
 from training.benchmark.tables import measure_group, write_report
 from training.engine.build import build_model, build_processor, load_split
 from training.evaluation.task_evaluation import load_evaluated_split
 from training.evaluation.task_metrics import Outcomes, measure
-from training.finetune import finetune
 from training.report import plan_tasks, pretrain, report
+from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
-from training.tasks.splits import load_task_split
+from training.tasks.registry import find_task
 
 DATA = DataArguments(toy_offers=150, num_workers=0)
 KEYS = {"task", "modality", "data", "method", "labels", "metric", "value", "low", "high", "seeds"}
@@ -34,7 +34,7 @@ KEYS = {"task", "modality", "data", "method", "labels", "metric", "value", "low"
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
-    """A pre-training and a task on the drawn catalogue, both tiny."""
+    """A pre-training and a task on the drawn products, both tiny."""
     folder = tmp_path_factory.mktemp("configs")
     drawn = {"train_data": ["toy"], "toy_offers": 150, "num_workers": 0}
     model = {name: value for name, value in vars(MODEL).items() if value not in ("", None, [])}
@@ -97,10 +97,10 @@ def test_other_settings_are_another_report(written):
 
 
 @pytest.mark.parametrize("task", ["matching", "clustering"])
-def test_cells_of_pairs_and_groups(configs, tmp_path, task):
-    on = TaskConfig(task, "drawn", str(configs[1]), ("text", "image", "both"), draws_pairs=task == "matching")
+def test_runs_of_pairs_and_groups(configs, tmp_path, task):
+    on = TaskConfig.read(task, str(configs[1]))
     arguments = ReportArguments(output_dir=str(tmp_path), pretraining=str(configs[0]), tasks=["unused"])
-    group = CellGroup(on, "no_pretraining", (pretrain("no_pretraining", arguments, 0),), 1.0, (0,))
+    group = RunGroup(on, "no_pretraining", (pretrain("no_pretraining", arguments, 0),), 1.0, (0,))
     compute_group(group, tmp_path)
     rows = measure_group(group, tmp_path, num_resamples=10)
     assert {row["modality"] for row in rows} == {"text", "image", "both"} and all(row["seeds"] == 1 for row in rows)
@@ -109,9 +109,9 @@ def test_cells_of_pairs_and_groups(configs, tmp_path, task):
 
 def test_goes_on_where_it_was_stopped(written):
     rows, arguments, folder = written
-    cells = sorted((folder / "cells").glob("*.json"))
-    lost = [path for path in cells if "both-eclip-1" in path.name or "text-eclip-0.5-1" in path.name]
-    times = {path: path.stat().st_mtime_ns for path in cells if path not in lost}
+    runs = sorted((folder / "runs").glob("*.json"))
+    lost = [path for path in runs if "both-eclip-1" in path.name or "text-eclip-0.5-1" in path.name]
+    times = {path: path.stat().st_mtime_ns for path in runs if path not in lost}
     assert lost
     for path in lost:
         path.unlink()
@@ -145,7 +145,7 @@ def test_plans(configs, tmp_path):
     )
     clustering, matching = plan_tasks(arguments)
     assert clustering.modalities == ("text", "image", "both") and clustering.trained_modalities == ("image",)
-    assert matching.modalities == ("text",) and matching.draws_pairs
+    assert matching.modalities == ("text",) and find_task(matching.task).draws_rows(matching.products)
     with pytest.raises(ValueError, match="`trained_modalities` holds 'matching:titles:image'"):
         plan_tasks(replace(arguments, trained_modalities=["matching:titles:image"]))
     # A configuration may speak of tasks that the command line has left out.
@@ -178,15 +178,15 @@ def test_what_is_named_twice_or_wrongly(configs, tmp_path):
 
 
 def test_a_kept_head_gives_way_to_a_better_one_only(tmp_path):
-    task = TaskConfig("category", "drawn", "drawn.yaml", ("text",), trained_modalities=("text",))
+    task = TaskConfig("category", "drawn", ("text",), trained_modalities=("text",))
     for seeds, scores, kept in (((0,), (0.5,), 0), ((0, 1), (0.5, 0.4), 0), ((0, 1, 2), (0.5, 0.4, 0.9), 2)):
-        group = CellGroup(task, "eclip", (ModelArguments(),), 1.0, seeds, keep_heads=True)
-        for cell, score in zip(group.cells("text"), scores, strict=len(seeds) > 1):
-            if cell.seed == seeds[-1]:  # the new one
-                head_folder(cell, tmp_path).mkdir(parents=True)
-                (head_folder(cell, tmp_path) / "which").write_text(str(cell.seed))
-            (tmp_path / "cells").mkdir(exist_ok=True)
-            (tmp_path / "cells" / f"{cell.name}.json").write_text(json.dumps({"score": score}))
+        group = RunGroup(task, "eclip", (ModelArguments(),), 1.0, seeds, keep_heads=True)
+        for run, score in zip(group.runs("text"), scores, strict=len(seeds) > 1):
+            if run.seed == seeds[-1]:  # the new one
+                head_folder(run, tmp_path).mkdir(parents=True)
+                (head_folder(run, tmp_path) / "which").write_text(str(run.seed))
+            (tmp_path / "runs").mkdir(exist_ok=True)
+            (tmp_path / "runs" / f"{run.name}.json").write_text(json.dumps({"score": score}))
         (tmp_path / "pictures" / "drawn-category-text").mkdir(parents=True, exist_ok=True)
         keep_checkpoints([group], tmp_path)
         assert (tmp_path / "checkpoints" / "drawn-category-text" / "which").read_text() == str(kept)
@@ -194,16 +194,16 @@ def test_a_kept_head_gives_way_to_a_better_one_only(tmp_path):
         assert not list((tmp_path / "heads").iterdir())
 
 
-def test_cells_without_chance_are_computed_once():
-    task = TaskConfig("category", "drawn", "drawn.yaml", ("text", "image", "both"), trained_modalities=("text",))
-    group = CellGroup(task, "eclip", (ModelArguments(),), 1.0, (0, 1, 2))
-    assert [len(group.cells(modality)) for modality in ("text", "image", "both")] == [3, 1, 3]
-    assert group.cell("image", 2).seed == 0 and group.cell("text", 2).seed == 2
-    assert len(replace(group, labels=0.1).cells("image")) == 3
-    assert len(replace(group, method=CLASSICAL).cells("both")) == 1
+def test_runs_without_chance_are_computed_once():
+    task = TaskConfig("category", "drawn", ("text", "image", "both"), trained_modalities=("text",))
+    group = RunGroup(task, "eclip", (ModelArguments(),), 1.0, (0, 1, 2))
+    assert [len(group.runs(modality)) for modality in ("text", "image", "both")] == [3, 1, 3]
+    assert group.run("image", 2).seed == 0 and group.run("text", 2).seed == 2
+    assert len(replace(group, labels=0.1).runs("image")) == 3
+    assert len(replace(group, method=CLASSICAL).runs("both")) == 1
     grouping = replace(group, on=replace(task, task="clustering"))
-    assert len(grouping.cells("image")) == 3
-    assert len(replace(grouping, method=CLASSICAL, labels=0.1).cells("both")) == 1
+    assert len(grouping.runs("image")) == 3
+    assert len(replace(grouping, method=CLASSICAL, labels=0.1).runs("both")) == 1
 
 
 def test_several_runs_are_measured_together(tmp_path):
@@ -230,8 +230,8 @@ def test_the_report_says_where_it_is_behind(tmp_path):
         {**key, "method": "eclip", "value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1},
         {**key, "method": "classical", "value": 0.8, "low": 0.7, "high": 0.9, "seeds": 1},
     ]
-    task = TaskConfig("adult", "drawn", "drawn.yaml", ("text",))
-    groups = [CellGroup(task, method, (), 1.0, (0,)) for method in ("eclip", "classical")]
+    task = TaskConfig("adult", "drawn", ("text",))
+    groups = [RunGroup(task, method, (), 1.0, (0,)) for method in ("eclip", "classical")]
     nothing = {"value": None, "low": None, "high": None}
     rows += [{**row, "metric": "precision_at_recall_95", **nothing} for row in rows]
     write_report(rows, groups, tmp_path, {}, 60.0)
@@ -243,11 +243,11 @@ def test_the_report_says_where_it_is_behind(tmp_path):
 
 
 def test_histograms_of_one_colour_and_of_an_edge():
-    plain = picture_histograms(Image.new("RGB", (50, 80), (255, 0, 0)))
+    plain = image_histograms(Image.new("RGB", (50, 80), (255, 0, 0)))
     assert plain.shape == (704,) and plain[:128].max() == 1.0 and plain[128:].sum() == 0
     halves = np.zeros((64, 64, 3), dtype=np.uint8)
     halves[:, 32:] = 255
-    colours, edges = np.split(picture_histograms(Image.fromarray(halves)), [128])
+    colours, edges = np.split(image_histograms(Image.fromarray(halves)), [128])
     assert np.sort(colours)[-2:] == pytest.approx([0.5**0.5] * 2)
     by_cell = edges.reshape(8, 8, 9)
     # An upright edge between the fourth and the fifth column of cells; its gradient points across: direction 0.
@@ -270,48 +270,48 @@ def test_classical_features_of_what_is_missing():
 
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
 @pytest.mark.parametrize("task", ["category", "attributes", "adult", "matching", "clustering"])
-def test_the_classical_floor(task, modality):
+def test_the_classical_baseline(task, modality):
     arguments = FinetuneArguments(task=task, modality=modality)
     data = DataArguments(toy_offers=300, num_workers=0, restricted_column="is_red")
     splits = {
-        "train": load_task_split(task, data, "train", 0),
-        "validation": load_task_split(task, data, "validation", 0),
-        "test": load_evaluated_split(task, data, "test", 0),
+        "train": find_task(task).load_split(data, "train", 0),
+        "validation": find_task(task).load_split(data, "validation", 0),
+        "test": load_evaluated_split(find_task(task), data, "test", 0),
     }
     if task == "adult":
         splits = {
             name: split.map(lambda row: {"is_red": "red" in row["title"].lower()}) for name, split in splits.items()
         }
     answers, score = answer_classically(splits, data, arguments)
-    figures = measure([Outcomes.of(answers)], num_resamples=10)
+    metrics = measure([Outcomes.of(answers)], num_resamples=10)
     assert 0 <= score <= 1 and len(answers.references) == len(splits["test"])
     chance = {"category": ("accuracy", 0.1), "attributes": ("accuracy", 0.3), "adult": ("average_precision", 0.1)}
     chance |= {"matching": ("average_precision", 0.3), "clustering": ("adjusted_rand_index", 0.02)}
     name, least = chance[task]
-    assert figures[name].value > least
+    assert metrics[name].value > least
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """A base model, and heads of each side on it."""
+    """A base model, and a head of each modality on it."""
     folder = tmp_path_factory.mktemp("parts")
     processor = build_processor(MODEL, load_split(DATA, "train")["title"])
     build_model(MODEL, processor.tokenizer, seed=0).save_pretrained(folder / "base")
     processor.save_pretrained(folder / "base")
     base = ModelArguments(checkpoint=str(folder / "base"))
     data = replace(DATA, validation_split="train")
-    for side, method in (("text", "full"), ("image", "linear")):
+    for modality, method in (("text", "full"), ("image", "linear")):
         finetune(
             base,
             data,
             FinetuneArguments(
-                task="category", modality=side, method=method, num_epochs=1, output_dir=str(folder / side)
+                task="category", modality=modality, method=method, num_epochs=1, output_dir=str(folder / modality)
             ),
         )
     return folder, data
 
 
-def test_heads_of_each_side_are_put_together(parts, tmp_path):
+def test_heads_of_each_modality_are_joined(parts, tmp_path):
     folder, data = parts
     join = [str(folder / "text"), str(folder / "image")]
     arguments = FinetuneArguments(task="category", join=join, output_dir=str(tmp_path))
@@ -323,7 +323,7 @@ def test_heads_of_each_side_are_put_together(parts, tmp_path):
     pixels = processor(images=[Image.new("RGB", (32, 32), "red")], return_tensors="pt")
     with torch.no_grad():
         for part, inputs in ((titles, text), (images, pixels)):
-            # A side that is missing says the same of every class.
+            # A missing modality has the same logit for every class.
             expected = part(**inputs).logits.softmax(dim=-1)
             torch.testing.assert_close(joined(**inputs).logits.softmax(dim=-1), expected)
     assert not torch.equal(joined.classifier.fusion_scale, torch.full((2,), 0.5))

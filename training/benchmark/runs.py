@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator
@@ -23,8 +23,8 @@ from training.data.files import write_json
 from training.engine.feature_cache import cache_frozen_towers
 from training.evaluation.task_evaluation import answer_split, load_evaluated_split
 from training.evaluation.task_metrics import Outcomes
-from training.finetune import finetune
 from training.tasks.answers import TaskAnswers
+from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import find_task
 
@@ -46,6 +46,9 @@ PRETRAININGS = ("eclip", "hard_labels", "no_pretraining")
 
 # On CPUs, convolutions on few images are twice as fast: the output of a layer stays in the cores' caches.
 EMBEDDED_AT_ONCE = 256 if torch.cuda.is_available() else 16
+
+
+_Modality = Literal["text", "image", "both"]
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ def _compute(group: RunGroup, run: Run, folder: Path) -> None:
 
 
 def _arguments(group: RunGroup, run: Run) -> FinetuneArguments:
-    return replace(group.on.finetuning, modality=run.modality, label_share=run.labels, seed=run.seed)
+    return replace(group.on.finetuning, modality=cast(_Modality, run.modality), label_share=run.labels, seed=run.seed)
 
 
 def _learn(group: RunGroup, run: Run, folder: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def load_zero_shot_head(
         ValueError: the task's classes have no names.
     """
     if not task.works_zero_shot or isinstance(products, ProductPairs):
-        able = " and ".join(name for name, one in TASKS.items() if one.works_zero_shot)
+        able = " and ".join(sorted(name for name, one in TASKS.items() if one.works_zero_shot))
         raise ValueError(f"`zero_shot` is true, but the task is {task.name!r}; {able} have classes with names.")
     if EClipConfig.from_pretrained(folder).architectures == [task.head_class.__name__]:
         head = load_task_head(task, folder, modality)

@@ -106,6 +106,7 @@ class AdultTask(YesOrNoTask):
         found, score = given.logits(class_weight="balanced")
         logits = {split: torch.from_numpy(of[:, 1] - of[:, 0]) for split, of in found.items()}
         held_out = torch.from_numpy(given.held_out_labels)
+        assert given.labels is not None  # a task of products, not of pairs, has some
         labels = read_labels(given.splits["test"], given.labels).labels
         probabilities = calibrated(logits, held_out)
         labelled = labels != NO_LABEL

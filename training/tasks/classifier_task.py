@@ -1,7 +1,7 @@
 """What tasks with late-fusion classifiers share: a linear probe per modality, and the fit of their fusion."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ __all__ = ["ClassifierTask"]
 class ClassifierTask(Task):
     """A task of one or several classifiers that join a product's modalities late."""
 
-    scored_by: tuple[str, ...] = ("accuracy", "macro_f1")
+    scored_by: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
 
     def classifiers(self, head: Any) -> list[LateFusionClassifier]:
         """Return the head's classifiers, in the order of the columns of labels."""

@@ -15,7 +15,6 @@ from modeling_eclip.hub.publishing import save_code
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.groups import ModelArguments
 from training.engine.build import build_model, source_of
-from training.tasks.registry import TASKS, task_of_head
 from training.tasks.task import Task
 
 __all__ = ["build_head", "freeze_unused", "join_heads", "load_head", "save_adapters"]
@@ -125,6 +124,8 @@ def load_head(folder: str) -> EClipTaskModel:
     Raises:
         ValueError: it is no head's checkpoint.
     """
+    from training.tasks.registry import TASKS, task_of_head  # here, since it imports all files of this folder
+
     config = EClipConfig.from_pretrained(folder)
     if (task := task_of_head(config.architectures)) is None:
         known = [one.head_class.__name__ for one in TASKS.values()]

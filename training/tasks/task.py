@@ -37,8 +37,7 @@ REGISTERED: dict[str, type["Task"]] = {}
 def register_task(task: type["Task"]) -> type["Task"]:
     """Make a task known by its name, to `--task`, too: a decorator of its class."""
     REGISTERED[task.name] = task
-    if task.name not in TASK_NAMES:
-        TASK_NAMES.append(task.name)
+    TASK_NAMES[:] = sorted(REGISTERED)
     return task
 
 

@@ -27,7 +27,7 @@ class YesOrNoTask(ClassifierTask):
         words: What no and yes mean, for people.
     """
 
-    scored_by: tuple[str, ...] = ("average_precision",)
+    scored_by: ClassVar[tuple[str, ...]] = ("average_precision",)
     metric_class: ClassVar[Any]
     words: ClassVar[tuple[str, str]]
 

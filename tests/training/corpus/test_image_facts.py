@@ -49,7 +49,7 @@ def two_greys(difference):
         (None, "image_missing"),
         (b"", "image_missing"),
         (bytes(1_000_001), "image_too_large"),
-        (b"just some text, not a picture", "image_unreadable"),
+        (b"just some text, not an image", "image_unreadable"),
         (b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"></svg>', "image_unreadable"),
         (encode(scene(), "JPEG")[:700], "image_unreadable"),
         (encode(scene(), "PNG")[:60], "image_unreadable"),

@@ -99,10 +99,10 @@ def test_labels_pass_with_their_rows_through_the_loader(processor, toy):
     ):
         batch = next(iter(loader))
         assert batch["labels"].tolist() == [expected[row_id] for row_id in batch["row_ids"]]
-        assert "pixel_values" not in batch  # no picture is opened for titles
+        assert "pixel_values" not in batch  # no image is opened for titles
 
 
-def test_a_row_with_one_side_is_used_where_a_task_looks_at_both(processor, toy):
+def test_a_row_with_one_modality_is_used_where_a_task_looks_at_both(processor, toy):
     image = toy[0]["image"]
     row = {"catalog_id": -1, "title": "red shoes", "image": image}
     rows = [
@@ -122,13 +122,13 @@ def test_a_row_with_one_side_is_used_where_a_task_looks_at_both(processor, toy):
     assert ProductCollator(processor)(rows, range(4))["row_ids"] == ["whole"]  # pre-training needs both
 
 
-def test_a_share_without_rows_has_a_stand_in_without_a_label(processor):
+def test_a_share_without_rows_has_a_placeholder_row_without_a_label(processor):
     batch = ProductCollator(processor, modality="both", labels=CategoryLabels(["category"], [["a"]]))([], [])
     assert batch["row_ids"] == [] and batch["labels"].tolist() == [NO_LABEL]
     assert batch["has_text"].tolist() == batch["has_image"].tolist() == [True]
 
 
-def test_frozen_vectors_tell_which_sides_a_row_has(processor):
+def test_frozen_vectors_tell_which_modalities_a_row_has(processor):
     row = {"catalog_id": -1, "title": "red shoes", "row_id": "r", "image_pooler_output": None}
     collator = ProductCollator(processor, modality="both", frozen_widths={"image_pooler_output": 3})
     batch = collator([row, {**row, "image_pooler_output": [1.0, 2.0, 3.0]}], range(2))

@@ -10,9 +10,9 @@ from modeling_eclip import EClipForAdultRecognition
 from training.arguments.groups import TASK_NAMES, DataArguments, EvaluationArguments, FinetuneArguments
 from training.arguments.parser import parse_arguments
 from training.evaluate_tasks import evaluate_task
-from training.finetune import finetune
 from training.metrics.adult_recognition.adult_recognition import AdultRecognition
 from training.tasks import registry
+from training.tasks.finetuning import finetune
 from training.tasks.labels import TaskLabels
 from training.tasks.task import register_task
 from training.tasks.yes_or_no_task import YesOrNoTask
@@ -51,10 +51,12 @@ class BrightTask(YesOrNoTask):
 
 @pytest.fixture
 def bright():
-    """The task, known for as long as a test lasts."""
+    """The task, registered for one test; the registry is then as it was."""
+    tasks, names = dict(registry.TASKS), list(TASK_NAMES)
     yield register_task(BrightTask)
-    del registry.TASKS["bright"]
+    registry.TASKS.pop("bright")
     TASK_NAMES.remove("bright")
+    assert (tasks, names) == (registry.TASKS, TASK_NAMES)
 
 
 def test_a_task_in_one_file_is_learned_and_measured(bright, tmp_path):

@@ -3,7 +3,7 @@
 Contract: a product is one row and one vector, the mean of what its title and its image became in e-CLIP's shared
 space; a query is a vector made the same way, so that words, an image, and both search the same column. Files are all
 there is: no server, and tables larger than memory stay on disk. Needs lancedb, pyarrow and transformers, and of e-CLIP
-only a checkpoint, which brings its code.
+only a checkpoint, whose code is loaded with it.
 """
 
 from __future__ import annotations
@@ -276,6 +276,7 @@ def whole_characters(text: str) -> str:
 
 def _is_missing(value: Any) -> bool:
     """Tell `None`, and the number that tables have where they have nothing."""
+    # A copy of `modeling_eclip.processing_eclip.is_missing`: the demo is deployed without the package.
     return value is None or (isinstance(value, float) and value != value)
 
 

@@ -200,7 +200,7 @@ def test_joining_is_left_to_one_side_where_that_scores_higher(score_of, expected
     with torch.no_grad():
         classifier.text.weight.mul_(2)  # so sure of itself that the fitted scale is below 1
         classifier.image.weight.mul_(2)
-    Judged(FinetuneArguments(task="category"), None).fit_joining(head, labels.numpy(), rows)
+    Judged(FinetuneArguments(task="category"), None).fit_fusion(head, labels.numpy(), rows)
     if expected is None:
         assert 0 < classifier.fusion_scale.min() < classifier.fusion_scale.max() < 1
     else:

@@ -3,7 +3,7 @@
 Writes to `output_dir` a copy of the checkpoint (`eclip`), a head for each of the five tasks (`heads`, linear probes of
 `training/finetune.py`, learned from `train_data`), and the products to search among (`products.parquet`: those of
 `test_data`, which nothing has learned from). What is there already stays, so that a run that was stopped goes on. A
-task that the data has no labels for is left out, and said so.
+task that the data has no labels for is left out, with a warning.
 """
 
 import io
@@ -45,7 +45,7 @@ class DemoArguments:
     output_dir: str = option("Where it goes; the demo looks here.", "examples/demo/data")
     colour_column: str = option("Column of the colour that products are filtered by.", "colour")
     max_products: int = option("Products to search among, at most.", 5000)
-    picture_size: int = option("Longer side of their images, in pixels, at most.", 320)
+    max_image_size: int = option("Longer side of their images, in pixels, at most.", 320)
 
 
 def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
@@ -119,7 +119,7 @@ def _product_rows(data: DataArguments, arguments: DemoArguments) -> Iterator[dic
             skipped += 1
             continue
         image = image.copy()
-        image.thumbnail((arguments.picture_size, arguments.picture_size))
+        image.thumbnail((arguments.max_image_size, arguments.max_image_size))
         file = io.BytesIO()
         image.save(file, "JPEG", quality=88)
         category = row.get(data.category_column) or []

@@ -148,7 +148,7 @@ def test_plans(configs, tmp_path):
     assert matching.modalities == ("text",) and find_task(matching.task).draws_rows(matching.products)
     with pytest.raises(ValueError, match="`trained_modalities` holds 'matching:titles:image'"):
         plan_tasks(replace(arguments, trained_modalities=["matching:titles:image"]))
-    # A configuration may speak of tasks that the command line has left out.
+    # A configuration may name modalities of tasks that the command line leaves out.
     (alone,) = plan_tasks(
         replace(arguments, tasks=[f"clustering:{task}"], trained_modalities=["adult:elsewhere:text"])
     )

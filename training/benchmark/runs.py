@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -46,9 +46,6 @@ PRETRAININGS = ("eclip", "hard_labels", "no_pretraining")
 
 # On CPUs, convolutions on few images are twice as fast: the output of a layer stays in the cores' caches.
 EMBEDDED_AT_ONCE = 256 if torch.cuda.is_available() else 16
-
-
-_Modality = Literal["text", "image", "both"]
 
 
 @dataclass(frozen=True)
@@ -117,8 +114,9 @@ class TaskConfig:
         Returns:
             The task, of the modalities that the file says.
         """
-        classes = (ModelArguments, DataArguments, FinetuneArguments, EvaluationArguments)
-        model, products, finetuning, evaluation = parse_arguments(classes, ["--config", path])
+        classes = (ModelArguments, DataArguments, FinetuneArguments)
+        model, products, finetuning = parse_arguments(classes, ["--config", path])
+        (evaluation,) = parse_arguments((EvaluationArguments,), ["--config", path])  # it shares names with fine-tuning
         if max_rows is not None:
             products = replace(products, max_train_rows=max_rows)
         modalities = ("text", "image", "both") if finetuning.modality == "both" else (finetuning.modality,)
@@ -234,7 +232,8 @@ def _compute(group: RunGroup, run: Run, folder: Path) -> None:
 
 
 def _arguments(group: RunGroup, run: Run) -> FinetuneArguments:
-    return replace(group.on.finetuning, modality=cast(_Modality, run.modality), label_share=run.labels, seed=run.seed)
+    modality = cast(Any, run.modality)
+    return replace(group.on.finetuning, modality=modality, label_share=run.labels, seed=run.seed)
 
 
 def _learn(group: RunGroup, run: Run, folder: Path) -> dict[str, Any]:

@@ -67,9 +67,9 @@ def write_report(
     lines = [
         "# What the backbone is worth",
         "",
-        f"Every value is measured on test products unseen in training. It is the mean of {len(groups[0].seeds)} "
-        "seeds, which choose the labels that are learned from and the order of training; where nothing depends on the "
-        "seed, one run stands for all. Brackets hold 95 % intervals, over the choice of test products and of seeds. "
+        "Every value is measured on test products that no training has seen. "
+        f"It is the mean of {len(groups[0].seeds)} seeds, which choose the labels that are learned from and the order of "
+        "training; where nothing depends on the seed, one run stands for all. Brackets hold 95 % intervals, over the choice of test products and of seeds. "
         f"The best value of a row is bold. The report took {seconds / 60:.0f} minutes.",
         "",
         *_summary(rows, methods, sorted(shares)),
@@ -78,11 +78,11 @@ def write_report(
     ]
     for task, data in dict.fromkeys((group.on.task, group.on.data) for group in groups):
         of_task = [row for row in rows if (row["task"], row["data"]) == (task, data) and _is_shown(row)]
-        picture = folder / f"labels-{data}-{task}.png"
+        plot = folder / f"labels-{data}-{task}.png"
         if len(shares) > 1:
-            draw_label_curves(of_task, methods, f"{task} on {data}, test products", picture)
+            draw_label_curves(of_task, methods, f"{task} on {data}, test products", plot)
         lines += [f"## {task}, {data}", "", *_table(of_task, methods, shares), ""]
-        lines += [f"![{task} on {data} by the share of the labels]({picture.name})", ""] if len(shares) > 1 else []
+        lines += [f"![{task} on {data} by the share of the labels]({plot.name})", ""] if len(shares) > 1 else []
     lines += ["## The checkpoints", ""]
     for name, files in plots.items():
         drawn = ", ".join(f"[{file.stem}]({file.relative_to(folder)})" for file in files)
@@ -188,7 +188,7 @@ def _by_method(rows: Sequence[Row], modality: str, metric: str, share: float) ->
 
 
 def _verdict(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
-    """Say against whom e-CLIP is ahead, and where it is not."""
+    """Count where e-CLIP is ahead of each other method, and list where it is behind."""
     if _OURS not in methods or len(methods) < 2:
         return []
     shown = [row for row in rows if _is_shown(row) and row["value"] is not None]

@@ -1,8 +1,7 @@
-"""How sure a metric is: confidence intervals by resampling what was measured, seeded.
+"""Confidence intervals of metrics by seeded resampling.
 
-What is resampled are units: rows, or groups of rows that stand and fall together, such as the offers of one catalog,
-which a model gets right or wrong as one. Metrics are any function of arrays over rows; the metric modules in
-`training/metrics` have one each.
+Units are resampled: rows, or groups of rows whose outcomes depend on each other, such as the offers of one catalog.
+Metrics are any function of arrays over rows; the metric modules in `training/metrics` have one each.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
-"""Pictures of how a task is done: bars with intervals, confusions, curves, sizes of groups, and the worst mistakes.
+"""Plots of a head's answers: bars with intervals, confusions, curves, sizes of groups, and the worst mistakes.
 
-Each function draws one PNG file of plain data. Titles and names of categories are text: dollar signs in them are no
+Each function draws one PNG file of plain data. Dollar signs in titles and names are drawn as they are, not as
 formulas.
 """
 
@@ -32,24 +32,24 @@ _DPI = 110
 
 
 def draw_bars(bars: Mapping[str, Mapping[str, tuple[float, float, float]]], title: str, path: Path) -> None:
-    """Draw figures as bars with their intervals, models side by side.
+    """Draw metrics as bars with their intervals, models side by side.
 
     Args:
-        bars: Per model its figures by name, each `(value, low, high)`; not-a-number leaves out a bar or an interval.
-        title: What the figures are.
+        bars: Per model its metrics by name, each `(value, low, high)`; not-a-number leaves out a bar or an interval.
+        title: What is measured.
         path: PNG file to write.
 
     Raises:
         ValueError: there is nothing to draw.
     """
-    names = list(dict.fromkeys(name for figures in bars.values() for name in figures))
+    names = list(dict.fromkeys(name for metrics in bars.values() for name in metrics))
     if not names:
-        raise ValueError("`bars` holds no figures; give at least one model with one figure.")
+        raise ValueError("`bars` holds no metrics; give at least one model with one metric.")
     width = 0.8 / len(bars)
     figure, axes = plt.subplots(figsize=(max(5.0, 0.6 * len(names) * (len(bars) + 1)), 4), layout="constrained")
-    for place, (model, figures) in enumerate(bars.items()):
+    for place, (model, metrics) in enumerate(bars.items()):
         values, lows, highs = (
-            np.array([figures.get(name, (np.nan,) * 3)[part] for name in names]) for part in range(3)
+            np.array([metrics.get(name, (np.nan,) * 3)[part] for name in names]) for part in range(3)
         )
         positions = np.arange(len(names)) + (place - (len(bars) - 1) / 2) * width
         errors = np.clip(np.nan_to_num([values - lows, highs - values]), 0, None)
@@ -67,22 +67,22 @@ def draw_bars(bars: Mapping[str, Mapping[str, tuple[float, float, float]]], titl
 def draw_confusions(
     references: Sequence[str], predictions: Sequence[str], title: str, path: Path, max_classes: int = 12
 ) -> None:
-    """Draw which classes are taken for which, those that are confused most.
+    """Draw the confusion matrix of the classes that are confused most.
 
     Args:
-        references: Right class of each row.
-        predictions: Answered class of each row.
+        references: Label of each row.
+        predictions: Predicted class of each row.
         title: What the classes are.
         path: PNG file to write.
-        max_classes: About how many classes to show. Those of the commonest mistakes are taken, and every row of the
-            picture is a whole: what else was answered is its last column.
+        max_classes: About how many classes to show. Those of the commonest mistakes are taken. The last column counts
+            predictions of all other classes, so that each row of the matrix is complete.
 
     Raises:
         ValueError: there are no rows.
     """
     if not len(references):
         raise ValueError("`references` is empty; there is nothing to draw.")
-    mistakes = Counter((right, said) for right, said in zip(references, predictions, strict=True) if right != said)
+    mistakes = Counter(pair for pair in zip(references, predictions, strict=True) if pair[0] != pair[1])
     shown: list[str] = []
     for pair, _ in mistakes.most_common():
         if len(shown) < max_classes:
@@ -90,9 +90,9 @@ def draw_confusions(
     shown = shown or [name for name, _ in Counter(references).most_common(max_classes)]
     number = {name: place for place, name in enumerate(shown)}
     counts = np.zeros((len(shown), len(shown) + 1), dtype=np.int64)
-    for right, said in zip(references, predictions, strict=True):
-        if right in number:
-            counts[number[right], number.get(said, len(shown))] += 1
+    for label, prediction in zip(references, predictions, strict=True):
+        if label in number:
+            counts[number[label], number.get(prediction, len(shown))] += 1
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.5 + 0.5 * len(shown)
     figure, axes = plt.subplots(figsize=(side + 1.5, side), layout="constrained")
@@ -105,7 +105,7 @@ def draw_confusions(
     axes.set_xticks(range(len(shown) + 1), [*labels, "another"], rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
     num_wrong = mistakes.total()
-    axes.set(xlabel="answered", ylabel="right")
+    axes.set(xlabel="prediction", ylabel="label")
     axes.set_title(_plain(f"{title}: {num_wrong} of {len(references)} wrong"), fontsize=11)
     _save(figure, path)
 
@@ -113,11 +113,11 @@ def draw_confusions(
 def draw_precision_recall(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray, float | None]], title: str, path: Path
 ) -> None:
-    """Draw the precision that every recall costs.
+    """Draw precision over recall.
 
     Args:
         curves: Per model the labels (bool, shape `(N,)`), the scores (shape `(N,)`), and the threshold that it decides
-            by, which is marked. A model without a positive row is left out, and said so.
+            by, which is marked. A model without a positive row has no curve, and the legend says so.
         title: What is scored.
         path: PNG file to write.
     """
@@ -183,24 +183,24 @@ class ShownMistake:
     """A mistake to look at.
 
     Args:
-        products: Title and picture (Pillow; none where there is none) of each product that it is about.
-        said: What was answered.
-        right: What is right.
+        products: Title and image (Pillow, or `None`) of each product that it is about.
+        prediction: What was predicted.
+        label: The label.
     """
 
     products: Sequence[tuple[str, Any]]
-    said: str
-    right: str
+    prediction: str
+    label: str
 
 
 def draw_mistakes(mistakes: Sequence[ShownMistake], title: str, path: Path, columns: int = 6) -> None:
-    """Draw mistakes on a page: the pictures and titles, what was answered (red) and what is right (green).
+    """Draw mistakes on a page: images and titles, the prediction (red) and the label (green).
 
     Args:
-        mistakes: The mistakes, the worst first; none make a page that says so.
+        mistakes: The mistakes, the worst first; without any, the page says so.
         title: What is shown.
         path: PNG file to write.
-        columns: Pictures on a line; those of one mistake stay together, as many as fit.
+        columns: Images on a line; those of one mistake stay together, as many as fit.
     """
     lines: list[list[ShownMistake]] = []
     for mistake in mistakes:
@@ -221,7 +221,7 @@ def draw_mistakes(mistakes: Sequence[ShownMistake], title: str, path: Path, colu
             for name, image in mistake.products[:columns]:
                 axes = axes_row[place]
                 if image is None:
-                    axes.text(0.5, 0.5, "no picture", ha="center", va="center", fontsize=9, color="grey")
+                    axes.text(0.5, 0.5, "no image", ha="center", va="center", fontsize=9, color="grey")
                 else:
                     axes.imshow(image, extent=(0, 1, 0, 1))
                 axes.spines[:].set(visible=True, color="lightgrey")
@@ -229,11 +229,11 @@ def draw_mistakes(mistakes: Sequence[ShownMistake], title: str, path: Path, colu
                 place += 1
             first = axes_row[place - min(len(mistake.products), columns)]
             characters = 30 * _width(mistake, columns)
-            said, right = (_wrapped(text, characters, max_lines=2) for text in (mistake.said, mistake.right))
-            first.annotate(
-                said, (0, 1.04 + 0.09 * (right.count("\n") + 1)), color="tab:red", fontsize=8, annotation_clip=False
-            )
-            first.annotate(right, (0, 1.04), color="tab:green", fontsize=8, annotation_clip=False)
+            texts = (mistake.prediction, mistake.label)
+            prediction, label = (_wrapped(text, characters, max_lines=2) for text in texts)
+            above = 1.04 + 0.09 * (label.count("\n") + 1)
+            first.annotate(prediction, (0, above), color="tab:red", fontsize=8, annotation_clip=False)
+            first.annotate(label, (0, 1.04), color="tab:green", fontsize=8, annotation_clip=False)
     _save(figure, path)
 
 
@@ -242,7 +242,7 @@ def _width(mistake: ShownMistake, columns: int) -> int:
 
 
 def _least(bars: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> float:
-    parts = [part for figures in bars.values() for figure in figures.values() for part in figure]
+    parts = [part for metrics in bars.values() for metric in metrics.values() for part in metric]
     return float(np.nanmin([*parts, 0.0]))
 
 

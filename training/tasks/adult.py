@@ -1,4 +1,4 @@
-"""Recognition of products for adults only: true and false labels, rare positives, a threshold by a target recall."""
+"""Adult recognition: true and false as labels, few positives, and a threshold by a target recall."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ class AdultTask(YesOrNoTask):
         return RestrictedLabels([data.restricted_column])
 
     def config_fields(self, train_labels: np.ndarray) -> dict[str, Any]:
-        """Have restricted products weigh as much as all others together, where nothing else is said."""
+        """Have restricted products weigh as much as all others together, if no weight is given."""
         weight = self.arguments.positive_weight
         if weight is None:
             weight = float((train_labels == 0).sum() / max(1, (train_labels == 1).sum()))
@@ -103,6 +103,7 @@ class AdultTask(YesOrNoTask):
 
     def baseline(self, given: BaselineData) -> tuple[TaskAnswers, float]:
         """Fit a regression with balanced classes, calibrate it, and choose its threshold as the head's is chosen."""
+        assert given.labels is not None
         found, score = given.logits(class_weight="balanced")
         logits = {split: torch.from_numpy(of[:, 1] - of[:, 0]) for split, of in found.items()}
         held_out = torch.from_numpy(given.held_out_labels)

@@ -1,6 +1,6 @@
-"""The classical baseline of a task: features that nobody has trained, and logistic regression on them.
+"""The classical baseline of a task: untrained features, and logistic regression on them.
 
-All choices are made on validation, as for heads: strength of the regression, weight of titles, calibration.
+The strength of the regression, the weight of titles and the calibration are chosen on validation, as for heads.
 """
 
 from collections.abc import Mapping

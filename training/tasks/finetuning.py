@@ -97,7 +97,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     processor = build_processor(start, (row["title"] for row in table.select_columns("title")))
     fields = task.config_fields(train_labels)
     if arguments.join:
-        head = join_heads(task_class, arguments.join, fields)
+        head = join_heads(task, arguments.join, fields)
     else:
         head = build_head(task_class, start, processor.tokenizer, fields, seed=arguments.seed)
     freeze_unused(head)
@@ -135,7 +135,7 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     head = parts.head
     head.eclip.requires_grad_(False)
     trained_weights = head.num_parameters(only_trainable=True)
-    # All rows are encoded, whatever the share: the next run finds them.
+    # All rows are encoded, not only the share: the next run finds them.
     cached = replace(
         parts,
         train_products=_select(_cached(parts, parts.train_products, data, arguments), rows),

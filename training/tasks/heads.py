@@ -19,8 +19,6 @@ from training.tasks.task import Task
 
 __all__ = ["build_head", "freeze_unused", "join_heads", "load_head", "save_adapters"]
 
-_CLASSES = ("category_paths", "attributes")
-
 
 def build_head(
     task: type[Task],
@@ -52,7 +50,7 @@ def build_head(
     return head
 
 
-def join_heads(task: type[Task], folders: Sequence[str], fields: dict[str, Any]) -> EClipTaskModel:
+def join_heads(task: Task, folders: Sequence[str], fields: dict[str, Any]) -> EClipTaskModel:
     """Join two heads, each on one modality and with its own tower, to one head on both.
 
     Args:
@@ -74,8 +72,8 @@ def join_heads(task: type[Task], folders: Sequence[str], fields: dict[str, Any])
         found = f"a {type(head).__name__} of {head.config.modality}"
         if type(head).__name__ != wanted or head.config.modality != modality:
             raise ValueError(f"`join` names {folder!r}, {found}; give a {wanted} of {modality} there.")
-        for name in _CLASSES:
-            if name in fields and getattr(head.config, name) != fields[name]:
+        for name, classes in task.class_fields().items():
+            if getattr(head.config, name) != classes:
                 raise ValueError(f"`{name}` of {folder!r} is not what the training products have; train it on them.")
     titles, images = heads
     seen = [_vision_of(head.config) for head in heads]
@@ -104,7 +102,7 @@ def _vision_of(config: EClipConfig) -> dict[str, Any]:
 
 
 def freeze_unused(head: EClipTaskModel) -> None:
-    """Exclude from training what the head does not use: the shared space, and the tower of another modality."""
+    """Freeze what the head does not use: the shared space, and the tower of a modality it does not see."""
     unused = ["visual_projection", "text_projection"]
     unused += {"text": ["vision_model"], "image": ["text_model"]}.get(head.config.modality, [])
     for name in unused:

@@ -21,6 +21,10 @@ from training.tasks.best_weights import BestWeights
 from training.tasks.features import represent
 from training.tasks.task import Task
 
+__all__ = ["TaskLoop", "TaskStep"]
+
+logger = logging.getLogger(__name__)
+
 
 class TaskStep(OptimizerStep):
     """Steps on a head and on what of its towers is trained. See [`OptimizerStep`]."""
@@ -39,15 +43,12 @@ class TaskStep(OptimizerStep):
         for module in self._fixed:
             module.eval()
         loss = self.model(**inputs).loss
-        # Ranks' gradients are averaged: a rank counts by its rows, one with a placeholder row alone not at all.
+        # Ranks' gradients are averaged, so each counts by its rows; one with a placeholder row alone does not count.
         num_rows = torch.tensor(float(len(batch["row_ids"])), device=self.accelerator.device)
         num_all = self.accelerator.reduce(num_rows, "sum")
         share = num_rows / num_all
         self.accelerator.backward(loss * share * self.accelerator.num_processes)
         return self.accelerator.reduce(loss.detach() * share, "sum")
-
-
-logger = logging.getLogger(__name__)
 
 
 class TaskLoop(TrainingLoop):
@@ -132,6 +133,3 @@ class TaskLoop(TrainingLoop):
         if self.accelerator.is_main_process:
             told = ", ".join(f"{name} {metrics[name]:.3f}" for name in self.task.scored_by)
             tqdm.write(f"after {samples} samples: {told}{', the best' if is_best else ''}")
-
-
-__all__ = ["TaskLoop", "TaskStep"]

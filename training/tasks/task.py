@@ -1,8 +1,8 @@
 """Task: what is particular to a task, as fine-tuning, evaluation and the report ask for it.
 
 A task is one file of this folder with one subclass of [`Task`] under `@register_task`. It names the head and the
-metric, reads the labels, fits a linear probe and what is decided on validation, turns a head's output into answers and
-plots, and learns the classical baseline.
+metric, reads the labels, fits a linear probe and what is decided on validation, turns a head's output into answers
+and plots, and learns the classical baseline.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ PlotFile = Callable[[str], Path]
 """Returns the file of a plot by its name."""
 
 REGISTERED: dict[str, type["Task"]] = {}
-"""Tasks by name; `training.tasks.registry` sees to it that all are here."""
+"""Tasks by name; `training.tasks.registry` imports all modules of tasks."""
 
 
 def register_task(task: type["Task"]) -> type["Task"]:
@@ -168,18 +168,21 @@ class Task:
 
     # Learning.
 
+    def class_fields(self) -> dict[str, Any]:
+        """Return the fields of the configuration that name the classes."""
+        return {} if self.labels is None else self.labels.config_fields()
+
     def config_fields(self, train_labels: np.ndarray) -> dict[str, Any]:
         """Return the fields of the configuration that the head reads.
 
         Args:
             train_labels: Labels of the rows that are learned from.
         """
-        own = {} if self.labels is None else self.labels.config_fields()
         return {
             "modality": self.arguments.modality,
             "modality_dropout": self.arguments.modality_dropout,
             "label_smoothing": self.arguments.label_smoothing,
-            **own,
+            **self.class_fields(),
         }
 
     def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:

@@ -13,7 +13,7 @@ def mean(outcomes):
 
 
 def joined_pairs(outcomes):
-    """Share of right pairs among those that share a group, a figure of pairs of rows."""
+    """Share of right pairs among those that share a group, a metric of pairs of rows."""
     group, product = outcomes["group"], outcomes["product"]
     is_joined = np.triu(group[:, None] == group[None, :], 1)
     return {"precision": float((product[:, None] == product[None, :])[is_joined].mean())}
@@ -101,7 +101,7 @@ def test_jackknife_of_pairs_is_no_narrower_than_new_samples_differ():
     # A jackknife errs on the wide side (Efron and Stein, 1981), here by up to the square root of two, since a wrong
     # pair goes with either of its products.
     assert 0.9 * spread < np.mean(widths) < 1.6 * spread
-    # A bootstrap would tell of another figure altogether: copies of a product are no pairs of two.
+    # A bootstrap would tell of another metric altogether: copies of a product are no pairs of two.
     low, high = bootstrap_intervals(joined_pairs, outcomes, outcomes["product"], num_resamples=50)["precision"]
     assert low > joined_pairs(outcomes)["precision"]
 

@@ -21,15 +21,15 @@ def load():
 
 
 @pytest.mark.parametrize("folder", sorted(METRICS.iterdir()), ids=lambda folder: folder.name)
-def test_card_names_every_figure_of_its_example(folder):
+def test_card_names_every_metric_of_its_example(folder):
     card = (folder / "README.md").read_text()
     example = card.split("```python\n")[1].split("```")[0].replace("training/metrics", str(METRICS))
     *lines, call = example.split("metric.compute")
     names = {}
     exec("metric.compute".join(lines), names)
-    figures = eval("metric.compute" + call, names)
-    json.dumps(figures)  # plain numbers
-    for name in figures:
+    metrics = eval("metric.compute" + call, names)
+    json.dumps(metrics)  # plain numbers
+    for name in metrics:
         for shown, general in {"level_1": "level_<n>", "level_2": "level_<n>", "top_5": "top_<k>"}.items():
             name = name.replace(shown, general)
         for attribute in ("colour", "season"):
@@ -39,13 +39,13 @@ def test_card_names_every_figure_of_its_example(folder):
 
 def test_category_by_hand(load):
     # The first product's likeliest leaf is Bags, but Shoes have more together; the third's kind is not in the tree.
-    figures = load("product_category").compute(
+    metrics = load("product_category").compute(
         predictions=[[0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]],
         references=[["Shoes", "Boots"], ["Bags"], ["Shoes", "Clogs"]],
         category_paths=PATHS,
         top_k=2,
     )
-    assert figures == pytest.approx(
+    assert metrics == pytest.approx(
         {
             "level_1_accuracy": 1.0,
             "level_1_macro_f1": 1.0,
@@ -70,7 +70,7 @@ def test_category_equals_scikit_learn_and_naive_sums(load):
         paths[rng.choice(len(paths), p=row)] if rng.random() < 0.9 else ("r0", "new", f"{rng.integers(3)}")
         for row in scores
     ]
-    figures = load("product_category").compute(predictions=scores, references=right, category_paths=paths)
+    metrics = load("product_category").compute(predictions=scores, references=right, category_paths=paths)
     for level in (1, 2, 3):
         answers = []
         for row in scores:
@@ -79,10 +79,10 @@ def test_category_equals_scikit_learn_and_naive_sums(load):
                 totals[path[:level]] = totals.get(path[:level], 0.0) + score
             answers.append(" > ".join(max(totals, key=totals.get)))
         expected = [" > ".join(path[:level]) for path in right]
-        assert figures[f"level_{level}_macro_f1"] == pytest.approx(f1_score(expected, answers, average="macro"))
-        assert figures[f"level_{level}_accuracy"] == pytest.approx(np.mean(np.equal(expected, answers)))
+        assert metrics[f"level_{level}_macro_f1"] == pytest.approx(f1_score(expected, answers, average="macro"))
+        assert metrics[f"level_{level}_accuracy"] == pytest.approx(np.mean(np.equal(expected, answers)))
     answers = [" > ".join(paths[leaf]) for leaf in scores.argmax(axis=1)]
-    assert figures["macro_f1"] == pytest.approx(
+    assert metrics["macro_f1"] == pytest.approx(
         f1_score([" > ".join(path) for path in right], answers, average="macro")
     )
 
@@ -102,22 +102,22 @@ def test_category_refuses(load):
         metric.outcomes([[0.5, 0.5]], [["Bags"]], [["Bags"], ["Bags"]])
 
 
-def test_one_category_is_a_figure(load):
-    figures = load("product_category").compute(
+def test_one_category_is_a_metric(load):
+    metrics = load("product_category").compute(
         predictions=[[1.0], [1.0]], references=[["A"]] * 2, category_paths=[["A"]]
     )
-    assert set(figures.values()) == {1.0}
+    assert set(metrics.values()) == {1.0}
 
 
 def test_attributes_by_hand(load):
     # colour: red right, blue not stated, green for red. season: one known, right. size: none known.
-    figures = load("product_attributes").compute(
+    metrics = load("product_attributes").compute(
         predictions=[["red", "summer", "S"], ["not stated", "winter", "S"], ["green", "winter", "S"]],
         references=[["red", None, None], ["blue", "winter", None], ["red", None, None]],
         attributes=["colour", "season", "size"],
     )
     nan = float("nan")
-    assert figures == pytest.approx(
+    assert metrics == pytest.approx(
         {
             "colour_accuracy": 1 / 3,
             # One right of two stated, of three to find.
@@ -139,11 +139,11 @@ def test_attributes_by_hand(load):
 
 
 def test_not_stated_is_a_value_where_references_say_so(load):
-    figures = load("product_attributes").compute(
+    metrics = load("product_attributes").compute(
         predictions=[["not stated"], ["not stated"]], references=[["not stated"], ["red"]], attributes=["colour"]
     )
-    assert (figures["accuracy"], figures["micro_f1"]) == (0.5, 0.5)
-    assert figures["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+    assert (metrics["accuracy"], metrics["micro_f1"]) == (0.5, 0.5)
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_attributes_equal_scikit_learn(load):
@@ -152,12 +152,12 @@ def test_attributes_equal_scikit_learn(load):
     right = values[rng.integers(0, 4, (200, 1))]
     answered = np.where(rng.random((200, 1)) < 0.6, right, values[rng.integers(1, 5, (200, 1))])
     answered[rng.random((200, 1)) < 0.2] = "?"
-    figures = load("product_attributes").compute(
+    metrics = load("product_attributes").compute(
         predictions=answered.tolist(), references=right.tolist(), attributes=["x"], not_stated="?"
     )
     for average in ("micro", "macro"):
         expected = f1_score(right.ravel(), answered.ravel(), labels=list(values), average=average)
-        assert figures[f"x_{average}_f1"] == pytest.approx(expected)
+        assert metrics[f"x_{average}_f1"] == pytest.approx(expected)
 
 
 def test_attributes_refuse(load):
@@ -170,8 +170,8 @@ def test_attributes_refuse(load):
 
 def test_matching_and_adult_by_hand(load):
     scored = {"predictions": [0.9, 0.8, 0.7, 0.1], "references": [1, 0, 1, 0]}
-    figures = load("product_matching").compute(**scored, threshold=0.85)
-    assert figures == pytest.approx(
+    metrics = load("product_matching").compute(**scored, threshold=0.85)
+    assert metrics == pytest.approx(
         {
             "average_precision": (1 + 2 / 3) / 2,
             "best_f1": 0.8,  # from 0.7 on: two of three right, all found
@@ -181,8 +181,8 @@ def test_matching_and_adult_by_hand(load):
             "precision_at_recall_95": 2 / 3,
         }
     )
-    figures = load("adult_recognition").compute(**scored, threshold=0.95)
-    assert figures == pytest.approx(
+    metrics = load("adult_recognition").compute(**scored, threshold=0.95)
+    assert metrics == pytest.approx(
         {
             "average_precision": 5 / 6,
             "precision_at_recall_95": 2 / 3,
@@ -198,18 +198,18 @@ def test_curves_equal_scikit_learn(load):
     rng = np.random.default_rng(0)
     label = rng.random(500) < 0.2
     score = np.round(label * 0.3 + rng.random(500), 2)  # with equal ones
-    figures = load("product_matching").compute(predictions=score, references=label, threshold=0.9)
+    metrics = load("product_matching").compute(predictions=score, references=label, threshold=0.9)
     adult = load("adult_recognition").compute(predictions=score, references=label, threshold=0.9)
     precision, recall, _ = precision_recall_curve(label, score)
-    assert figures["average_precision"] == pytest.approx(average_precision_score(label, score))
-    assert figures["best_f1"] == pytest.approx(
+    assert metrics["average_precision"] == pytest.approx(average_precision_score(label, score))
+    assert metrics["best_f1"] == pytest.approx(
         max(2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True) if p + r)
     )
-    assert figures["precision_at_recall_95"] == pytest.approx(precision[recall >= 0.95].max())
-    assert figures["f1"] == adult["f1"] == pytest.approx(f1_score(label, score >= 0.9))
+    assert metrics["precision_at_recall_95"] == pytest.approx(precision[recall >= 0.95].max())
+    assert metrics["f1"] == adult["f1"] == pytest.approx(f1_score(label, score >= 0.9))
     assert adult["recall_at_precision_95"] == pytest.approx(recall[precision >= 0.95].max())
     for name in ("average_precision", "precision", "recall", "precision_at_recall_95"):
-        assert figures[name] == adult[name]
+        assert metrics[name] == adult[name]
 
 
 def test_equal_scores_are_one_threshold(load):
@@ -223,9 +223,9 @@ def test_equal_scores_are_one_threshold(load):
 def test_one_class_alone(load, name, recwarn):
     metric = load(name)
     assert all(map(math.isnan, metric.compute(predictions=[0.2, 0.9], references=[0, 0]).values()))
-    figures = metric.compute(predictions=[0.2, 0.9], references=[1, 1])
-    assert figures["average_precision"] == figures["precision_at_recall_95"] == figures["precision"] == 1.0
-    assert figures["recall"] == 0.5
+    metrics = metric.compute(predictions=[0.2, 0.9], references=[1, 1])
+    assert metrics["average_precision"] == metrics["precision_at_recall_95"] == metrics["precision"] == 1.0
+    assert metrics["recall"] == 0.5
     assert not recwarn.list
 
 
@@ -244,8 +244,8 @@ def test_scores_that_are_refused(load, name):
 
 def test_clustering_by_hand(load):
     # Of three offers of product 7 two were joined; the fourth offer is alone.
-    figures = load("product_clustering").compute(predictions=[5, 5, 1, 2], references=[7, 7, 7, -1])
-    assert figures == pytest.approx(
+    metrics = load("product_clustering").compute(predictions=[5, 5, 1, 2], references=[7, 7, 7, -1])
+    assert metrics == pytest.approx(
         {
             "adjusted_rand_index": (1 - 0.5) / (2 - 0.5),  # 1 joined pair, 3 true ones, of 6
             "v_measure": 2 / (1 + 1 / (1 - 0.75 * (math.log(3) - 2 / 3 * math.log(2)) / (1.5 * math.log(2)))),
@@ -265,26 +265,26 @@ def test_clustering_equals_naive_counting(load):
     rng = np.random.default_rng(0)
     product = rng.integers(-3, 12, 80)
     group = np.where(rng.random(80) < 0.7, np.abs(product), rng.integers(0, 20, 80))
-    figures = load("product_clustering").compute(predictions=group, references=product)
+    metrics = load("product_clustering").compute(predictions=group, references=product)
     is_one = (product[:, None] == product[None, :]) & (product >= 0)[:, None] | np.eye(80, dtype=bool)
     is_joined = group[:, None] == group[None, :]
     pairs = list(combinations(range(80), 2))
     right = sum(is_one[pair] and is_joined[pair] for pair in pairs)
-    assert figures["pairwise_precision"] == pytest.approx(right / sum(is_joined[pair] for pair in pairs))
-    assert figures["pairwise_recall"] == pytest.approx(right / sum(is_one[pair] for pair in pairs))
-    assert figures["b_cubed_precision"] == pytest.approx(((is_one & is_joined).sum(1) / is_joined.sum(1)).mean())
-    assert figures["b_cubed_recall"] == pytest.approx(((is_one & is_joined).sum(1) / is_one.sum(1)).mean())
+    assert metrics["pairwise_precision"] == pytest.approx(right / sum(is_joined[pair] for pair in pairs))
+    assert metrics["pairwise_recall"] == pytest.approx(right / sum(is_one[pair] for pair in pairs))
+    assert metrics["b_cubed_precision"] == pytest.approx(((is_one & is_joined).sum(1) / is_joined.sum(1)).mean())
+    assert metrics["b_cubed_recall"] == pytest.approx(((is_one & is_joined).sum(1) / is_one.sum(1)).mean())
 
 
 def test_clusterings_of_one_kind(load, recwarn):
     metric = load("product_clustering")
     for group, product in (([0, 0, 0], [4, 4, 4]), ([0, 1, 2], [-1, -1, -1]), ([3], [-1])):
-        figures = metric.compute(predictions=group, references=product)
-        assert set(figures.values()) == {1.0}
+        metrics = metric.compute(predictions=group, references=product)
+        assert set(metrics.values()) == {1.0}
     # All in one group, though no two are one product.
-    figures = metric.compute(predictions=[0, 0, 0], references=[-1, -1, -1])
-    assert (figures["adjusted_rand_index"], figures["pairwise_f1"], figures["pairwise_recall"]) == (0.0, 0.0, 1.0)
-    assert figures["b_cubed_precision"] == pytest.approx(1 / 3)
+    metrics = metric.compute(predictions=[0, 0, 0], references=[-1, -1, -1])
+    assert (metrics["adjusted_rand_index"], metrics["pairwise_f1"], metrics["pairwise_recall"]) == (0.0, 0.0, 1.0)
+    assert metrics["b_cubed_precision"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="at least one offer"):
         metric.outcomes([], [])
     assert not recwarn.list

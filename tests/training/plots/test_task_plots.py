@@ -1,4 +1,4 @@
-"""Pictures of tasks: written, showing what they are given, and never stumbling over names or over nothing."""
+"""Plots of tasks: they show their data, and odd names and empty data do not break them."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from training.plots.tasks import (
 )
 
 NAN = float("nan")
-# What a formula, a long word and other scripts would do to a picture.
+# What a formula, a long word and other scripts would do to a plot.
 ODD_NAME = "under $5 > $10_" + "a" * 60 + " Ärmel платье"
 
 
@@ -23,18 +23,18 @@ def test_bars(drawn):
     colours, texts = drawn(draw_bars, bars, "accuracy")
     assert {"0.900", "0.500", "level 1", "a", "b"} <= set(texts) and "nan" not in texts
     assert (31, 119, 180) in colours
-    with pytest.raises(ValueError, match="no figures"):
+    with pytest.raises(ValueError, match="no metrics"):
         drawn(draw_bars, {}, "accuracy")
 
 
 def test_confusions_are_counted(drawn):
-    right = ["boots"] * 5 + ["bags"] * 3 + ["hats"] * 2
-    said = ["boots", "boots", "bags", "bags", "hats", *["bags"] * 3, *["hats"] * 2]
-    _, texts = drawn(draw_confusions, right, said, "kinds")
+    labels = ["boots"] * 5 + ["bags"] * 3 + ["hats"] * 2
+    predictions = ["boots", "boots", "bags", "bags", "hats", *["bags"] * 3, *["hats"] * 2]
+    _, texts = drawn(draw_confusions, labels, predictions, "kinds")
     assert "kinds: 3 of 10 wrong" in texts
     # boots: two right, two bags, one hat; bags: three right; hats: two.
     assert sorted(text for text in texts if text.isdigit()) == ["1", "2", "2", "2", "3"]
-    _, texts = drawn(draw_confusions, right, said, "kinds", max_classes=2)
+    _, texts = drawn(draw_confusions, labels, predictions, "kinds", max_classes=2)
     # Hats are left to the column of the others.
     assert "hats" not in texts and "another" in texts
     assert sorted(text for text in texts if text.isdigit()) == ["1", "2", "2", "3"]
@@ -59,22 +59,22 @@ def test_precision_recall(drawn):
 
 
 def test_group_sizes(drawn):
-    sizes = {"right": np.array([1, 1, 2, 5]), "model": np.array([1, 1, 1, 40])}
+    sizes = {"products": np.array([1, 1, 2, 5]), "model": np.array([1, 1, 1, 40])}
     colours, texts = drawn(draw_group_sizes, sizes, "groups")
-    assert {"right: 4 groups", "model: 4 groups", "5", "20 to 39", "40"} <= set(texts)
+    assert {"products: 4 groups", "model: 4 groups", "5", "20 to 39", "40"} <= set(texts)
     assert {(31, 119, 180), (255, 127, 14)} <= colours
-    drawn(draw_group_sizes, {"right": np.array([1])}, "groups")
+    drawn(draw_group_sizes, {"products": np.array([1])}, "groups")
 
 
 def test_mistakes(drawn):
-    picture = Image.new("RGB", (8, 8), (10, 200, 30))
+    image = Image.new("RGB", (8, 8), (10, 200, 30))
     mistakes = [
-        ShownMistake([("red shoes, $5 or $6", picture)], "boots (0.98)", "sandals"),
-        ShownMistake([(ODD_NAME, picture), ("no picture here", None)], "one product", "two products"),
-        ShownMistake([("offer", picture)] * 9, "one group", "nine products"),
+        ShownMistake([("red shoes, $5 or $6", image)], "boots (0.98)", "sandals"),
+        ShownMistake([(ODD_NAME, image), ("no image here", None)], "one product", "two products"),
+        ShownMistake([("offer", image)] * 9, "one group", "nine products"),
     ]
     colours, texts = drawn(draw_mistakes, mistakes, "worst mistakes", columns=3)
     assert (10, 200, 30) in colours
-    assert {"boots (0.98)", "sandals", "two products", "no picture", r"red shoes, \$5 or \$6"} <= set(texts)
+    assert {"boots (0.98)", "sandals", "two products", "no image", r"red shoes, \$5 or \$6"} <= set(texts)
     _, texts = drawn(draw_mistakes, [], "worst mistakes")
     assert "worst mistakes: none" in texts

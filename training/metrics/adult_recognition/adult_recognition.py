@@ -1,11 +1,13 @@
 """Adult product recognition: how well scores tell products that are restricted to adults from all others.
 
 A metric module of `evaluate`: `evaluate.load("training/metrics/adult_recognition")`. Where the products are all of one
-kind: without a restricted product every figure is not a number; with nothing else, average precision, precision and
-recall at precision are 1, whatever the scores.
+kind: without a restricted product every metric is not a number; with nothing else, average precision, precision and
+recall at precision are 1 for any scores.
 
 The curve is counted with numpy: scikit-learn's has the same points (a test says so) in ten times the time, which an
 interval by resampling would wait for a thousand times.
+
+One file, which shares no code with the module of matching: `evaluate.load(path)` copies this file alone.
 """
 
 from typing import Any
@@ -24,11 +26,11 @@ Returns:
     average_precision, precision_at_recall_95 and recall_at_precision_95 (each the best of all thresholds that keep the
     other at 0.95 or above; recall 0 where none does), precision, recall and f1 (at the threshold).
 """
-_FIGURES = ("average_precision", "precision_at_recall_95", "recall_at_precision_95", "precision", "recall", "f1")
+_METRICS = ("average_precision", "precision_at_recall_95", "recall_at_precision_95", "precision", "recall", "f1")
 
 
 class AdultRecognition(evaluate.Metric):
-    """Figures of scored products; `outcomes` and `figures` are its two halves, for resampling between them."""
+    """Metrics of scored products; `outcomes` and `metrics` are its two halves, for resampling between them."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -45,7 +47,7 @@ class AdultRecognition(evaluate.Metric):
 
     @staticmethod
     def outcomes(predictions: Any, references: Any) -> dict[str, np.ndarray]:
-        """Return what the figures of `N` products are made of.
+        """Return what the metrics of `N` products are made of.
 
         Args:
             predictions: Scores, shape `(N,)`.
@@ -74,12 +76,12 @@ class AdultRecognition(evaluate.Metric):
 
     @staticmethod
     def metrics(outcomes: dict[str, np.ndarray], threshold: float = 0.5) -> dict[str, float]:
-        """Return the figures of what `outcomes` returned, or of a selection of its rows."""
+        """Return the metrics of what `outcomes` returned, or of a selection of its rows."""
         score, rank, label = outcomes["score"], outcomes["rank"], outcomes["label"]
         answer = score >= threshold
         num_right, num_found, num_true = (answer & label).sum(), answer.sum(), label.sum()
         if not num_true:
-            return dict.fromkeys(_FIGURES, float("nan"))
+            return dict.fromkeys(_METRICS, float("nan"))
         at_rank = np.bincount(rank)[::-1]
         # Per threshold, the highest first: what it finds, and what of that is right.
         found = at_rank.cumsum()[at_rank > 0]

@@ -6,7 +6,7 @@ not precision; a reference of that name makes it a value like any other.
 
 F1 is counted with numpy: scikit-learn's `f1_score` gives the same (a test says so) in forty times the time, which an
 interval by resampling would wait for a thousand times. Macro F1 is, as there, the mean over the values that occur
-among references or answers. An attribute of which no value is known has figures that are not numbers, and no part in
+among references or answers. An attribute of which no value is known has metrics that are not numbers, and no part in
 those of all attributes.
 """
 
@@ -32,7 +32,7 @@ _ABSTAINED, _UNKNOWN = -1, -2
 
 
 class ProductAttributes(evaluate.Metric):
-    """Figures of extracted values; `outcomes` and `figures` are its two halves, for resampling between them."""
+    """Metrics of extracted values; `outcomes` and `metrics` are its two halves, for resampling between them."""
 
     def _info(self) -> evaluate.MetricInfo:
         values = datasets.List(datasets.Value("string"))
@@ -52,7 +52,7 @@ class ProductAttributes(evaluate.Metric):
     def outcomes(
         predictions: Any, references: Any, attributes: Sequence[str], not_stated: str = "not stated"
     ) -> dict[str, np.ndarray]:
-        """Return what the figures of `N` products are made of.
+        """Return what the metrics of `N` products are made of.
 
         Args:
             predictions: Answers, `N` rows of a value per attribute.
@@ -98,8 +98,8 @@ class ProductAttributes(evaluate.Metric):
 
     @staticmethod
     def metrics(outcomes: dict[str, np.ndarray], attributes: Sequence[str]) -> dict[str, float]:
-        """Return the figures of what `outcomes` returned, or of a selection of its rows."""
-        figures: dict[str, float] = {}
+        """Return the metrics of what `outcomes` returned, or of a selection of its rows."""
+        metrics: dict[str, float] = {}
         counts = np.zeros(3, dtype=np.int64)
         macro = []
         for column, name in enumerate(attributes):
@@ -108,16 +108,16 @@ class ProductAttributes(evaluate.Metric):
             right = reference == prediction
             own_counts = np.array([right.sum(), len(reference), (prediction != _ABSTAINED).sum()])
             counts += own_counts
-            figures |= _accuracy_and_micro_f1(f"{name}_", own_counts)
-            figures[f"{name}_macro_f1"] = float("nan")
+            metrics |= _accuracy_and_micro_f1(f"{name}_", own_counts)
+            metrics[f"{name}_macro_f1"] = float("nan")
             if len(reference):
                 occurring = np.bincount(np.concatenate([reference, prediction[prediction != _ABSTAINED]]))
                 hits = np.bincount(reference[right], minlength=len(occurring))
-                figures[f"{name}_macro_f1"] = float((2 * hits[occurring > 0] / occurring[occurring > 0]).mean())
-                macro.append(figures[f"{name}_macro_f1"])
-        figures |= _accuracy_and_micro_f1("", counts)
-        figures["macro_f1"] = float(np.mean(macro)) if macro else float("nan")
-        return figures
+                metrics[f"{name}_macro_f1"] = float((2 * hits[occurring > 0] / occurring[occurring > 0]).mean())
+                macro.append(metrics[f"{name}_macro_f1"])
+        metrics |= _accuracy_and_micro_f1("", counts)
+        metrics["macro_f1"] = float(np.mean(macro)) if macro else float("nan")
+        return metrics
 
 
 def _accuracy_and_micro_f1(prefix: str, counts: np.ndarray) -> dict[str, float]:

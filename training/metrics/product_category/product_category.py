@@ -31,7 +31,7 @@ Returns:
 
 
 class ProductCategory(evaluate.Metric):
-    """Figures of classified products; `outcomes` and `figures` are its two halves, for resampling between them."""
+    """Metrics of classified products; `outcomes` and `metrics` are its two halves, for resampling between them."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -55,7 +55,7 @@ class ProductCategory(evaluate.Metric):
     def outcomes(
         predictions: Any, references: Any, category_paths: Sequence[Sequence[str]], top_k: int = 5
     ) -> dict[str, np.ndarray]:
-        """Return what the figures of `N` products are made of.
+        """Return what the metrics of `N` products are made of.
 
         Args:
             predictions: Scores, shape `(N, leaves)`.
@@ -114,17 +114,17 @@ class ProductCategory(evaluate.Metric):
 
     @staticmethod
     def metrics(outcomes: dict[str, np.ndarray], top_k: int = 5) -> dict[str, float]:
-        """Return the figures of what `outcomes` returned, or of a selection of its rows."""
+        """Return the metrics of what `outcomes` returned, or of a selection of its rows."""
         reference, prediction = outcomes["reference"], outcomes["prediction"]
         names = [f"level_{level}_" for level in range(1, reference.shape[1])] + [""]
-        figures = {}
+        metrics = {}
         for column, name in enumerate(names):
-            figures[f"{name}accuracy"] = float((reference[:, column] == prediction[:, column]).mean())
-            figures[f"{name}macro_f1"] = _macro_f1(reference[:, column], prediction[:, column])
+            metrics[f"{name}accuracy"] = float((reference[:, column] == prediction[:, column]).mean())
+            metrics[f"{name}macro_f1"] = _macro_f1(reference[:, column], prediction[:, column])
         right, answered, shared = outcomes["depths"].sum(axis=0)
-        figures["hierarchical_f1"] = float(2 * shared / (right + answered))
-        figures[f"top_{top_k}_accuracy"] = float(outcomes["in_top"].mean())
-        return figures
+        metrics["hierarchical_f1"] = float(2 * shared / (right + answered))
+        metrics[f"top_{top_k}_accuracy"] = float(outcomes["in_top"].mean())
+        return metrics
 
 
 def _shared_depth(first: tuple[str, ...], second: tuple[str, ...]) -> int:

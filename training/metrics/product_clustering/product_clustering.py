@@ -26,7 +26,7 @@ Returns:
 
 
 class ProductClustering(evaluate.Metric):
-    """Figures of groups; `outcomes` and `figures` are its two halves, for resampling between them."""
+    """Metrics of groups; `outcomes` and `metrics` are its two halves, for resampling between them."""
 
     over_pairs_of_rows = True  # a bootstrap's copies of a row would make pairs that the data has not
 
@@ -45,7 +45,7 @@ class ProductClustering(evaluate.Metric):
 
     @staticmethod
     def outcomes(predictions: Any, references: Any) -> dict[str, np.ndarray]:
-        """Return what the figures of `N` offers are made of.
+        """Return what the metrics of `N` offers are made of.
 
         Args:
             predictions: Groups, int, shape `(N,)`.
@@ -70,7 +70,7 @@ class ProductClustering(evaluate.Metric):
 
     @staticmethod
     def metrics(outcomes: dict[str, np.ndarray]) -> dict[str, float]:
-        """Return the figures of what `outcomes` returned, or of a selection of its rows."""
+        """Return the metrics of what `outcomes` returned, or of a selection of its rows."""
         group, product = outcomes["group"], outcomes["product"]
         homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(product, group)
         (_, wrongly_joined), (wrongly_apart, rightly_joined) = pair_confusion_matrix(product, group).astype(float)

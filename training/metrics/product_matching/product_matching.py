@@ -1,11 +1,13 @@
 """Product matching: how well scores tell pairs of offers of one product from pairs of two.
 
 A metric module of `evaluate`: `evaluate.load("training/metrics/product_matching")`. Where the pairs are all of one
-kind: without a pair of one product every figure is not a number; with nothing else, average precision, best F1 and
-precision are 1, whatever the scores.
+kind: without a pair of one product every metric is not a number; with nothing else, average precision, best F1 and
+precision are 1 for any scores.
 
 The curve is counted with numpy: scikit-learn's has the same points (a test says so) in ten times the time, which an
 interval by resampling would wait for a thousand times.
+
+One file, which shares no code with the module of adult recognition: `evaluate.load(path)` copies this file alone.
 """
 
 from typing import Any
@@ -24,11 +26,11 @@ Returns:
     average_precision, best_f1 (over all thresholds), f1, precision and recall (at the threshold),
     precision_at_recall_95 (the best of all thresholds that find at least 95 % of the pairs of one product).
 """
-_FIGURES = ("average_precision", "best_f1", "f1", "precision", "recall", "precision_at_recall_95")
+_METRICS = ("average_precision", "best_f1", "f1", "precision", "recall", "precision_at_recall_95")
 
 
 class ProductMatching(evaluate.Metric):
-    """Figures of scored pairs; `outcomes` and `figures` are its two halves, for resampling between them."""
+    """Metrics of scored pairs; `outcomes` and `metrics` are its two halves, for resampling between them."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -45,7 +47,7 @@ class ProductMatching(evaluate.Metric):
 
     @staticmethod
     def outcomes(predictions: Any, references: Any) -> dict[str, np.ndarray]:
-        """Return what the figures of `N` pairs are made of.
+        """Return what the metrics of `N` pairs are made of.
 
         Args:
             predictions: Scores, shape `(N,)`.
@@ -74,12 +76,12 @@ class ProductMatching(evaluate.Metric):
 
     @staticmethod
     def metrics(outcomes: dict[str, np.ndarray], threshold: float = 0.5) -> dict[str, float]:
-        """Return the figures of what `outcomes` returned, or of a selection of its rows."""
+        """Return the metrics of what `outcomes` returned, or of a selection of its rows."""
         score, rank, label = outcomes["score"], outcomes["rank"], outcomes["label"]
         answer = score >= threshold
         num_right, num_found, num_true = (answer & label).sum(), answer.sum(), label.sum()
         if not num_true:
-            return dict.fromkeys(_FIGURES, float("nan"))
+            return dict.fromkeys(_METRICS, float("nan"))
         at_rank = np.bincount(rank)[::-1]
         # Per threshold, the highest first: what it finds, and what of that is right.
         found = at_rank.cumsum()[at_rank > 0]

@@ -27,11 +27,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: quickstart
-quickstart: $(INSTALLED) ## Draw products, train on them, measure retrieval, show the nearest images (minutes, no download)
+quickstart: $(INSTALLED) ## Generate products, train on them, measure retrieval, show the nearest images (minutes, no download)
 	$(BIN)/python training/quickstart.py
 
 .PHONY: toy-catalog
-toy-catalog: $(INSTALLED) ## Write the drawn products and an image of them to outputs/toy_catalog
+toy-catalog: $(INSTALLED) ## Write generated products and an image of them to outputs/toy_catalog
 	$(BIN)/python -m modeling_eclip.toy --output outputs/toy_catalog
 
 # Two workers with one thread each: small models gain nothing from more threads and lose much to contention.
@@ -82,7 +82,7 @@ demo: $(INSTALLED) ## A page in the browser: search by words and image, five tas
 	$(BIN)/python examples/demo/app.py --data $(DEMO_DATA)
 
 .PHONY: prepare-demo
-prepare-demo: $(INSTALLED) ## Make raw offers of the drawn products, and a corpus of them, in outputs/ (a minute)
+prepare-demo: $(INSTALLED) ## Generate raw offers, and a corpus of them, in outputs/ (a minute)
 	$(BIN)/python training/corpus/toy_raw_offers.py --output outputs/toy_raw
 	$(BIN)/python training/prepare.py --config training/configs/prepare.yaml --id_column offer_id \
 		--input outputs/toy_raw/raw.parquet --output outputs/toy_corpus $(PREPARE_ARGS)

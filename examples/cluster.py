@@ -1,4 +1,4 @@
-"""Group the offers of a catalogue by product, without being told how many there are, and draw the groups.
+"""Group offers by product, without knowing how many products there are, and draw the groups.
 
     python examples/cluster.py outputs/quickstart outputs/groups.png
 
@@ -34,12 +34,12 @@ def main(checkpoint: str, path: str, num_offers: int = 2000, num_drawn: int = 48
     offers = catalog["test"]
     with torch.no_grad():
         groups = head.cluster(head.answer(embeds["test"]).embeds).tolist()
-    right = catalogs_of(offers).tolist()
-    score = adjusted_rand_score(right, groups)
-    print(f"{len(offers)} offers of {len(set(right))} products: {len(set(groups))} groups", end="")
+    labels = catalogs_of(offers).tolist()
+    score = adjusted_rand_score(labels, groups)
+    print(f"{len(offers)} offers of {len(set(labels))} products: {len(set(groups))} groups", end="")
     print(f", joined from a similarity of {head.config.cluster_threshold:.2f}; adjusted Rand index {score:.3f}")
-    print(f"groups of one product: {homogeneity_score(right, groups):.3f}", end="")
-    print(f"; products in one group: {completeness_score(right, groups):.3f}")
+    print(f"groups of one product: {homogeneity_score(labels, groups):.3f}", end="")
+    print(f"; products in one group: {completeness_score(labels, groups):.3f}")
 
     members = [[row for row, other in enumerate(groups) if other == group] for group in sorted(set(groups))]
     shown = [row for rows in members if 2 <= len(rows) <= 8 for row in rows][:num_drawn]

@@ -1,4 +1,4 @@
-"""Export the title side of an e-CLIP checkpoint, and embed with nothing but ONNX Runtime or OpenVINO.
+"""Export the text tower of an e-CLIP checkpoint, and embed with nothing but ONNX Runtime or OpenVINO.
 
     python examples/export.py outputs/quickstart outputs/exported openvino
 

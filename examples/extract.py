@@ -43,13 +43,13 @@ def main(checkpoint: str, num_offers: int = 2000) -> dict[str, float]:
     for offer in catalog["test"].select(range(5)):
         text, image = offer["title"], offer["image"]
         print(text[:60])
-        for side, answer in (
+        for modality, answer in (
             ("title", extract(text)),
             ("image", extract(image)),
             ("both", extract(text=text, image=image)),
         ):
             told = ", ".join(f"{name} {best['label']} ({best['score']:.2f})" for name, [best] in answer.items())
-            print(f"    by {side}: {told}")
+            print(f"    by {modality}: {told}")
     return accuracies
 
 

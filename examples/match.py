@@ -1,4 +1,4 @@
-"""Find the offers of a catalogue that are of one product, without comparing all with all, and without any training.
+"""Find offers of one product: compare nearest neighbours alone, without any training.
 
     python examples/match.py outputs/quickstart
 
@@ -45,7 +45,7 @@ def main(checkpoint: str, num_offers: int = 2000) -> tuple[float, float]:
     precision = (found & same).sum().item() / max(1, found.sum().item())
     recall = (found & same).sum().item() / max(1, num_right)
     print(f"{len(offers)} offers: {len(pairs)} pairs compared of {len(offers) * (len(offers) - 1) // 2}")
-    print(f"{found.sum()} pairs said to be of one product; precision {precision:.3f}, recall {recall:.3f}")
+    print(f"{found.sum()} pairs predicted to be of one product; precision {precision:.3f}, recall {recall:.3f}")
     for name, chosen in (("right", found & same), ("wrong", found & ~same), ("missed", ~found & same)):
         for place in chosen.nonzero().flatten()[:3].tolist():
             left, right = (offers[row]["title"][:36] for row in pairs[place].tolist())

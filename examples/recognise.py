@@ -18,7 +18,7 @@ from modeling_eclip.toy import toy_catalog
 
 def main(checkpoint: str, num_offers: int = 1500, target_recall: float = 0.95) -> tuple[float, float]:
     """Learn from drawn offers, print the decisions on others; return their precision and recall."""
-    seeds, embeds, labels = {"train": 0, "validation": 1, "test": 2}, {}, {}  # rare: a catalogue for each
+    seeds, embeds, labels = {"train": 0, "validation": 1, "test": 2}, {}, {}  # rare: offers of their own for each
     catalog = {split: toy_catalog(num_offers, seed=seed)["train"] for split, seed in seeds.items()}
     head = EClipForAdultRecognition.from_pretrained(checkpoint, target_recall=target_recall).eval()
     processor = EClipProcessor.from_pretrained(checkpoint)
@@ -34,20 +34,19 @@ def main(checkpoint: str, num_offers: int = 1500, target_recall: float = 0.95) -
     probabilities = head.probabilities(logits["validation"])
     head.config.decision_threshold = threshold_of_recall(probabilities, labels["validation"], target_recall)
 
-    found, right = torch.tensor(head.decode(logits["test"])), labels["test"] == 1
-    print(
-        f"{right.sum()} of {len(right)} offers are restricted; yes from a probability of {head.decision_threshold:.3f}"
-    )
+    found, restricted = torch.tensor(head.decode(logits["test"])), labels["test"] == 1
+    print(f"{restricted.sum()} of {len(restricted)} offers are restricted", end="")
+    print(f"; predicted from a probability of {head.decision_threshold:.3f}")
     print(f"{'':16}{'restricted':>12}{'others':>12}")
-    for name, said in (("recognised", found), ("let through", ~found)):
-        print(f"{name:16}{(said & right).sum():>12}{(said & ~right).sum():>12}")
-    precision = (found & right).sum().item() / max(1, found.sum().item())
-    recall = (found & right).sum().item() / max(1, right.sum().item())
-    print(f"precision {precision:.3f}, recall {recall:.3f}; recall wished for {target_recall}")
+    for name, predicted in (("recognised", found), ("let through", ~found)):
+        print(f"{name:16}{(predicted & restricted).sum():>12}{(predicted & ~restricted).sum():>12}")
+    precision = (found & restricted).sum().item() / max(1, found.sum().item())
+    recall = (found & restricted).sum().item() / max(1, restricted.sum().item())
+    print(f"precision {precision:.3f}, recall {recall:.3f}; target {target_recall}")
 
     print(f"\nsome of each, as the pipeline answers: adult from a probability of {head.decision_threshold:.3f}")
     recognise = pipeline("eclip-product-classification", model=head, processor=processor)
-    for row in [*right.nonzero().flatten()[:3].tolist(), *(~right).nonzero().flatten()[:3].tolist()]:
+    for row in [*restricted.nonzero().flatten()[:3].tolist(), *(~restricted).nonzero().flatten()[:3].tolist()]:
         [answer] = recognise(text=(offer := catalog["test"][row])["title"], image=offer["image"])
         print(f"{offer['title'][:48]:50} {answer['label']} ({answer['score']:.2f})")
     return precision, recall

@@ -1,56 +1,57 @@
-"""Search products by words, by a picture, and by both, in a LanceDB table on disk.
+"""Search products by words, by an image, and by both, in a LanceDB table on disk.
 
     python examples/search.py outputs/quickstart outputs/search [products.parquet]
 
 Draws what it finds to `outputs/search/found.png`. Without a file of your own (columns `title`, `image`, and if known
-`category` and `colour`) the products are those of the drawn catalogue that training has not seen.
+`category` and `colour`) the products are drawn ones. `demo/product_search.py` indexes tables larger than memory.
 """
 
 import sys
 from pathlib import Path
-from typing import Any
 
+import lancedb
 import pyarrow.parquet as pq
+from torch.nn.functional import normalize
 
-from examples.demo.product_search import ProductEmbedder, ProductTable
-from modeling_eclip import load_product_image
+from modeling_eclip import EClipModel, EClipProcessor, embed_products, load_product_image
 from modeling_eclip.plots import draw_found
 from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, folder: str, products: str | None = None, num_offers: int = 4000) -> None:
-    """Build a table, ask it some things, and draw the answers."""
+    """Build a table, ask it some questions, and draw the answers."""
     rows = pq.read_table(products).to_pylist() if products else list(toy_catalog(num_offers)["test"])
-    if not any(row.get("image") is not None for row in rows):
-        sys.exit(f"{products} has no column `image` with a picture in it; examples/embed.py is for titles alone.")
-    table = ProductTable.build(folder, ProductEmbedder(checkpoint), rows)
-    print(f"{len(table)} products in {folder}, {table.embedder.width} numbers each")
+    rows = [row for row in rows if row.get("title") and row.get("image") is not None]
+    if not rows:
+        sys.exit(f"{products} has no row with a `title` and an `image`; examples/embed.py is for titles alone.")
+    model, processor = EClipModel.from_pretrained(checkpoint).eval(), EClipProcessor.from_pretrained(checkpoint)
 
-    # They stand for what a customer has at hand.
-    some = next(row for row in rows if row.get("image") is not None)
-    other = next((row for row in rows if row is not some and row["title"]), some)
-    questions: list[tuple[str, dict[str, Any]]] = [
-        (other["title"], {"text": other["title"]}),
-        ("this picture", {"image": some["image"]}),
-        (f"this picture, and: {other['title']}", {"text": other["title"], "image": some["image"]}),
-    ]
-    for column in ("category", "colour"):
-        for value in table.choices(column)[:1]:
-            questions.append((f"this picture, {column} {value}", {"image": some["image"], column: value}))
+    def embed(titles: list[str] | None, images: list | None) -> list[list[float]]:
+        """Return one vector per product or question: the mean of what the title and the image became."""
+        return normalize(sum(embed_products(model, processor, titles, images).values()), dim=-1).tolist()
+
+    records = []
+    for number, vector in enumerate(embed([row["title"] for row in rows], [row["image"] for row in rows])):
+        title, path, colour = (rows[number].get(name) or "" for name in ("title", "category", "colour"))
+        category = path if isinstance(path, str) else " > ".join(path)
+        records.append({"row": number, "title": title, "category": category, "colour": colour, "vector": vector})
+    table = lancedb.connect(folder).create_table("products", records, mode="overwrite")
+    print(f"{len(table)} products in {folder}, {model.config.projection_dim} numbers each")
+
+    images, words = [rows[0]["image"]], [rows[-1]["title"]]  # what a customer has
+    questions = [(words[0], words, None, None), ("this image", None, images, None)]
+    questions.append((f"this image, and: {words[0]}", words, images, None))
+    if colour := records[-1]["colour"].replace("'", "''"):
+        questions.append((f"this image, colour {colour}", None, images, f"colour = '{colour}'"))
     drawn = []
-    for question, asked in questions:
-        found = table.search(**asked, limit=6)
+    for question, text, image, condition in questions:
+        query = table.search(embed(text, image)[0]).distance_type("dot").where(condition)
         print(f"\n{question}")
-        for product in found:
-            print(
-                f"  {product['similarity']:.2f}  {product['title'][:50]:52}{product['category']}, {product['colour']}"
-            )
-        own = load_product_image(asked["image"]) if "image" in asked else None
-        drawn.append(
-            (question, own, [(p["thumbnail"] and load_product_image(p["thumbnail"]), p["title"]) for p in found])
-        )
+        for found in (answers := query.limit(6).to_list()):
+            print(f"  {1 - found['_distance']:.2f}  {found['title'][:50]:52}{found['category']}, {found['colour']}")
+        shown = [(load_product_image(rows[found["row"]]["image"]), found["title"]) for found in answers]
+        drawn.append((question, image and load_product_image(image[0]), shown))
     draw_found(drawn, Path(folder) / "found.png")
-    print(f"\n{folder}/found.png shows them")
 
 
 if __name__ == "__main__":

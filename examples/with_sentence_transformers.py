@@ -24,17 +24,17 @@ def main(checkpoint: str, num_offers: int = 500, num_queries: int = 5) -> dict[s
     catalogs, shares = offers["catalog_id"][:], {}
     queries = {"title": offers["title"][:], "image": offers["image"][:], "both": products}
     nearest = {}
-    for side, inputs in queries.items():
+    for kind, inputs in queries.items():
         vectors = model.encode_query(inputs, batch_size=64, show_progress_bar=False)
         similarity = model.similarity(vectors, corpus).fill_diagonal_(-1)  # not the offer itself
-        nearest[side] = similarity.argmax(dim=1).tolist()
-        found = [catalogs[row] == catalogs[other] for row, other in enumerate(nearest[side])]
-        shares[side] = sum(found) / len(found)
-        print(f"another seller's offer of the product comes first, searched by {side}: {shares[side]:.1%}")
+        nearest[kind] = similarity.argmax(dim=1).tolist()
+        found = [catalogs[row] == catalogs[other] for row, other in enumerate(nearest[kind])]
+        shares[kind] = sum(found) / len(found)
+        print(f"another seller's offer of the product comes first, searched by {kind}: {shares[kind]:.1%}")
     for row in range(num_queries):
         print(products[row]["text"][:60])
-        for side in queries:
-            print(f"    by {side}: {products[nearest[side][row]]['text'][:60]}")
+        for kind in queries:
+            print(f"    by {kind}: {products[nearest[kind][row]]['text'][:60]}")
     return shares
 
 

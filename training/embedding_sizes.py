@@ -1,8 +1,8 @@
 """What shorter embeddings keep: `python training/embedding_sizes.py --embeddings outputs/embeddings`.
 
-Takes what `embed.py` wrote of products with both sides, and cuts it to several sizes, in float32 and to one bit of
-each value. Of each size it prints the bytes of a vector, how often the image of a title is among the first found, and
-how many of the 10 images that the whole vectors find first are found; with `--candidates` re-scored by them, too.
+Takes what `embed.py` wrote of products with both modalities, and cuts it to several sizes, in float32 and to one bit
+of each value. Of each size it prints the bytes of a vector, how often the image of a title is among the first found,
+and how many of the 10 images that the whole vectors find first are found; with `--candidates` re-scored by them, too.
 `sizes.json` in the folder holds the same.
 """
 
@@ -59,7 +59,7 @@ def measure_sizes(arguments: SizesArguments) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: the folder holds no embeddings.
-        ValueError: no product has both sides, or a size is not one of the embeddings'.
+        ValueError: no product has both modalities, or a size is not one of the embeddings'.
     """
     text, image, catalog_ids = _read(Path(arguments.embeddings))
     whole = image.shape[1]
@@ -72,10 +72,10 @@ def measure_sizes(arguments: SizesArguments) -> list[dict[str, Any]]:
     rows = []
     for dim in sorted(dims, reverse=True):
         short_text, short_image = truncate_embeds(text, dim), truncate_embeds(image, dim)
-        bits = [torch.sign(side - side.mean(dim=0)) / dim**0.5 for side in (short_text, short_image)]
-        for form, size, sides in (("float32", 4 * dim, (short_text, short_image)), ("1 bit", -(-dim // 8), bits)):
-            recalls = retrieval_recall(sides[0], sides[1], [catalog_ids], ranks=(1, 10))
-            found = _nearest(sides[0][queries], sides[1], number)
+        bits = [torch.sign(part - part.mean(dim=0)) / dim**0.5 for part in (short_text, short_image)]
+        for form, size, parts in (("float32", 4 * dim, (short_text, short_image)), ("1 bit", -(-dim // 8), bits)):
+            recalls = retrieval_recall(parts[0], parts[1], [catalog_ids], ranks=(1, 10))
+            found = _nearest(parts[0][queries], parts[1], number)
             kept = {name: recalls[name] for name in ("recall@1", "recall@10")}
             rows.append({"dim": dim, "form": form, "bytes": size, **kept, "neighbors": _shared(found, expected)})
         if dim % 8 == 0:
@@ -100,16 +100,16 @@ def _read(folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         raise FileNotFoundError(f"{folder} holds no embeddings-*.parquet; name the folder that embed.py wrote.")
     table = pq.read_table(files)
     if missing := [name for name in ("text_embeds", "image_embeds") if name not in table.column_names]:
-        raise ValueError(f"{folder} has no {missing[0]!r}; embed both sides (`--modality both`).")
+        raise ValueError(f"{folder} has no {missing[0]!r}; embed both modalities (`--modality both`).")
     has_both = np.asarray(table["has_text"]) & np.asarray(table["has_image"])
     if not has_both.any():
         raise ValueError(f"no product in {folder} has both a title and an image.")
     table = table.filter(has_both)
-    sides = [
+    text, image = [
         torch.from_numpy(np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False)))
         for name in ("text_embeds", "image_embeds")
     ]
-    return sides[0], sides[1], torch.from_numpy(table["catalog_id"].fill_null(NO_CATALOG).to_numpy().copy())
+    return text, image, torch.from_numpy(table["catalog_id"].fill_null(NO_CATALOG).to_numpy().copy())
 
 
 def _nearest(queries: torch.Tensor, vectors: torch.Tensor, number: int) -> np.ndarray:

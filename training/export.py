@@ -57,20 +57,20 @@ class ExportArguments:
 
 
 def check_columns(part: Part, data: DataArguments) -> None:
-    """Refuse to export a side that there are no products to compare with PyTorch of.
+    """Refuse to export a modality that the test data lacks: the export is compared with PyTorch on it.
 
     Args:
         part: What is exported.
         data: The data arguments.
 
     Raises:
-        ValueError: a side of the part has no column.
+        ValueError: a modality of the part has no column.
     """
-    for side, other in (("title", "image"), ("image", "text")):
-        field = f"{side}_column"
-        if getattr(data, field) == "none" and part in ("both", "text" if side == "title" else side):
+    for name, other in (("title", "image"), ("image", "text")):
+        field = f"{name}_column"
+        if getattr(data, field) == "none" and part in ("both", "text" if name == "title" else name):
             raise ValueError(
-                f"`part` is {part!r}, but `{field}` is 'none', and the export is compared with PyTorch on {side}s; "
+                f"`part` is {part!r}, but `{field}` is 'none', and the export is compared with PyTorch on {name}s; "
                 f"name their column, or give `--part {other}`."
             )
 
@@ -78,7 +78,7 @@ def check_columns(part: Part, data: DataArguments) -> None:
 def read_batches(
     data: DataArguments, split: str, processor: EClipProcessor, part: Part, num_products: int, batch_size: int
 ) -> list[dict[str, Any]]:
-    """Read the first products of a split, both sides of them where there are both.
+    """Read the first products of a split, both modalities of them where there are both.
 
     Args:
         data: The data arguments.
@@ -97,9 +97,9 @@ def read_batches(
     products = load_split(data, split)
     assert isinstance(products, datasets.Dataset)  # only training offers can be streamed, and here are not
     products = products.select(range(min(num_products, len(products))))
-    one_sided = "none" in (data.title_column, data.image_column)
+    modality = part if "none" in (data.title_column, data.image_column) else None
     loader = evaluation_loader(
-        products, processor, batch_size=batch_size, modality=part if one_sided else None, num_workers=data.num_workers
+        products, processor, batch_size=batch_size, modality=modality, num_workers=data.num_workers
     )
     skips = SkipCounter()
     batches = []
@@ -125,14 +125,14 @@ def compare(
         batches: Products, as `read_batches` gives them.
 
     Returns:
-        What [`agreement`] found; offers of one catalog, and of equal titles, are each other's right answers.
+        What [`agreement`] found; offers of one catalog, and of equal titles, are each other's labels.
     """
     titles = torch.tensor([stable_id(title) for batch in batches for title in batch["titles"]])
     catalogs = torch.cat([batch["catalog_ids"] for batch in batches])
     ours = embed(exported, part, tqdm(batches, desc="the export", leave=False))
-    sides = part if not set(batches[0]) >= {"input_ids", "pixel_values"} else "both"
+    modality = part if not set(batches[0]) >= {"input_ids", "pixel_values"} else "both"
     with torch.no_grad():
-        outputs = [model(**inputs_of(batch, sides)) for batch in tqdm(batches, desc="PyTorch", leave=False)]
+        outputs = [model(**inputs_of(batch, modality)) for batch in tqdm(batches, desc="PyTorch", leave=False)]
     names = [name for name in ("text_embeds", "image_embeds") if outputs[0].get(name) is not None]
     original = {name: torch.cat([output[name] for output in outputs]) for name in names}
     return agreement(ours, original, [catalogs, titles])
@@ -163,12 +163,12 @@ def main() -> None:
         processor.save_pretrained(folder)
         # What is compared is what was saved.
         loaded = ExportedModel.from_pretrained(folder)
-        figures = compare(loaded, model, arguments.part, batches)
+        metrics = compare(loaded, model, arguments.part, batches)
         products = sum(len(batch["row_ids"]) for batch in batches)
         about = {name: getattr(arguments, name) for name in ("checkpoint", "part", "format", "precision")}
-        report = {**about, **interface_of(loaded), "products": products, "agreement": figures}
+        report = {**about, **interface_of(loaded), "products": products, "agreement": metrics}
         write_json(report, folder / "agreement.json")
-    logger.info("%s\n%s", json.dumps(figures, indent=2), f"the export is in {output_dir}")
+    logger.info("%s\n%s", json.dumps(metrics, indent=2), f"the export is in {output_dir}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo: search products by words and picture, and ask five tasks about one.
+"""The demo: search products by words and image, and ask five tasks about one.
 
     python examples/demo/app.py --checkpoint outputs/quickstart
 
@@ -27,12 +27,12 @@ __all__ = ["Demo", "build_page", "launch", "load_demo"]
 MAX_TITLE_LENGTH = 500  # characters; the model reads some tens of words
 MAX_FILE_SIZE = "8mb"
 # By the reason that the model's loader gives.
-_WRONG_PICTURES = {
-    "empty": "The picture is empty. Choose another one.",
+_WRONG_IMAGES = {
+    "empty": "The image is empty. Choose another one.",
     "not_an_image": "This file is not an image in a known format. Take a JPEG or PNG.",
-    "too_many_pixels": "The picture has too many pixels. Take a smaller one.",
-    "too_thin": "The picture is only a thin strip. Crop it.",
-    "truncated": "The picture is damaged, or ends early. Export or download it again.",
+    "too_many_pixels": "The image has too many pixels. Take a smaller one.",
+    "too_thin": "The image is only a thin strip. Crop it.",
+    "truncated": "The image is damaged, or ends early. Export or download it again.",
 }
 _ANY = "any"
 _NUM_RESULTS, _NUM_NEIGHBOURS = 12, 6
@@ -52,18 +52,18 @@ class Demo:
         self.table, self.tasks = table, tasks
 
     def search(self, text: str | None, image: bytes | None, category: str | None, colour: str | None) -> str:
-        """Show the products nearest to words, a picture, or both."""
+        """Show the products nearest to words, an image, or both."""
         title = _title(text)
         if not title and image is None:
-            raise ValueError("Write what you look for, or choose a picture, or both.")
-        picture = self._picture(image)
+            raise ValueError("Write what you look for, or choose an image, or both.")
+        decoded = self._decode(image)
         wanted = {
             name: value for name, value in (("category", category), ("colour", colour)) if value and value != _ANY
         }
-        found = self.table.search(title, picture, **wanted, limit=_NUM_RESULTS)
+        found = self.table.search(title, decoded, **wanted, limit=_NUM_RESULTS)
         if not found:
             return notice("No product is of this category and colour. Set one of them to any.")
-        how = " and ".join(kind for kind, given in (("words", title), ("picture", image)) if given)
+        how = " and ".join(kind for kind, given in (("words", title), ("image", image)) if given)
         return section(f"{len(found)} nearest products", cards(found), f"By {how}, among {len(self.table)}.")
 
     def ask(self, text: str | None, image: bytes | None) -> str:
@@ -88,17 +88,17 @@ class Demo:
     def _product(self, text: str | None, image: bytes | None, name: str) -> dict[str, Any]:
         title = _title(text)
         if not title and image is None:
-            raise ValueError(f"Give {name} a title, a picture, or both.")
-        return {"title": title, "image": self._picture(image)}
+            raise ValueError(f"Give {name} a title, an image, or both.")
+        return {"title": title, "image": self._decode(image)}
 
-    def _picture(self, image: bytes | None) -> Any:
-        """Decode a picture once, for all models; what is wrong with it is told to somebody who only has the page."""
+    def _decode(self, image: bytes | None) -> Any:
+        """Decode an image once, for all models; what is wrong with it is told to somebody who only has the page."""
         if image is None:
             return None
         try:
             return self.table.embedder.load_image(image)
         except ValueError as error:
-            raise ValueError(_WRONG_PICTURES.get(getattr(error, "reason", ""), str(error))) from error
+            raise ValueError(_WRONG_IMAGES.get(getattr(error, "reason", ""), str(error))) from error
 
     def _answer(self, task: str, product: dict[str, Any]) -> str:
         if task not in self.tasks.heads:
@@ -168,8 +168,8 @@ def build_page(demo: Demo) -> gr.Blocks:
         return answer
 
     first = section(f"Some of the {len(demo.table)} products", cards(demo.table.table.head(12).to_pylist()))
-    with gr.Blocks(title="Products by words and pictures", analytics_enabled=False) as page:
-        gr.Markdown("# Products by words and pictures\nAn e-CLIP model: titles and pictures of products in one space.")
+    with gr.Blocks(title="Products by words and images", analytics_enabled=False) as page:
+        gr.Markdown("# Products by words and images\nAn e-CLIP model: titles and images of products in one space.")
         with gr.Tab("Search"):
             with gr.Row():
                 with gr.Column(scale=2, min_width=240):
@@ -182,10 +182,10 @@ def build_page(demo: Demo) -> gr.Blocks:
                             for name in ("category", "colour")
                         )
                 with gr.Column(scale=1, min_width=200):
-                    picture = _upload("Picture")
+                    image = _upload("Image")
             button = gr.Button("Search", variant="primary")
             found = gr.HTML(first, elem_id="found")
-            inputs = [words, picture, category, colour]
+            inputs = [words, image, category, colour]
             gr.on([button.click, words.submit], told(demo.search), inputs, found, api_name="search")
         with gr.Tab("Product"):
             with gr.Row():
@@ -234,10 +234,10 @@ def _upload(label: str) -> gr.Image:
             return None
         file = Path(payload.path).resolve()
         if not file.is_relative_to(Path(get_upload_folder()).resolve()) or not file.is_file():
-            raise gr.Error("That is no picture that was uploaded here; choose one.")
+            raise gr.Error("That is no image that was uploaded here; choose one.")
         return file.read_bytes()
 
-    # Gradio would decode the picture by itself; the model's own loader is careful, and says what is wrong in words.
+    # Gradio would decode the image by itself; the model's own loader is careful, and says what is wrong in words.
     image.preprocess = read  # type: ignore[assignment, method-assign]
     return image
 

@@ -19,8 +19,8 @@ CSS = """
                    list-style: none; margin: 0; padding: 0; }
 .card { border: 1px solid var(--border-color-primary); border-radius: 8px; overflow: hidden; margin: 0;
         background: var(--background-fill-primary); display: flex; flex-direction: column; min-width: 0; }
-.card img, .card .no-picture { width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff; display: block; }
-.card .no-picture { display: grid; place-items: center; color: #5b6472; }
+.card img, .card .no-image { width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff; display: block; }
+.card .no-image { display: grid; place-items: center; color: #5b6472; }
 .card .words { padding: 8px; overflow-wrap: anywhere; font-size: 14px; line-height: 1.35; }
 .card .facts { opacity: .75; font-size: 12px; margin-top: 4px; }
 .section h3 { margin: 16px 0 8px; font-size: 16px; }
@@ -53,7 +53,7 @@ def section(heading: str, content: str, remark: str = "") -> str:
 
 
 def cards(products: Iterable[Mapping[str, Any]]) -> str:
-    """Show products as a grid of pictures, as many side by side as there is room for."""
+    """Show products as a grid of images, as many side by side as there is room for."""
     shown = "".join(_card(product) for product in products)
     return f'<ul class="grid">{shown}</ul>'
 
@@ -74,13 +74,13 @@ def _card(product: Mapping[str, Any]) -> str:
     short = title if len(title) <= _TITLE_LENGTH else title[: _TITLE_LENGTH - 1] + "…"
     if product["thumbnail"]:
         data = base64.b64encode(product["thumbnail"]).decode()
-        picture = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(short)}">'
+        image = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(short)}">'
     else:
-        picture = '<div class="no-picture">no picture</div>'
+        image = '<div class="no-image">no image</div>'
     facts = [escape(fact) for fact in (product["category"], product["colour"]) if fact]
     if "similarity" in product:
         facts.append(f"similarity {product['similarity']:.2f}")
     return (
-        f'<li class="card">{picture}<div class="words">{escape(short)}'
+        f'<li class="card">{image}<div class="words">{escape(short)}'
         f'<div class="facts">{"<br>".join(facts)}</div></div></li>'
     )

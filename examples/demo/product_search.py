@@ -1,9 +1,9 @@
-"""Products in a LanceDB table on disk: filtered search by a title, a picture, or both.
+"""Products in a LanceDB table on disk: filtered search by a title, an image, or both.
 
-Contract: a product is one row and one vector, the mean of what its title and its picture became in e-CLIP's shared
-space; a query is a vector made the same way, so that words, a picture, and both search the same column. Files are all
+Contract: a product is one row and one vector, the mean of what its title and its image became in e-CLIP's shared
+space; a query is a vector made the same way, so that words, an image, and both search the same column. Files are all
 there is: no server, and tables larger than memory stay on disk. Needs lancedb, pyarrow and transformers, and of e-CLIP
-only a checkpoint, which brings its code.
+only a checkpoint, whose code is loaded with it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LEVELS = " > "
 
 
 class ProductEmbedder:
-    """Make vectors of titles and pictures.
+    """Make vectors of titles and images.
 
     Args:
         checkpoint: Folder or Hub id of an e-CLIP checkpoint. Its own code is run.
@@ -48,7 +48,7 @@ class ProductEmbedder:
         """Load the model and its processor."""
         self.model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
         self.processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
-        # The checkpoint's own loader of pictures, which refuses what is damaged or unreasonably large.
+        # The checkpoint's own loader of images, which refuses what is damaged or unreasonably large.
         self.load_image: Callable[[Any], Any] = sys.modules[type(self.processor).__module__].load_product_image
 
     @property
@@ -62,13 +62,13 @@ class ProductEmbedder:
 
         Args:
             titles: A title each, `None` or blank for none.
-            images: A picture each, in any form that `load_product_image` takes, `None` for none.
+            images: An image each, in any form that `load_product_image` takes, `None` for none.
 
         Returns:
             Vectors of unit length, float32, shape `(B, width)`.
 
         Raises:
-            ValueError: a picture can't be used, or a product has neither.
+            ValueError: an image can't be used, or a product has neither.
         """
         total = torch.zeros(len(titles), self.width)
         has_text = [row for row, title in enumerate(titles) if title and title.strip()]
@@ -80,7 +80,7 @@ class ProductEmbedder:
             inputs = self.processor(images=[images[row] for row in has_image], return_tensors="pt")
             total[has_image] += _unit(self.model.get_image_features(**inputs).pooler_output)
         for row in set(range(len(titles))).difference(has_text, has_image):
-            raise ValueError(f"product {row} has neither a title nor a picture; give one of them.")
+            raise ValueError(f"product {row} has neither a title nor an image; give one of them.")
         return _unit(total).numpy()
 
 
@@ -131,7 +131,7 @@ class ProductTable:
             folder: Folder of the database.
             embedder: Makes the vectors.
             products: Rows with `title` and `image`, and where known `id`, `category` (a path, root first, or text)
-                and `colour`. Rows whose picture can't be used, or that have neither side, are left out and counted.
+                and `colour`. Rows whose image can't be used, or that have neither side, are left out and counted.
             name: Name of the table.
             batch_size: Products embedded at a time.
 
@@ -177,11 +177,11 @@ class ProductTable:
         colour: str | None = None,
         limit: int = 12,
     ) -> list[dict[str, Any]]:
-        """Find the products nearest to words, a picture, or both.
+        """Find the products nearest to words, an image, or both.
 
         Args:
             text: Words.
-            image: A picture.
+            image: An image.
             category: A category, as `choices` names it; what lies below it counts, too.
             colour: A colour.
             limit: How many products at most.
@@ -190,7 +190,7 @@ class ProductTable:
             The products, the nearest first: `id`, `title`, `thumbnail` (JPEG), `category`, `colour`, `similarity`.
 
         Raises:
-            ValueError: there are neither words nor a picture, or the picture can't be used.
+            ValueError: there are neither words nor an image, or the image can't be used.
         """
         (vector,) = self.embedder.embed([text], [image])
         conditions = []
@@ -255,7 +255,7 @@ def _record_batches(
                 continue
             title = _text(product.get("title")) or ""
             if image is None and not title.strip():
-                skipped["neither title nor picture"] += 1
+                skipped["neither title nor image"] += 1
                 continue
             category = product.get("category")
             levels = category if isinstance(category, list | tuple) else [category]
@@ -276,6 +276,7 @@ def whole_characters(text: str) -> str:
 
 def _is_missing(value: Any) -> bool:
     """Tell `None`, and the number that tables have where they have nothing."""
+    # A copy of `modeling_eclip.processing_eclip.is_missing`: the demo is deployed without the package.
     return value is None or (isinstance(value, float) and value != value)
 
 

@@ -1,8 +1,8 @@
-"""Five tasks on products of which nothing is known but a title, a picture, or both.
+"""Five tasks on products of which nothing is known but a title, an image, or both.
 
 Contract: each task is answered by the head whose checkpoint lies in the folder of its name; a task without one is not
 there, and the others are. Answers are plain Python, with probabilities. A head looks at what it was trained on: one of
-titles alone refuses a product that has only a picture, in words (`ValueError`).
+titles alone refuses a product that has only an image, in words (`ValueError`).
 """
 
 from __future__ import annotations

@@ -97,9 +97,8 @@ def export_part(
             "pip install -e '.[export]'."
         )
     inputs = inputs_of(sample, part)
-    sides = {"text": "input_ids", "image": "pixel_values"}
-    for side, name in sides.items():
-        if part in (side, "both") and name not in inputs:
+    for modality, name in (("text", "input_ids"), ("image", "pixel_values")):
+        if part in (modality, "both") and name not in inputs:
             raise ValueError(f"`sample` has no {name!r}, which part {part!r} takes; it has {sorted(sample)}.")
         if name in inputs and len(inputs[name]) < 2:
             raise ValueError(
@@ -116,7 +115,9 @@ def export_part(
     except Exception as error:  # torch, the exporters and nncf raise errors of many classes
         towers: dict[str, Any] = {"text": model.config.text_config, "image": model.config.vision_config}
         names = ", ".join(
-            f"{side} tower {tower.model_type!r}" for side, tower in towers.items() if part in (side, "both")
+            f"{modality} tower {tower.model_type!r}"
+            for modality, tower in towers.items()
+            if part in (modality, "both")
         )
         raise ValueError(
             f"part {part!r} ({names}) can't be exported to {format}: {type(error).__name__}: {str(error)[:500]}. Try "
@@ -235,30 +236,30 @@ def agreement(
     Args:
         exported: `text_embeds`, `image_embeds` or both, each of shape `(N, projection_dim)`.
         original: PyTorch's of the same products.
-        groups: What makes products each other's right answer; see [`retrieval_recall`].
+        groups: Products of one group are each other's labels; see [`retrieval_recall`].
 
     Returns:
-        Per name `max_abs_difference`, `mean_cosine` and `min_cosine`; with PyTorch's embeddings of the other side,
+        Per name `max_abs_difference`, `mean_cosine` and `min_cosine`; with PyTorch's embeddings of the other modality,
         too, under `"retrieval"` the `recall@10` of the image for a title, PyTorch's `original_recall@10`, and
         `recall@10_loss`, their difference.
     """
-    figures = {}
+    metrics = {}
     for name, embeds in exported.items():
         cosines = nn.functional.cosine_similarity(embeds.double(), original[name].double(), dim=-1)
-        figures[name] = {
+        metrics[name] = {
             "max_abs_difference": (embeds - original[name]).abs().max().item(),
             "mean_cosine": cosines.mean().item(),
             "min_cosine": cosines.min().item(),
         }
     if {"text_embeds", "image_embeds"} <= original.keys():
-        sides = {"original": original, "exported": {**original, **exported}}
+        sources = {"original": original, "exported": {**original, **exported}}
         recall = {
-            name: retrieval_recall(side["text_embeds"], side["image_embeds"], groups, ranks=(10,))["recall@10"]
-            for name, side in sides.items()
+            name: retrieval_recall(embeds["text_embeds"], embeds["image_embeds"], groups, ranks=(10,))["recall@10"]
+            for name, embeds in sources.items()
         }
-        figures["retrieval"] = {
+        metrics["retrieval"] = {
             "recall@10": recall["exported"],
             "original_recall@10": recall["original"],
             "recall@10_loss": recall["original"] - recall["exported"],
         }
-    return figures
+    return metrics

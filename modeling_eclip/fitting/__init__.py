@@ -9,7 +9,7 @@ try:
     from .thresholds import calibrate, threshold_of_best_f1, threshold_of_recall
     from .tokenizer import train_title_tokenizer
 except ModuleNotFoundError as error:
-    if error.name != "sklearn":
+    if (error.name or "").split(".")[0] != "sklearn":
         raise
     raise ImportError('modeling_eclip.fitting needs scikit-learn: pip install "modeling-eclip[fitting]"') from error
 

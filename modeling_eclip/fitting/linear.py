@@ -1,6 +1,6 @@
 """Linear probes: logistic regression on the vectors of frozen towers, written into a head's own classifiers.
 
-Each side of a product gets its own regression, of standardised vectors, its strength chosen on validation; the
+Each modality of a product gets its own regression, of standardised vectors, its strength chosen on validation; the
 standardisation is folded into the weights, so that the head is like any other. How the modalities are joined is
 fitted apart, by [`LateFusionClassifier.fit_fusion`].
 """
@@ -37,7 +37,7 @@ def fit_classifier(
     *,
     class_weights: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Fit every side of a classifier.
+    """Fit every modality of a classifier.
 
     Args:
         classifier: The classifier; its weights are replaced.
@@ -48,20 +48,20 @@ def fit_classifier(
         class_weights: Weight of each class in the loss; 1 for all if not given.
 
     Returns:
-        The chosen strength of each side.
+        The chosen strength of each modality.
     """
     strengths = {}
     held_out = validation.modalities
-    for side, (vectors, has_modality) in train.modalities.items():
+    for modality, (vectors, has_modality) in train.modalities.items():
         rows, held_out_rows = (
             has_modality & (train_labels != IGNORED_LABEL),
-            held_out[side][1] & (validation_labels != IGNORED_LABEL),
+            held_out[modality][1] & (validation_labels != IGNORED_LABEL),
         )
-        strengths[side] = fit_linear(
-            getattr(classifier, side),
+        strengths[modality] = fit_linear(
+            getattr(classifier, modality),
             vectors[rows].numpy(),
             train_labels[rows].numpy(),
-            held_out[side][0][held_out_rows].numpy(),
+            held_out[modality][0][held_out_rows].numpy(),
             validation_labels[held_out_rows].numpy(),
             class_weights=class_weights,
         )
@@ -136,7 +136,7 @@ def fit_linear(
 
 
 def _score(labels: np.ndarray, regression: LogisticRegression, vectors: np.ndarray) -> tuple[float, float]:
-    """Mean of accuracy and macro F1, and for where that is the same the mean log probability of the right class."""
+    """Mean of accuracy and macro F1, and for where that is the same the mean log probability of the labels."""
     answers = regression.predict(vectors)
     score = float((labels == answers).mean() + f1_score(labels, answers, average="macro", zero_division=0.0)) / 2
     seen = np.isin(labels, regression.classes_)

@@ -1,7 +1,7 @@
 """A tokenizer trained on a corpus's own titles, for users who name none.
 
-Contract: byte-level BPE after NFKC and lower-casing. Every script is covered, since whatever was not learned falls
-back to bytes and there is no unknown token; the same titles give the same tokenizer.
+Contract: byte-level BPE after NFKC and lower-casing. Every script is covered, since what was not learned falls
+back to bytes, and there is no unknown token; the same titles give the same tokenizer.
 """
 
 from collections.abc import Iterable, Iterator

@@ -8,7 +8,7 @@ Importing this changes neither matplotlib's backend nor its settings.
 try:
     from .products import draw_found, draw_neighbours
 except ModuleNotFoundError as error:
-    if error.name not in ("matplotlib", "PIL"):
+    if (error.name or "").split(".")[0] not in ("matplotlib", "PIL"):
         raise
     raise ImportError('modeling_eclip.plots needs matplotlib: pip install "modeling-eclip[plots]"') from error
 

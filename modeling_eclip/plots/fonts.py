@@ -1,4 +1,4 @@
-"""Text of unknown origin in pictures: a character that no font at hand has is drawn as a box."""
+"""Text of any script in images: a character that no installed font has is drawn as a box."""
 
 import functools
 import itertools

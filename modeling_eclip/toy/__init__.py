@@ -9,7 +9,7 @@ try:
     from .catalog import FEATURES, generate_offers, toy_catalog
     from .sheet import choose_sheet_rows, draw_catalog_sheet
 except ModuleNotFoundError as error:
-    if error.name not in ("datasets", "PIL"):
+    if (error.name or "").split(".")[0] not in ("datasets", "PIL"):
         raise
     raise ImportError('modeling_eclip.toy needs datasets and Pillow: pip install "modeling-eclip[toy]"') from error
 

@@ -1,4 +1,4 @@
-"""The demo: its data, what its buttons answer, and the page in Chromium, of which pictures go to the test's folder."""
+"""The demo: its data, what its buttons answer, and the page in Chromium, of which images go to the test's folder."""
 
 import io
 import os
@@ -102,7 +102,7 @@ def test_a_folder_that_is_of_something_else_is_refused(data):
         build_demo(DataArguments(toy_offers=350, num_workers=0), arguments)
 
 
-def test_products_without_pictures_are_refused(data, tmp_path):
+def test_products_without_images_are_refused(data, tmp_path):
     pq.write_table(pa.table({"title": ["a", "b"], "image": [b"x", b"y"]}), tmp_path / "test.parquet")
     given = {"train_data": ["toy"], "test_data": [str(tmp_path / "test.parquet")], "num_workers": 0}
     output = tmp_path / "out"
@@ -132,8 +132,8 @@ def test_what_is_searched_by_is_found(demo, product):
     html = demo.search(product["title"], product["image"], "any", "any")
     titles = re.findall(r'alt="([^"]*)"', html)
     assert titles[0] == product["title"] and len(titles) == 12
-    assert "similarity 1.00" in html and "By words and picture, among 24." in html
-    assert "By picture" in demo.search("", product["image"], None, None)
+    assert "similarity 1.00" in html and "By words and image, among 24." in html
+    assert "By image" in demo.search("", product["image"], None, None)
     only = demo.search(product["title"], None, product["category"], product["colour"])
     assert set(re.findall(r'facts">([^<]*)<br>([^<]*)<', only)) == {
         (product["category"].replace(">", "&gt;"), product["colour"])
@@ -199,7 +199,7 @@ def test_only_what_was_uploaded_is_read(app, tmp_path):
 
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 64)).save(secret)
-    upload = app._upload("Picture")
+    upload = app._upload("Image")
     inside = Path(get_upload_folder()) / "test_upload" / "shoe.png"
     inside.parent.mkdir(parents=True, exist_ok=True)
     link = inside.with_name("link.png")
@@ -269,7 +269,7 @@ def page(browser, address, request):
     page.close()
 
 
-def picture_files(product, folder):
+def image_files(product, folder):
     good, bad, large = folder / "good.jpg", folder / "bad.png", folder / "large.png"
     good.write_bytes(product["image"])
     bad.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
@@ -278,7 +278,7 @@ def picture_files(product, folder):
 
 
 def test_search_in_the_browser(page, product, tmp_path):
-    good, bad, large = picture_files(product, tmp_path)
+    good, bad, large = image_files(product, tmp_path)
     page.get_by_label("What are you looking for?").fill(product["title"])
     page.keyboard.press("Enter")
     page.wait_for_selector("text=By words, among 24.")
@@ -287,7 +287,7 @@ def test_search_in_the_browser(page, product, tmp_path):
     page.locator("input[type=file]").first.set_input_files(good)
     page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.wait_for()
     page.get_by_role("button", name="Search", exact=True).click()
-    page.wait_for_selector("text=By words and picture, among 24.")
+    page.wait_for_selector("text=By words and image, among 24.")
     assert product["title"] in page.locator("#found .card").first.inner_text()
     page.screenshot(path=tmp_path / "desktop-search.png", full_page=True)
 
@@ -297,12 +297,12 @@ def test_search_in_the_browser(page, product, tmp_path):
     page.locator("input[type=file]").first.set_input_files(bad)
     page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.wait_for()
     page.get_by_role("button", name="Search", exact=True).click()
-    page.wait_for_selector("[role=alert]:has-text('The picture is damaged')")
+    page.wait_for_selector("[role=alert]:has-text('The image is damaged')")
     page.screenshot(path=tmp_path / "desktop-error.png", full_page=True)
 
 
 def test_tasks_in_the_browser(page, product, tmp_path):
-    good, _, _ = picture_files(product, tmp_path)
+    good, _, _ = image_files(product, tmp_path)
     page.get_by_role("tab", name="Product").click()
     page.get_by_role("button", name="Ask").click()
     page.wait_for_selector("[role=alert]:has-text('Give the product a title')")

@@ -67,7 +67,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(embedder, tmp_path, capsys)
     table = ProductTable.build(str(tmp_path), embedder, PRODUCTS)
     assert sorted(row["id"] for row in table.table.to_arrow().to_pylist()) == ["a", "b", "c", "d"]
     told = capsys.readouterr().err
-    assert "2 products left out" in told and "1 x truncated" in told and "1 x neither title nor picture" in told
+    assert "2 products left out" in told and "1 x truncated" in told and "1 x neither title nor image" in told
     with pytest.raises(ValueError, match="no product could be used"):
         ProductTable.build(str(tmp_path), embedder, PRODUCTS[4:])
 
@@ -90,7 +90,7 @@ def test_cells_of_real_tables_are_taken_as_text_or_as_nothing(embedder, tmp_path
     assert [row["id"] for row in rows] == ["0", "1", "2"]
 
 
-def test_similarity_is_the_cosine_of_the_means_of_title_and_picture(table, checkpoint):
+def test_similarity_is_the_cosine_of_the_means_of_title_and_image(table, checkpoint):
     model, processor = EClipModel.from_pretrained(checkpoint).eval(), EClipProcessor.from_pretrained(checkpoint)
     with torch.no_grad():
         outputs = model(**processor(text=["red shoes"], images=[jpeg("red")], return_tensors="pt"))
@@ -106,7 +106,7 @@ def test_similarity_is_the_cosine_of_the_means_of_title_and_picture(table, check
 
 
 def test_the_nearest_come_first_and_no_more_than_wished(table):
-    found = table.search("red hat")  # which has no picture: its vector is that of its title
+    found = table.search("red hat")  # which has no image: its vector is that of its title
     assert found[0]["id"] == "c" and found[0]["similarity"] == pytest.approx(1, abs=1e-5)
     similarities = [row["similarity"] for row in found]
     assert len(found) == 4 and similarities == sorted(similarities, reverse=True)
@@ -136,8 +136,8 @@ def test_choices_name_every_level(table):
     assert table.choices("colour") == ["blue", "red"]
 
 
-def test_nothing_and_what_is_no_picture_are_refused(table):
-    with pytest.raises(ValueError, match="neither a title nor a picture"):
+def test_nothing_and_what_is_no_image_are_refused(table):
+    with pytest.raises(ValueError, match="neither a title nor an image"):
         table.search("  ")
     with pytest.raises(ValueError, match="not an image"):
         table.search(image=b"hello")

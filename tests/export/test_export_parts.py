@@ -74,15 +74,15 @@ def test_the_whole():
 def test_agreement_by_hand():
     east, north = [1.0, 0.0], [0.0, 1.0]
     original = {"text_embeds": torch.tensor([east, north]), "image_embeds": torch.tensor([east, north])}
-    figures = agreement({"text_embeds": torch.tensor([east, [0.6, 0.8]])}, original)
-    assert figures["text_embeds"]["max_abs_difference"] == pytest.approx(0.6)
-    assert figures["text_embeds"]["mean_cosine"] == pytest.approx(0.9)
-    assert figures["text_embeds"]["min_cosine"] == pytest.approx(0.8)
+    metrics = agreement({"text_embeds": torch.tensor([east, [0.6, 0.8]])}, original)
+    assert metrics["text_embeds"]["max_abs_difference"] == pytest.approx(0.6)
+    assert metrics["text_embeds"]["mean_cosine"] == pytest.approx(0.9)
+    assert metrics["text_embeds"]["min_cosine"] == pytest.approx(0.8)
     # Of eleven alike titles, one finds its image among the first ten only if it is not behind all others.
     rows = torch.eye(11)
-    figures = agreement({"text_embeds": rows[[*range(10), 0]]}, {"text_embeds": rows, "image_embeds": rows})
-    assert figures["retrieval"]["original_recall@10"] == 1.0
-    assert figures["retrieval"]["recall@10_loss"] == pytest.approx(1 / 11)
+    metrics = agreement({"text_embeds": rows[[*range(10), 0]]}, {"text_embeds": rows, "image_embeds": rows})
+    assert metrics["retrieval"]["original_recall@10"] == 1.0
+    assert metrics["retrieval"]["recall@10_loss"] == pytest.approx(1 / 11)
     assert "retrieval" not in agreement({"text_embeds": rows}, {"text_embeds": rows})
 
 
@@ -135,7 +135,7 @@ def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkey
 
 
 @pytest.mark.parametrize("part", ["text", "image"])
-def test_a_side_alone_is_exported_from_tables_of_that_side(part, tmp_path, monkeypatch):
+def test_a_modality_alone_is_exported_from_tables_of_that_modality(part, tmp_path, monkeypatch):
     from test_examples import save_checkpoint
 
     save_checkpoint(tmp_path / "checkpoint")
@@ -145,7 +145,7 @@ def test_a_side_alone_is_exported_from_tables_of_that_side(part, tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["export.py", *words])
     export.main()
     report = json.loads((tmp_path / "export" / "agreement.json").read_text())
-    assert list(report["agreement"]) == [f"{part}_embeds"], "nothing is found without the other side"
+    assert list(report["agreement"]) == [f"{part}_embeds"], "nothing is found without the other modality"
     assert report["agreement"][f"{part}_embeds"]["min_cosine"] > 1 - 1e-5
 
 
@@ -153,7 +153,7 @@ def test_a_side_alone_is_exported_from_tables_of_that_side(part, tmp_path, monke
     ("part", "column", "remedy"),
     [("both", "image", "text"), ("both", "title", "image"), ("image", "image", "text"), ("text", "title", "image")],
 )
-def test_a_side_without_products_is_refused(part, column, remedy, tmp_path, monkeypatch):
+def test_a_modality_without_products_is_refused(part, column, remedy, tmp_path, monkeypatch):
     words = ["--checkpoint", "model", "--output_dir", str(tmp_path / "export"), "--part", part]
     monkeypatch.setattr(sys, "argv", ["export.py", *words, f"--{column}_column", "none"])
     with pytest.raises(ValueError, match=f"`part` is '{part}', but `{column}_column` is 'none'.*`--part {remedy}`"):
@@ -175,5 +175,5 @@ def test_int8_of_pretrained_towers_is_close(real_data, part):
     exported = export_part(model, part, "openvino", batches[0], calibration=batches[4:])
     with torch.no_grad():
         original = {f"{part}_embeds": torch.cat([model(**batch)[f"{part}_embeds"] for batch in batches[:4]])}
-    figures = agreement(embed(exported, part, batches[:4]), original)[f"{part}_embeds"]
-    assert 0.99 < figures["mean_cosine"] < 1 - 1e-6
+    metrics = agreement(embed(exported, part, batches[:4]), original)[f"{part}_embeds"]
+    assert 0.99 < metrics["mean_cosine"] < 1 - 1e-6

@@ -1,4 +1,4 @@
-"""Pictures: written, and not blank."""
+"""Images: written, and not blank."""
 
 import numpy as np
 from PIL import Image
@@ -11,8 +11,8 @@ def num_colours(path):
 
 
 def test_neighbours_frame_right_green_and_wrong_red(tmp_path):
-    picture = Image.new("RGB", (8, 8), (10, 20, 30))
-    rows = [("cheap $5 shoes, only $3", picture, [(picture, True), (picture, False)]), ("more", picture, [])]
+    image = Image.new("RGB", (8, 8), (10, 20, 30))
+    rows = [("cheap $5 shoes, only $3", image, [(image, True), (image, False)]), ("more", image, [])]
     draw_neighbours(rows, tmp_path / "neighbours.png")
     pixels = np.asarray(Image.open(tmp_path / "neighbours.png").convert("RGB")).reshape(-1, 3)
     assert (pixels == (44, 160, 44)).all(axis=1).any()  # tab:green

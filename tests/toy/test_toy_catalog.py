@@ -62,8 +62,8 @@ def test_another_seed_gives_other_offers():
     assert {row["title"] for row in first}.isdisjoint(row["title"] for row in second)
 
 
-def test_a_larger_catalogue_starts_with_the_smaller_one():
-    # The last product of the smaller one may be cut short, which changes it.
+def test_more_offers_start_with_the_same_ones():
+    # The last product of the fewer ones may be cut short, which changes it.
     assert list(generate_offers(40, image_size=48))[:34] == list(generate_offers(80, image_size=48))[:34]
 
 
@@ -145,7 +145,7 @@ def test_some_products_differ_in_look_alone():
     assert sum(count > 1 for count in models.values()) > 30
 
 
-def test_pictures_are_jpeg_of_the_wished_size(offers):
+def test_images_are_jpeg_of_the_given_size(offers):
     dataset = datasets.Dataset.from_list(offers[:4], features=FEATURES)
     for image in dataset["image"]:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (IMAGE_SIZE, IMAGE_SIZE))
@@ -165,7 +165,7 @@ def test_kinds_colours_and_patterns_look_different():
 
 
 @pytest.mark.parametrize("size", [64, 192])
-def test_drawings_stay_inside_the_picture(size):
+def test_drawings_stay_inside_the_image(size):
     for kind in KINDS:
         drawing = draw_product(kind, "red", "plain", size)
         opacity = np.asarray(drawing)[..., 3]

@@ -1,4 +1,4 @@
-"""Figures of shorter embeddings: by hand, and as a user gets them."""
+"""Metrics of shorter embeddings: by hand, and as a user gets them."""
 
 import json
 
@@ -28,7 +28,7 @@ def products(number=200, dim=64):
     dice = np.random.default_rng(0)
     image = dice.standard_normal((number, dim)) * np.linspace(1.5, 0.5, dim)
     text = image + 0.5 * dice.standard_normal((number, dim))
-    return [(side / np.linalg.norm(side, axis=1, keepdims=True)).astype(np.float32) for side in (text, image)]
+    return [(part / np.linalg.norm(part, axis=1, keepdims=True)).astype(np.float32) for part in (text, image)]
 
 
 def test_whole_vectors_keep_everything_and_short_ones_less(tmp_path):
@@ -55,7 +55,7 @@ def test_recall_of_a_size_by_hand(tmp_path):
     assert recalls == {2: 1.0, 1: pytest.approx(1 / 3)}
 
 
-def test_products_with_one_side_are_left_out(tmp_path):
+def test_products_with_one_modality_are_left_out(tmp_path):
     text, image = products(20)
     write(tmp_path, text, image, has_text=[False] * 20)
     with pytest.raises(ValueError, match="both a title and an image"):

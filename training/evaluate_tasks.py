@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import transformers
 from accelerate import Accelerator
 
@@ -53,7 +54,7 @@ def evaluate(
     Returns:
         `{name: {metric: value}}`.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=arguments.eval_mixed_precision)
     test_products = load_split(data, "test")
     pair_products = load_split(data, "pairs") if data.test_pairs else None
     metrics = {}
@@ -70,7 +71,10 @@ def evaluate(
 
 def load_checkpoint(folder: str) -> Loader:
     """Return what loads a checkpoint."""
-    return lambda: (EClipModel.from_pretrained(folder), EClipProcessor.from_pretrained(folder))
+    return lambda: (
+        EClipModel.from_pretrained(folder, dtype=torch.float32),
+        EClipProcessor.from_pretrained(folder),
+    )
 
 
 def load_untrained(model_arguments: ModelArguments, data: DataArguments, seed: int) -> Loader:
@@ -98,7 +102,7 @@ def evaluate_task(task_name: str, data: DataArguments, arguments: EvaluationArgu
     Raises:
         ValueError: a checkpoint has no such head, or a column of labels is missing.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=arguments.eval_mixed_precision)
     task = find_task(task_name)
     checkpoints = list(dict.fromkeys(arguments.checkpoints))
     # A mistake in one of them is told before any is measured.

@@ -179,8 +179,10 @@ class TrainArguments(CardArguments):
     ema_decay: float | None = option("Average the weights over steps with this decay, such as 0.999.", None)
     max_grad_norm: float = option("Gradients are clipped to this norm.", 1.0)
     max_bad_steps: int = option("Stop after this many steps in a row whose loss or gradient is not a number.", 5)
-    mixed_precision: str | None = option(
-        "no, bf16, fp16, or auto for the fastest on this machine; the setting of `accelerate` if not given.", None
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option(
+        "auto: what `accelerate launch` asks for, otherwise bf16 on accelerators that compute in it, and float32 (no) "
+        "on CPUs.",
+        "auto",
     )
     compile: bool = option("Compile both towers with torch.compile.", False)
     compile_backend: str = option("Backend of torch.compile.", "inductor")
@@ -300,6 +302,9 @@ class EvaluationArguments:
     checkpoints: list[str] = option("e-CLIP checkpoints, compared with the configuration's untrained model.", [])
     report_dir: str = option("Folder for metrics and plots.", "outputs/evaluation")
     eval_batch_size: int = option("Offers embedded at a time.", 256)
+    eval_mixed_precision: Literal["no", "bf16", "fp16"] = option(
+        "Number format of the towers' computation; no is float32, which every machine computes alike.", "no"
+    )
     seed: int = option("Seed of the untrained model's weights, of derived pairs and of resampling.", 0)
     task: str | None = option(
         "Task that the checkpoints' heads are measured on; retrieval and matching without training if not given.",

@@ -1,10 +1,10 @@
 """A run that embeds a corpus: its arguments, its devices or machines, and its report."""
 
+import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +17,17 @@ from training.arguments.groups import option
 from training.data.columns import ProductColumns
 from training.data.digests import config_digest, processor_digest, weights_digest
 from training.data.files import files_digest, write_json
+from training.data.once import loaded_once
 from training.data.read_tables import load_products, source_files
 from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards
-from training.engine.precision import fastest_precision
+from training.engine.precision import precision_of_device
 
 __all__ = ["EmbedArguments", "embed_corpus"]
 
 logger = logging.getLogger("training")
 
+# By the mixed precision of a training on the same device.
 _DTYPES = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _LONGEST_WAIT = timedelta(days=30)  # of a finished rank for the others
 
@@ -47,7 +49,8 @@ class EmbedArguments:
     modality: Literal["text", "image", "both"] = option("Modalities that are embedded.", "both")
     truncate_dim: int | None = option("Number of an embedding's first values that are kept; all if not given.", None)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "Number format of the computation; auto chooses a fast one of this machine.", "auto"
+        "Number format of the computation; auto is float32 on CPUs, and bfloat16 on accelerators that compute in it.",
+        "auto",
     )
     token_budget: int | None = option("Tokens of a batch of titles; chosen for the device if not given.", None)
     image_batch_size: int | None = option("Images of a batch; chosen for the device if not given.", None)
@@ -86,8 +89,11 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
         ValueError: the folder was begun with other settings, or too many rows could not be used.
     """
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)])
-    arguments.dtype = _dtype_of(arguments.dtype)
-    embedder = _open_embedder(arguments, str(accelerator.device))
+    if arguments.dtype == "auto":  # decided here, so that every process and every machine of a cluster does the same
+        arguments = replace(arguments, dtype=_DTYPES[precision_of_device(accelerator.device)])
+    if accelerator.is_main_process:
+        logger.info("embedding on %s in %s", accelerator.device.type, arguments.dtype)
+    embedder = _open_embedder(arguments, _load_model(arguments).to(accelerator.device))
     shards = _shards(arguments, embedder)
     if accelerator.is_main_process:
         shards.begin(_settings(arguments, embedder))
@@ -122,10 +128,6 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     return report
 
 
-def _dtype_of(dtype: str) -> Any:
-    return _DTYPES[fastest_precision()] if dtype == "auto" else dtype
-
-
 def _settings(arguments: EmbedArguments, embedder: CorpusEmbedder) -> dict[str, Any]:
     """Return what the files depend on: not batches, workers or devices, which change neither order nor values."""
     names = ("input", "split", "title_column", "image_column", "catalog_id_column", "id_column", "modality",
@@ -148,22 +150,29 @@ def _key(arguments: EmbedArguments) -> tuple[tuple[str, Any], ...]:
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in content)
 
 
-@lru_cache(maxsize=8)  # a process of a cluster embeds many files, on any of its devices
-def _embedder(key: tuple[tuple[str, Any], ...], device: str) -> CorpusEmbedder:
+@loaded_once  # a process of a cluster embeds many files, in several threads
+def _embedders(key: tuple[tuple[str, Any], ...]) -> list[CorpusEmbedder]:
+    """Return an embedder for each device of this process: all at once, since nothing may load while another embeds."""
     given: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in key}
-    return _open_embedder(EmbedArguments(**given), device)
+    arguments = EmbedArguments(**given)
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    model = _load_model(arguments)
+    return [_open_embedder(arguments, copy.deepcopy(model).to(device)) for device in devices]
 
 
-def _open_embedder(arguments: EmbedArguments, device: str) -> CorpusEmbedder:
+def _load_model(arguments: EmbedArguments) -> EClipModel:
+    model = EClipModel.from_pretrained(arguments.checkpoint, dtype=getattr(torch, arguments.dtype)).eval()
+    # Convolutions on CPUs are half as fast again this way, and nothing is slower.
+    return model.to(memory_format=torch.channels_last)
+
+
+def _open_embedder(arguments: EmbedArguments, model: EClipModel) -> CorpusEmbedder:
     columns = ProductColumns(
         title=arguments.title_column if arguments.modality != "image" else "none",
         image=arguments.image_column if arguments.modality != "text" else "none",
         catalog_id=tuple(arguments.catalog_id_column),
         row_id=arguments.id_column,
     )
-    model = EClipModel.from_pretrained(arguments.checkpoint, dtype=getattr(torch, arguments.dtype))
-    # Convolutions on CPUs are half as fast again this way, and nothing is slower.
-    model = model.eval().to(device, memory_format=torch.channels_last)
     return CorpusEmbedder(
         load_products(arguments.input, columns, split=arguments.split, streaming=arguments.streaming),
         model,
@@ -185,8 +194,8 @@ def _embed_on_ray(arguments: EmbedArguments, missing: Sequence[int]) -> None:
     key = _key(arguments)
 
     def embed(number: int) -> None:
-        devices = torch.cuda.device_count()
-        embedder = _embedder(key, f"cuda:{number % devices}" if devices else "cpu")
+        embedders = _embedders(key)
+        embedder = embedders[number % len(embedders)]
         shards = _shards(arguments, embedder)
         if not shards.path(number).is_file():
             embedder(shards, [number], show_progress=False)

@@ -44,6 +44,7 @@ class RunResult:
         untrained: Retrieval metrics of the model at the start of the run.
         trained: The same at the end.
         samples: Samples trained on.
+        mixed_precision: What the towers computed in: `"no"` is float32.
         seconds: Time spent training, before a resumption included, evaluation and checkpoints not.
         waiting_seconds: The part of it that was spent waiting for data.
         bad_steps: Steps that were skipped because their loss or gradient was not a number.
@@ -54,6 +55,7 @@ class RunResult:
     untrained: dict[str, float]
     trained: dict[str, float]
     samples: int
+    mixed_precision: str
     seconds: float
     waiting_seconds: float
     bad_steps: int
@@ -187,6 +189,7 @@ class TrainingLoop:
             untrained=self._evaluations()[0],
             trained=trained,
             samples=progress.samples_seen,
+            mixed_precision=self.accelerator.mixed_precision,
             seconds=progress.seconds,
             waiting_seconds=progress.waiting_seconds,
             bad_steps=self.step.bad_steps.total,

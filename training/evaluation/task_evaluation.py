@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import datasets
+import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipConfig, EClipProcessor
@@ -96,7 +97,7 @@ def load_task_head(task: type[Task], folder: str, modality: str | None) -> Any:
             f"--checkpoint {folder} --task {task.name}`."
         )
     if wanted not in architectures:
-        return task.head_class.from_pretrained(folder, modality=modality or "both").eval()
+        return task.head_class.from_pretrained(folder, modality=modality or "both", dtype=torch.float32).eval()
     head = load_head(folder)
     if modality is not None and head.config.modality not in ("both", modality):
         raise ValueError(f"`modality` is {modality!r}, but the head of {folder!r} sees {head.config.modality} only.")
@@ -128,7 +129,9 @@ def load_zero_shot_head(
         head = load_task_head(task, folder, modality)
     else:
         fields = task.find_labels(products, data).config_fields()
-        head = task.head_class.from_pretrained(folder, modality=modality or "both", **fields).eval()
+        head = task.head_class.from_pretrained(
+            folder, modality=modality or "both", dtype=torch.float32, **fields
+        ).eval()
     head.answer = partial(head.zero_shot, task.embed_classes(head, EClipProcessor.from_pretrained(folder)))
     return head
 

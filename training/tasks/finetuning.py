@@ -111,7 +111,13 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
         found = train_head(parts, rows, model_arguments, data, arguments, resume_from)
     names = ("task", "modality", "method", "label_share", "seed")
     report = {name: getattr(arguments, name) for name in names}
-    report |= {"rows": len(train_labels), **found, "weights": num_weights, "seconds": time.perf_counter() - started}
+    report |= {
+        "rows": len(train_labels),
+        "mixed_precision": accelerator.mixed_precision,
+        **found,
+        "weights": num_weights,
+        "seconds": time.perf_counter() - started,
+    }
     if accelerator.is_main_process:
         # A metric that is not defined is null there.
         told = {name: None if math.isnan(value) else value for name, value in report["validation"].items()}

@@ -1,4 +1,4 @@
-"""EClipForProductMatching: symmetric to the last bit, from cosines on, from one side or both, by candidates."""
+"""EClipForProductMatching: symmetric, from cosines on, from one side or both, by candidates."""
 
 import math
 
@@ -53,11 +53,13 @@ def test_output_has_the_documented_shapes():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_pairs", [1, 2, 3, 7])
 def test_swapped_products_have_the_same_logits_to_the_last_bit(modality, dtype, num_pairs):
+    """All pairs are swapped and none moves, so that the same operations are done with the same numbers."""
     head, pairs = make_head(trained=True, modality=modality).to(dtype), make_pairs(num_pairs)
     with torch.no_grad():
         logits = head(**pairs).logits
         assert torch.equal(head(**swap(pairs)).logits, logits)
-        assert len(logits.unique()) == num_pairs
+        if dtype == torch.float32:  # in three digits, two of seven pairs may come out alike
+            assert len(logits.unique()) == num_pairs
         features = {
             f"{side}_pooler_output": torch.randn(num_pairs, 2, 32, generator=torch.Generator().manual_seed(1)).to(
                 dtype
@@ -156,7 +158,12 @@ def test_pairs_are_scored_from_products_that_are_represented_once(monkeypatch):
         scores = head.score_pairs(embeds, pairs)
         inputs = {name: tensor[pairs] for name, tensor in products.items()}
         torch.testing.assert_close(scores, head(**inputs).logits)
-        assert scores[1] == scores[3]
+        # A product of matrices may round a row by its place: on some CPUs in other blocks at the end than before.
+        torch.testing.assert_close(scores[1], scores[3])
+        sides = [{name: value[pairs[:, side]] for name, value in embeds.items()} for side in (0, 1)]
+        features = head.pair_features(*(ProductEmbeds(**side) for side in sides))
+        for modality in ("text", "image"):
+            assert torch.equal(features[modality][1], features[modality][3]), "what the scores are made of is the same"
         monkeypatch.setattr("modeling_eclip.matching_eclip._BLOCK_NUMBERS", 2 * 4 * 64)
         torch.testing.assert_close(head.score_pairs(embeds, pairs), scores)
         assert head.score_pairs(embeds, pairs[:0]).shape == (0,)

@@ -62,7 +62,7 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
         raise ValueError("`image_column` is 'none', but the demo shows images; name their column.")
     output = Path(arguments.output_dir)
     settings = {**asdict(data), **asdict(arguments)}
-    model = EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32)
+    model = EClipModel.from_pretrained(arguments.checkpoint)
     _check_is_of(output, model, settings)
     has_products = (output / "products.parquet").exists()
     rows = [] if has_products else list(_product_rows(data, arguments))

@@ -55,6 +55,20 @@ def check(model, part, format, rows=(1, 3, 5), cut=2):
     return exported
 
 
+def record_hints(monkeypatch):
+    """Return a list that gets the precision hint of every graph that OpenVINO compiles for the export's caller."""
+    import openvino
+
+    hints, compile_model = [], openvino.Core.compile_model
+
+    def compile_and_record(core, program, *words):
+        hints.extend(word["INFERENCE_PRECISION_HINT"] for word in words if "PERFORMANCE_HINT" in str(word))
+        return compile_model(core, program, *words)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_and_record)
+    return hints
+
+
 @pytest.mark.parametrize(
     ("text", "format"), [("bert", "onnx"), ("siglip_text_model", "openvino"), ("clip_text_model", "onnx")]
 )
@@ -118,9 +132,12 @@ def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkey
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", "text"]
     words += ["--precision", "int8", "--toy_offers", "120", "--num_workers", "0", "--calibration_products", "40"]
     monkeypatch.setattr(sys, "argv", ["export.py", *words])
+    hints = record_hints(monkeypatch)
     export.main()
+    assert len(hints) == 2 and set(hints) == {"f32"}, "the export, and what was read from its file"
     report = json.loads((tmp_path / "export" / "agreement.json").read_text())
     assert (report["part"], report["format"], report["precision"]) == ("text", "openvino", "int8")
+    assert report["runtime_settings"] == {"INFERENCE_PRECISION_HINT": "f32"}
     assert list(report["inputs"]) == ["input_ids", "attention_mask"] and list(report["outputs"]) == ["text_embeds"]
     assert report["outputs"]["text_embeds"]["shape"][1] == 16 and report["products"] > 5
     assert 0.98 < report["agreement"]["text_embeds"]["mean_cosine"] < 1 - 1e-6  # close, and not the same

@@ -1,6 +1,6 @@
 """Which numbers a run computes in: a decision by what was asked for and the kind of device, not by the CPU at hand.
 
-A CPU computes in float32 unless it is asked for something else, so that every CPU, whatever its instructions, gives the
+A CPU computes in float32 unless it is asked for something else: every CPU, whatever its instructions, then gives the
 same results up to the rounding of float32. Accelerators compute in bfloat16 where their hardware does.
 """
 

@@ -310,7 +310,7 @@ def test_ray_makes_the_same_files(checkpoint, corpus, expected, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_threads_that_ask_at_once_get_one_whole_model(dtype, checkpoint, corpus, expected, tmp_path, monkeypatch):
-    """As an engine runs them: loaded side by side, some weights would stay float32, and the process's default change."""
+    """As an engine runs them: loaded side by side, some weights stay float32, and the default dtype changes."""
     loaded, load, together = [], EClipModel.from_pretrained, threading.Barrier(4)
 
     def slow_load(*words, **settings):

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, make_inputs
+from conftest import make_config, make_inputs, wake
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.export import parts as exporting
@@ -22,18 +22,7 @@ pytest.importorskip("nncf")
 
 def build(vision="vit", text="bert", **fields):
     torch.manual_seed(0)
-    model = EClipModel(make_config(vision, text, **fields)).eval()
-    # Fresh weights of many families are so small that every row would come out alike.
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim in (2, 4) and "embed" not in name:
-                parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum, module.eps = 1.0, 1e-9  # the statistics of one batch, or signals would vanish
-    model.train()(**make_inputs(8))
-    model.eval()
-    return model
+    return wake(EClipModel(make_config(vision, text, **fields)))
 
 
 def check(model, part, format, rows=(1, 3, 5), cut=2):

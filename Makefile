@@ -45,6 +45,10 @@ test: $(INSTALLED) ## Run all tests, some 12 minutes on 2 cores, and list the te
 		"$(TRANSFORMERS_VERSION) could not be had: tests/test_common_model.py will be skipped." >&2
 	$(BIN)/python -m pytest -n 2 --durations=10 $(PYTEST_ARGS) tests
 
+.PHONY: test-machines
+test-machines: $(INSTALLED) ## Run the numeric tests under twelve kinds of CPU, print the table (MACHINES_ARGS=--quick for two)
+	$(BIN)/python tests/cpu_kinds.py $(MACHINES_ARGS)
+
 .PHONY: transformers-tests
 transformers-tests: $(TRANSFORMERS_TESTS) ## Fetch transformers' own model tests (once), which tests/test_common_model.py runs
 

@@ -172,6 +172,15 @@ def wake(model: EClipModel) -> EClipModel:
     return model.eval()
 
 
+def assert_same_outputs(found: torch.Tensor, expected: torch.Tensor):
+    """Compare what two models with the same weights make of the same inputs, in this process or another one.
+
+    The weights are the same to the bit. What is computed is not: some kernels are chosen by where in memory the
+    weights lie, and take the sums of float32 in another order.
+    """
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], rtol: float = 1e-9):
     """Compare gradients by name, each as far as the rounding of its largest element goes.
 

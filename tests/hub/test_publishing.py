@@ -31,12 +31,12 @@ from modeling_eclip import (
 from modeling_eclip.hub.model_card import GENERATED, build_model_card
 from training.arguments.groups import CardArguments, DataArguments, FinetuneArguments, TrainArguments
 from training.engine.build import build_model, build_processor
+from training.engine.contrastive_training import train
 from training.hub.card_facts import checkpoint_facts
 from training.publish import main as publish
 from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import TASKS
-from training.train import train
 
 TITLES = ["a red shoe", "blue shirt, size M"]
 PATHS = [["Shoes", "Boots"], ["Shoes", "Sandals"], ["Shirts"]]

@@ -18,12 +18,12 @@ from training.arguments.groups import DataArguments, FinetuneArguments, ModelArg
 from training.benchmark.classical import answer_classically
 from training.benchmark.classical_features import ClassicalFeatures, image_histograms
 from training.benchmark.kept_heads import keep_checkpoints
+from training.benchmark.report import plan_tasks, pretrain, report
 from training.benchmark.runs import CLASSICAL, RunGroup, TaskConfig, compute_group, head_folder
 from training.benchmark.tables import measure_group, write_report
 from training.engine.build import build_model, build_processor, load_split
 from training.evaluation.task_evaluation import load_evaluated_split
 from training.evaluation.task_metrics import Outcomes, measure
-from training.report import plan_tasks, pretrain, report
 from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import find_task

@@ -11,7 +11,7 @@ from conftest import DATA, MODEL, saved_weights, train_arguments
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.losses import objective
 from training.engine.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
-from training.train import train
+from training.engine.contrastive_training import train
 
 
 def test_a_run_leaves_model_report_and_plot(tmp_path):

@@ -539,8 +539,8 @@ def test_training_publishes_what_it_leaves(hub, tmp_path):
     train(MODEL, DATA, TrainArguments(output_dir=str(tmp_path / "shoes"), hub_private=True, **settings))
     assert hub.repositories["someone/shoes"].private
     card = metadata(hub, "someone/shoes")
-    assert {result.dataset_name for result in card.data.eval_results} == {"drawn products"}
-    assert "| drawn products | apache-2.0 |" in card.text
+    assert {result.dataset_name for result in card.data.eval_results} == {"generated products"}
+    assert "| generated products | apache-2.0 |" in card.text
     assert "history.png" in hub.repositories["someone/shoes"].head()
     loaded = AutoModel.from_pretrained("someone/shoes")
     local = EClipModel.from_pretrained(tmp_path / "shoes")

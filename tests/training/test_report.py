@@ -224,6 +224,17 @@ def test_several_runs_are_measured_together(tmp_path):
         measure([runs[0], replace(runs[1], groups=np.arange(4))])
 
 
+def test_a_file_says_how_a_task_is_learned_and_how_it_is_measured(tmp_path):
+    path = tmp_path / "shop.yaml"
+    path.write_text("modality: text\nlearning_rate: 1e-4\nseed: 3\nresample_by: rows\nnum_resamples: 7\n")
+    config = TaskConfig.read("adult", str(path), max_rows=5)
+    assert (config.data, config.modalities, config.products.max_train_rows) == ("shop", ("text",), 5)
+    assert (config.finetuning.task, config.finetuning.seed, config.finetuning.learning_rate) == ("adult", 3, 1e-4)
+    evaluation = config.evaluation
+    assert (evaluation.task, evaluation.seed, evaluation.resample_by) == ("adult", 3, "rows")
+    assert evaluation.num_resamples == 7 and evaluation.modality is None
+
+
 def test_the_report_says_where_it_is_behind(tmp_path):
     key = {"task": "adult", "modality": "text", "data": "toy", "labels": 1.0, "metric": "average_precision"}
     rows = [

@@ -294,7 +294,17 @@ class PublishArguments(CardArguments):
 
 
 @dataclass
-class EvaluationArguments:
+class ResamplingArguments:
+    """How the intervals of a head's metrics are computed."""
+
+    num_resamples: int = option("Number of bootstrap samples for the confidence intervals of a head's metrics.", 1000)
+    resample_by: Literal["catalogs", "rows"] = option(
+        "Unit of the bootstrap; rows where training has seen the same catalogs as the split.", "catalogs"
+    )
+
+
+@dataclass
+class EvaluationArguments(ResamplingArguments):
     """What `evaluate_tasks.py` measures."""
 
     checkpoints: list[str] = option("e-CLIP checkpoints, compared with the configuration's untrained model.", [])
@@ -315,10 +325,6 @@ class EvaluationArguments:
         False,
     )
     split: Literal["train", "validation", "test"] = option("Split that heads are measured on.", "test")
-    num_resamples: int = option("Number of bootstrap samples for the confidence intervals of a head's metrics.", 1000)
-    resample_by: Literal["catalogs", "rows"] = option(
-        "Unit of the bootstrap; rows where training has seen the same catalogs as the split.", "catalogs"
-    )
 
 
 @dataclass

@@ -61,10 +61,10 @@ def report(arguments: ReportArguments) -> list[dict[str, Any]]:
         ]
         for left in folder.glob("heads/tmp*"):  # by a run that was killed
             shutil.rmtree(left)
-        workers = Workers(arguments.jobs, folder / "logs", stopwatch.note)
-        workers.call(compute_group, [(group, folder) for group in groups], "learning tasks")
-        measured = [(group, folder, arguments.num_resamples) for group in groups]
-        rows = [row for found in workers.call(measure_group, measured, "measuring") for row in found]
+        with Workers(arguments.jobs, folder / "logs", stopwatch.note) as workers:
+            workers.call(compute_group, [(group, folder) for group in groups], "learning tasks")
+            measured = [(group, folder, arguments.num_resamples) for group in groups]
+            rows = [row for found in workers.call(measure_group, measured, "measuring") for row in found]
         checkpoints = keep_checkpoints([group for group in groups if group.keep_heads], folder)
         plots = draw_checkpoints(checkpoints, folder)
         write_report(rows, groups, folder, plots, stopwatch.seconds)

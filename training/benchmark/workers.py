@@ -16,7 +16,7 @@ __all__ = ["Workers"]
 
 
 class Workers:
-    """Fresh processes that share the cores.
+    """Fresh processes that share the cores, from one call to the next: a context manager.
 
     Args:
         jobs: How many.
@@ -27,6 +27,30 @@ class Workers:
     def __init__(self, jobs: int, log_dir: Path, after_each: Callable[[], None]) -> None:
         """Keep the settings."""
         self.jobs, self.log_dir, self.after_each = jobs, log_dir, after_each
+        self._before: dict[str, str | None] = {}
+
+    def __enter__(self) -> "Workers":
+        """Make the pool; its processes start when they are needed."""
+        self.log_dir.mkdir(exist_ok=True)
+        # Read when a process starts: libraries of linear algebra have threads of their own.
+        settings = {
+            "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // self.jobs, 1)),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        self._before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self.jobs, context, _start_worker, (self.log_dir,))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes; those that are in the middle of a call, after an error, too."""
+        if any(error):
+            for process in multiprocessing.active_children():
+                process.kill()  # a call takes minutes; the next report computes it again
+        self._pool.shutdown(cancel_futures=True)
+        for name, value in self._before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
     def call(self, function: Callable[..., Any], given: Sequence[tuple[Any, ...]], description: str) -> list[Any]:
         """Call a function for each of several arguments.
@@ -39,31 +63,11 @@ class Workers:
         Returns:
             What it returned, in the order of `given`.
         """
-        self.log_dir.mkdir(exist_ok=True)
-        # Read when a process starts: libraries of linear algebra have threads of their own.
-        settings = {
-            "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // self.jobs, 1)),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        before = {name: os.environ.get(name) for name in settings}
-        os.environ.update(settings)
+        futures = {self._pool.submit(function, *one): place for place, one in enumerate(given)}
         found: dict[int, Any] = {}
-        context = multiprocessing.get_context("spawn")
-        try:
-            with ProcessPoolExecutor(self.jobs, context, _start_worker, (self.log_dir,)) as pool:
-                futures = {pool.submit(function, *one): place for place, one in enumerate(given)}
-                try:
-                    for future in tqdm(as_completed(futures), total=len(futures), desc=description):
-                        found[futures[future]] = future.result()
-                        self.after_each()
-                except BaseException:
-                    for process in multiprocessing.active_children():
-                        process.kill()  # a call takes minutes; the next report computes it again
-                    pool.shutdown(cancel_futures=True)
-                    raise
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for future in tqdm(as_completed(futures), total=len(futures), desc=description):
+            found[futures[future]] = future.result()
+            self.after_each()
         return [found[place] for place in range(len(given))]
 
 

@@ -28,7 +28,11 @@ __all__ = ["EmbedArguments", "embed_corpus"]
 logger = logging.getLogger("training")
 
 # By the mixed precision of a training on the same device.
-_DTYPES = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_DTYPES: dict[str, Literal["float32", "float16", "bfloat16"]] = {
+    "no": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+}
 _LONGEST_WAIT = timedelta(days=30)  # of a finished rank for the others
 
 

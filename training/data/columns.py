@@ -49,7 +49,7 @@ class ProductColumns:
             folders of `datasets`.
         catalog_id: Columns with the id of the product, tried in this order; per row the first that is not null wins.
             A non-negative integer is kept, any other integer or text is hashed; null, NaN, -1 and blank text mean
-            "alone". The same id in two sources is the same product.
+            "alone". The same id in two sources is the same product. `"none"` where there are no ids.
         row_id: Column with the id of the row, which becomes text as `training.data.ids` says. Without it, or where it
             is null, the id is `<source>:<index>`.
     """
@@ -60,9 +60,9 @@ class ProductColumns:
     row_id: str | None = None
 
     def __post_init__(self) -> None:
-        """Accepts a single column name for `catalog_id`."""
+        """Accepts a single column name for `catalog_id`, and `"none"`."""
         names = (self.catalog_id,) if isinstance(self.catalog_id, str) else tuple(self.catalog_id)
-        object.__setattr__(self, "catalog_id", names)
+        object.__setattr__(self, "catalog_id", () if names == (_NONE,) else names)
 
 
 class ColumnLayout:

@@ -1,7 +1,8 @@
 """Ids and words: how a value of any type is written as text, by one rule for all scripts and formats.
 
-An id is text, kept as it is written. A number that a table holds as a float since some of the column are missing is
-written as the whole number that it is. A word (of a label, of a rule) is such text, too; there `40` and `40.0` are one.
+An id is text, kept as it is written. A whole number that a table holds as a float, since some of its column are
+missing, is written as the number that it is. A word (of a label, of a rule) is such text, too; there `40` and `40.0`
+are one.
 """
 
 import datetime

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
-from training.data.table_files import plain_schema, plain_table
+from training.data.table_files import plain_schema, plain_table, read_row_group
 
 __all__ = ["ParquetBlocks", "StreamedProducts", "TableBlocks"]
 
@@ -87,8 +87,8 @@ class ParquetBlocks:
             missing = set(schema.names) - set(footer.schema.to_arrow_schema().names)
             if missing and footer.num_rows:
                 raise ValueError(
-                    f"source {source!r}: {file} has no column {sorted(missing)[0]!r}, which {files[chosen]} has. Name them "
-                    "as separate sources."
+                    f"source {source!r}: {file} has no column {sorted(missing)[0]!r}, which {files[chosen]} has. "
+                    "Name them as separate sources."
                 )
         self.layout = ColumnLayout(source, datasets.Features.from_arrow_schema(schema), columns, folder)
         self.column_names = [*CANONICAL_FEATURES, *self.layout.kept.values()]
@@ -140,13 +140,7 @@ class ParquetBlocks:
         # Opened for each read: processes that share an open file would share its position.
         with _open(self._files[number]) as file:
             parquet = pq.ParquetFile(file, metadata=self._footers[number])
-            try:
-                table = parquet.read_row_group(group, columns=list(dict.fromkeys(columns)), use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(
-                    f"{self._files[number]}: row group {group} can't be read ({error}); check how the file was written "
-                    "or downloaded."
-                ) from error
+            table = read_row_group(parquet, group, self._files[number], list(dict.fromkeys(columns)))
         first_row = sum(self._footers[number].row_group(before).num_rows for before in range(group))
         return plain_table(table, self._files[number], first_row)
 
@@ -213,7 +207,7 @@ class StreamedProducts:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Reads all rows in the order of the files."""
         for block in range(len(self.block_lengths)):
-            yield from self._read(block).to_pylist()
+            yield from self.read_block(block).to_pylist()
 
     def __getitem__(self, key: int | str) -> Any:
         """Reads a row, or all values of a column."""
@@ -259,17 +253,18 @@ class StreamedProducts:
         held._cache = OrderedDict()
         return held
 
+    def read_block(self, block: int) -> pa.Table:
+        """Reads a block."""
+        part, number = self._places[block]
+        return part.read(number, self.column_names).slice(0, int(self.block_lengths[block]))
+
     def _block(self, block: int) -> pa.Table:
         if block not in self._cache:
             while len(self._cache) >= self.cached_blocks:
                 self._cache.popitem(last=False)
-            self._cache[block] = self._read(block)
+            self._cache[block] = self.read_block(block)
         self._cache.move_to_end(block)
         return self._cache[block]
-
-    def _read(self, block: int) -> pa.Table:
-        part, number = self._places[block]
-        return part.read(number, self.column_names).slice(0, int(self.block_lengths[block]))
 
 
 def _open(file: str) -> Any:

@@ -234,7 +234,8 @@ def _open_files(
         kind = format_of(file)
         if kind is None:
             raise ValueError(
-                f"source {source!r}: {Path(file).name!r} is not a table that can be read. Use one of {sorted(FORMATS)}."
+                f"source {source!r}: {Path(file).name!r} is not a table that can be read. Use one of "
+                f"{sorted(FORMATS)}."
             )
         folder = None if "://" in file else Path(file).parent
         groups.setdefault((kind, folder), []).append(file)

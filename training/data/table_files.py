@@ -7,12 +7,13 @@ hold at all is left out with a warning. Text that is no UTF-8 is read as missing
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,17 @@ from datasets.table import table_cast
 
 from training.data.text_files import TextFile, read_text_files, text_schema
 
-__all__ = ["FORMATS", "RULES", "TableFiles", "check_names", "format_of", "plain_schema", "plain_table"]
+__all__ = [
+    "FORMATS",
+    "RULES",
+    "TableFiles",
+    "check_names",
+    "format_of",
+    "plain_schema",
+    "plain_table",
+    "read_row_group",
+    "read_table",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +82,14 @@ class TableFiles(datasets.ArrowBasedBuilder):
         paths = dl_manager.download(list(names))
         if self.config.kind in ("parquet", "arrow"):
             files: Any = list(zip(map(str, names), paths, strict=True))
-            schemas = [_schema(name, path, self.config.kind) for name, path in files]
+            schemas = [_schema(name, functools.partial(_open, path), self.config.kind) for name, path in files]
             # A part without rows is often one without types, too.
             chosen = next((schema for schema, num_rows in schemas if num_rows), schemas[0][0])
             files = [file for file, (_, num_rows) in zip(files, schemas, strict=True) if num_rows]
             schema = plain_schema(chosen, str(names[0]))
         else:
             files = [
-                TextFile(str(name), functools.partial(open, path, "rb"), self.config.kind, self.config.encoding)
+                TextFile(str(name), functools.partial(_open, path), self.config.kind, self.config.encoding)
                 for name, path in zip(names, paths, strict=True)
             ]
             schema = text_schema(files)
@@ -95,7 +106,7 @@ class TableFiles(datasets.ArrowBasedBuilder):
             return
         for place, (name, path) in enumerate(files):
             first_row = 0
-            for number, table in enumerate(_tables(name, path, self.config.kind)):
+            for number, table in enumerate(_tables(name, functools.partial(_open, path), self.config.kind)):
                 plain = plain_table(table, name, first_row)
                 try:
                     yield Key(place, number), table_cast(plain, schema)
@@ -105,6 +116,33 @@ class TableFiles(datasets.ArrowBasedBuilder):
 
     def _generate_shards(self, files: Sequence[Any]) -> Iterator[str]:
         yield from (str(file) for file in files)
+
+
+def read_table(path: str, encoding: str = "utf-8") -> pa.Table:
+    """Reads a whole file on this machine, or wherever `fsspec` reaches, into memory.
+
+    Args:
+        path: The file, of any format of `FORMATS`.
+        encoding: Encoding of CSV and JSON.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If its format is not known, or it can't be read.
+    """
+    kind = format_of(path)
+    if kind is None:
+        raise ValueError(f"{path} is not a table that can be read; give one of {', '.join(sorted(FORMATS))}.")
+    opener = functools.partial(_open, path)
+    if kind in ("parquet", "arrow"):
+        schema, num_rows = _schema(path, opener, kind)
+        tables = [plain_table(table, path) for table in _tables(path, opener, kind)] if num_rows else []
+        return pa.concat_tables(tables) if tables else plain_schema(schema, path).empty_table()
+    files = [TextFile(path, opener, kind, encoding)]
+    schema = text_schema(files)
+    return pa.concat_tables([schema.empty_table(), *read_text_files(files, schema)])
 
 
 def check_names(names: Sequence[str], file: str) -> None:
@@ -206,40 +244,59 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _schema(name: str, path: str, kind: str) -> tuple[pa.Schema, int]:
+def _open(path: str) -> IO[bytes]:
+    system, place = fsspec.core.url_to_fs(path)
+    return system.open(place, "rb")
+
+
+def _schema(name: str, opener: Callable[[], IO[bytes]], kind: str) -> tuple[pa.Schema, int]:
     """Returns a file's columns, and its number of rows; of an arrow stream, 1 for any number."""
-    try:
-        if kind == "parquet":
-            footer = pq.read_metadata(path)
-            return footer.schema.to_arrow_schema(), footer.num_rows
-        with open(path, "rb") as file:
+    with opener() as file:
+        try:
+            if kind == "parquet":
+                footer = pq.read_metadata(file)
+                return footer.schema.to_arrow_schema(), footer.num_rows
             return _open_arrow(file).schema, 1
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{name} is no {kind} file ({error}); check how it was written or downloaded.") from error
+        except pa.ArrowException as error:
+            raise ValueError(f"{name} is no {kind} file ({error}); check how it was written or downloaded.") from error
 
 
-def _tables(name: str, path: str, kind: str) -> Iterator[pa.Table]:
+def _tables(name: str, opener: Callable[[], IO[bytes]], kind: str) -> Iterator[pa.Table]:
     """Reads a file, some rows at a time."""
-    with open(path, "rb") as file:
+    with opener() as file:
         if kind == "arrow":
             reader = _open_arrow(file)
-            batches = (
-                reader
-                if isinstance(reader, pa.RecordBatchStreamReader)
-                else (reader.get_batch(number) for number in range(reader.num_record_batches))
-            )
+            is_stream = isinstance(reader, pa.RecordBatchStreamReader)
+            batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
             yield from (pa.Table.from_batches([batch]) for batch in batches)
             return
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
-            try:
-                table = parquet.read_row_group(group)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(
-                    f"{name}: row group {group} of {parquet.num_row_groups} can't be read ({error}); check how the "
-                    "file was written or downloaded."
-                ) from error
-            yield table
+            yield read_row_group(parquet, group, name)
+
+
+def read_row_group(parquet: pq.ParquetFile, group: int, file: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a row group of a parquet file.
+
+    Args:
+        parquet: The file.
+        group: Number of the row group.
+        file: Name of the file, for the error.
+        columns: Columns that are read; all if not given.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        ValueError: If its bytes are broken.
+    """
+    try:
+        return parquet.read_row_group(group, columns=None if columns is None else list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{file}: row group {group} of {parquet.num_row_groups} can't be read ({error}); check how the file was "
+            "written or downloaded."
+        ) from error
 
 
 def _open_arrow(file: IO[bytes]) -> Any:

@@ -49,9 +49,7 @@ class ModelArguments:
     matryoshka_dims: list[int] = option(
         "Sizes that embeddings can be cut to, projection_dim among them.", [], within="[1, inf)"
     )
-    matryoshka_weights: list[float] = option(
-        "Weight of each of these sizes in the loss; 1 if not given.", [], within="[0, inf)"
-    )
+    matryoshka_weights: list[float] = option("Weight of each of these sizes in the loss; 1 if not given.", [])
     freeze: list[str] = option("Regular expressions of parameter names that are not trained.", [])
     lora_rank: int | None = option(
         "Train adapters of this rank in place of the towers' weights.", None, within="[1, inf)"
@@ -106,8 +104,8 @@ class DataArguments:
     exclude_rows: list[str] = option("Training rows to leave out, as column=value.", [])
     max_train_rows: int | None = option("Maximum number of training rows; all if not given.", None, within="[1, inf)")
     max_skipped_share: float = option("Stop if more than this share of the rows can't be used.", 0.05, within="[0, 1]")
-    toy_offers: int = option("Number of drawn offers where a source is 'toy'.", 4000, within="[1, inf)")
-    toy_seed: int = option("Seed of the drawn offers.", 0)
+    toy_offers: int = option("Number of generated offers where a source is 'toy'.", 4000, within="[1, inf)")
+    toy_seed: int = option("Seed of the generated offers.", 0)
     mates_share: float = option(
         "Share of the catalogs whose offers are put in the same batch; not with streaming.", 0.0, within="[0, 1]"
     )
@@ -121,7 +119,7 @@ class DataArguments:
     num_workers: int = option("Processes that decode images, per rank.", 1, within="[0, inf)")
 
     def __post_init__(self) -> None:
-        """Check the encoding; use drawn offers for validation and test where training uses them."""
+        """Check the encoding; use generated offers for validation and test where training uses them."""
         check_encoding(self.encoding)
         check_ranges(self)
         if self.train_data == ["toy"]:
@@ -329,7 +327,19 @@ class PublishArguments(CardArguments):
 
 
 @dataclass
-class EvaluationArguments:
+class ResamplingArguments:
+    """How the intervals of a head's metrics are computed."""
+
+    num_resamples: int = option(
+        "Number of bootstrap samples for the confidence intervals of a head's metrics.", 1000, within="[1, inf)"
+    )
+    resample_by: Literal["catalogs", "rows"] = option(
+        "Unit of the bootstrap; rows where training has seen the same catalogs as the split.", "catalogs"
+    )
+
+
+@dataclass
+class EvaluationArguments(ResamplingArguments):
     """What `evaluate_tasks.py` measures."""
 
     checkpoints: list[str] = option("e-CLIP checkpoints, compared with the configuration's untrained model.", [])
@@ -352,12 +362,6 @@ class EvaluationArguments:
         False,
     )
     split: Literal["train", "validation", "test"] = option("Split that heads are measured on.", "test")
-    num_resamples: int = option(
-        "Number of bootstrap samples for the confidence intervals of a head's metrics.", 1000, within="[1, inf)"
-    )
-    resample_by: Literal["catalogs", "rows"] = option(
-        "Unit of the bootstrap; rows where training has seen the same catalogs as the split.", "catalogs"
-    )
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -16,13 +16,17 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow as pa
 
-__all__ = ["TextFile", "read_text_files", "text_schema"]
+__all__ = ["EncodingError", "TextFile", "read_text_files", "text_schema"]
 
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 10_000
 _EXACT = 2**53  # up to here every whole number is a float
 _LONGEST_INTEGER = 18  # digits that fit into 64 bits
+
+
+class EncodingError(ValueError):
+    """A file is not of the encoding that was given."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class TextFile:
         """The encoding, in which a mark at the beginning of the file is no text."""
         return "utf-8-sig" if self.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else self.encoding
 
-    def wrong_encoding(self, error: UnicodeError) -> ValueError:
+    def wrong_encoding(self, error: UnicodeError) -> EncodingError:
         """Returns the error that names the first line that is not of the encoding."""
         line = ""
         with self.open() as raw:
@@ -56,23 +60,25 @@ class TextFile:
                 except UnicodeError as found:
                     line, error = f", line {number},", found
                     break
-        return ValueError(
+        return EncodingError(
             f"{self.name}{line} is not text in `encoding` {self.encoding!r} ({error}); give the encoding that it was "
             "written in, such as latin-1, cp1252, utf-16 or shift_jis."
         )
 
 
-def text_schema(files: Sequence[TextFile]) -> pa.Schema:
+def text_schema(files: Sequence[TextFile], *, first_rows: bool = False) -> pa.Schema:
     """Finds the columns of files that are read together, and their types.
 
     Args:
         files: The files; a column need not be in all of them.
+        first_rows: Looks at some rows at the beginning of each file alone.
 
     Returns:
         The columns, in the order in which they are met.
 
     Raises:
-        ValueError: If a file can't be read, is not of its encoding, or names a column twice.
+        EncodingError: If a file is not of its encoding.
+        ValueError: If a file can't be read, or names a column twice.
     """
     columns: dict[str, _Kinds] = {}
     for file in files:
@@ -80,7 +86,7 @@ def text_schema(files: Sequence[TextFile]) -> pa.Schema:
             for name in _csv_header(file):
                 columns.setdefault(name, _Kinds()).types.add(str)
             continue
-        for rows in _blocks(file):
+        for rows in islice(_blocks(file), 1 if first_rows else None):
             for name in dict.fromkeys(key for row in rows for key in row):
                 columns.setdefault(name, _Kinds()).add([row.get(name) for row in rows])
     for name, kinds in columns.items():
@@ -104,7 +110,8 @@ def read_text_files(files: Sequence[TextFile], schema: pa.Schema) -> Iterator[pa
         Rows with these columns, in the order of the files; null where a file lacks a column.
 
     Raises:
-        ValueError: If a file can't be read, or is not of its encoding.
+        EncodingError: If a file is not of its encoding.
+        ValueError: If a file can't be read.
     """
     for file in files:
         if file.kind == "json":
@@ -201,11 +208,13 @@ class _Kinds:
                 self.types |= {list, dict}  # read as text
 
     def arrow_type(self) -> pa.DataType:
+        if not self.types:
+            return pa.null()
         if self.types == {bool}:
             return pa.bool_()
         if self.types == {int}:
             return pa.int64()
-        if self.types and self.types <= {int, float, _WrittenFloat} and self.is_exact:
+        if self.types <= {int, float, _WrittenFloat} and self.is_exact:
             return pa.float64()
         if self.types in ({list}, {dict}) and self.nested:
             return self.nested[0]

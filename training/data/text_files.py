@@ -203,7 +203,7 @@ class _Kinds:
             )
         if types in ({list}, {dict}):
             try:
-                self.nested = [pa.array(values).type] if not self.nested else [_joined(*self.nested, values)]
+                self.nested = [pa.array(values).type] if not self.nested else [_joined(self.nested[0], values)]
             except pa.ArrowException:
                 self.types |= {list, dict}  # read as text
 
@@ -229,7 +229,10 @@ def _joined(known: pa.DataType, values: Sequence[Any]) -> pa.DataType:
 
 def _as_type(values: Sequence[Any], wanted: pa.DataType) -> pa.Array:
     if pa.types.is_string(wanted):
-        return pa.array([_as_written(value) for value in values], wanted)
+        try:
+            return pa.array(values, wanted)
+        except (pa.ArrowException, UnicodeError):  # something is no text, or half a character
+            return pa.array([_as_written(value) for value in values], wanted)
     return pa.array(values, wanted)
 
 

@@ -160,7 +160,7 @@ def _told_otherwise(offers: daft.DataFrame, arguments: PrepareArguments) -> set[
     found = {arguments.id_column}
     if arguments.title_column == "title":  # it is there as `title_original`
         found.add("title")
-    if not kinds[arguments.image_column].is_string():
+    if arguments.image_column == "image" or not kinds[arguments.image_column].is_string():
         found.add(arguments.image_column)
     catalog = arguments.catalog_id_column
     if catalog == "catalog_id" and catalog in kinds and (kinds[catalog].is_integer() or kinds[catalog].is_null()):

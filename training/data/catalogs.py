@@ -19,7 +19,8 @@ __all__ = ["CatalogSizes", "check_catalogs"]
 logger = logging.getLogger(__name__)
 
 _BLOCKS_LOOKED_AT = 64  # of a stream: all of it may be far away
-_FEWEST_ROWS = 8  # fewer may be of one product by chance
+# Fewer rows may be of one product by chance: all of them, and most of them.
+_FEWEST_IN_ALL, _FEWEST_IN_MOST = 8, 32
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class CatalogSizes:
         Raises:
             ValueError: If one holds more; a few rows are not judged.
         """
-        if self.num_rows >= _FEWEST_ROWS and self.largest > max_share * self.num_rows:
+        fewest = _FEWEST_IN_ALL if self.largest == self.num_rows else _FEWEST_IN_MOST
+        if self.num_rows >= fewest and self.largest > max_share * self.num_rows:
             raise ValueError(
                 f"{name}: {self}. Offers of one catalog count as one product, and one catalog may hold "
                 f"{max_share:.0%} of them (`max_catalog_share`). Name the column of the product's id as "

@@ -16,16 +16,18 @@ import pyarrow as pa
 __all__ = ["id_text", "id_texts", "word_of"]
 
 _EXACT = 2**53
+_EXACT_IN_BITS = {16: 2**11, 32: 2**24}
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _PLACE = "{place} holds {value!r}, {why}. An id is text or a whole number: name another column, or store it as text."
 
 
-def id_text(value: Any, place: str) -> str | None:
+def id_text(value: Any, place: str, *, exact: int = _EXACT) -> str | None:
     """Writes an id as text.
 
     Args:
         value: Text, a whole number (also as a float or a decimal), bytes, a date, or nothing.
         place: Name of the column and its source, for the error.
+        exact: From here on a float does not hold every whole number.
 
     Returns:
         The text: of bytes what they spell in UTF-8, or else their hexadecimal digits; `None` for null, NaN and blank
@@ -46,7 +48,7 @@ def id_text(value: Any, place: str) -> str | None:
             return None
         if value in (float("inf"), float("-inf")) or value != int(value):
             raise ValueError(_PLACE.format(place=place, value=value, why="which is no whole number"))
-        if isinstance(value, float) and abs(value) >= _EXACT:
+        if isinstance(value, float) and abs(value) >= exact:
             why = "a float that large, of which the last digits are lost"
             raise ValueError(_PLACE.format(place=place, value=value, why=why))
         return str(int(value))
@@ -75,7 +77,8 @@ def id_texts(column: pa.Array, place: str) -> pa.Array:
     """
     if pa.types.is_integer(column.type):
         return column.cast(pa.string())
-    return pa.array([id_text(value, place) for value in _values(column)], pa.string())
+    exact = _EXACT_IN_BITS.get(column.type.bit_width, _EXACT) if pa.types.is_floating(column.type) else _EXACT
+    return pa.array([id_text(value, place, exact=exact) for value in _values(column)], pa.string())
 
 
 def _values(column: pa.Array) -> Iterable[Any]:

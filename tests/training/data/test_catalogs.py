@@ -33,3 +33,6 @@ def test_one_catalog_of_most_offers_is_refused(tmp_path, monkeypatch, caplog, st
 
 def test_a_few_offers_of_one_product_are_no_mistake():
     CatalogSizes.of(np.zeros(7, dtype=np.int64)).check("offers", 0.5)
+    CatalogSizes.of(np.array([0] * 8 + [1])).check("offers", 0.5)
+    with pytest.raises(ValueError, match="8 of them in the largest"):
+        CatalogSizes.of(np.zeros(8, dtype=np.int64)).check("offers", 0.5)

@@ -46,6 +46,12 @@ def test_what_is_no_id_is_refused(value, why):
         id_texts(pa.array([value]), "here")
 
 
+def test_a_short_float_loses_digits_sooner():
+    assert id_texts(pa.array([2.0**24 - 1], pa.float32()), "here").to_pylist() == ["16777215"]
+    with pytest.raises(ValueError, match="the last digits are lost"):
+        id_texts(pa.array([4006381333931.0], pa.float32()), "here")
+
+
 def test_large_catalog_ids_stay_different():
     wide = [str(2**63 + 40 + number) for number in range(40)] + ["7" * 5000, "7" * 4999]
     assert len(set(catalog_numbers(pa.array(wide), "here").tolist())) == 42

@@ -20,7 +20,8 @@ from transformers.exporters import ExportedModel
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.export.parts import Part, agreement, embed, export_part, inputs_of, interface_of, runtime_settings
-from training.arguments.groups import DataArguments, option
+from training.arguments.groups import DataArguments
+from training.arguments.options import option
 from training.arguments.parser import parse_arguments
 from training.data.columns import stable_id
 from training.data.files import whole_folder, write_json

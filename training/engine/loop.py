@@ -27,6 +27,7 @@ from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
 from training.engine.interruption import EXIT_STATUS, Interruption
 from training.engine.lora import AdapterState, plain_state_dict
+from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
 from training.engine.step import OptimizerStep, TrainingStep
 from training.engine.waiting import WaitingTime
@@ -222,6 +223,7 @@ class TrainingLoop:
             )
 
     def _save(self) -> None:
+        check_weights(self.bare_model, "not saved")
         self.progress.skips = self.skips.state_dict()
         self.checkpoints.save(self.progress.samples_seen)
 

@@ -19,7 +19,7 @@ from training.data.skipped_rows import SkipCounter
 logger = logging.getLogger(__name__)
 
 # What the loader adds to the model's inputs.
-_NOT_INPUTS = ("catalog_ids", "row_ids", "titles", "skipped", "num_rows")
+_NOT_INPUTS = ("catalog_ids", "row_ids", "positions", "titles", "skipped", "num_rows")
 
 
 @dataclass
@@ -33,6 +33,7 @@ class OfferEmbeddings:
         image_features: The image tower's vectors before the projection, shape `(N, vision width)`.
         catalog_ids: Catalog of each offer, int64, shape `(N,)`, -1 for an offer that is alone.
         row_ids: Id of each offer.
+        positions: Its row in the table.
         titles: Title of each offer.
     """
 
@@ -42,6 +43,7 @@ class OfferEmbeddings:
     image_features: torch.Tensor
     catalog_ids: torch.Tensor
     row_ids: list[str]
+    positions: list[int]
     titles: list[str]
 
 
@@ -145,7 +147,7 @@ def encode_all(
 
     Returns:
         What `encode` returned of all usable rows, in their order, on the CPU and in float32 where it is no integer,
-        and `catalog_ids`, `row_ids` and `titles`.
+        and `catalog_ids`, `row_ids`, `positions` and `titles`.
 
     Raises:
         ValueError: no row could be used.
@@ -162,7 +164,7 @@ def encode_all(
                 encoded = encode(model_inputs(batch, accelerator.device))
             tensors = {name: value for name, value in encoded.items() if value is not None}
             part["columns"] = {name: (v.float() if v.is_floating_point() else v).cpu() for name, v in tensors.items()}
-            part["columns"] |= {name: batch[name] for name in ("catalog_ids", "row_ids", "titles")}
+            part["columns"] |= {name: batch[name] for name in ("catalog_ids", "row_ids", "positions", "titles")}
         parts.append(part)
     model.train(was_training)
     # Ranks take contiguous shares of each batch: batch by batch, in rank order, is the order of the rows.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import warnings
 from pathlib import Path
@@ -200,6 +201,14 @@ def drawn_picture(seed: int, height: int = 40, width: int = 30) -> Image.Image:
     """Return a picture of noise, whose resizing and cropping would show."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def start_method():
+    """Sets how processes are started until the end of the test; left alone, Linux forks them, and no other does."""
+    before = multiprocessing.get_start_method()
+    yield lambda method: multiprocessing.set_start_method(method, force=True)
+    multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from training.arguments.options import option
 from training.arguments.parser import parse_arguments
 from training.data.columns import stable_id
 from training.data.files import whole_folder, write_json
-from training.data.loaders import evaluation_loader
+from training.data.loaders import evaluation_loader, with_progress
 from training.data.skipped_rows import SkipCounter
 from training.engine.build import load_split
 
@@ -104,7 +104,7 @@ def read_batches(
     )
     skips = SkipCounter()
     batches = []
-    for batch in tqdm(loader, desc=f"reading {split}", leave=False):
+    for batch in with_progress(loader, f"reading {split}"):
         skips.add(batch)
         if batch["row_ids"]:
             batches.append(batch)

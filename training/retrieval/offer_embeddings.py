@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.data.loaders import evaluation_loader
+from training.data.loaders import evaluation_loader, with_progress
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 
@@ -155,9 +154,8 @@ def encode_all(
     was_training = model.training
     model.eval()
     parts: list[dict[str, Any]] = []
-    for number, batch in enumerate(
-        tqdm(loader, desc=description, leave=False, disable=not accelerator.is_main_process)
-    ):
+    batches = with_progress(loader, description, disable=not accelerator.is_main_process)
+    for number, batch in enumerate(batches):
         part: dict[str, Any] = {"number": number, "num_rows": batch["num_rows"], "skipped": batch["skipped"]}
         if batch["row_ids"]:
             with accelerator.autocast():

@@ -125,6 +125,14 @@ def test_every_row_is_embedded_once_and_in_order(fields, checkpoint, corpus, exp
     assert report == json.loads((tmp_path / "report.json").read_text())
 
 
+def test_workers_may_be_spawned(checkpoint, corpus, expected, tmp_path, start_method):
+    """As on macOS and Windows: all that a worker needs is pickled."""
+    start_method("spawn")
+    embed_corpus(arguments(checkpoint, corpus, tmp_path, num_workers=1, rows_per_shard=64))
+    for name, rows in expected.items():
+        np.testing.assert_allclose(vectors(read(tmp_path), name), rows, atol=1e-3 if "image" in name else 1e-5)
+
+
 def test_one_modality_cut_short(checkpoint, corpus, expected, tmp_path):
     embed_corpus(arguments(checkpoint, corpus, tmp_path, modality="text", truncate_dim=4))
     table = read(tmp_path)

@@ -306,7 +306,7 @@ def test_vectors_of_frozen_towers_take_the_place_of_their_inputs(processor, colu
     vector = {name: lambda i, width=width: [i + k / 4 for k in range(width)] for name, width in FROZEN.items()}
     rows = [
         # an image that is not needed is not read
-        make_row(i, image={"bytes": b"no picture", "path": None} if "image_pooler_output" in columns else png_of(i))
+        make_row(i, image={"bytes": b"no image", "path": None} if "image_pooler_output" in columns else png_of(i))
         | {name: None if i == 2 else vector[name](i) for name in columns}
         for i in range(5)
     ]

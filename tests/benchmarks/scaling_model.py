@@ -202,7 +202,8 @@ def predict(batch_size: int, num_gpus: int, gpu: Gpu = GPU, towers: tuple[Tower,
 def print_predictions() -> None:
     """Print the table of the model."""
     print(
-        "| B | GPUs | offers each | graphs kept | towers | loss | links | host | step | samples/s | received | loss memory |"
+        "| B | GPUs | offers each | graphs kept | towers | loss | links | host | step | samples/s | received "
+        "| loss memory |"
     )
     print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for batch_size in (32, 64, 128, 256):

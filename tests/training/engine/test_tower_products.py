@@ -5,8 +5,8 @@ import torch
 from conftest import DATA, MODEL, train_arguments
 
 from modeling_eclip import EClipModel
+from training.engine.contrastive_training import train
 from training.engine.tower_products import allow_tf32
-from training.train import train
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,11 @@ from collections.abc import Iterator
 
 import torch
 
+# From torch 2.9 on every backend has a switch of its own; reading the older, common one is an error there once
+# anything has used these.
+_HAS_SWITCHES = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+_EXACT = ("ieee", "ieee") if _HAS_SWITCHES else ("highest",)
+
 # The switches belong to the process, not to a thread: the first that enters turns them, the last that leaves puts
 # them back. On a GPU a backward pass runs in a thread of its own.
 _lock = threading.Lock()
@@ -31,7 +36,7 @@ def exact_products(device_type: str) -> Iterator[None]:
     with _lock:
         if _entered == 0:
             _outside = _product_precisions()
-            _set_product_precisions(*(_EXACT for _ in _outside))
+            _set_product_precisions(_EXACT)
         _entered += 1
     try:
         with torch.autocast(device_type=device_type, enabled=False):
@@ -40,30 +45,22 @@ def exact_products(device_type: str) -> Iterator[None]:
         with _lock:
             _entered -= 1
             if _entered == 0:
-                _set_product_precisions(*_outside)
+                _set_product_precisions(_outside)
 
 
-# From torch 2.9 on every backend has a switch of its own; reading the older, common one is an error there once
-# anything has used these.
-if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-    _EXACT = "ieee"
-
-    def _product_precisions() -> tuple[str, ...]:
-        """Return the precision of float32 products on GPUs and on CPUs."""
+def _product_precisions() -> tuple[str, ...]:
+    """Return the precision of float32 products: on GPUs and on CPUs, or the common one."""
+    if _HAS_SWITCHES:
         return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    return (torch.get_float32_matmul_precision(),)
 
-    def _set_product_precisions(on_gpus: str, on_cpus: str) -> None:
-        torch.backends.cuda.matmul.fp32_precision = on_gpus
-        torch.backends.mkldnn.matmul.fp32_precision = on_cpus
 
-else:
-    _EXACT = "highest"
-
-    def _product_precisions() -> tuple[str, ...]:
-        return (torch.get_float32_matmul_precision(),)
-
-    def _set_product_precisions(everywhere: str) -> None:
-        torch.set_float32_matmul_precision(everywhere)
+def _set_product_precisions(precisions: tuple[str, ...]) -> None:
+    """Set what [`_product_precisions`] returns."""
+    if _HAS_SWITCHES:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = precisions
+    else:
+        torch.set_float32_matmul_precision(*precisions)
 
 
 __all__ = ["exact_products"]

@@ -11,20 +11,20 @@ from modeling_eclip import contrastive_loss
 from modeling_eclip.losses import tiles
 from modeling_eclip.losses.exact_products import _EXACT, _product_precisions, _set_product_precisions, exact_products
 
-FAST = "tf32" if len(_product_precisions()) == 2 else "high"
+FAST = ("tf32", "tf32") if len(_EXACT) == 2 else ("high",)
 
 
 @pytest.fixture(autouse=True)
 def fast_outside():
     """Let products be inexact, as a training with TF32 does."""
     before = _product_precisions()
-    _set_product_precisions(*(FAST for _ in before))
+    _set_product_precisions(FAST)
     yield
-    _set_product_precisions(*before)
+    _set_product_precisions(before)
 
 
 def assert_precision(expected):
-    assert set(_product_precisions()) == {expected}
+    assert _product_precisions() == expected
 
 
 class Products(TorchDispatchMode):
@@ -36,7 +36,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_, torch.ops.aten.addmm):
-            self.found.append((args[-1].dtype, *_product_precisions()))
+            self.found.append((args[-1].dtype, _product_precisions()))
         return function(*args, **(kwargs or {}))
 
 
@@ -51,8 +51,7 @@ def test_both_sweeps_of_the_loss_are_exact(autocast, monkeypatch):
     # 3 x 3 tiles: a product each in the first sweep; in the second that one again, and one for each modality
     assert in_forward == 9
     assert len(products.found) == 9 + 27
-    assert {dtype for dtype, *_ in products.found} == {torch.float32}
-    assert {precision for _, *precisions in products.found for precision in precisions} == {_EXACT}
+    assert set(products.found) == {(torch.float32, _EXACT)}
     assert_precision(FAST)
 
 

@@ -26,7 +26,9 @@ wants_compiler = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler():
+def fresh_compiler(monkeypatch, tmp_path):
+    # A cache of its own: a run that was killed leaves half a file in the one that all share.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     torch.compiler.reset()
     yield
     torch.compiler.reset()

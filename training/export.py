@@ -24,6 +24,7 @@ from training.arguments.groups import DataArguments, option
 from training.arguments.parser import parse_arguments
 from training.data.columns import stable_id
 from training.data.files import whole_folder, write_json
+from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader
 from training.data.skipped_rows import SkipCounter
 from training.engine.build import load_split
@@ -89,7 +90,7 @@ def read_batches(
         batch_size: Products in a batch.
 
     Returns:
-        Batches as `evaluation_loader` yields them.
+        Batches as `evaluation_loader` yields them, with their pixels normalised.
 
     Raises:
         ValueError: too few of them can be used.
@@ -106,7 +107,7 @@ def read_batches(
     for batch in tqdm(loader, desc=f"reading {split}", leave=False):
         skips.add(batch)
         if batch["row_ids"]:
-            batches.append(batch)
+            batches.append(batch | model_inputs(batch, torch.device("cpu")))
     if skips.num_skipped:
         logger.warning("%s: %s", split, skips.report())
     skips.check(data.max_skipped_share, min_rows=1)

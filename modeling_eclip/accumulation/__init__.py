@@ -2,5 +2,6 @@
 
 - `streams`: the step, forward and backward.
 - `plan`: how a batch is cut into streams.
+- `transfer`: how streams reach the model's device.
 - `memory`: which streams keep their graphs.
 """

@@ -6,16 +6,24 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from training.arguments.schedule import BatchSizeRule, BatchSizeSchedule, parse_batch_size_steps
+from training.arguments.workers import workers_per_rank
 
 TASK_NAMES: list[str] = []
 """What `--task` may be; each task of `training.tasks` adds its name when it is registered."""
 
 
-def option(text: str, default: Any = dataclasses.MISSING, choices: list[str] | None = None) -> Any:
+def option(
+    text: str,
+    default: Any = dataclasses.MISSING,
+    choices: list[str] | None = None,
+    default_factory: Any = dataclasses.MISSING,
+) -> Any:
     """Return a field with the help that `--help` prints, and with what it may be where that is no type."""
     metadata = {"help": text} if choices is None else {"help": text, "choices": choices}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
+    if default_factory is not dataclasses.MISSING:
+        return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -102,14 +110,30 @@ class DataArguments:
     colour_jitter: float = option("Strength of colour changes; off, since colour is an attribute of products.", 0.0)
     word_dropout: float = option("Probability of leaving out each word of a title.", 0.0)
     shuffle_probability: float = option("Probability of shuffling the words of a title.", 0.0)
-    num_workers: int = option("Processes that decode images, per rank.", 1)
+    num_workers: int = option(
+        "Processes that decode images, per rank; 0 decodes in the rank's own. As many as the machine's cores allow if "
+        "not given.",
+        default_factory=workers_per_rank,
+    )
+    prefetch_factor: int = option("Parts of a batch that each of these processes prepares ahead.", 2)
+    part_size: int = option("Offers of such a part; batches do not depend on it.", 64)
+    batch_memory_gib: float = option(
+        "GiB of memory that the pixels of a rank's share of a batch may take; those of a larger one lie in a "
+        "temporary file (TMPDIR). There are two shares at a time: one is trained on, one is read.",
+        4.0,
+    )
 
     def __post_init__(self) -> None:
-        """Use drawn offers for validation and test where training uses them."""
+        """Use drawn offers for validation and test where training uses them, and check the values."""
         if self.train_data == ["toy"]:
             self.validation_data = self.validation_data or ["toy"]
             self.test_data = self.test_data or ["toy"]
             self.attribute_columns = self.attribute_columns or ["colour", "pattern"]
+        for name, least in (("num_workers", 0), ("prefetch_factor", 1), ("part_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give at least {least}.")
+        if not self.batch_memory_gib >= 0:
+            raise ValueError(f"`batch_memory_gib` is {self.batch_memory_gib}; give 0 or more.")
 
 
 @dataclass

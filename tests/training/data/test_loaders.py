@@ -21,6 +21,7 @@ from modeling_eclip.processing_eclip import EClipProcessor
 from training.data.augmentation import ProductAugmentation
 from training.data.collator import ProductCollator
 from training.data.columns import ProductColumns, stable_id
+from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, train_loader
 from training.data.parquet_stream import StreamedProducts
 from training.data.read_tables import load_products
@@ -101,6 +102,7 @@ def test_a_batch_holds_what_the_model_needs(processor):
         "input_ids",
         "attention_mask",
         "pixel_values",
+        "normalization",
         "catalog_ids",
         "row_ids",
         "skipped",
@@ -261,8 +263,9 @@ def test_evaluation_sees_all_rows_once_in_order_as_they_are(processor, products,
     batches = list(evaluation_loader(products, processor, batch_size=4, num_workers=num_workers))
     assert ids(batches) == [f"r{i}" for i in range(NUM_ROWS)]
     plain = processor(images=[png(i) for i in range(4)], return_tensors="pt")["pixel_values"]
+    found = model_inputs(batches[0], torch.device("cpu"))["pixel_values"]
     # values from -1 to 1: no further from the image processor's own than a level of 255
-    assert (batches[0]["pixel_values"] - plain).abs().max() < 2.1 / 255
+    assert (found - plain).abs().max() < 2.1 / 255
     shares = [evaluation_loader(products, processor, batch_size=4, rank=rank, num_ranks=2) for rank in range(2)]
     for first, second, batch in zip(*shares, batches, strict=True):
         assert first["row_ids"] + second["row_ids"] == batch["row_ids"]
@@ -337,7 +340,7 @@ def test_a_frozen_column_of_nulls_is_an_error(processor):
 
 
 _ENDLESS = """
-import sys, time
+import multiprocessing, sys, time
 sys.path.insert(0, {tests!r})
 import datasets
 from test_loaders import FEATURES, make_row
@@ -360,8 +363,8 @@ loader = train_loader(
     num_workers=2,
 )
 batches = iter(loader)
-print(*(worker.pid for worker in batches._workers), flush=True)
 next(batches)
+print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
 print("ready", flush=True)
 time.sleep(600)
 """

@@ -68,7 +68,7 @@ MODEL = ModelArguments(
     max_title_length=16,
 )  # fmt: skip
 
-# 60 drawn offers: about 48 to train on, three batches of 16.
+# 60 generated offers: about 48 to train on, three batches of 16.
 DATA = DataArguments(toy_offers=60, num_workers=0)
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
@@ -196,8 +196,8 @@ def naive_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates) -> 
     return (sum(rows) + sum(columns)) / (2 * size)
 
 
-def drawn_picture(seed: int, height: int = 40, width: int = 30) -> Image.Image:
-    """Return a picture of noise, whose resizing and cropping would show."""
+def noise_image(seed: int, height: int = 40, width: int = 30) -> Image.Image:
+    """Return an image of noise, whose resizing and cropping would show."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -219,18 +219,18 @@ def real_data() -> Path:
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """Draw without a warning, and return the picture's colours and the texts in it."""
+    """Draw without a warning, and return the image's colours and the texts in it."""
 
     def draw(function, *arguments, **settings):
         figures, close = [], plt.close
         with monkeypatch.context() as patch, warnings.catch_warnings():
             warnings.simplefilter("error")
             patch.setattr(plt, "close", figures.append)
-            function(*arguments, path=tmp_path / "picture.png", **settings)
+            function(*arguments, path=tmp_path / "image.png", **settings)
         (figure,) = figures
         texts = [text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text"))]
         close(figure)
-        pixels = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB")).reshape(-1, 3)
+        pixels = np.asarray(Image.open(tmp_path / "image.png").convert("RGB")).reshape(-1, 3)
         return {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}, [text for text in texts if text]
 
     return draw

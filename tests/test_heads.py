@@ -60,7 +60,7 @@ def test_forward_and_backward(head_class, modality):
     output.loss.backward()
     used = {"text": ["text"], "image": ["vision"], "both": ["text", "vision"]}[modality]
     for name, parameter in head.named_parameters():
-        trained = not name.startswith("eclip.") or any(name.startswith(f"eclip.{side}_model") for side in used)
+        trained = not name.startswith("eclip.") or any(name.startswith(f"eclip.{modality}_model") for modality in used)
         assert (parameter.grad is not None) == trained, name
 
 

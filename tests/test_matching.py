@@ -1,4 +1,4 @@
-"""EClipForProductMatching: symmetric to the last bit, from cosines on, from one side or both, by candidates."""
+"""EClipForProductMatching: symmetric to the last bit, from cosines on, from one modality or both, by candidates."""
 
 import math
 
@@ -17,7 +17,7 @@ def make_head(trained=False, **fields):
     torch.manual_seed(0)
     head = EClipForProductMatching(make_config(**fields)).eval()
     if trained:
-        # As if trained: every feature says something, and a stand-in is something.
+        # As if trained: every feature says something, and a missing modality says something, too.
         with torch.no_grad():
             for name, parameter in head.named_parameters():
                 if name.startswith(("classifier", "representation")):
@@ -59,16 +59,16 @@ def test_swapped_products_have_the_same_logits_to_the_last_bit(modality, dtype, 
         assert torch.equal(head(**swap(pairs)).logits, logits)
         assert len(logits.unique()) == num_pairs
         features = {
-            f"{side}_pooler_output": torch.randn(num_pairs, 2, 32, generator=torch.Generator().manual_seed(1)).to(
+            f"{modality}_pooler_output": torch.randn(num_pairs, 2, 32, generator=torch.Generator().manual_seed(1)).to(
                 dtype
             )
-            for side in ("text", "image")
+            for modality in ("text", "image")
         }
         assert torch.equal(head(**swap(features)).logits, head(**features).logits)
 
 
 @pytest.mark.parametrize("has", [[[1, 0], [1, 1]], [[1, 0], [0, 1]], [[1, 1], [0, 1]], [[0, 0], [1, 1]]])
-def test_swapped_products_without_a_side(has):
+def test_swapped_products_without_a_modality(has):
     head, pairs = make_head(trained=True), make_pairs(1)
     pairs["has_text"], pairs["has_image"] = (torch.tensor([row], dtype=torch.bool) for row in has)
     with torch.no_grad():
@@ -80,8 +80,8 @@ def test_before_training_the_cosine_speaks(modality):
     head, pairs = make_head(modality=modality), make_pairs(5)
     with torch.no_grad():
         output = head(**pairs)
-        sides = zip(output.embeds.modalities.values(), output.right_embeds.modalities.values(), strict=True)
-        cosines = [torch.nn.functional.cosine_similarity(left, right) for (left, _), (right, _) in sides]
+        modalities = zip(output.embeds.modalities.values(), output.right_embeds.modalities.values(), strict=True)
+        cosines = [torch.nn.functional.cosine_similarity(left, right) for (left, _), (right, _) in modalities]
     torch.testing.assert_close(output.logits, 10 * (torch.stack(cosines).mean(0) - 0.7))
 
 
@@ -97,16 +97,16 @@ def test_features_worked_out_by_hand():
 def test_a_pair_without_images_is_judged_by_titles():
     both, pairs = make_head(trained=True), make_pairs(4)
     with torch.no_grad():
-        # Stand-ins that say nothing, as before training.
+        # Embeddings of what is missing that say nothing, as before training.
         both.representation.missing_image_embedding.zero_()
         both.classifier.image.bias.zero_()
         alone = both(input_ids=pairs["input_ids"], attention_mask=pairs["attention_mask"]).logits
         pairs["has_image"] = torch.zeros(4, 2, dtype=torch.bool)
         assert torch.equal(both(**pairs).logits, alone)
-        side = both.classifier.modality_logits(
+        logits = both.classifier.modality_logits(
             both.pair_features(*[_represent(both, pairs, column) for column in (0, 1)])
         )
-    torch.testing.assert_close(alone, side["text"][:, 1] - side["text"][:, 0])
+    torch.testing.assert_close(alone, logits["text"][:, 1] - logits["text"][:, 0])
 
 
 def _represent(head, pairs, column):

@@ -1,4 +1,4 @@
-"""The main job end to end on drawn toy products: draw, train, measure, load in a fresh process, look.
+"""The main job end to end on generated products: generate, train, measure, load in a fresh process, look.
 
 `make quickstart` runs it. Everything goes to `outputs/quickstart`.
 """
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
 
-    print("1. drawing toy products", flush=True)
+    print("1. generating products", flush=True)
     test_products = load_split(data, "test")
     draw_catalog_sheet(choose_sheet_rows(test_products, limit=64), output_dir / "catalogue.png")
 

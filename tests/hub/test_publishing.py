@@ -31,12 +31,12 @@ from modeling_eclip import (
 from modeling_eclip.hub.model_card import GENERATED, build_model_card
 from training.arguments.groups import CardArguments, DataArguments, FinetuneArguments, TrainArguments
 from training.engine.build import build_model, build_processor
+from training.engine.contrastive_training import train
 from training.hub.card_facts import checkpoint_facts
 from training.publish import main as publish
 from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import TASKS
-from training.train import train
 
 TITLES = ["a red shoe", "blue shirt, size M"]
 PATHS = [["Shoes", "Boots"], ["Shoes", "Sandals"], ["Shirts"]]
@@ -539,8 +539,8 @@ def test_training_publishes_what_it_leaves(hub, tmp_path):
     train(MODEL, DATA, TrainArguments(output_dir=str(tmp_path / "shoes"), hub_private=True, **settings))
     assert hub.repositories["someone/shoes"].private
     card = metadata(hub, "someone/shoes")
-    assert {result.dataset_name for result in card.data.eval_results} == {"drawn products"}
-    assert "| drawn products | apache-2.0 |" in card.text
+    assert {result.dataset_name for result in card.data.eval_results} == {"generated products"}
+    assert "| generated products | apache-2.0 |" in card.text
     assert "history.png" in hub.repositories["someone/shoes"].head()
     loaded = AutoModel.from_pretrained("someone/shoes")
     local = EClipModel.from_pretrained(tmp_path / "shoes")

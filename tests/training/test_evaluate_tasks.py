@@ -27,7 +27,7 @@ from training.data.pairs import ProductPairs
 from training.engine.build import build_model, build_processor
 from training.evaluation.predictions import answer_task
 from training.evaluation.task_evaluation import load_evaluated_split, load_task_head
-from training.evaluation.task_metrics import MetricValue, Outcomes, measure, metrics_to_json
+from training.evaluation.task_metrics import Estimate, Outcomes, measure, metrics_to_json
 from training.tasks.answers import TaskAnswers
 from training.tasks.features import Represented
 from training.tasks.registry import find_task
@@ -199,7 +199,7 @@ def test_rows_of_a_catalog_are_drawn_together_on_request():
     by_catalog = measure([Outcomes.of(answers)], num_resamples=200)
     by_row = measure([Outcomes.of(answers)], num_resamples=200, by_catalog=False)
     # Catalogs are all alike here: to draw others changes nothing.
-    assert by_catalog["precision"] == MetricValue(0.5, 0.5, 0.5)
+    assert by_catalog["precision"] == Estimate(0.5, 0.5, 0.5)
     assert by_row["precision"].low < 0.5 < by_row["precision"].high
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning from arguments to saved heads, on a few drawn offers: every method, resuming, the best by validation."""
+"""Fine-tuning from arguments to saved heads, on generated offers: every method, resuming, the best by validation."""
 
 import json
 from dataclasses import replace

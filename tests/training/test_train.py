@@ -1,4 +1,4 @@
-"""Training from arguments to a saved model, on a few drawn offers: runs, resumes, reports."""
+"""Training from arguments to a saved model, on a few generated offers: runs, resumes, reports."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from conftest import DATA, MODEL, saved_weights, train_arguments
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.losses import objective
 from training.engine.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
-from training.train import train
+from training.engine.contrastive_training import train
 
 
 def test_a_run_leaves_model_report_and_plot(tmp_path):
@@ -122,7 +122,7 @@ def test_streamed_offers_are_trained_on(tmp_path):
 
 def test_too_many_unusable_rows_stop_the_run(tmp_path):
     rows = tmp_path / "offers.jsonl"
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     rows.write_text("\n".join(json.dumps({"title": f"offer {i}", "image": "broken.jpg"}) for i in range(8)))
     data = replace(DATA, train_data=[str(rows)], validation_data=["toy"])
     with pytest.raises(ValueError, match="not_an_image"):

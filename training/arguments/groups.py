@@ -100,8 +100,8 @@ class DataArguments:
     exclude_rows: list[str] = option("Training rows to leave out, as column=value.", [])
     max_train_rows: int | None = option("Maximum number of training rows; all if not given.", None)
     max_skipped_share: float = option("Stop if more than this share of the rows can't be used.", 0.05)
-    toy_offers: int = option("Number of drawn offers where a source is 'toy'.", 4000)
-    toy_seed: int = option("Seed of the drawn offers.", 0)
+    toy_offers: int = option("Number of generated offers where a source is 'toy'.", 4000)
+    toy_seed: int = option("Seed of the generated offers.", 0)
     mates_share: float = option(
         "Share of the catalogs whose offers are put in the same batch; not with streaming.", 0.0
     )
@@ -124,7 +124,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        """Use drawn offers for validation and test where training uses them, and check the values."""
+        """Use generated offers for validation and test where training uses them, and check the values."""
         if self.train_data == ["toy"]:
             self.validation_data = self.validation_data or ["toy"]
             self.test_data = self.test_data or ["toy"]
@@ -318,7 +318,17 @@ class PublishArguments(CardArguments):
 
 
 @dataclass
-class EvaluationArguments:
+class ResamplingArguments:
+    """How the intervals of a head's metrics are computed."""
+
+    num_resamples: int = option("Number of bootstrap samples for the confidence intervals of a head's metrics.", 1000)
+    resample_by: Literal["catalogs", "rows"] = option(
+        "Unit of the bootstrap; rows where training has seen the same catalogs as the split.", "catalogs"
+    )
+
+
+@dataclass
+class EvaluationArguments(ResamplingArguments):
     """What `evaluate_tasks.py` measures."""
 
     checkpoints: list[str] = option("e-CLIP checkpoints, compared with the configuration's untrained model.", [])
@@ -339,10 +349,6 @@ class EvaluationArguments:
         False,
     )
     split: Literal["train", "validation", "test"] = option("Split that heads are measured on.", "test")
-    num_resamples: int = option("Number of bootstrap samples for the confidence intervals of a head's metrics.", 1000)
-    resample_by: Literal["catalogs", "rows"] = option(
-        "Unit of the bootstrap; rows where training has seen the same catalogs as the split.", "catalogs"
-    )
 
 
 @dataclass

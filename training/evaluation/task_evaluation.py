@@ -18,7 +18,7 @@ from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.evaluation.predictions import answer_task
-from training.evaluation.task_metrics import MetricValue, Outcomes, measure, metrics_to_json
+from training.evaluation.task_metrics import Estimate, Outcomes, measure, metrics_to_json
 from training.tasks.answers import TaskAnswers
 from training.tasks.features import represent
 from training.tasks.heads import load_head
@@ -53,7 +53,7 @@ class TaskEvaluation:
     modality: str
     split: str
     answers: TaskAnswers
-    metrics: dict[str, MetricValue]
+    metrics: dict[str, Estimate]
 
     def to_json(self) -> dict[str, Any]:
         """Return what the report holds."""

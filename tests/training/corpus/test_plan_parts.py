@@ -146,7 +146,7 @@ def test_what_is_not_there_is_named(tmp_path):
 WORDS = ["alder", "birch", "cedar", "ebony", "maple", "olive", "pine", "teak", "walnut", "willow"]
 
 
-def picture(number):
+def png_of(number):
     pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((48, 48), resample=0).save(buffer, "PNG")
@@ -159,7 +159,7 @@ def offers_in(folder, number):
     rows = []
     for place in range(10):
         code = random.Random(100 * number + place).randbytes(8).hex()
-        (folder / "images" / f"{place}.png").write_bytes(picture(100 * number + place))
+        (folder / "images" / f"{place}.png").write_bytes(png_of(100 * number + place))
         rows.append({"sku": 100 * number + place, "name": f"{WORDS[place]} {code}", "photo": f"images/{place}.png"})
     rows[8]["photo"] = ""
     rows[9]["photo"] = "images/none.png"
@@ -196,7 +196,7 @@ def test_tables_of_several_folders_find_their_images(tmp_path, kind):
     assert report["dropped"] == {"image_missing": 2, "image_unreachable": 2}
     kept = corpus(tmp_path / "corpus")
     assert sorted(kept) == [*range(8), *range(100, 108)]
-    assert all(row["image"]["bytes"] == picture(sku) for sku, row in kept.items())
+    assert all(row["image"]["bytes"] == png_of(sku) for sku, row in kept.items())
 
 
 @pytest.mark.parametrize("bytes_at_once", [1, 10**6])
@@ -261,7 +261,7 @@ def test_offers_without_an_id_are_offers(tmp_path):
     for number in range(6):
         code = random.Random(number).randbytes(16).hex()
         for seller in ("new", "fast shipping"):
-            image = np.array(Image.open(io.BytesIO(picture(number))))
+            image = np.array(Image.open(io.BytesIO(png_of(number))))
             image[0, 0] = 0 if seller == "new" else 255  # another file of the same photograph
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG")

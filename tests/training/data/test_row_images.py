@@ -67,8 +67,7 @@ def test_whole_images_come_out_as_from_the_image_processor(image_processor):
     assert difference.mean() < 0.1
     assert reader.blank().shape == found.shape[1:]
     # the same operations in the same order, on whichever device
-    images = [reader.read(encode(picture), RNG) for picture in pictures]
-    pixels = reader.stack(images)["pixel_values"]
+    pixels = reader.stack([reader.read(encode(image), RNG) for image in images])["pixel_values"]
     assert pixels.dtype == torch.uint8
     assert torch.equal(reader.normalization(pixels), found)
 

@@ -7,7 +7,7 @@ batch beyond a limit lie in a temporary file that is mapped into memory, and whi
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,8 +28,8 @@ class AssembledBatches:
 
     Args:
         parts: Loads the parts in order.
-        num_parts: Number of parts of each batch, at least 1.
-        num_rows: Planned rows of each batch.
+        num_parts: Number of parts of each batch, at least 1, shape `(num_batches,)`.
+        num_rows: Planned rows of each batch, likewise.
         tokenizer: Has padded the titles of each part.
         memory_gib: GiB that the rows of a batch may take in memory.
     """
@@ -37,8 +37,8 @@ class AssembledBatches:
     def __init__(
         self,
         parts: DataLoader[dict[str, Any]],
-        num_parts: Sequence[int],
-        num_rows: Sequence[int],
+        num_parts: np.ndarray,
+        num_rows: np.ndarray,
         tokenizer: Any,
         memory_gib: float,
     ) -> None:

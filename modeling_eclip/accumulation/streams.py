@@ -57,9 +57,9 @@ class MultiStreamAccumulation:
             what `inputs` hold that is no tensor, too.
         fix_batch_norm: Leave batch norm's statistics as they are. What it makes of an image otherwise depends on the
             images beside it, and so on how a batch is cut.
-        loss_function: Takes titles' and images' embeddings, both `(B_rank, D)` in float32, the log of the scale and
-            the catalog ids `(B_rank,)`, and returns the loss. [`contrastive_loss`] over all ranks, as the model's
-            configuration says, if not given.
+        loss_function: Takes titles' and images' embeddings, both `(B_rank, D)` in float32 (float64 of a model in
+            float64), the log of the scale and the catalog ids `(B_rank,)`, and returns the loss.
+            [`contrastive_loss`] over all ranks, as the model's configuration says, if not given.
         tile_size: As for [`contrastive_loss`].
         backward: Called with the loss in place of `loss.backward()`: `accelerator.backward`, or one that scales.
 
@@ -147,7 +147,7 @@ class MultiStreamAccumulation:
         ((_, inputs),) = self._transfer([stream], self.module.logit_scale.device)
         output = self.model(**inputs)
         # without offers the inputs are a placeholder row, which does not count
-        embeds = output.text_embeds[:num_offers].float(), output.image_embeds[:num_offers].float()
+        embeds = _full(output.text_embeds[:num_offers]), _full(output.image_embeds[:num_offers])
         loss = self.loss_function(*embeds, self.module.logit_scale, catalog_ids)
         self.backward(loss)
         return loss.detach()
@@ -169,7 +169,7 @@ class MultiStreamAccumulation:
                 output = self._encode(self.module, inputs)
             graphs.append(output if is_kept else None)
             for modality, embeds in output.items():
-                rows[modality].append(embeds.detach().float()[: len(stream.rows(modality))])
+                rows[modality].append(_full(embeds.detach())[: len(stream.rows(modality))])
         self.num_kept = sum(graph is not None for graph in graphs)
         after = _random_state(self.module)
 
@@ -257,6 +257,11 @@ def _set_random_state(model: nn.Module, state: RandomState) -> None:
 def _unwrap(model: nn.Module) -> Any:
     """Return the model that `DistributedDataParallel` may wrap."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def _full(embeds: torch.Tensor) -> torch.Tensor:
+    """Return embeddings in float32 at least, which the loss is computed in."""
+    return embeds.to(torch.promote_types(embeds.dtype, torch.float32))
 
 
 def _back_propagate(roots: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:

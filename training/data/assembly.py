@@ -88,7 +88,7 @@ class _Rows:
 
     def __init__(self, num_rows: int, tokenizer: Any, memory_gib: float) -> None:
         self.num_rows, self.tokenizer, self.memory_gib = num_rows, tokenizer, memory_gib
-        self.lists: dict[str, list[Any]] = {"row_ids": [], "titles": [], "skipped": []}
+        self.lists: dict[str, list[Any]] = {"row_ids": [], "positions": [], "titles": [], "skipped": []}
         self.num_read = 0
         self.normalization: Any = None
         self.titles: dict[str, list[torch.Tensor]] = {}

@@ -415,6 +415,7 @@ def test_a_frozen_column_of_nulls_is_an_error(processor):
 
 _ENDLESS = """
 import multiprocessing, sys, time
+multiprocessing.set_start_method({method!r})
 sys.path.insert(0, {tests!r})
 import datasets
 from test_loaders import FEATURES, make_row
@@ -444,8 +445,9 @@ time.sleep(600)
 """
 
 
-def test_workers_end_with_their_killed_main_process(tmp_path):
-    script = _ENDLESS.format(tests=str(Path(__file__).parent))
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_their_killed_main_process(method, tmp_path):
+    script = _ENDLESS.format(tests=str(Path(__file__).parent), method=method)
     root = Path(__file__).parents[3]
     main = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root)
     try:

@@ -250,6 +250,9 @@ class TrainingLoop:
             mates_share=self.data.mates_share,
             shuffle_buffer=self.data.shuffle_buffer,
             num_workers=self.data.num_workers,
+            prefetch_factor=self.data.prefetch_factor,
+            part_size=self.data.part_size,
+            memory_gib=self.data.batch_memory_gib,
             **self._loader_settings(),
         )
 

@@ -11,14 +11,12 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_eclip import EClipModel, EClipProcessor
+from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 
 logger = logging.getLogger(__name__)
-
-# What the loader adds to the model's inputs.
-_NOT_INPUTS = ("catalog_ids", "row_ids", "positions", "titles", "skipped", "num_rows")
 
 
 @dataclass
@@ -44,11 +42,6 @@ class OfferEmbeddings:
     row_ids: list[str]
     positions: list[int]
     titles: list[str]
-
-
-def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the model's inputs of a batch, on its device."""
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items() if name not in _NOT_INPUTS}
 
 
 def embed_dataset(
@@ -191,4 +184,4 @@ def _gather_objects(parts: list[dict[str, Any]], accelerator: Accelerator) -> li
     return gathered
 
 
-__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "encode_all", "model_inputs"]
+__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "encode_all"]

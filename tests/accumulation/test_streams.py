@@ -1,5 +1,6 @@
 """Multi-stream accumulation: the gradient of the whole batch, however it is cut."""
 
+import contextlib
 import os
 import socket
 import weakref

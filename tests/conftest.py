@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
@@ -227,6 +229,23 @@ def noise_image(seed: int, height: int = 40, width: int = 30) -> Image.Image:
     """Return an image of noise, whose resizing and cropping would show."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def loaders_started(monkeypatch):
+    """A list that grows by each loader when it starts to load, with its workers if it has any."""
+    started: list[DataLoader] = []
+    start = DataLoader.__iter__
+    monkeypatch.setattr(DataLoader, "__iter__", lambda loader: started.append(loader) or start(loader))
+    return started
+
+
+@pytest.fixture
+def start_method():
+    """Sets how processes are started until the end of the test; left alone, Linux forks them, and no other does."""
+    before = multiprocessing.get_start_method()
+    yield lambda method: multiprocessing.set_start_method(method, force=True)
+    multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import DataArguments, EvaluationArguments, ModelArguments
 from training.arguments.parser import parse_arguments
+from training.data.catalogs import check_catalogs
 from training.engine.build import build_model, build_processor, load_split
 from training.evaluation.gallery import draw_evaluations
 from training.evaluation.task_evaluation import (
@@ -56,6 +57,7 @@ def evaluate(
     """
     accelerator = Accelerator(mixed_precision=arguments.eval_mixed_precision)
     test_products = load_split(data, "test")
+    check_catalogs(test_products, "test offers", data.max_catalog_share)
     pair_products = load_split(data, "pairs") if data.test_pairs else None
     metrics = {}
     for name, load in models.items():
@@ -65,7 +67,7 @@ def evaluate(
         metrics[name] = retrieval_metrics(embed_dataset(model, processor, test_products, accelerator, **settings))
         if pair_products is not None and data.test_pairs:
             offers = embed_dataset(model, processor, pair_products, accelerator, **settings)
-            metrics[name] |= matching_metrics(offers, data.test_pairs)
+            metrics[name] |= matching_metrics(offers, data.test_pairs, encoding=data.encoding)
     return metrics
 
 

@@ -20,11 +20,13 @@ from transformers.exporters import ExportedModel
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.export.parts import Part, agreement, embed, export_part, inputs_of, interface_of, runtime_settings
-from training.arguments.groups import DataArguments, option
+from training.arguments.groups import DataArguments
+from training.arguments.options import option
 from training.arguments.parser import parse_arguments
 from training.data.columns import stable_id
 from training.data.files import whole_folder, write_json
-from training.data.loaders import evaluation_loader
+from training.data.inputs import model_inputs
+from training.data.loaders import evaluation_loader, with_progress
 from training.data.skipped_rows import SkipCounter
 from training.engine.build import load_split
 
@@ -89,7 +91,7 @@ def read_batches(
         batch_size: Products in a batch.
 
     Returns:
-        Batches as `evaluation_loader` yields them.
+        Batches as `evaluation_loader` yields them, with their pixels normalised.
 
     Raises:
         ValueError: too few of them can be used.
@@ -103,10 +105,10 @@ def read_batches(
     )
     skips = SkipCounter()
     batches = []
-    for batch in tqdm(loader, desc=f"reading {split}", leave=False):
+    for batch in with_progress(loader, f"reading {split}"):
         skips.add(batch)
         if batch["row_ids"]:
-            batches.append(batch)
+            batches.append(batch | model_inputs(batch, torch.device("cpu")))
     if skips.num_skipped:
         logger.warning("%s: %s", split, skips.report())
     skips.check(data.max_skipped_share, min_rows=1)

@@ -1,8 +1,8 @@
 """Multi-stream accumulation: the gradient of the whole batch, however it is cut."""
 
-import contextlib
 import os
 import socket
+import weakref
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from conftest import assert_same_gradients, make_config, make_inputs
 from torch import nn
 
 from modeling_eclip import EClipModel, MultiStreamAccumulation, contrastive_loss
-from modeling_eclip.accumulation.plan import plan_streams
+from modeling_eclip.accumulation.plan import Stream, plan_streams
+from modeling_eclip.accumulation.transfer import InputTransfer
 
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 2, 2, -1, 5])
 NUM_OFFERS = len(CATALOG_IDS)
@@ -171,6 +172,70 @@ def test_gradients_are_added_to():
     once = {name: gradient.clone() for name, gradient in once.items()}
     MultiStreamAccumulation(model, stream_size=4)(inputs, CATALOG_IDS)
     assert_same((loss, gradients_of(model)), (loss, {name: 2 * gradient for name, gradient in once.items()}))
+
+
+@pytest.mark.parametrize("sizes", [{"stream_size": 4}, {}], ids=str)
+@pytest.mark.parametrize("keep_graphs", [0.0, 0.5])
+def test_streams_are_prepared_where_they_are_encoded(sizes, keep_graphs):
+    """8-bit pixels are normalised stream by stream, and no more than two streams' at a time."""
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    levels = torch.randint(0, 256, inputs["pixel_values"].shape, dtype=torch.uint8)
+    expected = whole_batch(model, {**inputs, "pixel_values": levels.float() / 64 - 2})
+    alive, most, rows = weakref.WeakSet(), [], []
+
+    def prepare(given):
+        prepared = dict(given)
+        if "pixel_values" in given:
+            pixels = given["pixel_values"].float() / prepared.pop("divisor") - 2
+            rows.append(len(pixels))
+            alive.add(pixels)
+            most.append(len(alive))
+            prepared["pixel_values"] = pixels
+        return prepared
+
+    given = {**inputs, "pixel_values": levels, "divisor": 64}
+    assert_same(in_streams(model, given, **sizes, keep_graphs=keep_graphs, prepare=prepare), expected)
+    if sizes and not keep_graphs:
+        assert rows == [4, 4, 3] * 2
+        assert max(most) <= 2
+    elif not sizes:
+        assert rows == [NUM_OFFERS]
+
+
+def test_copies_run_one_stream_ahead_and_their_memory_is_reused_in_order(monkeypatch):
+    """The order of a GPU's two queues; what they compute needs a GPU."""
+    events = []
+    queues = {name: Queue(name, events) for name in ("copies", "computation")}
+    transfer = InputTransfer()
+    monkeypatch.setattr(transfer, "_queue", lambda device: queues["copies"])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: queues["computation"])
+    monkeypatch.setattr(torch.cuda, "stream", lambda queue: contextlib.nullcontext())
+    monkeypatch.setattr(
+        "modeling_eclip.accumulation.transfer.move_inputs",
+        lambda inputs, device: events.append(f"copy {len(inputs['input_ids'])}") or inputs,
+    )
+    nothing = torch.zeros(0, dtype=torch.int64)
+    streams = [Stream({"input_ids": torch.zeros(number, 2)}, nothing, nothing) for number in (1, 2, 3)]
+    for stream, inputs in transfer(streams, torch.device("cpu")):
+        events.append(f"encode {len(inputs['input_ids'])}")
+        assert inputs is stream.inputs
+    ahead, arrived = "copies after computation", "computation after copies"
+    assert events == [
+        *(ahead, "copy 1", arrived),
+        *(ahead, "copy 2", "encode 1", arrived),
+        *(ahead, "copy 3", "encode 2", arrived),
+        "encode 3",
+    ]
+
+
+class Queue:
+    """Stands for a queue of a GPU's work and keeps what waits for what."""
+
+    def __init__(self, name, events):
+        self.name, self.events = name, events
+
+    def wait_stream(self, other):
+        self.events.append(f"{self.name} after {other.name}")
 
 
 def test_titles_are_sorted_and_trimmed():
@@ -338,21 +403,3 @@ def test_ranks_with_different_numbers_of_streams(tmp_path, subtests):
             with subtests.test(case=case, rank=rank):
                 assert_same((loss, gradients), expected)
                 assert num_reductions == 1  # one bucket holds all of this model
-
-
-def test_sharded_parameters_are_refused(monkeypatch):
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    for name, value in address.items():
-        monkeypatch.setenv(name, value)
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1)
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.distributed.destroy_process_group)
-        model = build()
-        fully_shard(model.text_model, mesh=init_device_mesh("cpu", (1,)))
-        with pytest.raises(NotImplementedError, match=r"sharded \(FSDP\)"):
-            MultiStreamAccumulation(model)

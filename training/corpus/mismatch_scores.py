@@ -99,5 +99,9 @@ def _embed(checkpoint: str, part: Path, numbers: np.ndarray) -> dict[str, np.nda
     for batch in iterate_rows(part, pa.array(numbers), _OFFERS_AT_ONCE, columns=("title", "image")):
         output = embed_products(model, processor, batch["title"].to_pylist(), batch["image"].to_pylist())
         for name in found:
+            if not output[name].isfinite().all():
+                raise FloatingPointError(
+                    f"`{name}` of {checkpoint} are not finite; give a checkpoint whose training went well."
+                )
             found[name].append(output[name].numpy())
     return {"row": numbers, **{name: np.concatenate(blocks) for name, blocks in found.items()}}

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments.groups import option
+from training.arguments.options import check_encoding, check_ranges, option
 from training.data.columns import ProductColumns
 from training.data.digests import config_digest, processor_digest, weights_digest
 from training.data.files import files_digest, write_json
@@ -21,6 +21,7 @@ from training.data.once import loaded_once
 from training.data.read_tables import load_products, source_files
 from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards
+from training.engine.nonfinite import check_weights
 from training.engine.precision import precision_of_device
 
 __all__ = ["EmbedArguments", "embed_corpus"]
@@ -49,19 +50,26 @@ class EmbedArguments:
     catalog_id_column: list[str] = option("Columns of the catalog id; per row the first that is not null is used.",
                                           ["catalog_id"])  # fmt: skip
     id_column: str | None = option("Column of the product's id; rows are numbered if not given.", None)
+    encoding: str = option("Encoding of CSV and JSON files, such as latin-1 or cp1252.", "utf-8")
     streaming: bool = option("Read parquet files while embedding, not beforehand.", True)
     modality: Literal["text", "image", "both"] = option("Modalities that are embedded.", "both")
-    truncate_dim: int | None = option("Number of an embedding's first values that are kept; all if not given.", None)
+    truncate_dim: int | None = option(
+        "Number of an embedding's first values that are kept; all if not given.", None, within="[1, inf)"
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
         "Number format of the computation; auto is float32 on CPUs, and bfloat16 on accelerators that compute in it.",
         "auto",
     )
-    token_budget: int | None = option("Tokens of a batch of titles; chosen for the device if not given.", None)
-    image_batch_size: int | None = option("Images of a batch; chosen for the device if not given.", None)
-    num_workers: int = option("Processes that read images, per device.", 1)
-    rows_per_shard: int = option("Rows of a file.", 10_000)
+    token_budget: int | None = option(
+        "Tokens of a batch of titles; chosen for the device if not given.", None, within="[1, inf)"
+    )
+    image_batch_size: int | None = option(
+        "Images of a batch; chosen for the device if not given.", None, within="[1, inf)"
+    )
+    num_workers: int = option("Processes that read images, per device.", 1, within="[0, inf)")
+    rows_per_shard: int = option("Rows of a file.", 10_000, within="[1, inf)")
     max_skipped_share: float = option(
-        "Stop if more than this share of the titles, or of the images, can't be used.", 0.05
+        "Stop if more than this share of the titles, or of the images, can't be used.", 0.05, within="[0, 1]"
     )
     engine: Literal["processes", "ray"] = option(
         "processes: the processes that accelerate launched; ray: Daft spreads the files over a Ray cluster.",
@@ -70,13 +78,11 @@ class EmbedArguments:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""
+        check_encoding(self.encoding)
+        check_ranges(self)
         for name in ("checkpoint", "input"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; name the {'model' if name == 'checkpoint' else 'products'}.")
-        for name in ("rows_per_shard", "token_budget", "image_batch_size", "truncate_dim"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` is {value}; give at least 1.")
 
 
 def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
 def _settings(arguments: EmbedArguments, embedder: CorpusEmbedder) -> dict[str, Any]:
     """Return what the files depend on: not batches, workers or devices, which change neither order nor values."""
     names = ("input", "split", "title_column", "image_column", "catalog_id_column", "id_column", "modality",
-             "truncate_dim", "dtype")  # fmt: skip
+             "encoding", "truncate_dim", "dtype")  # fmt: skip
     return {name: getattr(arguments, name) for name in names} | {
         "input_files": [files_digest(source_files(source, arguments.split)) for source in arguments.input],
         "model": weights_digest(embedder.model),
@@ -166,6 +172,7 @@ def _embedders(key: tuple[tuple[str, Any], ...]) -> list[CorpusEmbedder]:
 
 def _load_model(arguments: EmbedArguments) -> EClipModel:
     model = EClipModel.from_pretrained(arguments.checkpoint, dtype=getattr(torch, arguments.dtype)).eval()
+    check_weights(model, f"not used to embed ({arguments.checkpoint})")
     # Convolutions on CPUs are half as fast again this way, and nothing is slower.
     return model.to(memory_format=torch.channels_last)
 
@@ -178,7 +185,9 @@ def _open_embedder(arguments: EmbedArguments, model: EClipModel) -> CorpusEmbedd
         row_id=arguments.id_column,
     )
     return CorpusEmbedder(
-        load_products(arguments.input, columns, split=arguments.split, streaming=arguments.streaming),
+        load_products(
+            arguments.input, columns, split=arguments.split, streaming=arguments.streaming, encoding=arguments.encoding
+        ),
         model,
         EClipProcessor.from_pretrained(arguments.checkpoint),
         modality=arguments.modality,

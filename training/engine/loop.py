@@ -27,8 +27,10 @@ from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
 from training.engine.interruption import EXIT_STATUS, Interruption
 from training.engine.lora import AdapterState, plain_state_dict
+from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
 from training.engine.step import OptimizerStep, TrainingStep
+from training.engine.tower_products import allow_tf32
 from training.engine.waiting import WaitingTime
 from training.retrieval.offer_embeddings import embed_dataset
 from training.retrieval.retrieval_metrics import retrieval_metrics
@@ -97,6 +99,7 @@ class TrainingLoop:
         if arguments.channels_last:
             model = model.to(memory_format=torch.channels_last)
         drop_patches(model.base_model, arguments.keep_patches)
+        allow_tf32(arguments.tf32)
         if arguments.compile:
             compile_towers(model.base_model, arguments.compile_backend)
         self.step: OptimizerStep = self._make_step(model)
@@ -222,6 +225,7 @@ class TrainingLoop:
             )
 
     def _save(self) -> None:
+        check_weights(self.bare_model, "not saved")
         self.progress.skips = self.skips.state_dict()
         self.checkpoints.save(self.progress.samples_seen)
 
@@ -246,6 +250,9 @@ class TrainingLoop:
             mates_share=self.data.mates_share,
             shuffle_buffer=self.data.shuffle_buffer,
             num_workers=self.data.num_workers,
+            prefetch_factor=self.data.prefetch_factor,
+            part_size=self.data.part_size,
+            memory_gib=self.data.batch_memory_gib,
             **self._loader_settings(),
         )
 

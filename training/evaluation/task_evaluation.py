@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from modeling_eclip import EClipConfig, EClipProcessor
 from training.arguments.groups import DataArguments, EvaluationArguments
+from training.data.catalogs import CatalogSizes
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
@@ -185,6 +186,9 @@ def evaluate_head(
     )
     if answers is None:
         return None
+    sizes = CatalogSizes.of(answers.groups)
+    if arguments.resample_by == "catalogs" and sizes.largest > data.max_catalog_share * sizes.num_rows:
+        logger.warning("intervals say little, since rows of one catalog are resampled together: %s", sizes)
     metrics = measure(
         [Outcomes.of(answers)],
         num_resamples=arguments.num_resamples,

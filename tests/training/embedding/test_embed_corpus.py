@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -124,6 +125,14 @@ def test_every_row_is_embedded_once_and_in_order(fields, checkpoint, corpus, exp
     assert report == json.loads((tmp_path / "report.json").read_text())
 
 
+def test_workers_may_be_spawned(checkpoint, corpus, expected, tmp_path, start_method):
+    """As on macOS and Windows: all that a worker needs is pickled."""
+    start_method("spawn")
+    embed_corpus(arguments(checkpoint, corpus, tmp_path, num_workers=1, rows_per_shard=64))
+    for name, rows in expected.items():
+        np.testing.assert_allclose(vectors(read(tmp_path), name), rows, atol=1e-3 if "image" in name else 1e-5)
+
+
 def test_one_modality_cut_short(checkpoint, corpus, expected, tmp_path):
     embed_corpus(arguments(checkpoint, corpus, tmp_path, modality="text", truncate_dim=4))
     table = read(tmp_path)
@@ -138,6 +147,25 @@ def test_a_size_that_does_not_fit_leaves_the_folder_free(checkpoint, corpus, tmp
         embed_corpus(arguments(checkpoint, corpus, tmp_path, truncate_dim=999))
     assert not any(tmp_path.iterdir())
     assert embed_corpus(arguments(checkpoint, corpus, tmp_path, truncate_dim=16))["dim"] == 16
+
+
+def test_vectors_that_are_no_numbers_are_not_written(checkpoint, corpus, tmp_path, monkeypatch):
+    broken = EClipModel.from_pretrained(checkpoint)
+    with torch.no_grad():
+        broken.text_projection.weight[0, 0] = math.nan
+    broken.save_pretrained(tmp_path / "broken")
+    EClipProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "broken")
+    with pytest.raises(FloatingPointError, match=r"not finite \(text_projection.weight\); it is not used to embed"):
+        embed_corpus(arguments(str(tmp_path / "broken"), corpus, tmp_path / "out"))
+
+    # Weights may be numbers and their products none, as in float16.
+    def overflow(self, shard):
+        return torch.full((len(shard.tokens["input_ids"]), self.dim), math.inf)
+
+    monkeypatch.setattr(CorpusEmbedder, "_embed_titles", overflow)
+    with pytest.raises(FloatingPointError, match="the text embeddings of 8 rows are not finite, the first of"):
+        embed_corpus(arguments(checkpoint, corpus, tmp_path / "out", rows_per_shard=9))
+    assert not list((tmp_path / "out").glob("*.parquet"))
 
 
 def test_a_shard_without_one_vector_has_the_columns_of_the_others(checkpoint, tmp_path):

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
@@ -31,6 +30,7 @@ from ..losses.gather import count_rows
 from ..losses.objective import ContrastiveObjective
 from .memory import GraphBudget
 from .plan import Stream, plan_streams
+from .sharded import average_over_ranks, is_sharded, pad_streams, without_reduction
 from .transfer import InputTransfer, PrepareFunction
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -42,7 +42,9 @@ class MultiStreamAccumulation:
     """Runs forward and backward of a training step, in streams.
 
     Under `DistributedDataParallel` each rank gives its own share of the batch, which may be empty; the contrast is
-    over all ranks' offers, and gradients are reduced once per step.
+    over all ranks' offers, and gradients are reduced once per step. So it is where the weights are sharded (FSDP2):
+    the blocks of the towers by `fully_shard(block)`, and the model by
+    `fully_shard(model, ignored_params={model.logit_scale})`.
 
     Args:
         model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`.
@@ -50,8 +52,8 @@ class MultiStreamAccumulation:
         text_stream_size: Offers of a stream of titles, where it shall differ.
         image_stream_size: Offers of a stream of images, where it shall differ.
         keep_graphs: Share of the streams, from 0 to 1, whose graphs are kept from the first encoding, so that they
-            need no second one; `"auto"` keeps as many as the memory that is free at the start of the step allows. The
-            gradients are the same.
+            need no second one; `"auto"` keeps as many as the memory that is free at the start of the step allows, and
+            none where the weights are sharded, since ranks must decide alike. The gradients are the same.
         prepare: Takes a stream's inputs on the model's device, as a dictionary, and returns the model's: a place to
             normalise 8-bit pixels, which are a quarter of the bytes to keep and to copy. Every stream of images gets
             what `inputs` hold that is no tensor, too.
@@ -68,8 +70,8 @@ class MultiStreamAccumulation:
         num_kept: Those of them that were encoded once.
 
     Raises:
-        ValueError: sizes below 1, or a share beyond 0 to 1.
-        NotImplementedError: the model's parameters are sharded (FSDP), or it is wrapped with `static_graph=True`.
+        ValueError: sizes below 1, a share beyond 0 to 1, or a model that is sharded in part.
+        NotImplementedError: the model is sharded by FSDP1, or wrapped with `static_graph=True`.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class MultiStreamAccumulation:
                 raise ValueError(f"a stream size is {size!r}; give a positive number of offers, or None for all.")
         if keep_graphs != "auto" and not (isinstance(keep_graphs, int | float) and 0 <= keep_graphs <= 1):
             raise ValueError(f"`keep_graphs` is {keep_graphs!r}; give a share from 0 to 1, or 'auto'.")
-        _refuse_sharded(model)
+        self._is_sharded = is_sharded(model)
         if isinstance(model, DistributedDataParallel) and model.static_graph:
             raise NotImplementedError(
                 "the model is wrapped with `static_graph=True`, which counts gradients by the first backward pass; a "
@@ -108,6 +110,8 @@ class MultiStreamAccumulation:
         )
         self.backward = backward
         self.num_streams = self.num_kept = 0
+        if self._is_sharded and keep_graphs == "auto":
+            keep_graphs = 0.0
         self._budget = GraphBudget(self.module, keep_graphs)
         self._transfer = InputTransfer(prepare)
 
@@ -131,13 +135,15 @@ class MultiStreamAccumulation:
         if not torch.is_grad_enabled():
             raise RuntimeError("gradients are switched off (`torch.no_grad`), and a training step needs them.")
         streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
-        self.num_streams = len(streams)
         num_offers = sum(len(stream.text_rows) for stream in streams)
         device = self.module.logit_scale.device
+        if self._is_sharded:
+            streams = pad_streams(streams, device)
+        self.num_streams = len(streams)
         catalog_ids = catalog_ids if catalog_ids is None else catalog_ids.to(device)
         in_one = max(count_rows(len(streams), device)) == 1
         with self._batch_norm(in_one):
-            if in_one:
+            if in_one and not self._is_sharded:  # whose scale has no reduction of its own
                 return self._step_in_one(streams[0], num_offers, catalog_ids)
             return self._step_in_streams(streams, num_offers, catalog_ids)
 
@@ -200,7 +206,8 @@ class MultiStreamAccumulation:
                     gradients.append(_gradient(leaves[modality], stream.rows(modality), embeds))
                 if is_last:  # an operation of the parameter, since a reduction waits for gradients that come by graph
                     roots.append(self.module.logit_scale * 1)
-                    gradients.append(torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad)
+                    scale_gradient = torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad
+                    gradients.append(average_over_ranks(scale_gradient) if self._is_sharded else scale_gradient)
                 _back_propagate(roots, gradients)
             graphs[number] = None
             del output, roots
@@ -216,6 +223,8 @@ class MultiStreamAccumulation:
         return {modality: value for modality, value in embeds.items() if value is not None}
 
     def _no_reduction(self) -> contextlib.AbstractContextManager[None]:
+        if self._is_sharded:
+            return without_reduction(self.model)
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
 
     @contextlib.contextmanager
@@ -277,19 +286,6 @@ def _gradient(leaf: torch.Tensor, rows: torch.Tensor, embeds: torch.Tensor) -> t
     if leaf.grad is not None and len(rows):
         gradient.copy_(leaf.grad[rows.to(leaf.device)])
     return gradient
-
-
-def _refuse_sharded(model: nn.Module) -> None:
-    if not dist.is_available():
-        return
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-
-    if any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules()):
-        raise NotImplementedError(
-            "the model's parameters are sharded (FSDP): every encoding of a stream would gather them again, and ranks "
-            "with different numbers of streams would wait for each other for ever. Use DistributedDataParallel; where "
-            "a tower does not fit, use smaller streams and gradient checkpointing."
-        )
 
 
 __all__ = ["LossFunction", "MultiStreamAccumulation"]

@@ -1,6 +1,5 @@
 """Multi-stream accumulation: the gradient of the whole batch, however it is cut."""
 
-import contextlib
 import os
 import socket
 import weakref
@@ -404,21 +403,3 @@ def test_ranks_with_different_numbers_of_streams(tmp_path, subtests):
             with subtests.test(case=case, rank=rank):
                 assert_same((loss, gradients), expected)
                 assert num_reductions == 1  # one bucket holds all of this model
-
-
-def test_sharded_parameters_are_refused(monkeypatch):
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    for name, value in address.items():
-        monkeypatch.setenv(name, value)
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1)
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.distributed.destroy_process_group)
-        model = build()
-        fully_shard(model.text_model, mesh=init_device_mesh("cpu", (1,)))
-        with pytest.raises(NotImplementedError, match=r"sharded \(FSDP\)"):
-            MultiStreamAccumulation(model)

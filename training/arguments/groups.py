@@ -11,6 +11,10 @@ from training.arguments.workers import workers_per_rank
 TASK_NAMES: list[str] = []
 """What `--task` may be; each task of `training.tasks` adds its name when it is registered."""
 
+TITLES_PER_IMAGE = 4
+"""Titles that are encoded at once for each image that is: a title takes a twentieth of an image's work, so that a
+stream of as many would leave a GPU waiting for kernels to be launched; its graph takes a fifteenth of the memory."""
+
 
 @dataclass
 class ModelArguments:
@@ -189,7 +193,9 @@ class TrainArguments(CardArguments):
         "How the learning rates, given for batch_size, grow with a later batch size.", "none"
     )
     text_stream_size: int | None = option(
-        "Titles that a rank encodes at once; its whole batch if not given.", None, within="[1, inf)"
+        "Titles that a rank encodes at once; four times image_stream_size, or its whole batch, if not given.",
+        None,
+        within="[1, inf)",
     )
     image_stream_size: int | None = option(
         "Images that a rank encodes at once; its whole batch if not given.", None, within="[1, inf)"
@@ -236,6 +242,11 @@ class TrainArguments(CardArguments):
         "on CPUs.",
         "auto",
     )
+    tf32: bool = option(
+        "Let GPUs compute the towers' float32 products in TensorFloat-32; the loss's stay exact. For mixed_precision "
+        "no; bf16 and fp16 have no use for it.",
+        False,
+    )
     compile: bool = option("Compile both towers with torch.compile.", False)
     compile_backend: str = option("Backend of torch.compile.", "inductor")
     cache_frozen_towers: bool = option("Encode offers once with a frozen tower, and keep its vectors on disk.", False)
@@ -259,6 +270,8 @@ class TrainArguments(CardArguments):
         """Check the values."""
         super().__post_init__()
         check_ranges(self)
+        if self.text_stream_size is None and self.image_stream_size is not None:
+            self.text_stream_size = TITLES_PER_IMAGE * self.image_stream_size
         if self.batch_size < 2:
             raise ValueError(f"`batch_size` is {self.batch_size}; a contrast needs at least 2 offers.")
         BatchSizeSchedule(self.batch_size, parse_batch_size_steps(self.batch_size_schedule), 1, self.batch_size_rule)

@@ -30,6 +30,7 @@ from training.engine.lora import AdapterState, plain_state_dict
 from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
 from training.engine.step import OptimizerStep, TrainingStep
+from training.engine.tower_products import allow_tf32
 from training.engine.waiting import WaitingTime
 from training.retrieval.offer_embeddings import embed_dataset
 from training.retrieval.retrieval_metrics import retrieval_metrics
@@ -98,6 +99,7 @@ class TrainingLoop:
         if arguments.channels_last:
             model = model.to(memory_format=torch.channels_last)
         drop_patches(model.base_model, arguments.keep_patches)
+        allow_tf32(arguments.tf32)
         if arguments.compile:
             compile_towers(model.base_model, arguments.compile_backend)
         self.step: OptimizerStep = self._make_step(model)

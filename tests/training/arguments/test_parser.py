@@ -113,3 +113,9 @@ def test_shipped_configurations_parse(name):
 def test_how_often_is_at_least_each_sample(name):
     with pytest.raises(ValueError, match=f"`{name}` is 0; give at least 1, or leave it out"):
         TrainArguments(**{name: 0})
+
+
+@pytest.mark.parametrize(("given", "titles"), [({}, None), ({"image_stream_size": 32}, 128)])
+def test_streams_of_titles_are_larger_than_those_of_images(given, titles):
+    assert TrainArguments(**given).text_stream_size == titles
+    assert TrainArguments(**given, text_stream_size=8).text_stream_size == 8

@@ -88,7 +88,7 @@ class _Rows:
 
     def __init__(self, num_rows: int, tokenizer: Any, memory_gib: float) -> None:
         self.num_rows, self.tokenizer, self.memory_gib = num_rows, tokenizer, memory_gib
-        self.lists: dict[str, list[Any]] = {"row_ids": [], "positions": [], "titles": [], "skipped": []}
+        self.lists: dict[str, list[Any]] = {}
         self.num_read = 0
         self.normalization: Any = None
         self.titles: dict[str, list[torch.Tensor]] = {}
@@ -96,9 +96,10 @@ class _Rows:
         self.placeholder: dict[str, torch.Tensor] = {}
 
     def add(self, part: dict[str, Any]) -> None:
-        place, num_usable = len(self.lists["row_ids"]), len(part["row_ids"])
-        for name, values in self.lists.items():
-            values.extend(part[name])
+        place, num_usable = len(self.lists.get("row_ids", ())), len(part["row_ids"])
+        for name, values in part.items():
+            if isinstance(values, list):
+                self.lists.setdefault(name, []).extend(values)
         self.num_read += part["num_rows"]
         self.normalization = part["normalization"]
         tensors = {name: value for name, value in part.items() if isinstance(value, torch.Tensor)}
@@ -120,7 +121,7 @@ class _Rows:
             rows[place : place + num_usable] = value
 
     def batch(self) -> dict[str, Any]:
-        num_usable = len(self.lists["row_ids"])
+        num_usable = len(self.lists.get("row_ids", ()))
         tensors = self.placeholder
         if num_usable:
             titles = {name: self._joined(name, values) for name, values in self.titles.items()}

@@ -24,10 +24,11 @@ from training.data.collator import ProductCollator
 from training.data.columns import ProductColumns, stable_id
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, train_loader
+from training.data.pairs import ProductPairs
 from training.data.parquet_stream import StreamedProducts
 from training.data.read_tables import load_products
 
-_READ = StreamedProducts._read
+_READ = StreamedProducts.read_block
 NUM_ROWS = 23  # a prime: no batch size divides it
 FEATURES = datasets.Features(
     {
@@ -148,6 +149,16 @@ def test_batches_do_not_depend_on_how_they_are_read(processor, num_workers, part
     assert sum(len(batch["skipped"]) for batch in found) == 12
 
 
+def test_pairs_do_not_depend_on_how_they_are_read(processor):
+    products = datasets.Dataset.from_list(
+        [make_row(i, title="title" + i % 5 * " 1") for i in range(8)], features=FEATURES
+    )
+    pairs = ProductPairs(products, np.arange(7), np.arange(1, 8), np.arange(7) % 2)
+    whole, parts = (load(pairs, processor, batch_size=4, total_samples=12, part_size=size) for size in (64, 1))
+    assert same(whole, parts)
+    assert parts[0]["pixel_values"].shape == (4, 2, 3, 8, 8)
+
+
 def test_no_worker_holds_more_than_a_part(processor):
     """Neither a worker nor the queue from it grows with the batch, and pixels are a byte each on the way."""
     products = make_products()
@@ -256,7 +267,7 @@ def test_a_stream_that_starts_late_reads_what_it_needs(processor, tmp_path, monk
     whole = ids(load(products, processor, batch_size=2, total_samples=50))
     reads = []
     monkeypatch.setattr(
-        "training.data.parquet_stream.StreamedProducts._read",
+        "training.data.parquet_stream.StreamedProducts.read_block",
         lambda self, block: reads.append(block) or _READ(self, block),
     )
     assert ids(load(products, processor, batch_size=2, total_samples=50, start=48)) == whole[48:]

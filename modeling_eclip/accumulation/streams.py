@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from ..losses.gather import count_rows
+from ..losses.gather import gather_numbers
 from ..losses.objective import ContrastiveObjective
 from .memory import GraphBudget
 from .plan import Stream, plan_streams
@@ -102,6 +102,7 @@ class MultiStreamAccumulation:
         )
         self.backward = backward
         self.num_streams = self.num_kept = 0
+        self._row_counts: tuple[int, ...] = ()
         self._budget = GraphBudget(self.module, keep_graphs)
 
     def __call__(self, inputs: Mapping[str, Any], catalog_ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -125,7 +126,9 @@ class MultiStreamAccumulation:
         self.num_streams = len(streams)
         num_offers = sum(len(stream.text_rows) for stream in streams)
         device = self.module.logit_scale.device
-        in_one = max(count_rows(len(streams), device)) == 1
+        # All that ranks have to know of each other's share, in one message a step.
+        stream_counts, self._row_counts = zip(*gather_numbers((len(streams), num_offers), device), strict=True)
+        in_one = max(stream_counts) == 1
         with self._batch_norm(in_one):
             if in_one:
                 return self._step_in_one(streams[0], num_offers, catalog_ids)
@@ -137,7 +140,7 @@ class MultiStreamAccumulation:
         output = self.model(**stream.inputs)
         # without offers the inputs are a placeholder row, which does not count
         embeds = output.text_embeds[:num_offers].float(), output.image_embeds[:num_offers].float()
-        loss = self.loss_function(*embeds, self.module.logit_scale, catalog_ids)
+        loss = self._loss(*embeds, self.module.logit_scale, catalog_ids)
         self.backward(loss)
         return loss.detach()
 
@@ -169,7 +172,7 @@ class MultiStreamAccumulation:
             leaves[modality].requires_grad_()
         logit_scale = self.module.logit_scale.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self.loss_function(leaves["text"], leaves["image"], logit_scale, catalog_ids)
+            loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids)
         self.backward(loss)
 
         for number, stream in enumerate(streams):
@@ -190,6 +193,12 @@ class MultiStreamAccumulation:
             del output, roots
         _set_random_state(self.module, after)
         return loss.detach()
+
+    def _loss(self, *arguments: Any) -> torch.Tensor:
+        """Compute the loss; that of this package need not count the ranks' rows again."""
+        if isinstance(self.loss_function, ContrastiveObjective):
+            return self.loss_function(*arguments, row_counts=self._row_counts)
+        return self.loss_function(*arguments)
 
     def _encode(self, model: nn.Module, stream: Stream) -> dict[str, torch.Tensor]:
         """Return the embeddings of a stream by modality."""

@@ -17,6 +17,7 @@ Plain gradient accumulation is something else: it contrasts each stream with its
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class MultiStreamAccumulation:
     over all ranks' offers, and gradients are reduced once per step.
 
     Args:
-        model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`.
+        model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`, by `torch.compile`, or by both.
         stream_size: Offers of a stream, for both towers; the whole batch if not given.
         text_stream_size: Offers of a stream of titles, where it shall differ.
         image_stream_size: Offers of a stream of images, where it shall differ.
@@ -89,13 +90,16 @@ class MultiStreamAccumulation:
         if keep_graphs != "auto" and not (isinstance(keep_graphs, int | float) and 0 <= keep_graphs <= 1):
             raise ValueError(f"`keep_graphs` is {keep_graphs!r}; give a share from 0 to 1, or 'auto'.")
         _refuse_sharded(model)
-        if isinstance(model, DistributedDataParallel) and model.static_graph:
+        self._reducer = _find_reducer(model)
+        if self._reducer is not None and self._reducer.static_graph:
             raise NotImplementedError(
                 "the model is wrapped with `static_graph=True`, which counts gradients by the first backward pass; a "
                 "step has one per stream. Leave it out."
             )
         self.model = model
         self.module = _unwrap(model)
+        # Encodes without announcing a reduction; compiled as a whole where that is not wrapped around the reduction.
+        self._alone = model if self._reducer is None else self.module
         self.fix_batch_norm = fix_batch_norm
         self.loss_function = loss_function or ContrastiveObjective(
             self.module.config, tile_size=tile_size, distributed=True
@@ -137,7 +141,7 @@ class MultiStreamAccumulation:
     def _step_in_one(self, stream: Stream, num_offers: int, catalog_ids: torch.Tensor | None) -> torch.Tensor:
         """Run a step as any other model's: nothing is cut on any rank."""
         self.num_kept = 1
-        output = self.model(**stream.inputs)
+        output = self.model(**stream.inputs, return_logits=False)
         # without offers the inputs are a placeholder row, which does not count
         embeds = output.text_embeds[:num_offers].float(), output.image_embeds[:num_offers].float()
         loss = self._loss(*embeds, self.module.logit_scale, catalog_ids)
@@ -149,18 +153,20 @@ class MultiStreamAccumulation:
     ) -> torch.Tensor:
         """Run a step in two passes; the last stream holds titles and images, and reduces the gradients."""
         states: list[RandomState] = []
-        graphs: list[Any] = []
         rows: dict[str, list[torch.Tensor]] = {"text": [], "image": []}
         self._budget.start_step(streams)
         for number, stream in enumerate(streams):
             states.append(_random_state(self.module))
             # A reduction belongs to the forward that announced it, which the wrapped model alone does.
-            may_keep = self.model is self.module or number + 1 < len(streams)
-            with self._budget.encode(stream, may_keep) as is_kept:
-                output = self._encode(self.module, stream)
-            graphs.append(output if is_kept else None)
+            may_keep = self._reducer is None or number + 1 < len(streams)
+            output = self._budget.encode(
+                may_keep,
+                functools.partial(self._encode, self._alone, stream),
+                functools.partial(_set_random_state, self.module, states[number]),
+            )
             for modality, embeds in output.items():
                 rows[modality].append(embeds.detach().float()[: len(stream.rows(modality))])
+        graphs = self._budget.graphs
         self.num_kept = sum(graph is not None for graph in graphs)
         after = _random_state(self.module)
 
@@ -181,7 +187,7 @@ class MultiStreamAccumulation:
                 output = graphs[number]
                 if output is None:
                     _set_random_state(self.module, states[number])
-                    output = self._encode(self.model if is_last else self.module, stream)
+                    output = self._encode(self.model if is_last else self._alone, stream)
                 roots, gradients = list(output.values()), []
                 for modality, embeds in output.items():
                     gradients.append(_gradient(leaves[modality], stream.rows(modality), embeds))
@@ -204,12 +210,12 @@ class MultiStreamAccumulation:
         """Return the embeddings of a stream by modality."""
         if torch.is_autocast_enabled(self.module.logit_scale.device.type):
             torch.clear_autocast_cache()  # weights that were cast without a graph would be taken for constants
-        output = model(**stream.inputs)
+        output = model(**stream.inputs, return_logits=False)
         embeds = {"text": output.text_embeds, "image": output.image_embeds}
         return {modality: value for modality, value in embeds.items() if value is not None}
 
     def _no_reduction(self) -> contextlib.AbstractContextManager[None]:
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
+        return contextlib.nullcontext() if self._reducer is None else self._reducer.no_sync()
 
     @contextlib.contextmanager
     def _batch_norm(self, in_one: bool) -> Iterator[None]:
@@ -247,9 +253,17 @@ def _set_random_state(model: nn.Module, state: RandomState) -> None:
     set_device_states(devices, on_devices, device_type=next(model.parameters()).device.type)
 
 
+def _find_reducer(model: nn.Module) -> DistributedDataParallel | None:
+    """Return the wrapper that reduces gradients, whatever `torch.compile` wrapped around it."""
+    model = getattr(model, "_orig_mod", model)
+    return model if isinstance(model, DistributedDataParallel) else None
+
+
 def _unwrap(model: nn.Module) -> Any:
-    """Return the model that `DistributedDataParallel` may wrap."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """Return the model that `DistributedDataParallel`, `torch.compile` or both wrap, in any order."""
+    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
+    return model
 
 
 def _back_propagate(roots: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:

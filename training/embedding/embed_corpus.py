@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import option
@@ -21,6 +19,7 @@ from training.data.read_tables import load_products, source_files
 from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards
 from training.engine.precision import fastest_precision
+from training.engine.setup import open_accelerator
 
 __all__ = ["EmbedArguments", "embed_corpus"]
 
@@ -85,7 +84,7 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     Raises:
         ValueError: the folder was begun with other settings, or too many rows could not be used.
     """
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)])
+    accelerator = open_accelerator(longest_wait=_LONGEST_WAIT)
     arguments.dtype = _dtype_of(arguments.dtype)
     embedder = _open_embedder(arguments, str(accelerator.device))
     shards = _shards(arguments, embedder)

@@ -19,8 +19,8 @@ NO_DROPOUT = json.dumps(
 )  # fmt: skip
 
 
-def run(*command, cwd=ROOT):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+def run(*command, cwd=ROOT, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", **environment}
     result = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
@@ -51,7 +51,9 @@ def test_launched_ranks_train_as_one(tmp_path):
     histories = {}
     for ranks in ("1", "2", "3"):
         output_dir = tmp_path / ranks
-        printed = run(*LAUNCH, ranks, "training/train.py", *config, "--output_dir", str(output_dir))
+        # As `accelerate launch --dynamo_backend eager` has it: compiled around the reduction of gradients, which stays.
+        compiled = {"ACCELERATE_DYNAMO_BACKEND": "EAGER"} if ranks == "2" else {}
+        printed = run(*LAUNCH, ranks, "training/train.py", *config, "--output_dir", str(output_dir), **compiled)
         assert f"{ranks} ranks" in printed
         histories[ranks] = json.loads((output_dir / "report.json").read_text())["history"]
     # Two steps between two evaluations, the same for any number of ranks: one batch in another order would show.

@@ -31,7 +31,7 @@ def inputs_of(rows):
 
 def make_head():
     torch.manual_seed(0)
-    config = make_config()
+    config = make_config(modality_dropout=0.0)
     for tower in (config.vision_config, config.text_config):
         tower.hidden_dropout_prob = tower.attention_probs_dropout_prob = 0.0
     return EClipForProductClustering(config)

@@ -51,7 +51,7 @@ def test_launched_ranks_train_as_one(tmp_path):
     histories = {}
     for ranks in ("1", "2", "3"):
         output_dir = tmp_path / ranks
-        # As `accelerate launch --dynamo_backend eager` has it: compiled around the reduction of gradients, which stays.
+        # As `accelerate launch --dynamo_backend eager` has it: compiled around the reduction of gradients.
         compiled = {"ACCELERATE_DYNAMO_BACKEND": "EAGER"} if ranks == "2" else {}
         printed = run(*LAUNCH, ranks, "training/train.py", *config, "--output_dir", str(output_dir), **compiled)
         assert f"{ranks} ranks" in printed

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
+from ..losses.exact_products import exact_products
 from ..losses.gather import is_distributed
 
 __all__ = ["retrieval_recall"]
@@ -56,10 +57,13 @@ def retrieval_recall(
     for rows in blocks[dist.get_rank() :: dist.get_world_size()] if shared else blocks:
         queries = query_embeds[rows.to(query_embeds.device)].to(device, torch.float32)
         num_relevant, num_ahead = (count.cpu() for count in _count(queries, rows, candidates, groups, blocks))
-        other_share = 1 - num_relevant.double() / num_rows
+        num_others = num_rows - num_relevant.double()
         for place, k in enumerate(ranks):
             totals[0, place] += (num_ahead < k).sum()
-            totals[1, place] += (1 - other_share ** min(k, num_rows)).sum()
+            missed = torch.ones_like(num_others)
+            for drawn in range(min(k, num_rows)):  # without replacement: each candidate has one rank
+                missed *= (num_others - drawn).clamp_min(0) / (num_rows - drawn)
+            totals[1, place] += (1 - missed).sum()
     if shared:
         on_device = totals.to(device)
         dist.all_reduce(on_device)
@@ -88,7 +92,9 @@ def _count(
             is_relevant = rows[:, None] == columns
             for ids in groups:
                 is_relevant |= (ids[rows, None] == ids[columns]) & (ids[rows, None] >= 0)
-            yield queries @ candidates[columns].T, is_relevant
+            with exact_products(queries.device.type):
+                similarity = queries @ candidates[columns].T
+            yield similarity, is_relevant
 
     best = queries.new_full((len(rows), 1), float("-inf"))
     num_relevant, num_ahead = torch.zeros_like(rows), torch.zeros_like(rows)

@@ -23,9 +23,9 @@ CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4])
 WITHOUT_OTHERS = torch.zeros(7, dtype=torch.int64)  # one catalog: masked, no row has another beside its own pair
 
 
-def build(mates, **fields):
+def build(mates):
     torch.manual_seed(0)
-    return EClipModel(make_config(catalog_mates=mates, **fields)).eval()
+    return EClipModel(make_config(catalog_mates=mates)).eval().double()  # see `assert_same_gradients`
 
 
 SHARES = {1: [(7,)], 2: [(4, 3), (6, 1), (7, 0)], 3: [(3, 2, 2), (5, 0, 2)]}

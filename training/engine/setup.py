@@ -20,24 +20,24 @@ from training.arguments.groups import TrainArguments
 from training.data.files import write_json
 from training.data.ranks import LONGEST_WAIT
 from training.engine.checkpoint import choose_checkpoint, remove_checkpoints
-from training.engine.precision import fastest_precision
+from training.engine.precision import training_precision
 
 logger = logging.getLogger("training")
 
-_WAIT_FOR_EVER = (
-    "every encoding of a stream would gather them again, and ranks with different numbers of streams would wait for "
-    "each other for ever"
-)
+_WHOLE_WEIGHTS = "shards the weights, and averages, evaluation and checkpoints of a run are of whole ones"
 _NO_FLOAT64 = "it computes no float64, in which the loss adds up its exponentials"
 # Variables by which `accelerate launch` asks for what does not work here, and why it does not.
 _REFUSED_SETTINGS = {
-    "ACCELERATE_USE_FSDP": f"FSDP shards the weights: {_WAIT_FOR_EVER}",
+    "ACCELERATE_USE_FSDP": (
+        f"FSDP {_WHOLE_WEIGHTS}; in a loop of your own `fully_shard` goes with `MultiStreamAccumulation` "
+        "(training/SCALING.md)"
+    ),
     "ACCELERATE_USE_DEEPSPEED": (
         "DeepSpeed's engine runs the backward pass and the optimizer itself, and reduces gradients in each pass; a "
         "step here has a backward pass for each stream, one reduction, and is left out where it is not finite"
     ),
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM trains models that are written in its own layers, and towers are not",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": f"its parallel meshes shard the weights: {_WAIT_FOR_EVER}",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": f"a parallel mesh {_WHOLE_WEIGHTS}",
 }
 _REFUSED_TYPES = {
     DistributedType.FSDP: _REFUSED_SETTINGS["ACCELERATE_USE_FSDP"],
@@ -130,9 +130,8 @@ def start_run(arguments: TrainArguments, groups: tuple[Any, ...]) -> tuple[Accel
     resume_from = choose_checkpoint(
         output_dir, arguments.resume_from_checkpoint, overwrite=arguments.overwrite_output_dir
     )
-    precision = fastest_precision() if arguments.mixed_precision == "auto" else arguments.mixed_precision
     accelerator = open_accelerator(
-        mixed_precision=precision,
+        mixed_precision=training_precision(arguments.mixed_precision),
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
     )

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from modeling_eclip import EClipProcessor, mate_contrast_loss
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.groups import DataArguments, FinetuneArguments, TrainArguments
+from training.data.inputs import model_inputs
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.engine.loop import TrainingLoop
@@ -38,8 +39,9 @@ class TaskStep(OptimizerStep):
         if not arguments.fix_batch_norm:
             self._fixed = []
 
-    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Compute the head's loss and its gradient."""
+        inputs = model_inputs(batch, self.accelerator.device, channels_last=self.arguments.channels_last)
         self._fix_batch_norm()
         loss = self.model(**inputs).loss
         # Ranks' gradients are averaged, so each counts by its rows; one with a placeholder row alone does not count.
@@ -65,8 +67,9 @@ class ContrastStep(TaskStep):
         self._has_rows = True
         self.bare_model.contrast = self._contrast
 
-    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Compute the loss over all ranks' rows, and its gradient."""
+        inputs = model_inputs(batch, self.accelerator.device, channels_last=self.arguments.channels_last)
         self._fix_batch_norm()
         self._has_rows = bool(batch["row_ids"])
         loss = self.model(**inputs).loss

@@ -48,7 +48,7 @@ def run_rank(rank, port, folder):
         start = sum(shares[:rank])
         # A rank without rows has a placeholder row.
         rows = slice(start, start + shares[rank]) if shares[rank] else slice(0, 1)
-        loss = step.backward(inputs_of(rows), {"row_ids": ["row"] * shares[rank]})
+        loss = step.backward({**inputs_of(rows), "row_ids": ["row"] * shares[rank]})
         found[shares] = loss, {name: parameter.grad for name, parameter in step.bare_model.named_parameters()}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -73,4 +73,5 @@ def test_two_ranks_contrast_as_one(tmp_path, subtests):
             with subtests.test(shares=shares, rank=rank):
                 rank_loss, gradients = found[shares]
                 torch.testing.assert_close(rank_loss, loss.detach())
-                assert_same_gradients({name: gradients[name] for name in expected}, expected)
+                # the head's vectors are float32
+                assert_same_gradients({name: gradients[name] for name in expected}, expected, rtol=1e-5)

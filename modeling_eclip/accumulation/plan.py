@@ -69,7 +69,7 @@ def plan_streams(
     text = {name: inputs[name] for name in INPUTS["text"] if name in inputs}
     image = {name: inputs[name] for name in INPUTS["image"] if name in inputs}
     others = {name: value for name, value in inputs.items() if name not in text and name not in image}
-    if reserved := [name for name in ("return_loss", "return_dict") if name in others]:
+    if reserved := [name for name in ("return_loss", "return_logits", "return_dict") if name in others]:
         raise ValueError(f"`inputs` has {reserved}: the loss and the outputs' form are the step's own; leave it out.")
     if odd := [name for name, value in (text | image).items() if not isinstance(value, torch.Tensor)]:
         raise ValueError(f"`inputs` has {odd} that are no tensors; have the processor `return_tensors='pt'`.")

@@ -18,6 +18,7 @@ Plain gradient accumulation is something else: it contrasts each stream with its
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -26,11 +27,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from ..losses.gather import count_rows
+from ..losses.gather import gather_numbers
 from ..losses.objective import ContrastiveObjective
 from .memory import GraphBudget
 from .plan import Stream, plan_streams
-from .sharded import average_over_ranks, is_sharded, pad_streams, without_reduction
+from .sharded import average_over_ranks, count_streams, is_sharded, pad_streams, without_reduction
 from .transfer import InputTransfer, PrepareFunction
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -47,7 +48,7 @@ class MultiStreamAccumulation:
     `fully_shard(model, ignored_params={model.logit_scale})`.
 
     Args:
-        model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`.
+        model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`, by `torch.compile`, or by both.
         stream_size: Offers of a stream, for both towers; the whole batch if not given.
         text_stream_size: Offers of a stream of titles, where it shall differ.
         image_stream_size: Offers of a stream of images, where it shall differ.
@@ -97,19 +98,23 @@ class MultiStreamAccumulation:
         if keep_graphs != "auto" and not (isinstance(keep_graphs, int | float) and 0 <= keep_graphs <= 1):
             raise ValueError(f"`keep_graphs` is {keep_graphs!r}; give a share from 0 to 1, or 'auto'.")
         self._is_sharded = is_sharded(model)
-        if isinstance(model, DistributedDataParallel) and model.static_graph:
+        self._reducer = _find_reducer(model)
+        if self._reducer is not None and self._reducer.static_graph:
             raise NotImplementedError(
                 "the model is wrapped with `static_graph=True`, which counts gradients by the first backward pass; a "
                 "step has one per stream. Leave it out."
             )
         self.model = model
         self.module = _unwrap(model)
+        # Encodes without announcing a reduction; compiled as a whole where that is not wrapped around the reduction.
+        self._alone = model if self._reducer is None else self.module
         self.fix_batch_norm = fix_batch_norm
         self.loss_function = loss_function or ContrastiveObjective(
             self.module.config, tile_size=tile_size, distributed=True
         )
         self.backward = backward
         self.num_streams = self.num_kept = 0
+        self._row_counts: tuple[int, ...] = ()
         if self._is_sharded and keep_graphs == "auto":
             keep_graphs = 0.0
         self._budget = GraphBudget(self.module, keep_graphs)
@@ -137,11 +142,14 @@ class MultiStreamAccumulation:
         streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
         num_offers = sum(len(stream.text_rows) for stream in streams)
         device = self.module.logit_scale.device
-        if self._is_sharded:
-            streams = pad_streams(streams, device)
-        self.num_streams = len(streams)
         catalog_ids = catalog_ids if catalog_ids is None else catalog_ids.to(device)
-        in_one = max(count_rows(len(streams), device)) == 1
+        # All that ranks have to know of each other's share, in one message a step.
+        *stream_counts, row_counts = zip(*gather_numbers((*count_streams(streams), num_offers), device), strict=True)
+        self._row_counts = row_counts
+        in_one = not any(map(any, stream_counts))
+        if self._is_sharded:
+            streams = pad_streams(streams, [max(counts) for counts in stream_counts])
+        self.num_streams = len(streams)
         with self._batch_norm(in_one):
             if in_one and not self._is_sharded:  # whose scale has no reduction of its own
                 return self._step_in_one(streams[0], num_offers, catalog_ids)
@@ -151,10 +159,10 @@ class MultiStreamAccumulation:
         """Run a step as any other model's: nothing is cut on any rank."""
         self.num_kept = 1
         ((_, inputs),) = self._transfer([stream], self.module.logit_scale.device)
-        output = self.model(**inputs)
+        output = self.model(**inputs, return_logits=False)
         # without offers the inputs are a placeholder row, which does not count
         embeds = _full(output.text_embeds[:num_offers]), _full(output.image_embeds[:num_offers])
-        loss = self.loss_function(*embeds, self.module.logit_scale, catalog_ids)
+        loss = self._loss(*embeds, self.module.logit_scale, catalog_ids)
         self.backward(loss)
         return loss.detach()
 
@@ -164,18 +172,20 @@ class MultiStreamAccumulation:
         """Run a step in two passes; the last stream holds titles and images, and reduces the gradients."""
         device = self.module.logit_scale.device
         states: list[RandomState] = []
-        graphs: list[Any] = []
         rows: dict[str, list[torch.Tensor]] = {"text": [], "image": []}
         self._budget.start_step(streams)
         for number, (stream, inputs) in enumerate(self._transfer(streams, device)):
             states.append(_random_state(self.module))
             # A reduction belongs to the forward that announced it, which the wrapped model alone does.
-            may_keep = self.model is self.module or number + 1 < len(streams)
-            with self._budget.encode(stream, may_keep) as is_kept:
-                output = self._encode(self.module, inputs)
-            graphs.append(output if is_kept else None)
+            may_keep = self._reducer is None or number + 1 < len(streams)
+            output = self._budget.encode(
+                may_keep,
+                functools.partial(self._encode, self._alone, inputs),
+                functools.partial(_set_random_state, self.module, states[number]),
+            )
             for modality, embeds in output.items():
                 rows[modality].append(_full(embeds.detach())[: len(stream.rows(modality))])
+        graphs = self._budget.graphs
         self.num_kept = sum(graph is not None for graph in graphs)
         after = _random_state(self.module)
 
@@ -187,7 +197,7 @@ class MultiStreamAccumulation:
             leaves[modality].requires_grad_()
         logit_scale = self.module.logit_scale.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self.loss_function(leaves["text"], leaves["image"], logit_scale, catalog_ids)
+            loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids)
         self.backward(loss)
 
         encoded_again = self._transfer(
@@ -200,7 +210,7 @@ class MultiStreamAccumulation:
                 if output is None:
                     _, inputs = next(encoded_again)
                     _set_random_state(self.module, states[number])
-                    output = self._encode(self.model if is_last else self.module, inputs)
+                    output = self._encode(self.model if is_last else self._alone, inputs)
                 roots, gradients = list(output.values()), []
                 for modality, embeds in output.items():
                     gradients.append(_gradient(leaves[modality], stream.rows(modality), embeds))
@@ -214,18 +224,24 @@ class MultiStreamAccumulation:
         _set_random_state(self.module, after)
         return loss.detach()
 
+    def _loss(self, *arguments: Any) -> torch.Tensor:
+        """Compute the loss; that of this package need not count the ranks' rows again."""
+        if isinstance(self.loss_function, ContrastiveObjective):
+            return self.loss_function(*arguments, row_counts=self._row_counts)
+        return self.loss_function(*arguments)
+
     def _encode(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the embeddings of a stream by modality."""
         if torch.is_autocast_enabled(self.module.logit_scale.device.type):
             torch.clear_autocast_cache()  # weights that were cast without a graph would be taken for constants
-        output = model(**inputs)
+        output = model(**inputs, return_logits=False)
         embeds = {"text": output.text_embeds, "image": output.image_embeds}
         return {modality: value for modality, value in embeds.items() if value is not None}
 
     def _no_reduction(self) -> contextlib.AbstractContextManager[None]:
         if self._is_sharded:
             return without_reduction(self.model)
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
+        return contextlib.nullcontext() if self._reducer is None else self._reducer.no_sync()
 
     @contextlib.contextmanager
     def _batch_norm(self, in_one: bool) -> Iterator[None]:
@@ -263,9 +279,17 @@ def _set_random_state(model: nn.Module, state: RandomState) -> None:
     set_device_states(devices, on_devices, device_type=next(model.parameters()).device.type)
 
 
+def _find_reducer(model: nn.Module) -> DistributedDataParallel | None:
+    """Return the wrapper that reduces gradients, whatever `torch.compile` wrapped around it."""
+    model = getattr(model, "_orig_mod", model)
+    return model if isinstance(model, DistributedDataParallel) else None
+
+
 def _unwrap(model: nn.Module) -> Any:
-    """Return the model that `DistributedDataParallel` may wrap."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """Return the model that `DistributedDataParallel`, `torch.compile` or both wrap, in any order."""
+    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
+    return model
 
 
 def _full(embeds: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,12 @@ Notable choices:
 - with `distributed=True` a rank gives its own rows, and the loss is over those of all ranks.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 
-from .gather import gather_rows
+from .gather import count_rows, gather_rows, is_distributed
 from .tiles import Targets, find_catalogs, tiled_cross_entropy
 
 CatalogMates = Literal["positive", "negative", "masked"]
@@ -26,6 +27,7 @@ def contrastive_loss(
     mates: CatalogMates = "positive",
     tile_size: int | None = None,
     distributed: bool = False,
+    row_counts: Sequence[int] | None = None,
 ) -> torch.Tensor:
     r"""Symmetric cross entropy between titles and images, with soft labels over catalogs.
 
@@ -53,6 +55,7 @@ def contrastive_loss(
         distributed: Whether the rows are this rank's share of a batch over all ranks, which may have different
             numbers of rows, or none. The loss is the same on every rank; its gradients are multiplied by the number
             of ranks, so that their average over ranks, as distributed training takes it, is exact.
+        row_counts: Rows of every rank, for a caller who has counted them; they are asked for if not given.
 
     Returns:
         The loss, a scalar in float32 (float64 for float64 embeddings).
@@ -65,7 +68,10 @@ def contrastive_loss(
         raise ValueError(f"`mates` is {mates!r}; choose one of {', '.join(map(repr, get_args(CatalogMates)))}.")
     if not 0 <= catalog_weight <= 1:
         raise ValueError(f"`catalog_weight` is {catalog_weight}; give a number from 0 to 1.")
-    ids = _ids_of_all(catalog_ids, text_embeds, distributed)
+    row_counts = _count_rows(text_embeds, distributed, row_counts)
+    ids = _ids_of_all(catalog_ids, text_embeds, row_counts)
+    if len(ids) == 0:
+        raise ValueError("the batch holds no offers on any rank; give at least one.")
     groups, sizes = find_catalogs(ids)
     # A catalog of n offers has the mass 1 + catalog_weight (n - 1) to share.
     mate_mass = catalog_weight if mates == "positive" else 0.0
@@ -80,7 +86,7 @@ def contrastive_loss(
         excluded="mates" if mates == "masked" else "none",
     )
     return tiled_cross_entropy(
-        text_embeds, image_embeds, logit_scale, targets, tile_size=tile_size, distributed=distributed
+        text_embeds, image_embeds, logit_scale, targets, tile_size=tile_size, row_counts=row_counts
     )
 
 
@@ -91,6 +97,7 @@ def mate_contrast_loss(
     *,
     tile_size: int | None = None,
     distributed: bool = False,
+    row_counts: Sequence[int] | None = None,
 ) -> torch.Tensor:
     r"""Contrast of titles with titles, or of images with images, between catalog mates (this package's addition).
 
@@ -104,15 +111,17 @@ def mate_contrast_loss(
         catalog_ids: As for [`contrastive_loss`].
         tile_size: As for [`contrastive_loss`].
         distributed: As for [`contrastive_loss`].
+        row_counts: As for [`contrastive_loss`].
 
     Returns:
-        The loss, a scalar in float32 (float64 for float64 embeddings); zero where no row has a mate.
+        The loss, a scalar in float32 (float64 for float64 embeddings); zero where no row has a mate, or there is none.
 
     Raises:
         ValueError: shapes that do not fit, or ids that are not integers.
     """
     _check_embeds(embeds, embeds, logit_scale, tile_size)
-    ids = _ids_of_all(catalog_ids, embeds, distributed)
+    row_counts = _count_rows(embeds, distributed, row_counts)
+    ids = _ids_of_all(catalog_ids, embeds, row_counts)
     groups, sizes = find_catalogs(ids)
     if len(sizes) == 0:
         return embeds.sum(dtype=torch.promote_types(embeds.dtype, torch.float32)) * 0
@@ -127,10 +136,19 @@ def mate_contrast_loss(
         largest_catalog=int(sizes.max()),
         excluded="self",
     )
-    return tiled_cross_entropy(embeds, embeds, logit_scale, targets, tile_size=tile_size, distributed=distributed)
+    return tiled_cross_entropy(embeds, embeds, logit_scale, targets, tile_size=tile_size, row_counts=row_counts)
 
 
-def _ids_of_all(catalog_ids: torch.Tensor | None, embeds: torch.Tensor, distributed: bool) -> torch.Tensor:
+def _count_rows(embeds: torch.Tensor, distributed: bool, row_counts: Sequence[int] | None) -> Sequence[int] | None:
+    """Return the rows of every rank; `None` where no other rank takes part."""
+    if not distributed or not is_distributed():
+        return None
+    return count_rows(len(embeds), embeds.device) if row_counts is None else row_counts
+
+
+def _ids_of_all(
+    catalog_ids: torch.Tensor | None, embeds: torch.Tensor, row_counts: Sequence[int] | None
+) -> torch.Tensor:
     """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`."""
     if catalog_ids is None:
         catalog_ids = torch.full((len(embeds),), -1, device=embeds.device)
@@ -144,10 +162,7 @@ def _ids_of_all(catalog_ids: torch.Tensor | None, embeds: torch.Tensor, distribu
     if catalog_ids.is_floating_point() or catalog_ids.is_complex() or catalog_ids.dtype == torch.bool:
         raise ValueError(f"`catalog_ids` has dtype {catalog_ids.dtype}; give integers (int64).")
     catalog_ids = catalog_ids.to(embeds.device, torch.int64)
-    catalog_ids = gather_rows(catalog_ids) if distributed else catalog_ids
-    if len(catalog_ids) == 0:
-        raise ValueError("the batch holds no offers on any rank; give at least one.")
-    return catalog_ids
+    return catalog_ids if row_counts is None else gather_rows(catalog_ids, row_counts)
 
 
 def _check_embeds(

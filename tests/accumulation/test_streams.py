@@ -10,6 +10,7 @@ import torch
 import torch.multiprocessing as mp
 from conftest import assert_same_gradients, make_config, make_inputs
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_eclip import EClipModel, MultiStreamAccumulation, contrastive_loss
 from modeling_eclip.accumulation.plan import Stream, plan_streams
@@ -307,6 +308,98 @@ def test_graphs_are_kept_as_memory_allows(monkeypatch):
     assert image_stream > 2 * 3 * 32 * 32 * 4  # more than the pixels alone
 
 
+def first_step(accumulate, monkeypatch, free_bytes):
+    """Run a first step, which knows no graph's size yet, and return how many graphs it kept."""
+    monkeypatch.setattr("modeling_eclip.accumulation.memory.free_memory", lambda device: free_bytes)
+    ours = (accumulate(make_inputs(NUM_OFFERS), CATALOG_IDS), gradients_of(accumulate.module))
+    assert_same(ours, whole_batch(build(), make_inputs(NUM_OFFERS)))
+    return accumulate.num_kept
+
+
+def test_the_first_step_keeps_what_fits(monkeypatch):
+    measured = MultiStreamAccumulation(build(), stream_size=2)
+    first_step(measured, monkeypatch, 1e12)
+    streams = plan_streams(make_inputs(NUM_OFFERS), measured.module.config, 2, 2)
+    text, image, *_ = (measured._budget._size(streams[number]) for number in (0, 5))
+    gradients = sum(parameter.nbytes for parameter in measured.module.parameters())
+    assert text < image
+
+    def bytes_for(graphs):
+        return gradients + graphs / 0.8 + 1  # a fifth stays free
+
+    # Two graphs of titles are kept before anything is known of images. The first image does not fit beside the room
+    # that an encoding without a graph will need, and neither do the titles.
+    accumulate = MultiStreamAccumulation(build(), stream_size=2)
+    assert first_step(accumulate, monkeypatch, bytes_for(image)) == 0
+    # Room for an image's graph, for that of a second encoding, and for nothing else but small titles at the end.
+    accumulate = MultiStreamAccumulation(build(), stream_size=2)
+    kept = first_step(accumulate, monkeypatch, bytes_for(2 * image + text))
+    assert 1 <= kept < 11
+    assert len(accumulate._budget._held) == kept
+    assert sum(accumulate._budget._held.values()) <= image + text + 1
+
+
+def test_a_graph_that_does_not_fit_is_let_go(monkeypatch):
+    """Memory that ends in the middle of an encoding costs graphs, and not the run."""
+    model, inputs = build(dropout=0.3), make_inputs(NUM_OFFERS)
+    torch.manual_seed(7)
+    expected = in_streams(model, inputs, stream_size=2, keep_graphs=0.0)
+    calls = []
+
+    def encode_image(*arguments, **settings):
+        calls.append(torch.is_grad_enabled())
+        output = encode(*arguments, **settings)
+        if len(calls) == 3:  # dropout has drawn already
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return output
+
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", encode_image)
+    model.zero_grad()
+    torch.manual_seed(7)
+    accumulate = MultiStreamAccumulation(model, stream_size=2)
+    assert_same((accumulate(inputs, CATALOG_IDS), gradients_of(model)), expected)
+    assert accumulate.num_kept == 0
+    assert calls[:5] == [True, True, True, False, False]  # the third again, and the rest of the step, without
+    calls.clear()
+    calls.extend([False] * 3)  # beyond the third
+    accumulate(inputs, CATALOG_IDS)
+    assert accumulate.num_kept == 11  # another step tries again
+    # Without a graph there is nothing to let go, and a share that was asked for is not changed in silence.
+    for keep_graphs in (0.0, 1.0):
+        calls.clear()
+        with pytest.raises(torch.OutOfMemoryError):
+            MultiStreamAccumulation(model, stream_size=2, keep_graphs=keep_graphs)(inputs, CATALOG_IDS)
+
+
+@pytest.mark.parametrize("stream_size", [None, 6])
+def test_no_step_compares_all_pairs(stream_size):
+    """The loss is in tiles: whatever the batch, nothing of its square is computed on the way."""
+
+    class LargestSquare(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+            output = function(*arguments, **(settings or {}))
+            if isinstance(output, torch.Tensor) and output.ndim == 2 and output.shape[0] == output.shape[1]:
+                self.largest = max(self.largest, len(output) if len(output) in (NUM_OFFERS, 5) else 0)
+            return output
+
+    model = build()
+    accumulate = MultiStreamAccumulation(model, stream_size=stream_size, tile_size=2)
+    with LargestSquare() as squares:
+        accumulate(make_inputs(NUM_OFFERS), CATALOG_IDS)
+    assert squares.largest == 0
+
+
+@pytest.mark.parametrize("stream_size", [None, 4])
+def test_a_compiled_model_in_streams(stream_size):
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    compiled = torch.compile(model, backend="eager")
+    loss, _ = in_streams(compiled, inputs, stream_size=stream_size)
+    assert_same((loss, gradients_of(model)), whole_batch(build(), inputs))
+
+
 def test_measured_memory_is_what_the_graph_holds():
     from modeling_eclip.accumulation.memory import GraphMeter
 
@@ -358,6 +451,8 @@ RANK_CASES = [
     ((11, 0), {"stream_size": 3}),
     # one of the ranks cuts nothing, but steps in time with the other
     ((2, 9), {"stream_size": 4, "keep_graphs": 0.0}),
+    # `accelerate launch --dynamo_backend` compiles around the reduction
+    ((9, 2), {"stream_size": 3, "compiled": True}),
 ]
 
 
@@ -370,10 +465,11 @@ def run_rank(rank, port, folder):
 
 
 def run_case(rank, shares, arguments):
-    bare = build()
+    bare, arguments = build(), dict(arguments)
     model = nn.parallel.DistributedDataParallel(bare)
     reductions = []
     model.register_comm_hook(reductions, count_reduction)
+    model = torch.compile(model, backend="eager") if arguments.pop("compiled", False) else model
     accumulate = MultiStreamAccumulation(model, **arguments)
     start = sum(shares[:rank])
     rows = slice(start, start + shares[rank])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from modeling_eclip import ContrastiveObjective, MultiStreamAccumulation
@@ -19,8 +19,6 @@ from training.engine.ema import WeightAverage
 from training.engine.nonfinite import BadSteps
 from training.engine.optimization import build_optimizer
 
-_PLAIN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_NPU, DistributedType.MULTI_XPU)
-
 
 class OptimizerStep:
     """Takes steps on one model; a subclass defines the loss.
@@ -30,22 +28,12 @@ class OptimizerStep:
         arguments: The training arguments.
         accelerator: The process's accelerator.
         total_samples: Samples of the whole run.
-
-    Raises:
-        NotImplementedError: `accelerate` is set to shard the parameters.
     """
 
     def __init__(
         self, model: PreTrainedModel, arguments: TrainArguments, accelerator: Accelerator, total_samples: int
     ) -> None:
         """Prepare model and optimizer for the accelerator's devices."""
-        if accelerator.distributed_type not in (DistributedType.NO, *_PLAIN):
-            raise NotImplementedError(
-                f"`accelerate` is set to {accelerator.distributed_type.value}, which shards the model; averages, "
-                "evaluation and checkpoints of a run are of whole weights. Use plain multi-GPU training; where a "
-                "tower does not fit, use smaller streams and `gradient_checkpointing`, or in a loop of your own "
-                "`fully_shard` and `MultiStreamAccumulation` (training/SCALING.md)."
-            )
         self.arguments, self.accelerator, self.total_samples = arguments, accelerator, total_samples
         self.batch_size = BatchSizeSchedule(
             arguments.batch_size,
@@ -64,7 +52,8 @@ class OptimizerStep:
             epsilon=arguments.adam_epsilon,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.bare_model: Any = accelerator.unwrap_model(self.model)
+        # With `keep_torch_compile`, accelerate would take the reduction of gradients out of the compiled model.
+        self.bare_model: Any = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self.bad_steps = BadSteps(
             accelerator, arguments.max_bad_steps, Path(arguments.output_dir) / "not_a_number.json"
         )
@@ -100,6 +89,8 @@ class OptimizerStep:
             self.optimizer.step()
         self.optimizer.zero_grad()
         if not is_finite:
+            if self._scaler_adapts(loss):
+                return None
             self.bad_steps.bad(samples_seen, loss.item(), norm.item(), batch["row_ids"])
             return None
         self.bad_steps.good()
@@ -113,6 +104,12 @@ class OptimizerStep:
             "gradient_norm": norm.item(),
             **self.metrics(),
         }
+
+    def _scaler_adapts(self, loss: torch.Tensor) -> bool:
+        """Tell whether a step was left out since gradients were scaled beyond float16, which the next are less."""
+        scaler = self.accelerator.scaler
+        # Gradients that overflow unscaled, or a loss that does, are the model's own fault.
+        return scaler is not None and bool(torch.isfinite(loss)) and scaler.get_scale() >= 1
 
     def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Compute the loss and its gradient.

@@ -13,6 +13,7 @@ from torch import nn
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
+from training.data.ranks import gather_objects
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 
@@ -159,7 +160,7 @@ def encode_all(
         parts.append(part)
     model.train(was_training)
     # Ranks take contiguous shares of each batch: batch by batch, in rank order, is the order of the rows.
-    parts = [part for rank_parts in _gather_objects(parts, accelerator) for part in rank_parts]
+    parts = [part for rank_parts in gather_objects(parts) for part in rank_parts]
     parts.sort(key=lambda part: part["number"])
     for part in parts:
         skips.add(part)
@@ -174,14 +175,6 @@ def encode_all(
         values = [part[name] for part in usable]
         columns[name] = list(chain.from_iterable(values)) if isinstance(first, list) else torch.cat(values)
     return columns
-
-
-def _gather_objects(parts: list[dict[str, Any]], accelerator: Accelerator) -> list[list[dict[str, Any]]]:
-    if accelerator.num_processes == 1:
-        return [parts]
-    gathered: list[Any] = [None] * accelerator.num_processes
-    torch.distributed.all_gather_object(gathered, parts)
-    return gathered
 
 
 __all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "encode_all"]

@@ -66,8 +66,8 @@ def count_rows(num_own: int, device: torch.device) -> list[int]:
     if not is_distributed():
         return [num_own]
     counts = torch.empty(dist.get_world_size(), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(counts, torch.tensor([num_own], dtype=torch.int64, device=device))
-    return [int(count) for count in counts]
+    dist.all_gather_into_tensor(counts, torch.full((1,), num_own, dtype=torch.int64, device=device))
+    return counts.tolist()
 
 
 __all__ = ["add_up_rows", "count_rows", "gather_rows", "is_distributed"]

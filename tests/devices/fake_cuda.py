@@ -1,11 +1,11 @@
 """A `cuda:0` for machines without a GPU: real numbers, a GPU's rules about devices, and a count of the host's waits.
 
 A tensor on it holds its values in a tensor on the CPU, so that results can be compared. What a GPU refuses is refused:
-an operation whose tensors lie on the CPU and on the device, but for the CPU's scalars beside the device's tensors. What
-makes the host wait for a GPU is counted: a value that is read, a shape that depends on values, a copy that is waited
-for. Kernels, streams and memory are not imitated, and nothing here tells how fast anything is.
+an operation with tensors of both devices, but for scalars on the CPU beside tensors on the device. What makes the host
+wait for a GPU is counted: a value that is read, a shape that depends on values, a copy that is waited for. Kernels,
+streams and memory are not imitated, and nothing here tells how fast anything is.
 
-It is for a process of its own (`run_cases.py`): autograd counts devices once, at its first backward pass.
+It is for a process of its own (`run_cases.py`): torch looks once whether there is CUDA.
 """
 
 import collections
@@ -23,6 +23,7 @@ aten = torch.ops.aten
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 REPOSITORY = Path(__file__).resolve().parents[2]
+_ROOMS = tuple(f"{REPOSITORY / room}/" for room in ("modeling_eclip", "training"))
 
 # Operations that a GPU does with tensors of both devices.
 _COPIES = (aten.copy_.default, aten._to_copy.default)
@@ -81,6 +82,10 @@ class CudaTensor(torch.Tensor):
 
     def __repr__(self) -> str:
         return f"CudaTensor({self.values_on_cpu})"
+
+    def tolist(self) -> Any:
+        """Return the values as numbers, by a copy to the host."""
+        return self.cpu().tolist()
 
     def untyped_storage(self) -> torch.UntypedStorage:
         """Return the storage of the values, which tensors that share memory have in common."""
@@ -165,9 +170,8 @@ def _run(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not is_on_cuda:
         return result
     result = tree_map(lambda item: CudaTensor(item) if isinstance(item, torch.Tensor) else item, result)
-    if any(
-        argument.alias_info is not None and argument.alias_info.is_write for argument in function._schema.arguments
-    ):
+    arguments = function._schema.arguments
+    if any(argument.alias_info is not None and argument.alias_info.is_write for argument in arguments):
         return return_and_correct_aliasing(function, args, kwargs, result)
     return result
 
@@ -215,14 +219,16 @@ def _copy_kind(source: str, target: str, non_blocking: bool) -> str | None:
 
 
 def _place() -> str:
-    """Return the innermost line of this repository that the present operation comes from, or of a library."""
-    frames = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
-    own = [
-        f"{Path(frame.filename).relative_to(REPOSITORY)}:{frame.lineno}"
-        for frame in frames
-        if frame.filename.startswith(tuple(f"{REPOSITORY / room}/" for room in ("modeling_eclip", "training")))
-    ]
-    return own[-1] if own else f"{frames[-1].filename}:{frames[-1].lineno}"
+    """Return the innermost line of this repository that the present operation comes from, and of a library below it."""
+    own = below = ""
+    for frame in traceback.extract_stack():
+        if frame.filename == __file__:
+            break
+        if frame.filename.startswith(_ROOMS):
+            own, below = f"{Path(frame.filename).relative_to(REPOSITORY)}:{frame.lineno}", ""
+        elif "/torch/" not in frame.filename:
+            below = f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno}"
+    return " ".join(filter(None, (own, below)))
 
 
 __all__ = ["CUDA", "CudaTensor", "FakeCuda", "MixedDevicesError", "counted_waits", "install", "on_cpu"]

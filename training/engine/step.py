@@ -134,7 +134,7 @@ class OptimizerStep:
         """Constrain the weights after the optimizer's step."""
 
     def watched(self) -> dict[str, torch.Tensor]:
-        """Return further metrics that lie on the device, scalars without a graph, as the loss was computed with them."""
+        """Return further metrics that lie on the device, scalars without a graph, before the step is taken."""
         return {}
 
     def metrics(self) -> dict[str, float]:

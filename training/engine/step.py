@@ -4,6 +4,7 @@
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from transformers import PreTrainedModel
 from modeling_eclip import ContrastiveObjective, MultiStreamAccumulation
 from training.arguments.groups import TrainArguments
 from training.arguments.schedule import BatchSizeSchedule, learning_rate_share, parse_batch_size_steps
+from training.data.inputs import finish_pixels, raw_inputs
 from training.engine.ema import WeightAverage
 from training.engine.nonfinite import BadSteps
 from training.engine.optimization import build_optimizer
-from training.retrieval.offer_embeddings import model_inputs
 
 _PLAIN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_NPU, DistributedType.MULTI_XPU)
 
@@ -41,9 +42,10 @@ class OptimizerStep:
         """Prepare model and optimizer for the accelerator's devices."""
         if accelerator.distributed_type not in (DistributedType.NO, *_PLAIN):
             raise NotImplementedError(
-                f"`accelerate` is set to {accelerator.distributed_type.value}, which shards the model: ranks with "
-                "different numbers of streams would wait for each other for ever. Use plain multi-GPU training; where "
-                "a tower does not fit, use smaller streams and `gradient_checkpointing`."
+                f"`accelerate` is set to {accelerator.distributed_type.value}, which shards the model; averages, "
+                "evaluation and checkpoints of a run are of whole weights. Use plain multi-GPU training; where a "
+                "tower does not fit, use smaller streams and `gradient_checkpointing`, or in a loop of your own "
+                "`fully_shard` and `MultiStreamAccumulation` (training/SCALING.md)."
             )
         self.arguments, self.accelerator, self.total_samples = arguments, accelerator, total_samples
         self.batch_size = BatchSizeSchedule(
@@ -91,11 +93,8 @@ class OptimizerStep:
         ) * self.batch_size.learning_rate_factor(samples_seen)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
-        inputs = model_inputs(batch, self.accelerator.device)
-        if arguments.channels_last and "pixel_values" in inputs and inputs["pixel_values"].ndim == 4:
-            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
         self.model.train()
-        loss = self.backward(inputs, batch)
+        loss = self.backward(batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
         # Read in one go: each read makes the host wait for the device.
         watched = {"loss": loss, "gradient_norm": norm} | self.watched()
@@ -118,12 +117,11 @@ class OptimizerStep:
             **self.metrics(),
         }
 
-    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Compute the loss and its gradient.
 
         Args:
-            inputs: The model's inputs on its device; a placeholder row where the rank has no usable row.
-            batch: The batch that they are of.
+            batch: This rank's share, on the CPU; a placeholder row where the rank has no usable row.
 
         Returns:
             The loss, without a graph.
@@ -155,6 +153,7 @@ class TrainingStep(OptimizerStep):
             text_stream_size=arguments.text_stream_size,
             image_stream_size=arguments.image_stream_size,
             keep_graphs="auto" if arguments.keep_graphs == "auto" else float(arguments.keep_graphs),
+            prepare=partial(finish_pixels, channels_last=arguments.channels_last),
             fix_batch_norm=arguments.fix_batch_norm,
             loss_function=ContrastiveObjective(
                 self.bare_model.config, mate_contrast_weight=arguments.mate_contrast_weight, distributed=True
@@ -162,9 +161,13 @@ class TrainingStep(OptimizerStep):
             backward=accelerator.backward,
         )
 
-    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Contrast the usable rows of all ranks."""
-        usable = {name: value[: len(batch["row_ids"])] for name, value in inputs.items()}
+        num_usable = len(batch["row_ids"])
+        usable = {
+            name: value[:num_usable] if isinstance(value, torch.Tensor) else value
+            for name, value in raw_inputs(batch).items()
+        }
         return self.accumulate(usable, batch["catalog_ids"])
 
     def after_step(self) -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from modeling_eclip import EClipProcessor
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.groups import DataArguments, FinetuneArguments, TrainArguments
+from training.data.inputs import model_inputs
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.engine.loop import TrainingLoop
@@ -38,8 +39,9 @@ class TaskStep(OptimizerStep):
         if not arguments.fix_batch_norm:
             self._fixed = []
 
-    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Compute the head's loss and its gradient."""
+        inputs = model_inputs(batch, self.accelerator.device, channels_last=self.arguments.channels_last)
         for module in self._fixed:
             module.eval()
         loss = self.model(**inputs).loss

@@ -17,6 +17,7 @@ from PIL import Image
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import ModelArguments
+from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader
 from training.data.read_tables import load_products
 from training.engine import feature_cache
@@ -80,7 +81,7 @@ def test_vectors_are_those_of_evaluation(frozen, model, products, processor, acc
     expected = {"image": [None] * len(TITLES), "text": [None] * len(TITLES)}
     places = {row_id: place for place, row_id in enumerate(products["row_id"])}
     for batch in evaluation_loader(products, processor, batch_size=2):
-        images = model.encode_image(batch["pixel_values"]).pooler_output
+        images = model.encode_image(model_inputs(batch, accelerator.device)["pixel_values"]).pooler_output
         texts = model.encode_text(batch["input_ids"], batch["attention_mask"]).pooler_output
         for row_id, image, text in zip(batch["row_ids"], images, texts, strict=False):
             expected["image"][places[row_id]] = image
@@ -93,6 +94,22 @@ def test_vectors_are_those_of_evaluation(frozen, model, products, processor, acc
         assert wanted == [0, 1, 5, 6]
         for place in wanted:
             assert torch.allclose(torch.tensor(found[place]), expected[modality][place], atol=1e-5)
+
+
+def test_a_loader_starts_its_workers_once(model, products, processor, accelerator, tmp_path, loaders_started):
+    freeze_parameters(model, [r"^vision_model\."])
+    cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+    assert len(loaders_started) == 1
+
+
+def test_workers_may_be_spawned(model, products, processor, accelerator, tmp_path, start_method):
+    start_method("spawn")
+    freeze_parameters(model, [r"^vision_model\."])
+    first, second = (
+        cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path / str(n), num_workers=n)
+        for n in (0, 1)
+    )
+    assert first["image_pooler_output"] == second["image_pooler_output"]
 
 
 def test_offers_are_encoded_once(model, products, processor, accelerator, tmp_path, monkeypatch):

@@ -189,12 +189,13 @@ class MultiStreamAccumulation:
         self.num_kept = sum(graph is not None for graph in graphs)
         after = _random_state(self.module)
 
-        order = {modality: torch.cat([stream.rows(modality) for stream in streams]) for modality in rows}
-        leaves = {}
+        leaves: dict[str, torch.Tensor] = {}
+        places: dict[str, tuple[torch.Tensor, ...]] = {}  # of each stream's rows, on the device, copied in one go
         for modality, parts in rows.items():
-            joined = torch.cat(parts)
-            leaves[modality] = torch.empty_like(joined).index_copy_(0, order[modality].to(joined.device), joined)
-            leaves[modality].requires_grad_()
+            joined, places_of = torch.cat(parts), [stream.rows(modality) for stream in streams]
+            order = torch.cat(places_of).to(joined.device, non_blocking=True)
+            places[modality] = order.split([len(part) for part in places_of])
+            leaves[modality] = torch.empty_like(joined).index_copy_(0, order, joined).requires_grad_()
         logit_scale = self.module.logit_scale.detach().requires_grad_()
         with torch.enable_grad():
             loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids)
@@ -213,7 +214,7 @@ class MultiStreamAccumulation:
                     output = self._encode(self.model if is_last else self._alone, inputs)
                 roots, gradients = list(output.values()), []
                 for modality, embeds in output.items():
-                    gradients.append(_gradient(leaves[modality], stream.rows(modality), embeds))
+                    gradients.append(_gradient(leaves[modality], places[modality][number], embeds))
                 if is_last:  # an operation of the parameter, since a reduction waits for gradients that come by graph
                     roots.append(self.module.logit_scale * 1)
                     scale_gradient = torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad
@@ -308,7 +309,7 @@ def _gradient(leaf: torch.Tensor, rows: torch.Tensor, embeds: torch.Tensor) -> t
     """Return the gradient of a stream's embeddings: zero for a placeholder row, or without influence on the loss."""
     gradient = torch.zeros_like(embeds)
     if leaf.grad is not None and len(rows):
-        gradient.copy_(leaf.grad[rows.to(leaf.device)])
+        gradient.copy_(leaf.grad[rows])
     return gradient
 
 

@@ -72,7 +72,7 @@ def contrastive_loss(
     ids = _ids_of_all(catalog_ids, text_embeds, row_counts)
     if len(ids) == 0:
         raise ValueError("the batch holds no offers on any rank; give at least one.")
-    groups, sizes = find_catalogs(ids)
+    groups, sizes, largest_catalog = _find_catalogs(ids, text_embeds.device)
     # A catalog of n offers has the mass 1 + catalog_weight (n - 1) to share.
     mate_mass = catalog_weight if mates == "positive" else 0.0
     masses = 1 / (1 + mate_mass * (torch.cat([sizes, sizes.new_ones(1)])[groups] - 1).double())
@@ -82,7 +82,7 @@ def contrastive_loss(
         own=masses,
         mate=mate_mass * masses * (groups < len(sizes)),
         weights=torch.full_like(masses, 1 / len(ids)),
-        largest_catalog=int(sizes.max()) if len(sizes) and mate_mass else 0,
+        largest_catalog=largest_catalog if mate_mass else 0,
         excluded="mates" if mates == "masked" else "none",
     )
     return tiled_cross_entropy(
@@ -122,7 +122,7 @@ def mate_contrast_loss(
     _check_embeds(embeds, embeds, logit_scale, tile_size)
     row_counts = _count_rows(embeds, distributed, row_counts)
     ids = _ids_of_all(catalog_ids, embeds, row_counts)
-    groups, sizes = find_catalogs(ids)
+    groups, sizes, largest_catalog = _find_catalogs(ids, embeds.device)
     if len(sizes) == 0:
         return embeds.sum(dtype=torch.promote_types(embeds.dtype, torch.float32)) * 0
     has_mates = groups < len(sizes)
@@ -133,7 +133,7 @@ def mate_contrast_loss(
         own=torch.zeros_like(masses),
         mate=masses * has_mates,
         weights=has_mates.double() / has_mates.sum(),
-        largest_catalog=int(sizes.max()),
+        largest_catalog=largest_catalog,
         excluded="self",
     )
     return tiled_cross_entropy(embeds, embeds, logit_scale, targets, tile_size=tile_size, row_counts=row_counts)
@@ -149,9 +149,9 @@ def _count_rows(embeds: torch.Tensor, distributed: bool, row_counts: Sequence[in
 def _ids_of_all(
     catalog_ids: torch.Tensor | None, embeds: torch.Tensor, row_counts: Sequence[int] | None
 ) -> torch.Tensor:
-    """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`."""
+    """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`, on the CPU."""
     if catalog_ids is None:
-        catalog_ids = torch.full((len(embeds),), -1, device=embeds.device)
+        catalog_ids = torch.full((len(embeds),), -1)
     if not isinstance(catalog_ids, torch.Tensor):
         raise ValueError(f"`catalog_ids` is a {type(catalog_ids).__name__}; give a tensor of int64, one id per offer.")
     if catalog_ids.shape != embeds.shape[:1]:
@@ -161,8 +161,21 @@ def _ids_of_all(
         )
     if catalog_ids.is_floating_point() or catalog_ids.is_complex() or catalog_ids.dtype == torch.bool:
         raise ValueError(f"`catalog_ids` has dtype {catalog_ids.dtype}; give integers (int64).")
-    catalog_ids = catalog_ids.to(embeds.device, torch.int64)
-    return catalog_ids if row_counts is None else gather_rows(catalog_ids, row_counts)
+    catalog_ids = catalog_ids.to(torch.int64)
+    if row_counts is not None:
+        catalog_ids = gather_rows(catalog_ids.to(embeds.device, non_blocking=True), row_counts)
+    return catalog_ids.cpu()
+
+
+def _find_catalogs(catalog_ids: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return what `find_catalogs` does, on a device, and the rows of the largest catalog, 0 without any.
+
+    How many catalogs there are depends on the ids: found on a GPU, the host would wait for it several times. Ids that
+    lie on the CPU, as loaders give them, need no wait at all.
+    """
+    groups, sizes = find_catalogs(catalog_ids)
+    largest = int(sizes.max()) if len(sizes) else 0
+    return groups.to(device, non_blocking=True), sizes.to(device, non_blocking=True), largest
 
 
 def _check_embeds(

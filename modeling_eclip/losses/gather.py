@@ -81,7 +81,8 @@ def gather_numbers(numbers: Sequence[int], device: torch.device) -> list[list[in
     """
     if not is_distributed():
         return [list(numbers)]
-    own = torch.tensor(numbers, dtype=torch.int64, device=device)
+    # Filled, not copied: a copy of numbers from the host to a GPU would be waited for.
+    own = torch.stack([torch.full((), number, dtype=torch.int64, device=device) for number in numbers])
     gathered = own.new_empty(dist.get_world_size() * len(numbers))
     dist.all_gather_into_tensor(gathered, own)
     return gathered.view(-1, len(numbers)).tolist()

@@ -140,13 +140,14 @@ class _TiledCrossEntropy(torch.autograd.Function):
             dist.all_reduce(total)
         ctx.save_for_backward(u, all_w, logit_scale, row_sums, column_sums, own_column_sums, own_logits)
         ctx.targets, ctx.tile_size, ctx.offset, ctx.row_counts = targets, tile_size, offset, row_counts
+        ctx.is_plain = sweep.is_plain
         return total.to(torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         u, all_w, logit_scale, *sums = ctx.saved_tensors
-        sweep = _Sweep(u, all_w, logit_scale, ctx.targets, ctx.tile_size, ctx.offset)
+        sweep = _Sweep(u, all_w, logit_scale, ctx.targets, ctx.tile_size, ctx.offset, ctx.is_plain)
         u_grad, w_grad, scale_grad = sweep.gradients(*sums, *ctx.needs_input_grad[:2])
         if ctx.row_counts is not None:
             grad = grad * len(ctx.row_counts)
@@ -173,6 +174,7 @@ class _Sweep:
         targets: Targets,
         tile_size: int,
         offset: int,
+        is_plain: bool | None = None,
     ) -> None:
         self.u, self.w, self.targets, self.offset = u, w, targets, offset
         self.dtype = torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32)
@@ -181,7 +183,9 @@ class _Sweep:
             self.dtype = torch.float64
         self.mate_mass, self.weights = targets.mate.to(self.dtype), targets.weights.to(self.dtype)
         self.scale = logit_scale.double().reshape(()).exp()
-        self.is_plain = bool(self.scale * _largest_norm(u) * _largest_norm(w) < _PLAIN_RANGE)
+        if is_plain is None:  # the host waits for a GPU's answer, so the backward pass is told
+            is_plain = bool(self.scale * _largest_norm(u) * _largest_norm(w) < _PLAIN_RANGE)
+        self.is_plain = is_plain
         self.row_tiles = [slice(start, min(start + tile_size, len(u))) for start in range(0, len(u), tile_size)]
         self.column_tiles = [slice(start, min(start + tile_size, len(w))) for start in range(0, len(w), tile_size)]
 

@@ -3,6 +3,7 @@
 `OptimizerStep` does this for any loss; `TrainingStep` is pre-training's, over a batch in streams.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,32 +85,34 @@ class OptimizerStep:
         self.model.train()
         loss = self.backward(batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
-        is_finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
+        # Read in one go: each read makes the host wait for the device.
+        watched = {"loss": loss, "gradient_norm": norm} | self.watched()
+        values = dict(zip(watched, torch.stack([value.float() for value in watched.values()]).tolist(), strict=True))
+        is_finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
         if is_finite or self.accelerator.scaler is not None:  # a scaler skips such a step itself, and adapts
             self.optimizer.step()
         self.optimizer.zero_grad()
         if not is_finite:
-            if self._scaler_adapts(loss):
+            if self._scaler_adapts(values["loss"]):
                 return None
-            self.bad_steps.bad(samples_seen, loss.item(), norm.item(), batch["row_ids"])
+            self.bad_steps.bad(samples_seen, values["loss"], values["gradient_norm"], batch["row_ids"])
             return None
         self.bad_steps.good()
         self.after_step()
         if self.average is not None:
             self.average.update()
         return {
-            "loss": loss.item(),
+            **values,
             "learning_rate": arguments.learning_rate * rate,
             "batch_size": float(self.batch_size(samples_seen)),
-            "gradient_norm": norm.item(),
             **self.metrics(),
         }
 
-    def _scaler_adapts(self, loss: torch.Tensor) -> bool:
+    def _scaler_adapts(self, loss: float) -> bool:
         """Tell whether a step was left out since gradients were scaled beyond float16, which the next are less."""
         scaler = self.accelerator.scaler
         # Gradients that overflow unscaled, or a loss that does, are the model's own fault.
-        return scaler is not None and bool(torch.isfinite(loss)) and scaler.get_scale() >= 1
+        return scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1
 
     def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Compute the loss and its gradient.
@@ -125,8 +128,12 @@ class OptimizerStep:
     def after_step(self) -> None:
         """Constrain the weights after the optimizer's step."""
 
+    def watched(self) -> dict[str, torch.Tensor]:
+        """Return further metrics that lie on the device, scalars without a graph, before the step is taken."""
+        return {}
+
     def metrics(self) -> dict[str, float]:
-        """Return further metrics of a step."""
+        """Return further metrics of a step, which the host knows."""
         return {}
 
 
@@ -164,10 +171,13 @@ class TrainingStep(OptimizerStep):
         """Keep the temperature in range."""
         self.bare_model.clamp_logit_scale()
 
+    def watched(self) -> dict[str, torch.Tensor]:
+        """Return the inverse temperature."""
+        return {"scale": self.bare_model.logit_scale.detach().exp()}
+
     def metrics(self) -> dict[str, float]:
-        """Return the temperature and the number of streams."""
+        """Return the number of streams."""
         return {
-            "scale": self.bare_model.logit_scale.exp().item(),
             "streams": float(self.accumulate.num_streams),
             "streams_kept": float(self.accumulate.num_kept),
         }

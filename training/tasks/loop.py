@@ -45,7 +45,7 @@ class TaskStep(OptimizerStep):
         self._fix_batch_norm()
         loss = self.model(**inputs).loss
         # Ranks' gradients are averaged, so each counts by its rows; one with a placeholder row alone does not count.
-        num_rows = torch.tensor(float(len(batch["row_ids"])), device=self.accelerator.device)
+        num_rows = torch.full((), float(len(batch["row_ids"])), device=self.accelerator.device)
         num_all = self.accelerator.reduce(num_rows, "sum")
         share = num_rows / num_all
         self.accelerator.backward(loss * share * self.accelerator.num_processes)

@@ -207,8 +207,10 @@ class MultiStreamAccumulation:
         for number, stream in enumerate(streams):
             is_last = number + 1 == len(streams)
             with contextlib.nullcontext() if is_last else self._no_reduction():
-                output = graphs[number]
-                if output is None:
+                kept = graphs[number]
+                if kept is not None:
+                    output = kept
+                else:
                     _, inputs = next(encoded_again)
                     _set_random_state(self.module, states[number])
                     output = self._encode(self.model if is_last else self._alone, inputs)
@@ -221,7 +223,7 @@ class MultiStreamAccumulation:
                     gradients.append(average_over_ranks(scale_gradient) if self._is_sharded else scale_gradient)
                 _back_propagate(roots, gradients)
             graphs[number] = None
-            del output, roots
+            del kept, output, roots
         _set_random_state(self.module, after)
         return loss.detach()
 
@@ -286,7 +288,7 @@ def _find_reducer(model: nn.Module) -> DistributedDataParallel | None:
     return model if isinstance(model, DistributedDataParallel) else None
 
 
-def _unwrap(model: nn.Module) -> Any:
+def _unwrap(model: Any) -> Any:
     """Return the model that `DistributedDataParallel`, `torch.compile` or both wrap, in any order."""
     while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod

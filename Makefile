@@ -45,6 +45,10 @@ test: $(INSTALLED) ## Run all tests, some 12 minutes on 2 cores, and list the te
 		"$(TRANSFORMERS_VERSION) could not be had: tests/test_common_model.py will be skipped." >&2
 	$(BIN)/python -m pytest -n 2 --durations=10 $(PYTEST_ARGS) tests
 
+.PHONY: test-machines
+test-machines: $(INSTALLED) ## Run the numeric tests under twelve kinds of CPU, print the table (MACHINES_ARGS=--quick for two)
+	$(BIN)/python tests/cpu_kinds.py $(MACHINES_ARGS)
+
 OLDEST := .venv-oldest
 
 # The tests of what training and the package ask of other libraries; the common model tests are of one transformers.

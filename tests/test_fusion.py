@@ -196,7 +196,7 @@ def test_joining_is_left_to_one_side_where_that_scores_higher(score_of, expected
             return {"accuracy": 0.5 if score_of is None else head.classifier.fusion_scale[score_of].item() / 10}
 
     head = SimpleNamespace(classifier=classifier, config=SimpleNamespace(modality="both"))
-    rows = Represented(embeds, labels, [str(row) for row in range(400)], [""] * 400)
+    rows = Represented(embeds, labels, [str(row) for row in range(400)], torch.arange(400).numpy(), [""] * 400)
     with torch.no_grad():
         classifier.text.weight.mul_(2)  # so sure of itself that the fitted scale is below 1
         classifier.image.weight.mul_(2)

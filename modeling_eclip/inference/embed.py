@@ -1,6 +1,7 @@
 """Embedding many products: titles sorted by length, batches bounded by tokens, images decoded no larger than needed.
 
-Contract: every embedding is what the model gives for the product alone, up to rounding, in the order of the inputs. A
+Contract: every embedding is what the model gives for the product alone, up to rounding, in the order of the inputs. It
+is computed in the format of the model's weights: what `from_pretrained(..., dtype=...)` was asked for. A
 padded title costs as much as a title of the padded length, so titles of like lengths form a batch, and a batch is
 bounded by its tokens, not by its titles.
 """

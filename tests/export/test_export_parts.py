@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, make_inputs
+from conftest import make_config, make_inputs, save_checkpoint, wake
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.export import parts as exporting
@@ -22,18 +22,7 @@ pytest.importorskip("nncf")
 
 def build(vision="vit", text="bert", **fields):
     torch.manual_seed(0)
-    model = EClipModel(make_config(vision, text, **fields)).eval()
-    # Fresh weights of many families are so small that every row would come out alike.
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim in (2, 4) and "embed" not in name:
-                parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum, module.eps = 1.0, 1e-9  # the statistics of one batch, or signals would vanish
-    model.train()(**make_inputs(8))
-    model.eval()
-    return model
+    return wake(EClipModel(make_config(vision, text, **fields)))
 
 
 def check(model, part, format, rows=(1, 3, 5), cut=2):
@@ -53,6 +42,20 @@ def check(model, part, format, rows=(1, 3, 5), cut=2):
             torch.testing.assert_close(found[name], expected[name], atol=2e-5, rtol=0)
             torch.testing.assert_close(found[name].norm(dim=-1), torch.ones(num_rows), atol=1e-5, rtol=0)
     return exported
+
+
+def record_hints(monkeypatch):
+    """Return a list that gets the precision hint of every graph that is compiled to embed with."""
+    from transformers.exporters.runners.runner_openvino import OpenVINOModelRunner
+
+    hints, from_program = [], OpenVINOModelRunner.from_program
+
+    def compile_and_record(*words, config=None, **settings):
+        hints.append((config or {}).get("INFERENCE_PRECISION_HINT"))
+        return from_program(*words, config=config, **settings)
+
+    monkeypatch.setattr(OpenVINOModelRunner, "from_program", staticmethod(compile_and_record))
+    return hints
 
 
 @pytest.mark.parametrize(
@@ -112,15 +115,16 @@ def test_mistakes_are_named(monkeypatch):
 
 
 def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkeypatch):
-    from test_examples import save_checkpoint
-
     save_checkpoint(tmp_path / "checkpoint")
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", "text"]
     words += ["--precision", "int8", "--toy_offers", "120", "--num_workers", "0", "--calibration_products", "40"]
     monkeypatch.setattr(sys, "argv", ["export.py", *words])
+    hints = record_hints(monkeypatch)
     export.main()
+    assert len(hints) == 2 and set(hints) == {"f32"}, "the export, and what was read from its file"
     report = json.loads((tmp_path / "export" / "agreement.json").read_text())
     assert (report["part"], report["format"], report["precision"]) == ("text", "openvino", "int8")
+    assert report["runtime_settings"] == {"INFERENCE_PRECISION_HINT": "f32"}
     assert list(report["inputs"]) == ["input_ids", "attention_mask"] and list(report["outputs"]) == ["text_embeds"]
     assert report["outputs"]["text_embeds"]["shape"][1] == 16 and report["products"] > 5
     assert 0.98 < report["agreement"]["text_embeds"]["mean_cosine"] < 1 - 1e-6  # close, and not the same
@@ -136,8 +140,6 @@ def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkey
 
 @pytest.mark.parametrize("part", ["text", "image"])
 def test_a_modality_alone_is_exported_from_tables_of_that_modality(part, tmp_path, monkeypatch):
-    from test_examples import save_checkpoint
-
     save_checkpoint(tmp_path / "checkpoint")
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", part]
     words += ["--toy_offers", "120", "--num_workers", "0", "--agreement_products", "10"]

@@ -92,7 +92,7 @@ def test_batches_and_workers_change_nothing():
     assert embed_products(model, processor, images=files).keys() == {"image_embeds"}
     for sizes in ({"image_batch_size": 2}, {"image_batch_size": 3, "num_workers": 2}):
         found = embed_products(model, processor, images=files, **sizes)["image_embeds"]
-        torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)  # sums of other batches round otherwise
 
 
 def test_cut_vectors_are_the_first_values_of_whole_ones():
@@ -158,7 +158,7 @@ def test_columns_of_tables_are_taken_in_their_order():
     ):
         found = embed_products(model, processor, titles=titles, images=photos)
         assert torch.equal(found["text_embeds"], expected["text_embeds"])
-        assert torch.allclose(found["image_embeds"], expected["image_embeds"], atol=1e-6)
+        assert torch.allclose(found["image_embeds"], expected["image_embeds"], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import logging
 from pathlib import Path
 
 from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.data.catalogs import check_catalogs
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import RunResult, TrainingLoop, describe
 from training.engine.lora import add_adapters, merge_adapters
+from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters
 from training.engine.setup import start_run
 from training.hub.card_facts import publish_checkpoint
@@ -36,6 +38,8 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     with accelerator.main_process_first():
         train_products = load_split(data, "train")
         validation_products = load_split(data, "validation")
+    check_catalogs(train_products, "training offers", data.max_catalog_share)
+    check_catalogs(validation_products, "held-out offers", data.max_catalog_share)
     if resume_from is not None:
         model_arguments = on_checkpoint(model_arguments, str(resume_from))
     titles = (row["title"] for row in train_products.select_columns("title"))
@@ -81,6 +85,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         accelerator.init_trackers("e-clip", config={k: str(v) for k, v in vars(arguments).items()})
     result = loop.run(resume_from)
     merge_adapters(loop.bare_model)
+    check_weights(loop.bare_model, "not saved")
     if accelerator.is_main_process:
         save_results(loop, result, output_dir)
         if arguments.push_to_hub:

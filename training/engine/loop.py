@@ -21,14 +21,18 @@ from modeling_eclip import EClipProcessor
 from training.arguments.groups import DataArguments, TrainArguments
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.loaders import train_loader
+from training.data.ranks import gather_objects
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
 from training.engine.interruption import EXIT_STATUS, Interruption
 from training.engine.lora import AdapterState, plain_state_dict
+from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
+from training.engine.setup import seed_rank
 from training.engine.step import OptimizerStep, TrainingStep
+from training.engine.tower_products import allow_tf32
 from training.engine.waiting import WaitingTime
 from training.retrieval.offer_embeddings import embed_dataset
 from training.retrieval.retrieval_metrics import retrieval_metrics
@@ -44,6 +48,7 @@ class RunResult:
         untrained: Retrieval metrics of the model at the start of the run.
         trained: The same at the end.
         samples: Samples trained on.
+        mixed_precision: What the towers computed in: `"no"` is float32.
         seconds: Time spent training, before a resumption included, evaluation and checkpoints not.
         waiting_seconds: The part of it that was spent waiting for data.
         bad_steps: Steps that were skipped because their loss or gradient was not a number.
@@ -54,6 +59,7 @@ class RunResult:
     untrained: dict[str, float]
     trained: dict[str, float]
     samples: int
+    mixed_precision: str
     seconds: float
     waiting_seconds: float
     bad_steps: int
@@ -95,6 +101,7 @@ class TrainingLoop:
         if arguments.channels_last:
             model = model.to(memory_format=torch.channels_last)
         drop_patches(model.base_model, arguments.keep_patches)
+        allow_tf32(arguments.tf32)
         if arguments.compile:
             compile_towers(model.base_model, arguments.compile_backend)
         self.step: OptimizerStep = self._make_step(model)
@@ -140,6 +147,7 @@ class TrainingLoop:
             SystemExit: SIGTERM came; a checkpoint is written.
         """
         progress = self.progress
+        seed_rank(self.arguments.seed, self.accelerator.process_index)
         if resume_from is not None:
             self._resume(resume_from)
         else:
@@ -159,7 +167,7 @@ class TrainingLoop:
             started = time.perf_counter()
             for batch in batches:
                 before = progress.samples_seen
-                ranks = self._gather((batch["num_rows"], batch["skipped"], interruption.requested))
+                ranks = gather_objects((batch["num_rows"], batch["skipped"], interruption.requested))
                 if any(is_stopped for _, _, is_stopped in ranks):
                     self._stop()
                 num_rows, num_usable = self._count(ranks)
@@ -178,7 +186,7 @@ class TrainingLoop:
                 if is_due and not self.step.bad_steps.is_in_a_row:
                     self._save()
                 started = time.perf_counter()
-            if any(self._gather(interruption.requested)):
+            if any(gather_objects(interruption.requested)):
                 self._stop()
             # The last evaluation takes less time than another start would: a signal that comes now waits for its end.
             self._evaluate()
@@ -187,6 +195,7 @@ class TrainingLoop:
             untrained=self._evaluations()[0],
             trained=trained,
             samples=progress.samples_seen,
+            mixed_precision=self.accelerator.mixed_precision,
             seconds=progress.seconds,
             waiting_seconds=progress.waiting_seconds,
             bad_steps=self.step.bad_steps.total,
@@ -219,6 +228,7 @@ class TrainingLoop:
             )
 
     def _save(self) -> None:
+        check_weights(self.bare_model, "not saved")
         self.progress.skips = self.skips.state_dict()
         self.checkpoints.save(self.progress.samples_seen)
 
@@ -243,6 +253,9 @@ class TrainingLoop:
             mates_share=self.data.mates_share,
             shuffle_buffer=self.data.shuffle_buffer,
             num_workers=self.data.num_workers,
+            prefetch_factor=self.data.prefetch_factor,
+            part_size=self.data.part_size,
+            memory_gib=self.data.batch_memory_gib,
             **self._loader_settings(),
         )
 
@@ -270,14 +283,6 @@ class TrainingLoop:
         )
         raise SystemExit(EXIT_STATUS)
 
-    def _gather(self, message: Any) -> list[Any]:
-        """Send a message to all ranks, and return the messages of all."""
-        if self.accelerator.num_processes == 1:
-            return [message]
-        messages: list[Any] = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(messages, message)
-        return messages
-
     def _count(self, ranks: list[Any]) -> tuple[int, int]:
         """Count the rows of all ranks, asked for and usable."""
         for num_rows, skipped, _ in ranks:
@@ -296,7 +301,7 @@ class TrainingLoop:
                 batch_size=self.arguments.eval_batch_size,
                 num_workers=self.data.num_workers,
             )
-        metrics = retrieval_metrics(offers)
+        metrics = retrieval_metrics(offers, self.accelerator)
         self.progress.history.append({"samples": self.progress.samples_seen} | metrics)
         self.accelerator.log(metrics, step=self.progress.samples_seen)
         if self.accelerator.is_main_process:

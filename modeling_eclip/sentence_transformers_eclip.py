@@ -138,13 +138,7 @@ class ProductEmbedding(nn.Module):
         return {**features, "sentence_embedding": embeds}
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Save the checkpoint, as [`EClipModel.save_pretrained`] and the processor do.
-
-        Args:
-            output_path: Folder.
-            *args: Not used.
-            **kwargs: Not used; weights are saved as safetensors only.
-        """
+        """Save the checkpoint to a folder; further arguments are not used, weights are saved as safetensors only."""
         self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
 
@@ -169,11 +163,7 @@ class ProductEmbedding(nn.Module):
         Args:
             model_name_or_path: Folder or Hub id.
             subfolder: Folder in it.
-            token: Token of the Hub.
-            cache_folder: Where downloads are kept.
-            revision: Revision of the Hub's repository.
-            local_files_only: Whether nothing is downloaded.
-            trust_remote_code: Whether the checkpoint's code is run.
+            token, cache_folder, revision, local_files_only, trust_remote_code: As for `from_pretrained`.
             model_kwargs: Further arguments of the model's `from_pretrained`, such as `dtype`.
             processor_kwargs: Further arguments of the processor's.
             config_kwargs: Further arguments of the configuration's.

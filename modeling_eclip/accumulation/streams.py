@@ -123,7 +123,8 @@ class MultiStreamAccumulation:
                 offer on this rank, tensors of no rows. They may lie on the CPU: each stream's are copied to the
                 model's device when it is encoded, and when it is encoded again, so that the device never holds those
                 of the whole batch.
-            catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone.
+            catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone. Best
+                on the CPU, as loaders give them: catalogs are found there, and from a GPU the host would wait for them.
 
         Returns:
             The loss over the whole batch, detached, the same on every rank.
@@ -140,7 +141,6 @@ class MultiStreamAccumulation:
         if self._is_sharded:
             streams = pad_streams(streams, device)
         self.num_streams = len(streams)
-        catalog_ids = catalog_ids if catalog_ids is None else catalog_ids.to(device)
         in_one = max(count_rows(len(streams), device)) == 1
         with self._batch_norm(in_one):
             if in_one and not self._is_sharded:  # whose scale has no reduction of its own
@@ -194,7 +194,7 @@ class MultiStreamAccumulation:
         encoded_again = self._transfer(
             [stream for stream, graph in zip(streams, graphs, strict=True) if graph is None], device
         )
-        for number, stream in enumerate(streams):
+        for number in range(len(streams)):
             is_last = number + 1 == len(streams)
             with contextlib.nullcontext() if is_last else self._no_reduction():
                 output = graphs[number]

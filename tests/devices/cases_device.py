@@ -8,7 +8,11 @@ from fake_cuda import CudaTensor, MixedDevicesError, counted_waits, on_cpu
 def test_tensors_of_both_devices_do_not_meet():
     here, there = torch.ones(3), torch.ones(3, device="cuda")
     assert there.device == torch.device("cuda:0") and isinstance(there, CudaTensor)
-    for mix in (lambda: here + there, lambda: torch.cat([here, there]), lambda: there.index_copy_(0, here.long(), there)):
+    for mix in (
+        lambda: here + there,
+        lambda: torch.cat([here, there]),
+        lambda: there.index_copy_(0, here.long(), there),
+    ):
         with pytest.raises(MixedDevicesError, match="tensors of both devices"):
             mix()
     assert on_cpu(there * torch.tensor(2.0)).tolist() == [2, 2, 2]  # the CPU's scalar may

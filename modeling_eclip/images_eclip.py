@@ -295,7 +295,7 @@ def _to_rgb(pil_image: "PILImage", name: str) -> "PILImage":
 
 @functools.lru_cache(16)
 def _to_srgb(mode: str, profile: bytes | None) -> Any:
-    """Return what brings pixels from a colour profile to sRGB; `None` where they are in it or the profile is unusable."""
+    """Return what brings pixels from a colour profile to sRGB; `None` where nothing is to be done, or nothing can."""
     if not profile or not is_vision_available():
         return None
     try:

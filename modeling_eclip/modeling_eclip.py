@@ -394,8 +394,11 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
                 by the loss only.
             return_loss: Whether to compute the loss; title `i` and image `i` must then be of one offer.
             return_logits: Whether to compute the similarities of all pairs; a loss that does its own does without.
-            position_ids, token_type_ids: As for [`EClipModel.encode_text`].
-            pixel_attention_mask, spatial_shapes, interpolate_pos_encoding: As for [`EClipModel.encode_image`].
+            position_ids: As for [`EClipModel.encode_text`], as is `token_type_ids`.
+            token_type_ids: See there.
+            pixel_attention_mask: As for [`EClipModel.encode_image`], as are the next two.
+            spatial_shapes: See there.
+            interpolate_pos_encoding: See there.
             text_pooler_output: Vectors of the title tower in place of `input_ids`, shape `(num_titles, width)`.
             image_pooler_output: Vectors of the image tower in place of `pixel_values`, likewise.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.

@@ -163,7 +163,11 @@ class ProductEmbedding(nn.Module):
         Args:
             model_name_or_path: Folder or Hub id.
             subfolder: Folder in it.
-            token, cache_folder, revision, local_files_only, trust_remote_code: As for `from_pretrained`.
+            token: Token of the Hub.
+            cache_folder: Where downloads are kept.
+            revision: Revision of the Hub's repository.
+            local_files_only: Whether nothing is downloaded.
+            trust_remote_code: Whether the checkpoint's code is run.
             model_kwargs: Further arguments of the model's `from_pretrained`, such as `dtype`.
             processor_kwargs: Further arguments of the processor's.
             config_kwargs: Further arguments of the configuration's.

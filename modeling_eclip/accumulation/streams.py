@@ -128,7 +128,8 @@ class MultiStreamAccumulation:
                 offer on this rank, tensors of no rows. They may lie on the CPU: each stream's are copied to the
                 model's device when it is encoded, and when it is encoded again, so that the device never holds those
                 of the whole batch.
-            catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone.
+            catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone. Best
+                on the CPU, as loaders give them: catalogs are found there, and the host would wait for a GPU's.
 
         Returns:
             The loss over the whole batch, detached, the same on every rank.
@@ -142,7 +143,6 @@ class MultiStreamAccumulation:
         streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
         num_offers = sum(len(stream.text_rows) for stream in streams)
         device = self.module.logit_scale.device
-        catalog_ids = catalog_ids if catalog_ids is None else catalog_ids.to(device)
         # All that ranks have to know of each other's share, in one message a step.
         *stream_counts, row_counts = zip(*gather_numbers((*count_streams(streams), num_offers), device), strict=True)
         self._row_counts = row_counts
@@ -204,7 +204,7 @@ class MultiStreamAccumulation:
         encoded_again = self._transfer(
             [stream for stream, graph in zip(streams, graphs, strict=True) if graph is None], device
         )
-        for number, stream in enumerate(streams):
+        for number in range(len(streams)):
             is_last = number + 1 == len(streams)
             with contextlib.nullcontext() if is_last else self._no_reduction():
                 kept = graphs[number]

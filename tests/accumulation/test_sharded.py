@@ -106,7 +106,7 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path, subtests):
             with subtests.test(shares=shares, arguments=arguments, frozen=frozen):
                 # The same sums in another order: float32 keeps seven digits.
                 torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-5, atol=1e-6)
-                # In float32, as sharded weights are trained: sums in another order differ by up to 1e-5 of the largest.
+                # Sums in another order: float32 leaves up to 1e-5 of the largest.
                 assert_same_gradients(gradients, expected, rtol=1e-4)
         assert len({num_streams for *_, num_streams in results}) == 1
         # Each rank holds a part of the gradients, and both together hold all: a scalar aside, there is no second copy.

@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import assert_same_gradients, make_config, make_inputs
+from conftest import assert_same_gradients, make_config, make_inputs, make_training_model
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
@@ -29,13 +29,7 @@ CASES = [
 
 
 def build(frozen="", dropout=0.0):
-    config = make_config()
-    for tower in (config.vision_config, config.text_config):
-        for name in vars(tower):
-            if "drop" in name:
-                setattr(tower, name, dropout)
-    torch.manual_seed(0)
-    model = EClipModel(config).train()
+    model = make_training_model(dropout=dropout, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.startswith(frozen)))
     return model

@@ -5,26 +5,16 @@ import itertools
 
 import pytest
 import torch
-from conftest import TEXT_TOWERS, VISION_TOWERS, assert_same_gradients, make_config, make_inputs
+from conftest import TEXT_TOWERS, VISION_TOWERS, assert_same_gradients, make_inputs, make_training_model
 from fake_cuda import CUDA, on_cpu
 
-from modeling_eclip import EClipModel, MultiStreamAccumulation
+from modeling_eclip import MultiStreamAccumulation
 
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 7])
 NUM_OFFERS = len(CATALOG_IDS)
 
 # Every tower at least once.
 PAIRS = list(zip(VISION_TOWERS, itertools.chain(TEXT_TOWERS, itertools.repeat("bert")), strict=False))
-
-
-def build(vision="vit", text="bert", dropout=0.0):
-    config = make_config(vision, text)
-    for tower in (config.vision_config, config.text_config):
-        for name in vars(tower):
-            if "drop" in name:
-                setattr(tower, name, dropout)
-    torch.manual_seed(0)
-    return EClipModel(config).train().double()  # see `assert_same_gradients`
 
 
 def gradients_of(model):
@@ -37,7 +27,7 @@ def test_all_towers_are_here():
 
 @pytest.mark.parametrize(("vision", "text"), PAIRS)
 def test_towers(vision, text):
-    model = build(vision, text)
+    model = make_training_model(vision, text)
     moved = copy.deepcopy(model).to(CUDA)
     assert {parameter.device for parameter in moved.parameters()} == {CUDA}
     for each, device in ((model, "cpu"), (moved, CUDA)):
@@ -53,7 +43,7 @@ def test_towers(vision, text):
 def test_streams(keep_graphs, dropout):
     found = []
     for device in ("cpu", "cuda"):
-        model = build(dropout=dropout).to(device)
+        model = make_training_model(dropout=dropout).to(device)
         accumulate = MultiStreamAccumulation(model, text_stream_size=3, image_stream_size=2, keep_graphs=keep_graphs)
         for _ in range(1 + (keep_graphs == "auto")):  # which measures in the first step
             model.zero_grad()

@@ -24,7 +24,7 @@ def load(folder: str, format: str) -> Callable[[dict[str, np.ndarray]], np.ndarr
     if format == "onnx":
         session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(["text_embeds"], inputs)[0]
-    hint = {"INFERENCE_PRECISION_HINT": "f32"}  # without it, CPUs that can compute in bfloat16: the third digit differs
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}  # else CPUs that can compute in bfloat16: the third digit differs
     compiled = openvino.Core().compile_model(f"{folder}/openvino_model.xml", "CPU", hint)
     return lambda inputs: compiled(inputs)["text_embeds"]
 

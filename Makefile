@@ -32,7 +32,7 @@ quickstart: $(INSTALLED) ## Generate products, train on them, measure retrieval,
 
 .PHONY: toy-catalog
 toy-catalog: $(INSTALLED) ## Write generated products and an image of them to outputs/toy_catalog
-	$(BIN)/python -m modeling_eclip.toy --output outputs/toy_catalog
+	$(BIN)/python -m modeling_eclip.toy --output_dir outputs/toy_catalog
 
 # Two workers with one thread each: small models gain nothing from more threads and lose much to contention.
 # Tests need no Hub: offline mode turns an accidental request into an error instead of a wait.
@@ -103,9 +103,9 @@ demo: $(INSTALLED) ## A page in the browser: search by words and image, five tas
 
 .PHONY: prepare-demo
 prepare-demo: $(INSTALLED) ## Generate raw offers, and a corpus of them, in outputs/ (a minute)
-	$(BIN)/python training/corpus/toy_raw_offers.py --output outputs/toy_raw
+	$(BIN)/python training/corpus/toy_raw_offers.py --output_dir outputs/toy_raw
 	$(BIN)/python training/prepare.py --config training/configs/prepare.yaml --id_column offer_id \
-		--input outputs/toy_raw/raw.parquet --output outputs/toy_corpus $(PREPARE_ARGS)
+		--input outputs/toy_raw/raw.parquet --output_dir outputs/toy_corpus $(PREPARE_ARGS)
 
 .PHONY: quality
 quality: $(INSTALLED) ## Check style and types

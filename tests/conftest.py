@@ -18,7 +18,9 @@ from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
-from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
+from training.arguments.train import TrainArguments
 from training.plots.canvas import plt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +73,7 @@ MODEL = ModelArguments(
 )  # fmt: skip
 
 # 60 generated offers: about 48 to train on, three batches of 16.
-DATA = DataArguments(toy_offers=60, num_workers=0)
+DATA = DataArguments(train_data=["toy"], toy_offers=60, num_workers=0)
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
     "vit": VIT,

@@ -6,8 +6,10 @@ import shlex
 import pytest
 from conftest import ROOT
 
-from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
+from training.arguments.train import TrainArguments
 from training.engine.contrastive_training import train
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for room in ("training", "examples", "tests", "modeling_eclip")

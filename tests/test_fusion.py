@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from modeling_eclip import ProductEmbeds
 from modeling_eclip.fusion_eclip import LateFusionClassifier, mean_cross_entropy
-from training.arguments.groups import FinetuneArguments
+from training.arguments.finetune import FinetuneArguments
 from training.tasks.classifier_task import ClassifierTask
 from training.tasks.features import Represented
 

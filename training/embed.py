@@ -5,24 +5,22 @@ Writes to `output_dir` parquet files with `row_id`, `catalog_id`, `text_embeds` 
 `accelerate` starts a process for each device.
 """
 
-import logging
-
-import datasets
-import transformers
-
+from training.arguments.embed import EmbedArguments
 from training.arguments.parser import parse_arguments
-from training.embedding.embed_corpus import EmbedArguments, embed_corpus, logger
+from training.arguments.script import quiet_libraries, script
 
 
+@script()
 def main() -> None:
     """Parse the arguments and embed."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     (arguments,) = parse_arguments((EmbedArguments,))
+
+    from training.embedding.embed_corpus import embed_corpus
+
+    quiet_libraries()
     report = embed_corpus(arguments)
     if report:
-        logger.info("%s rows, %s files in %s", f"{report['rows']:,}", report["files"], arguments.output_dir)
+        print(f"{report['rows']:,} rows, {report['files']} files in {arguments.output_dir}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure checkpoints: `python training/evaluate_tasks.py --config C --checkpoints A B [--task category]`.
+"""Measure checkpoints: `python training/evaluate_tasks.py --config C --checkpoint A B [--task category]`.
 
 With `--task`, the heads of the checkpoints on a split of any data, with intervals. `report.json` then holds for each
 checkpoint what was measured, what was left out, and `metrics`: `{name: {"value", "low", "high"}}`; plots lie beside
@@ -9,178 +9,22 @@ names some. Beside the checkpoints stands the untrained model of the configurati
 `{checkpoint: {metric: value}}`.
 """
 
-import json
-import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import datasets
-import torch
-import transformers
-
-from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments.groups import DataArguments, EvaluationArguments, ModelArguments
+from training.arguments.data import DataArguments
+from training.arguments.evaluation import EvaluationArguments
+from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
-from training.data.catalogs import check_catalogs
-from training.engine.build import build_model, build_processor, load_split
-from training.engine.setup import open_accelerator
-from training.evaluation.gallery import draw_evaluations
-from training.evaluation.task_evaluation import (
-    evaluate_head,
-    load_evaluated_split,
-    load_task_head,
-    load_zero_shot_head,
-)
-from training.retrieval.offer_embeddings import embed_dataset
-from training.retrieval.retrieval_metrics import matching_metrics, retrieval_metrics
-from training.tasks.registry import find_task
-
-logger = logging.getLogger("training")
-
-Loader = Callable[[], tuple[EClipModel, EClipProcessor]]
+from training.arguments.script import quiet_libraries, script
 
 
-def evaluate(
-    models: dict[str, Loader], data: DataArguments, arguments: EvaluationArguments
-) -> dict[str, dict[str, float]]:
-    """Measure every model on every task that the data allows.
-
-    Args:
-        models: Per name what loads the model and its processor.
-        data: The data arguments.
-        arguments: The evaluation arguments.
-
-    Returns:
-        `{name: {metric: value}}`.
-    """
-    accelerator = open_accelerator(mixed_precision=arguments.eval_mixed_precision)
-    test_products = load_split(data, "test")
-    check_catalogs(test_products, "test offers", data.max_catalog_share)
-    pair_products = load_split(data, "pairs") if data.test_pairs else None
-    metrics = {}
-    for name, load in models.items():
-        model, processor = load()
-        model.to(accelerator.device)
-        settings = {"batch_size": arguments.eval_batch_size, "num_workers": data.num_workers}
-        metrics[name] = retrieval_metrics(
-            embed_dataset(model, processor, test_products, accelerator, **settings), accelerator
-        )
-        if pair_products is not None and data.test_pairs:
-            offers = embed_dataset(model, processor, pair_products, accelerator, **settings)
-            metrics[name] |= matching_metrics(offers, data.test_pairs, encoding=data.encoding)
-    return metrics
-
-
-def load_checkpoint(folder: str) -> Loader:
-    """Return what loads a checkpoint."""
-    return lambda: (
-        EClipModel.from_pretrained(folder, dtype=torch.float32),
-        EClipProcessor.from_pretrained(folder),
-    )
-
-
-def load_untrained(model_arguments: ModelArguments, data: DataArguments, seed: int) -> Loader:
-    """Return what builds the model that a training of the same configuration starts from."""
-
-    def load() -> tuple[EClipModel, EClipProcessor]:
-        titles = (row["title"] for row in load_split(data, "train").select_columns("title"))
-        processor = build_processor(model_arguments, titles)
-        return build_model(model_arguments, processor.tokenizer, seed=seed).eval(), processor
-
-    return load
-
-
-def evaluate_task(task_name: str, data: DataArguments, arguments: EvaluationArguments) -> dict[str, Any]:
-    """Measure the heads of checkpoints on a task, print the table and draw the plots.
-
-    Args:
-        task_name: Name of the task.
-        data: The data arguments.
-        arguments: The evaluation arguments.
-
-    Returns:
-        `{checkpoint: what the report holds of it}`; nothing on other ranks than the first.
-
-    Raises:
-        ValueError: a checkpoint has no such head, or a column of labels is missing.
-    """
-    accelerator = open_accelerator(mixed_precision=arguments.eval_mixed_precision)
-    task = find_task(task_name)
-    checkpoints = list(dict.fromkeys(arguments.checkpoints))
-    # A mistake in one of them is told before any is measured.
-    heads = {}
-    if not arguments.zero_shot:
-        heads = {folder: load_task_head(task, folder, arguments.modality) for folder in checkpoints}
-    products = load_evaluated_split(task, data, arguments.split, arguments.seed)
-    if arguments.zero_shot:  # the products may tell the classes
-        heads = {
-            folder: load_zero_shot_head(task, folder, arguments.modality, products, data) for folder in checkpoints
-        }
-    evaluations = {}
-    for name, folder in zip(short_names(checkpoints), heads, strict=True):
-        processor = EClipProcessor.from_pretrained(folder)
-        evaluation = evaluate_head(task, heads[folder], processor, products, data, arguments, accelerator)
-        if evaluation is not None:
-            evaluations[name] = evaluation
-    if not evaluations:
-        return {}
-    print_table(
-        {name: {metric: str(value) for metric, value in one.metrics.items()} for name, one in evaluations.items()}
-    )
-    report_dir = Path(arguments.report_dir)
-    report_dir.mkdir(parents=True, exist_ok=True)
-    for file in draw_evaluations(evaluations, products, report_dir):
-        logger.info("%s", file)
-    return {folder: one.to_json() for folder, one in zip(heads, evaluations.values(), strict=True)}
-
-
-def short_names(checkpoints: Sequence[str]) -> list[str]:
-    """Return a name to print for each checkpoint: its last part, where that tells them apart."""
-    last = [Path(checkpoint).name or checkpoint for checkpoint in checkpoints]
-    counts = Counter(last)
-    return [name if counts[name] == 1 else checkpoint for name, checkpoint in zip(last, checkpoints, strict=True)]
-
-
-def print_table(columns: Mapping[str, Mapping[str, str]]) -> None:
-    """Print metrics, a row each, and a column per model."""
-    metrics = list(dict.fromkeys(metric for column in columns.values() for metric in column))
-    widths = {name: max(12, len(name), *map(len, column.values())) for name, column in columns.items()}
-    first = max(map(len, metrics))
-    logger.info("%s  %s", " " * first, "  ".join(f"{name:>{widths[name]}}" for name in columns))
-    for metric in metrics:
-        values = "  ".join(f"{column.get(metric, ''):>{widths[name]}}" for name, column in columns.items())
-        logger.info("%-*s  %s", first, metric, values)
-
-
+@script()
 def main() -> None:
     """Parse the arguments, measure, print."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    model_arguments, data, arguments = parse_arguments((ModelArguments, DataArguments, EvaluationArguments))
-    report: dict[str, Any]
-    if arguments.task is not None:
-        if not arguments.checkpoints:
-            raise SystemExit(f"nothing to measure: give --checkpoints with a head for the task {arguments.task!r}")
-        report = evaluate_task(arguments.task, data, arguments)
-        if not report:
-            return
-    else:
-        models = {}
-        if model_arguments != ModelArguments():
-            models["untrained"] = load_untrained(model_arguments, data, arguments.seed)
-        models |= {folder: load_checkpoint(folder) for folder in arguments.checkpoints}
-        if not models:
-            raise SystemExit("nothing to measure: give --checkpoints, or a --config that names a model")
-        report = evaluate(models, data, arguments)
-        table = {name: {metric: f"{value:.3f}" for metric, value in row.items()} for name, row in report.items()}
-        print_table(table)
-    report_dir = Path(arguments.report_dir)
-    report_dir.mkdir(parents=True, exist_ok=True)
-    (report_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    logger.info("report.json is in %s", report_dir)
+    data, arguments, model = parse_arguments((DataArguments, EvaluationArguments), of_file=(ModelArguments,))
+
+    from training.evaluation.measure_checkpoints import measure_checkpoints
+
+    quiet_libraries()
+    measure_checkpoints(model, data, arguments)
 
 
 if __name__ == "__main__":

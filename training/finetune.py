@@ -5,14 +5,21 @@ Writes to `output_dir` the model and its processor, as `from_pretrained` reads t
 disk, where further tasks, modalities and shares of the labels find them.
 """
 
-from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
+from training.arguments.data import DataArguments
+from training.arguments.finetune import FinetuneArguments
+from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
-from training.tasks.finetuning import finetune
+from training.arguments.script import script
 
 
+@script()
 def main() -> None:
     """Parse the arguments and learn."""
-    finetune(*parse_arguments((ModelArguments, DataArguments, FinetuneArguments)))
+    arguments = parse_arguments((ModelArguments, DataArguments, FinetuneArguments))
+
+    from training.tasks.finetuning import finetune
+
+    finetune(*arguments)
 
 
 if __name__ == "__main__":

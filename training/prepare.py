@@ -1,23 +1,27 @@
-"""Prepare a corpus from raw offers: `python training/prepare.py --config FILE --input raw.parquet --output corpus`.
+"""Prepare a corpus: `python training/prepare.py --config FILE --input raw.parquet --output_dir corpus`.
 
-Writes to `output`: the folders `kept`, which training reads as it is, and `dropped`, with a reason for each offer;
+Writes to `output_dir`: the folders `kept`, which training reads as it is, and `dropped`, with a reason for each offer;
 `report.html` and `report.json`, whose counts add up; and `work`, from which a stopped run resumes. `work` may be
 removed afterwards.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
-from training.corpus.options import FirstModelTrainer, PrepareArguments
+from training.arguments.prepare import PrepareArguments
+from training.arguments.script import script
+from training.arguments.train import TrainArguments
 
-logger = logging.getLogger("training")
+if TYPE_CHECKING:
+    from training.corpus.drop_mismatches import FirstModelTrainer
 
 
-def first_model_trainer(config: str) -> FirstModelTrainer:
+def first_model_trainer(config: str) -> "FirstModelTrainer":
     """Return the function that trains a first model, as a configuration of `train.py` describes it.
 
     Args:
@@ -43,9 +47,8 @@ def first_model_trainer(config: str) -> FirstModelTrainer:
             data,
             train_data=list(train_files),
             validation_data=list(validation_files),
-            # Training reads neither. A configuration that names no data has those of the toy catalog.
-            test_data=[],
-            attribute_columns=[],
+            validation_share=0.0,
+            test_data=[],  # which training does not read
         )
         resume_from = "latest" if find_checkpoints(output_dir) else training.resume_from_checkpoint
         train(model, offers, replace(training, output_dir=str(output_dir), resume_from_checkpoint=resume_from))
@@ -54,20 +57,21 @@ def first_model_trainer(config: str) -> FirstModelTrainer:
     return train_first_model
 
 
+@script()
 def main() -> None:
     """Parse the arguments and prepare."""
+    (arguments,) = parse_arguments((PrepareArguments,))
+    trainer = first_model_trainer(arguments.first_model) if arguments.first_model else None
+
     # Imported here: the processes that examine offers import this file, too, and would hold what they do not need.
     from training.corpus.pipeline import prepare
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    (arguments,) = parse_arguments((PrepareArguments,))
-    report = prepare(arguments, first_model_trainer(arguments.first_model) if arguments.first_model else None)
+    report = prepare(arguments, trainer)
     for step in report["funnel"]:
         for reason, count in step["dropped"].items():
-            logger.info("%-12s %-20s %12s", step["step"], reason, f"{-count:,}")
-    logger.info(
-        "%s of %s offers kept; report.html is in %s", f"{report['kept']:,}", f"{report['input']:,}", arguments.output
-    )
+            print(f"{step['step']:12} {reason:20} {-count:12,}")
+    kept = f"{report['kept']:,} of {report['input']:,} offers kept"
+    print(f"{kept}; report.html is in {arguments.output_dir}")
 
 
 if __name__ == "__main__":

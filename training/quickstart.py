@@ -16,8 +16,10 @@ from accelerate import Accelerator
 from modeling_eclip import EClipModel, EClipProcessor, load_product_image
 from modeling_eclip.plots import draw_neighbours
 from modeling_eclip.toy import choose_sheet_rows, draw_catalog_sheet
-from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
+from training.arguments.train import TrainArguments
 from training.data.read_tables import Products
 from training.engine.build import build_model, load_split
 from training.retrieval.offer_embeddings import OfferEmbeddings, embed_dataset

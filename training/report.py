@@ -8,20 +8,23 @@ writes to `output_dir`
 - `pretraining/METHOD`, and `runs/`, what has been computed. A report that was stopped goes on from there.
 """
 
-import logging
 import signal
 import sys
 
-from training.arguments.groups import ReportArguments
 from training.arguments.parser import parse_arguments
-from training.benchmark.report import report
+from training.arguments.report import ReportArguments
+from training.arguments.script import script
 
 
+@script()
 def main() -> None:
     """Parse the arguments and report."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = parse_arguments((ReportArguments,))
+
+    from training.benchmark.report import report
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the time until then is counted, too
-    report(*parse_arguments((ReportArguments,)))
+    report(*arguments)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,21 @@ Writes to `output_dir`: the model and its processor (as `from_pretrained` reads 
 and checkpoints while it runs.
 """
 
-from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
-from training.engine.contrastive_training import train
+from training.arguments.script import script
+from training.arguments.train import TrainArguments
 
 
+@script()
 def main() -> None:
     """Parse the arguments and train."""
-    train(*parse_arguments((ModelArguments, DataArguments, TrainArguments)))
+    arguments = parse_arguments((ModelArguments, DataArguments, TrainArguments))
+
+    from training.engine.contrastive_training import train
+
+    train(*arguments)
 
 
 if __name__ == "__main__":

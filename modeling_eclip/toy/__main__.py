@@ -1,4 +1,4 @@
-"""Write the generated offers: `python -m modeling_eclip.toy --output outputs/toy_catalog`.
+"""Write the generated offers: `python -m modeling_eclip.toy --output_dir outputs/toy_catalog`.
 
 Writes `train.parquet`, `validation.parquet`, `test.parquet`, and `sheet.png`, a page that shows some of them.
 """
@@ -15,18 +15,18 @@ _SHEET_ROWS = 45
 def main(arguments: list[str] | None = None) -> None:
     """Write the splits as parquet files, and the sheet."""
     parser = argparse.ArgumentParser(description="Write generated offers as parquet files, and a sheet.")
-    parser.add_argument("--output", type=Path, default=Path("outputs/toy_catalog"), help="folder to write to")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/toy_catalog"), help="folder to write to")
     parser.add_argument("--num_offers", type=int, default=4000, help="rows in all splits together")
     parser.add_argument("--seed", type=int, default=0, help="decides every row")
     parser.add_argument("--image_size", type=int, default=96, help="side of the images in pixels")
     chosen = parser.parse_args(arguments)
     catalog = toy_catalog(chosen.num_offers, seed=chosen.seed, image_size=chosen.image_size)
-    chosen.output.mkdir(parents=True, exist_ok=True)
+    chosen.output_dir.mkdir(parents=True, exist_ok=True)
     for name, split in catalog.items():
-        split.to_parquet(chosen.output / f"{name}.parquet")
-        print(f"{chosen.output / name}.parquet: {len(split)} offers")
-    draw_catalog_sheet(choose_sheet_rows(max(catalog.values(), key=len), _SHEET_ROWS), chosen.output / "sheet.png")
-    print(f"{chosen.output / 'sheet.png'}: a page that shows some of them")
+        split.to_parquet(chosen.output_dir / f"{name}.parquet")
+        print(f"{chosen.output_dir / name}.parquet: {len(split)} offers")
+    draw_catalog_sheet(choose_sheet_rows(max(catalog.values(), key=len), _SHEET_ROWS), chosen.output_dir / "sheet.png")
+    print(f"{chosen.output_dir / 'sheet.png'}: a page that shows some of them")
 
 
 if __name__ == "__main__":

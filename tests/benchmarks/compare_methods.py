@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from training.arguments.groups import ModelArguments
+from training.arguments.model import ModelArguments
 
 ROOT = Path(__file__).parents[2]
 # Metrics of `evaluate_tasks.py`, and their names in the table.
@@ -53,10 +53,10 @@ def run(name: str, seed: int, plan: dict[str, Any], folder: Path, threads: int) 
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         model = folder / "model"
         train: list[Any] = ["train.py", "--config", folder / "train.yaml", "--seed", seed, "--output_dir", model]
-        measure: list[Any] = ["evaluate_tasks.py", "--config", folder / "evaluate.yaml", "--checkpoints", model]
+        measure: list[Any] = ["evaluate_tasks.py", "--config", folder / "evaluate.yaml", "--checkpoint", model]
         commands = [
             [*train, "--overwrite_output_dir", "true"],
-            [*measure, "--report_dir", folder / "evaluation"],
+            [*measure, "--output_dir", folder / "evaluation"],
         ]
         with (folder / "log.txt").open("w") as log:
             for script, *extra in commands:

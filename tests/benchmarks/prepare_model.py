@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from training.arguments.prepare import PrepareArguments
 from training.corpus.derive_catalogs import Likeness, derive_catalogs
 from training.corpus.drops import Drops
-from training.corpus.options import PrepareArguments
 from training.corpus.similar_pairs import _LARGEST_BUCKET
 
 TB, GIB = 1e12, 2**30

@@ -113,7 +113,7 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_DATA, (given.memory_limit_mb * 2**20,) * 2)
 
     command = [sys.executable, "training/prepare.py", "--input", str(raw.resolve()), "--id_column", "offer_id"]
-    command += ["--output", str((given.output / "corpus").resolve()), *others]
+    command += ["--output_dir", str((given.output / "corpus").resolve()), *others]
     started = time.perf_counter()
     run = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, preexec_fn=limit)
     peak, processor_seconds = watch(run)

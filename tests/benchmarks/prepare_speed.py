@@ -21,8 +21,8 @@ import datasets
 import pyarrow as pa
 from daft import DataType, Series, col
 
-from training.corpus.image_facts import ImageLimits, examine_image
-from training.corpus.options import PrepareArguments
+from training.arguments.prepare import ImageLimits, PrepareArguments
+from training.corpus.image_facts import examine_image
 from training.corpus.plan_parts import plan_parts
 from training.corpus.read_offers import prepare_part
 from training.corpus.sandbox import in_process

@@ -22,8 +22,9 @@ pytest.importorskip("lancedb")
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor  # noqa: E402
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer  # noqa: E402
 from modeling_eclip.toy.catalog import toy_catalog  # noqa: E402
-from training.arguments.groups import DataArguments  # noqa: E402
-from training.build_demo import DemoArguments, build_demo  # noqa: E402
+from training.arguments.data import DataArguments  # noqa: E402
+from training.arguments.demo import DemoArguments  # noqa: E402
+from training.evaluation.demo_data import build_demo  # noqa: E402
 
 DEMO = ROOT / "examples" / "demo"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -51,7 +52,7 @@ def data(tmp_path_factory):
     processor = EClipProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
     processor.save_pretrained(folder / "model")
     arguments = DemoArguments(checkpoint=str(folder / "model"), output_dir=str(folder / "data"), max_products=24)
-    toy = DataArguments(toy_offers=350, num_workers=0)
+    toy = DataArguments(train_data=["toy"], toy_offers=350, num_workers=0)
     build_demo(toy, arguments)
     build_demo(toy, arguments)  # everything is there
     return folder / "data"
@@ -94,12 +95,12 @@ def test_the_data_is_whole(data):
 def test_a_folder_that_is_of_something_else_is_refused(data):
     arguments = DemoArguments(checkpoint=str(data.parent / "model"), output_dir=str(data), max_products=24)
     with pytest.raises(ValueError, match="begun with another toy_offers"):
-        build_demo(DataArguments(toy_offers=300, num_workers=0), arguments)
+        build_demo(DataArguments(train_data=["toy"], toy_offers=300, num_workers=0), arguments)
     model = EClipModel.from_pretrained(data.parent / "model")
     model.logit_scale.data += 1
     model.save_pretrained(data.parent / "model")
     with pytest.raises(ValueError, match="other weights"):
-        build_demo(DataArguments(toy_offers=350, num_workers=0), arguments)
+        build_demo(DataArguments(train_data=["toy"], toy_offers=350, num_workers=0), arguments)
 
 
 def test_products_without_images_are_refused(data, tmp_path):

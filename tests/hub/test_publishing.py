@@ -29,7 +29,10 @@ from modeling_eclip import (
     push_to_hub,
 )
 from modeling_eclip.hub.model_card import GENERATED, build_model_card
-from training.arguments.groups import CardArguments, DataArguments, FinetuneArguments, TrainArguments
+from training.arguments.card import CardArguments
+from training.arguments.data import DataArguments
+from training.arguments.finetune import FinetuneArguments
+from training.arguments.train import TrainArguments
 from training.engine.build import build_model, build_processor
 from training.engine.contrastive_training import train
 from training.hub.card_facts import checkpoint_facts
@@ -40,7 +43,7 @@ from training.tasks.registry import TASKS
 
 TITLES = ["a red shoe", "blue shirt, size M"]
 PATHS = [["Shoes", "Boots"], ["Shoes", "Sandals"], ["Shirts"]]
-DATA = DataArguments(toy_offers=80, num_workers=0)
+DATA = DataArguments(train_data=["toy"], toy_offers=80, num_workers=0)
 
 
 def use(server, patch, cache, user="someone"):

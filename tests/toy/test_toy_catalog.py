@@ -233,7 +233,7 @@ def test_empty_sheet_is_refused(tmp_path):
 def test_command_line_writes_parquet_that_loads(tmp_path):
     script = [sys.executable, "-m", "modeling_eclip.toy"]
     subprocess.run(
-        [*script, "--output", str(tmp_path / "toy"), "--num_offers", "120", "--seed", "2", "--image_size", "48"],
+        [*script, "--output_dir", str(tmp_path / "toy"), "--num_offers", "120", "--seed", "2", "--image_size", "48"],
         env=_environment("0"), check=True, capture_output=True, cwd=tmp_path,
     )  # fmt: skip
     files = {name: str(tmp_path / "toy" / f"{name}.parquet") for name in ("train", "validation", "test")}
@@ -248,6 +248,6 @@ def test_command_line_writes_parquet_that_loads(tmp_path):
 
 
 def test_a_single_offer_can_be_written(tmp_path):
-    main(["--output", str(tmp_path), "--num_offers", "1", "--image_size", "48"])
+    main(["--output_dir", str(tmp_path), "--num_offers", "1", "--image_size", "48"])
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"train.parquet", "validation.parquet", "test.parquet", "sheet.png"}

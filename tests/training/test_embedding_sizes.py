@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.embedding_sizes import SizesArguments, measure_sizes
+from training.arguments.embedding_sizes import SizesArguments
+from training.embedding.embedding_sizes import measure_sizes
 
 pytest.importorskip("faiss")
 

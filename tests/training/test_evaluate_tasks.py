@@ -21,7 +21,7 @@ from modeling_eclip import ProductEmbeds
 from modeling_eclip.representation_eclip import EClipYesOrNoModel
 from modeling_eclip.toy.catalog import toy_catalog
 from training import evaluate_tasks
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
 from training.engine.build import build_model, build_processor
@@ -32,7 +32,7 @@ from training.tasks.answers import TaskAnswers
 from training.tasks.features import Represented
 from training.tasks.registry import find_task
 
-DATA = DataArguments(num_workers=0)
+DATA = DataArguments(train_data=["toy"], num_workers=0)
 
 
 class Output(dict):
@@ -242,7 +242,7 @@ def run(checkpoints, tmp_path, monkeypatch):
     def run(*words, plots=False):
         data = ["--test_data", str(checkpoints / "test.parquet"), "--num_workers", "0", "--num_resamples", "20"]
         data += ["--validation_data", str(checkpoints / "validation.parquet")]
-        monkeypatch.setattr(sys, "argv", ["evaluate_tasks.py", *data, *words, "--report_dir", str(tmp_path)])
+        monkeypatch.setattr(sys, "argv", ["evaluate_tasks.py", *data, *words, "--output_dir", str(tmp_path)])
         if not plots:
             monkeypatch.setattr(evaluate_tasks, "draw_evaluations", lambda *arguments: [])
         evaluate_tasks.main()
@@ -254,7 +254,7 @@ def run(checkpoints, tmp_path, monkeypatch):
 def test_the_command_measures_and_draws(checkpoints, run, tmp_path, caplog):
     folder = str(checkpoints / "category")
     with caplog.at_level("INFO"):
-        report = run("--task", "category", "--checkpoints", folder, plots=True)[folder]
+        report = run("--task", "category", "--checkpoint", folder, plots=True)[folder]
     rows = pq.read_table(checkpoints / "test.parquet").to_pylist()
     assert report | {"metrics": None, "unknown_labels": None} == {
         "task": "category", "modality": "both", "split": "test", "rows": len(rows), "left_out": {},
@@ -272,7 +272,7 @@ def test_the_command_measures_and_draws(checkpoints, run, tmp_path, caplog):
 
 def test_a_head_gets_to_see_less(checkpoints, run, tmp_path):
     folder = str(checkpoints / "category")
-    words = ["--task", "category", "--checkpoints", folder]
+    words = ["--task", "category", "--checkpoint", folder]
     reports = {modality: run(*words, "--modality", modality)[folder] for modality in ("text", "image", "both")}
     assert [reports[modality]["modality"] for modality in reports] == list(reports)
     assert reports["text"]["metrics"] != reports["image"]["metrics"] != reports["both"]["metrics"]
@@ -291,7 +291,7 @@ def test_checkpoints_side_by_side_and_another_split(checkpoints, run, tmp_path):
     for file in processor.glob("*token*"):
         (Path(folders[1]) / file.name).write_bytes(file.read_bytes())
     (Path(folders[1]) / "processor_config.json").write_bytes((processor / "processor_config.json").read_bytes())
-    words = ["--task", "adult", "--split", "validation", "--checkpoints", *folders]
+    words = ["--task", "adult", "--split", "validation", "--checkpoint", *folders]
     report = run(*words, plots=True)
     assert list(report) == folders and report[folders[0]]["metrics"] == report[folders[1]]["metrics"]
     assert report[folders[0]]["rows"] == pq.read_metadata(checkpoints / "validation.parquet").num_rows
@@ -302,7 +302,7 @@ def test_checkpoints_side_by_side_and_another_split(checkpoints, run, tmp_path):
 @pytest.mark.parametrize("task", ["matching", "clustering"])
 def test_a_checkpoint_without_a_head_matches_and_groups(checkpoints, run, task):
     folder = str(checkpoints / "base")
-    report = run("--task", task, "--checkpoints", folder, "--modality", "text")[folder]
+    report = run("--task", task, "--checkpoint", folder, "--modality", "text")[folder]
     metric = {"matching": "average_precision", "clustering": "adjusted_rand_index"}[task]
     assert report["modality"] == "text" and math.isfinite(report["metrics"][metric]["value"])
 
@@ -310,7 +310,7 @@ def test_a_checkpoint_without_a_head_matches_and_groups(checkpoints, run, task):
 @pytest.mark.parametrize("task", ["category", "attributes"])
 def test_classes_by_their_names(checkpoints, run, task):
     folder = str(checkpoints / "base")
-    words = ["--task", task, "--checkpoints", folder, "--zero_shot", "true", "--modality", "text"]
+    words = ["--task", task, "--checkpoint", folder, "--zero_shot", "true", "--modality", "text"]
     words += ["--attribute_columns", "colour", "pattern"] if task == "attributes" else []
     report = run(*words)[folder]
     rows = pq.read_table(checkpoints / "test.parquet").to_pylist()
@@ -332,13 +332,13 @@ def test_classes_by_their_names(checkpoints, run, task):
         )
         assert report["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
     with pytest.raises(ValueError, match="the task is 'adult'; attributes and category"):
-        run("--task", "adult", "--checkpoints", folder, "--zero_shot", "true")
+        run("--task", "adult", "--checkpoint", folder, "--zero_shot", "true")
 
 
 def test_classes_of_a_trained_head_by_their_names(checkpoints, run):
     folder = str(checkpoints / "category")
-    by_name = run("--task", "category", "--checkpoints", folder, "--zero_shot", "true")[folder]
-    trained = run("--task", "category", "--checkpoints", folder)[folder]
+    by_name = run("--task", "category", "--checkpoint", folder, "--zero_shot", "true")[folder]
+    trained = run("--task", "category", "--checkpoint", folder)[folder]
     assert by_name["unknown_labels"] == trained["unknown_labels"] and by_name["metrics"] != trained["metrics"]
 
 

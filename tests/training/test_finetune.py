@@ -15,7 +15,10 @@ from safetensors.torch import load_file
 from modeling_eclip import EClipForCategoryClassification, EClipModel, EClipProcessor
 from modeling_eclip.fitting.linear import fit_linear
 from modeling_eclip.fitting.thresholds import calibrate, threshold_of_best_f1, threshold_of_recall
-from training.arguments.groups import DataArguments, EvaluationArguments, FinetuneArguments, ModelArguments
+from training.arguments.data import DataArguments
+from training.arguments.evaluation import EvaluationArguments
+from training.arguments.finetune import FinetuneArguments
+from training.arguments.model import ModelArguments
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
 from training.evaluation.task_evaluation import evaluate_head
@@ -25,7 +28,7 @@ from training.tasks.heads import load_head
 from training.tasks.label_share import choose_labelled
 from training.tasks.registry import find_task
 
-DATA = DataArguments(toy_offers=100, num_workers=0)
+DATA = DataArguments(train_data=["toy"], toy_offers=100, num_workers=0)
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,10 @@ from conftest import make_config, make_inputs
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments.groups import ModelArguments
+from training.arguments.model import ModelArguments
 from training.engine.build import build_processor
-from training.interpolate import interpolate_models, main
+from training.engine.interpolate import interpolate_models
+from training.interpolate import main
 
 
 def filled(value, vision="vit"):

@@ -14,8 +14,8 @@ from conftest import ON_RAY, ROOT
 from filelock import FileLock
 
 from training.arguments.parser import parse_arguments
+from training.arguments.prepare import PrepareArguments
 from training.corpus import pipeline, write_shards
-from training.corpus.options import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.corpus.toy_raw_offers import write_raw_offers
 
@@ -47,7 +47,7 @@ def corpus(raw, tmp_path_factory):
 
 def run(given, output, **others):
     settings = {"id_column": "offer_id", "rows_per_shard": 100, "num_examples": 3} | others
-    return prepare(PrepareArguments(input=[str(given)], output=str(output), **settings))
+    return prepare(PrepareArguments(input=[str(given)], output_dir=str(output), **settings))
 
 
 def read(folder, kind):
@@ -114,7 +114,9 @@ def test_files_have_the_stated_number_of_rows_and_training_reads_them(corpus):
 
 
 def test_the_corpus_is_trained_on_as_it_is(corpus, tmp_path):
-    from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+    from training.arguments.data import DataArguments
+    from training.arguments.model import ModelArguments
+    from training.arguments.train import TrainArguments
     from training.engine.contrastive_training import train
 
     words = ["--config", "training/configs/quickstart.yaml", "--output_dir", str(tmp_path), "--max_samples", "32"]
@@ -293,7 +295,7 @@ def test_two_runs_in_one_folder_are_refused(raw, tmp_path):
 
 
 def test_ray_makes_the_same_corpus(raw, corpus, tmp_path):
-    words = ["--input", str(raw / "raw.parquet"), "--output", str(tmp_path), "--id_column", "offer_id"]
+    words = ["--input", str(raw / "raw.parquet"), "--output_dir", str(tmp_path), "--id_column", "offer_id"]
     words += ["--rows_per_shard", "100", "--num_examples", "3", "--engine", "ray"]
     root = ROOT
     result = subprocess.run([sys.executable, *ON_RAY, "prepare", *words], cwd=root, capture_output=True, text=True)

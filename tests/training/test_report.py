@@ -14,7 +14,10 @@ from transformers import CLIPConfig
 
 import modeling_eclip
 from modeling_eclip import EClipProcessor
-from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments, ReportArguments
+from training.arguments.data import DataArguments
+from training.arguments.finetune import FinetuneArguments
+from training.arguments.model import ModelArguments
+from training.arguments.report import ReportArguments
 from training.benchmark.classical import answer_classically
 from training.benchmark.classical_features import ClassicalFeatures, image_histograms
 from training.benchmark.kept_heads import keep_checkpoints
@@ -28,7 +31,7 @@ from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import find_task
 
-DATA = DataArguments(toy_offers=150, num_workers=0)
+DATA = DataArguments(train_data=["toy"], toy_offers=150, num_workers=0)
 KEYS = {"task", "modality", "data", "method", "labels", "metric", "value", "low", "high", "seeds"}
 
 
@@ -283,7 +286,7 @@ def test_classical_features_of_what_is_missing():
 @pytest.mark.parametrize("task", ["category", "attributes", "adult", "matching", "clustering"])
 def test_the_classical_baseline(task, modality):
     arguments = FinetuneArguments(task=task, modality=modality)
-    data = DataArguments(toy_offers=300, num_workers=0, restricted_column="is_red")
+    data = DataArguments(train_data=["toy"], toy_offers=300, num_workers=0, restricted_column="is_red")
     splits = {
         "train": find_task(task).load_split(data, "train", 0),
         "validation": find_task(task).load_split(data, "validation", 0),

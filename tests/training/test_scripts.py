@@ -37,7 +37,7 @@ def test_quickstart_then_evaluation(tmp_path):
 
     report_dir = tmp_path / "evaluation"
     config = ["--config", "training/configs/quickstart.yaml", "--toy_offers", "80", "--num_workers", "0"]
-    evaluation = ["--checkpoints", str(output_dir), "--report_dir", str(report_dir)]
+    evaluation = ["--checkpoint", str(output_dir), "--output_dir", str(report_dir)]
     printed = run("training/evaluate_tasks.py", *config, *evaluation)
     report = json.loads((report_dir / "report.json").read_text())
     assert list(report) == ["untrained", str(output_dir)]

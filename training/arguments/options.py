@@ -16,6 +16,8 @@ def option(
     choices: list[str] | None = None,
     *,
     within: str | None = None,
+    advanced: bool = False,
+    command_line_only: bool = False,
     default_factory: Callable[[], Any] | None = None,
 ) -> Any:
     """Return a field with the help that `--help` prints, and with what it may be where that is no type.
@@ -25,10 +27,13 @@ def option(
         default: The default.
         choices: The words that it may be.
         default_factory: Finds out the default where it is that of the machine.
+        advanced: Whether `--help` lists it last, under "advanced".
+        command_line_only: Whether a file's value of this name is meant for other scripts.
         within: The range that a number must lie in, as mathematicians write it: `"(0, 1]"` is above 0 and at most 1.
     """
     metadata = {name: value for name, value in (("choices", choices), ("within", within)) if value is not None}
-    metadata |= {"help": text}
+    metadata |= {"help": text, **({"section": "advanced"} if advanced else {})}
+    metadata |= {"command_line_only": True} if command_line_only else {}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     if default_factory is not None:

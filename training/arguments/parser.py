@@ -11,64 +11,151 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 
-from training.arguments.groups import ALL_ARGUMENTS
+from training.arguments.data import DataArguments
+from training.arguments.evaluation import EvaluationArguments
+from training.arguments.finetune import FinetuneArguments
+from training.arguments.model import ModelArguments
+from training.arguments.publish import PublishArguments
+from training.arguments.report import ReportArguments
+from training.arguments.train import TrainArguments
 
-__all__ = ["parse_arguments"]
+__all__ = ["ALL_ARGUMENTS", "parse_arguments"]
 
+ALL_ARGUMENTS: tuple[type, ...] = (
+    ModelArguments,
+    DataArguments,
+    TrainArguments,
+    FinetuneArguments,
+    EvaluationArguments,
+    PublishArguments,
+    ReportArguments,
+)
+"""Those whose keys may stand in one file, of which each script reads its own."""
+
+_SECTIONS = ("data", "model", "run", "advanced")
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
-def parse_arguments(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse_arguments(
+    argument_classes: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    positional: Sequence[str] = (),
+    of_file: Sequence[type] = (),
+) -> tuple[Any, ...]:
     """Fill dataclasses from `--config FILE.yaml` and the command line.
 
     Args:
         argument_classes: The dataclasses that this script reads.
         argv: The command line without the program's name; that of the process if not given.
+        positional: Arguments whose values may come first on the command line, without their names.
+        of_file: Further dataclasses, which the file alone fills.
 
     Returns:
         One instance per class. A file may also hold keys of the other scripts' classes, so that one file serves a
         whole run; the command line may not.
 
     Raises:
-        SystemExit: a key is unknown, or a value is not of its type (printed with what is known).
+        SystemExit: A key is unknown, a value is not of its type or out of its range: told in one line, with exit
+            code 2.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    usage = "%(prog)s [--config FILE.yaml] [--argument value ...] (--help lists the arguments)"
-    parser = _ArgumentParser(tuple(argument_classes), allow_abbrev=False, usage=usage)
-    parser.add_argument("--config", help="YAML file of arguments; the command line goes before it.")
-    known = {name for group in argument_classes for name in _names(group)}
+    words = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    if len(words) >= len(positional) and not any(word.startswith("-") for word in words[: len(positional)]):
+        named = [f"--{name}={word}" for name, word in zip(positional, words, strict=False)]
+        words = named + words[len(positional) :]
+    parser = _ArgumentParser(argument_classes)
     config_path = _take_config(parser, words)
-    from_file = _read_config(parser, config_path, known) if config_path else []
-    written_out = [_write_out(word) for word in (*from_file, *words)]
-    parsed = parser.parse_args_into_dataclasses(written_out, return_remaining_strings=True)
-    groups, unknown = parsed[: len(argument_classes)], parsed[-1]
+    of_config = _read_config(parser, config_path, argument_classes) if config_path else []
+    parsed = _parse(parser, [*of_config, *words], "the command line")
+    if not of_file:
+        return parsed
+    file_parser = _ArgumentParser(of_file)
+    return parsed + _parse(file_parser, _read_config(file_parser, config_path, of_file) if config_path else [], "")
+
+
+def _parse(parser: "_ArgumentParser", words: list[str], where: str) -> tuple[Any, ...]:
+    words = [_write_out(word) for word in words]
+    _, unknown = parser.parse_known_args(words)
     for word in unknown:
         if word.startswith("--"):
-            _refuse(parser, word[2:].split("=")[0], known, "the command line")
+            _refuse(parser, word[2:].split("=")[0], parser.sections.keys(), where)
     if unknown:
         parser.error(f"the words {unknown} belong to no argument")
+    try:
+        *groups, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    except ValueError as error:  # of a dataclass that checks its values
+        parser.error(str(error))
     return tuple(groups)
 
 
 class _ArgumentParser(HfArgumentParser):
-    """A parser that takes an empty list for a list, and 1e6 for a whole number."""
+    """A parser that takes an empty list for a list, and 1e6 for a whole number; its help comes in sections.
+
+    Attributes:
+        sections: The section of each argument.
+    """
+
+    def __init__(self, argument_classes: Sequence[type]) -> None:
+        """Adds the arguments of dataclasses."""
+        self.sections: dict[str, str] = {
+            entry.name: entry.metadata.get("section", getattr(group, "section", "run"))
+            for group in argument_classes
+            for entry in dataclasses.fields(group)
+        }
+        self._groups: dict[str, Any] = {}
+        super().__init__(
+            tuple(argument_classes),
+            allow_abbrev=False,
+            usage="%(prog)s [--config FILE.yaml] [--argument value ...]",
+            formatter_class=argparse.HelpFormatter,
+        )
+        super().add_argument(
+            "--config", metavar="FILE", help="YAML file of arguments; the command line goes before it"
+        )
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """Add an argument; `HfArgumentParser` calls this for each field of a dataclass."""
-        settings.pop("within", None)  # the dataclass checks it
+        """Adds an argument; `HfArgumentParser` calls this for each field of a dataclass."""
+        for name in ("within", "section", "command_line_only"):  # read elsewhere
+            settings.pop(name, None)
+        name = names[0].lstrip("-")
+        if name not in self.sections:  # --help, or --no_flag of a --flag
+            return super().add_argument(*names, **settings | ({} if "-h" in names else {"help": argparse.SUPPRESS}))
+        if not self._groups:  # here, since argparse is ready now, and in their order
+            used = set(self.sections.values())
+            self._groups = {title: self.add_argument_group(title) for title in _SECTIONS if title in used}
         if settings.get("nargs") == "+":
             settings["nargs"] = "*"
         if settings.get("type") is int:
             settings["type"] = _whole_number
-        return super().add_argument(*names, **settings)
+        if not settings.get("choices"):
+            settings["metavar"] = _METAVARS.get(settings.get("type"), "TEXT")
+        default = settings.get("default")
+        if default not in (None, "", []):
+            told = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+            settings["help"] = f"{settings['help']} [{told}]".replace("%", "%%")
+        return self._groups[self.sections[name]].add_argument(names[0], **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the script in one line.
+
+        Raises:
+            SystemExit: Always, with exit code 2.
+        """
+        self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
+
+
+def _with_underscores(word: str) -> str:
+    """Take `--batch-size` for `--batch_size`."""
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
 
 
 def _write_out(word: str) -> str:
@@ -76,7 +163,7 @@ def _write_out(word: str) -> str:
     return format(Decimal(word), "f") if _NEGATIVE_NUMBER.fullmatch(word) else word
 
 
-def _take_config(parser: HfArgumentParser, words: list[str]) -> str | None:
+def _take_config(parser: "_ArgumentParser", words: list[str]) -> str | None:
     """Remove `--config FILE` (or `--config=FILE`) from the words and return the file."""
     for place, word in enumerate(words):
         if word == "--config":
@@ -89,20 +176,26 @@ def _take_config(parser: HfArgumentParser, words: list[str]) -> str | None:
     return None
 
 
-def _read_config(parser: HfArgumentParser, path: str, known: set[str]) -> list[str]:
-    """Return the file as words of a command line."""
+def _read_config(parser: "_ArgumentParser", path: str, argument_classes: Sequence[type]) -> list[str]:
+    """Return what a file says for some dataclasses as words of a command line."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainLoader) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         parser.error(f"--config {path} can't be read: {error}")
     if not isinstance(content, dict):
         parser.error(f"--config {path} holds {type(content).__name__}; give `key: value` lines")
-    known_anywhere = known | {name for group in ALL_ARGUMENTS for name in _names(group)}
+    known_anywhere = {
+        entry.name for group in (*argument_classes, *ALL_ARGUMENTS) for entry in dataclasses.fields(group)
+    }
+    read = {
+        entry.name for group in argument_classes for entry in dataclasses.fields(group)
+        if not entry.metadata.get("command_line_only")
+    }  # fmt: skip
     words: list[str] = []
     for key, value in content.items():
         if key not in known_anywhere:
             _refuse(parser, str(key), known_anywhere, path)
-        if key in known and value is not None:
+        if key in read and value is not None:
             values = value if isinstance(value, list) else [value]
             texts = [json.dumps(item) if isinstance(item, dict) else str(item) for item in values]
             words += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
@@ -131,10 +224,9 @@ def _whole_number(text: str) -> int:
     return int(number)
 
 
-def _names(group: type) -> list[str]:
-    return [entry.name for entry in dataclasses.fields(group)]
+_METAVARS = {_whole_number: "N", float: "X", str: "TEXT"}
 
 
-def _refuse(parser: HfArgumentParser, key: str, known: set[str], where: str) -> None:
+def _refuse(parser: _ArgumentParser, key: str, known: Collection[str], where: str) -> None:
     nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
     parser.error(f"unknown argument {key!r} in {where}; did you mean {nearest[0]!r}?")

@@ -1,6 +1,7 @@
 """How many processes may decode images beside a rank: its part of the cores that this machine gives to the run."""
 
-from accelerate.utils import get_int_from_env
+import os
+
 from joblib import cpu_count
 
 __all__ = ["workers_per_rank"]
@@ -16,4 +17,5 @@ def workers_per_rank() -> int:
 
     Cores that a scheduler or a container withholds do not count.
     """
-    return max(0, min(_MOST, cpu_count() // get_int_from_env(_LOCAL_RANKS, 1) - 1))
+    ranks = next((int(os.environ[name]) for name in _LOCAL_RANKS if os.environ.get(name)), 1)
+    return max(0, min(_MOST, cpu_count() // ranks - 1))

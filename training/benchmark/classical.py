@@ -6,7 +6,8 @@ Logistic regression on them for classes, cosines for pairs, average linkage for 
 from collections.abc import Mapping
 from typing import Any
 
-from training.arguments.groups import DataArguments, FinetuneArguments
+from training.arguments.data import DataArguments
+from training.arguments.finetune import FinetuneArguments
 from training.benchmark.classical_features import ClassicalFeatures
 from training.data.pairs import ProductPairs
 from training.tasks.answers import TaskAnswers

@@ -14,8 +14,11 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from training.arguments.groups import DataArguments, ModelArguments, ReportArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
+from training.arguments.report import ReportArguments
+from training.arguments.train import TrainArguments
 from training.benchmark.kept_heads import draw_checkpoints, keep_checkpoints
 from training.benchmark.runs import CLASSICAL, PRETRAININGS, RunGroup, TaskConfig, compute_group
 from training.benchmark.tables import measure_group, write_report

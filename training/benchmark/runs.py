@@ -14,13 +14,10 @@ from typing import Any, cast
 import torch
 
 from modeling_eclip import EClipProcessor
-from training.arguments.groups import (
-    DataArguments,
-    EvaluationArguments,
-    FinetuneArguments,
-    ModelArguments,
-    ResamplingArguments,
-)
+from training.arguments.data import DataArguments
+from training.arguments.evaluation import EvaluationArguments, ResamplingArguments
+from training.arguments.finetune import FinetuneArguments
+from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
 from training.benchmark.classical import answer_classically
 from training.data.collator import modalities_of

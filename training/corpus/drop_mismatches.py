@@ -5,20 +5,27 @@ model is trained on the offers that the round before left, and scores all offers
 """
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import daft
 import numpy as np
 
+from training.arguments.prepare import PrepareArguments
 from training.corpus.assign_splits import decide_part
 from training.corpus.drops import Drops
 from training.corpus.mismatch_scores import embed_parts, read_embeddings, relative_scores
-from training.corpus.options import FirstModelTrainer, PrepareArguments
 from training.corpus.read_offers import part_of
 from training.corpus.write_shards import plan_shards, rows_schema, write_shards
 
-__all__ = ["drop_mismatches"]
+__all__ = ["FirstModelTrainer", "drop_mismatches"]
+
+FirstModelTrainer = Callable[[Sequence[str], Sequence[str], Path], Path]
+"""Trains a model on parquet files of offers: `(train_files, validation_files, output_dir) -> folder of the model`.
+
+It is called again when a run is resumed. It then returns a model that `output_dir` holds, or resumes its training.
+"""
 
 _REASON = "mismatched"
 _BINS = 60

@@ -11,8 +11,8 @@ import daft
 import daft.functions as F
 from daft import DataType, Expression, Series, col
 
+from training.arguments.prepare import PrepareArguments
 from training.corpus.download_images import DownloadLimits, ImageDownloadError, download_images
-from training.corpus.options import PrepareArguments
 
 __all__ = ["image_bytes"]
 

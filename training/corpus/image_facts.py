@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from modeling_eclip import ProductImageError, load_product_image
+from training.arguments.prepare import ImageLimits
 
-__all__ = ["THUMBNAIL_SIDE", "ImageFacts", "ImageLimits", "examine_image"]
+__all__ = ["THUMBNAIL_SIDE", "ImageFacts", "examine_image"]
 
 THUMBNAIL_SIDE = 32
 """Side in pixels of the small copy that perceptual hashes are computed from."""
@@ -19,23 +20,6 @@ _WHITE = (234, 6)  # of 255: pixels that are lighter, and nearer to grey, are ba
 _BACKGROUND_ONLY = 20  # with at most this many other pixels, background is counted, too
 _COLOUR_RANGE = 32  # of 128: largest difference from grey, in blue and in red, that is told apart
 _COLOUR_BINS = 9
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """Limits of an image that stays.
-
-    Args:
-        max_bytes: Largest file size.
-        min_side: Smallest length of the shorter side, in pixels.
-        max_aspect_ratio: Largest ratio of the longer side to the shorter.
-        min_contrast: Smallest standard deviation of the grey levels, 0 to 127.
-    """
-
-    max_bytes: int = 20_000_000
-    min_side: int = 32
-    max_aspect_ratio: float = 5.0
-    min_contrast: float = 2.0
 
 
 @dataclass(frozen=True)

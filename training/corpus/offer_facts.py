@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from training.corpus.image_facts import ImageLimits, examine_image
+from training.arguments.prepare import ImageLimits
+from training.corpus.image_facts import examine_image
 from training.corpus.title_rules import TitleRule, clean_title, title_key
 from training.data.ids import word_of
 

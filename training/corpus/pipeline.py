@@ -17,11 +17,12 @@ from daft import col
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from training.arguments.prepare import PrepareArguments
 from training.corpus.assign_splits import decide_part
 from training.corpus.derive_catalogs import Catalogs, Likeness, derive_catalogs
 from training.corpus.drop_duplicates import drop_near_duplicates, drop_placeholders, drop_repeats
+from training.corpus.drop_mismatches import FirstModelTrainer
 from training.corpus.drops import Drops
-from training.corpus.options import FirstModelTrainer, PrepareArguments
 from training.corpus.plan_parts import Part, plan_parts
 from training.corpus.read_offers import prepare_part, read_rows, read_unreadable
 from training.corpus.report_counts import Funnel, describe_corpus, dropped_examples
@@ -71,13 +72,15 @@ def prepare(arguments: PrepareArguments, train_first_model: FirstModelTrainer | 
     if arguments.first_model and train_first_model is None:
         raise ValueError(f"`first_model` is {arguments.first_model!r}; give `train_first_model`, which trains it.")
     use_engine(arguments.engine)
-    work = Path(arguments.output) / "work"
+    work = Path(arguments.output_dir) / "work"
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / "lock", timeout=0):
             return _prepare(arguments, work, train_first_model if arguments.first_model else None)
     except Timeout as error:
-        raise ValueError(f"`output` is {arguments.output}, where another run is at work; wait for it.") from error
+        raise ValueError(
+            f"`output_dir` is {arguments.output_dir}, where another run is at work; wait for it."
+        ) from error
 
 
 def _prepare(arguments: PrepareArguments, work: Path, train_first_model: FirstModelTrainer | None) -> dict[str, Any]:
@@ -206,13 +209,13 @@ def _check_settings(arguments: PrepareArguments, parts: list[Part], folder: Path
         before = json.loads(settings.read_text(encoding="utf-8"))
         if changed := [name for name, value in content.items() if before.get(name) != value]:
             raise ValueError(
-                f"`{changed[0]}` is not what it was when {arguments.output} was begun; give another `output`, or "
-                "remove that folder."
+                f"`{changed[0]}` is not what it was when {arguments.output_dir} was begun; give another `output_dir`, "
+                "or remove that folder."
             )
     elif any((folder / kind).is_dir() and any((folder / kind).iterdir()) for kind in ("kept", "dropped")):
         raise ValueError(
-            f"`output` is {arguments.output}, which holds a corpus and nothing to go on from; give another `output`, "
-            "or remove that folder."
+            f"`output_dir` is {arguments.output_dir}, which holds a corpus and nothing to go on from; give "
+            "another `output_dir`, or remove that folder."
         )
     return content
 

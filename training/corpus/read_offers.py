@@ -17,10 +17,10 @@ from daft import DataType, Expression, Series, col
 from daft.context import execution_config_ctx
 from daft.exceptions import DaftCoreException
 
+from training.arguments.prepare import ImageLimits, PrepareArguments
 from training.corpus.fetch_images import image_bytes
-from training.corpus.image_facts import THUMBNAIL_SIDE, ImageLimits
+from training.corpus.image_facts import THUMBNAIL_SIDE
 from training.corpus.offer_facts import FACTS, RawOffer, describe_offers
-from training.corpus.options import PrepareArguments
 from training.corpus.plan_parts import Part
 from training.corpus.sandbox import in_process
 from training.corpus.title_rules import TitleRule

@@ -2,7 +2,7 @@
 
 Writes `raw.parquet`, and `answers.parquet`, which names the fault of each faulty offer:
 
-    python training/corpus/toy_raw_offers.py --output outputs/toy_raw
+    python training/corpus/toy_raw_offers.py --output_dir outputs/toy_raw
 """
 
 import argparse
@@ -124,11 +124,11 @@ def _jpeg(image: Any) -> bytes:
 def main() -> None:
     """Write the offers of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/toy_raw"))
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/toy_raw"))
     parser.add_argument("--offers", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    write_raw_offers(given.output, given.offers, seed=given.seed)
+    write_raw_offers(given.output_dir, given.offers, seed=given.seed)
 
 
 if __name__ == "__main__":

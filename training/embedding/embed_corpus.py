@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments.options import check_encoding, check_ranges, option
+from training.arguments.embed import EmbedArguments
 from training.data.columns import ProductColumns
 from training.data.digests import config_digest, processor_digest, weights_digest
 from training.data.files import files_digest, write_json
@@ -23,7 +23,7 @@ from training.engine.nonfinite import check_weights
 from training.engine.precision import precision_of_device
 from training.engine.setup import open_accelerator
 
-__all__ = ["EmbedArguments", "embed_corpus"]
+__all__ = ["embed_corpus"]
 
 logger = logging.getLogger("training")
 
@@ -34,54 +34,6 @@ _DTYPES: dict[str, Literal["float32", "float16", "bfloat16"]] = {
     "bf16": "bfloat16",
 }
 _LONGEST_WAIT = timedelta(days=30)  # of a finished rank for the others
-
-
-@dataclass
-class EmbedArguments:
-    """The products that are embedded, the model, and how it runs."""
-
-    checkpoint: str = option("e-CLIP checkpoint: Hub id or folder.", "")
-    input: list[str] = option("Sources of products: files, globs, folders, Hub datasets, or 'toy'.", [])
-    split: str = option("Split of the input, where a source has splits.", "train")
-    output_dir: str = option("Folder of the embeddings; a stopped run resumes there.", "outputs/embeddings")
-    title_column: str = option("Column of the title.", "title")
-    image_column: str = option("Column of the image.", "image")
-    catalog_id_column: list[str] = option("Columns of the catalog id; per row the first that is not null is used.",
-                                          ["catalog_id"])  # fmt: skip
-    id_column: str | None = option("Column of the product's id; rows are numbered if not given.", None)
-    encoding: str = option("Encoding of CSV and JSON files, such as latin-1 or cp1252.", "utf-8")
-    streaming: bool = option("Read parquet files while embedding, not beforehand.", True)
-    modality: Literal["text", "image", "both"] = option("Modalities that are embedded.", "both")
-    truncate_dim: int | None = option(
-        "Number of an embedding's first values that are kept; all if not given.", None, within="[1, inf)"
-    )
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "Number format of the computation; auto is float32 on CPUs, and bfloat16 on accelerators that compute in it.",
-        "auto",
-    )
-    token_budget: int | None = option(
-        "Tokens of a batch of titles; chosen for the device if not given.", None, within="[1, inf)"
-    )
-    image_batch_size: int | None = option(
-        "Images of a batch; chosen for the device if not given.", None, within="[1, inf)"
-    )
-    num_workers: int = option("Processes that read images, per device.", 1, within="[0, inf)")
-    rows_per_shard: int = option("Rows of a file.", 10_000, within="[1, inf)")
-    max_skipped_share: float = option(
-        "Stop if more than this share of the titles, or of the images, can't be used.", 0.05, within="[0, 1]"
-    )
-    engine: Literal["processes", "ray"] = option(
-        "processes: the processes that accelerate launched; ray: Daft spreads the files over a Ray cluster.",
-        "processes",
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse values that no run can use."""
-        check_encoding(self.encoding)
-        check_ranges(self)
-        for name in ("checkpoint", "input"):
-            if not getattr(self, name):
-                raise ValueError(f"`{name}` is empty; name the {'model' if name == 'checkpoint' else 'products'}.")
 
 
 def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:

@@ -5,13 +5,16 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+import datasets
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
-from training.arguments.groups import DataArguments, ModelArguments
+from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
 from training.data.columns import ProductColumns
+from training.data.held_out import hold_out
 from training.data.read_tables import Products, load_products
 
 logger = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         Products with the canonical columns.
 
     Raises:
-        ValueError: no sources are named.
+        ValueError: No sources are named, or generated training offers beside given ones for validation.
     """
     columns = ProductColumns(
         title=arguments.title_column,
@@ -43,14 +46,23 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         catalog_id=() if split == "pairs" else tuple(arguments.catalog_id_column),
         row_id=arguments.pair_id_column if _has_labelled_pairs(arguments, split) else arguments.id_column,
     )
-    sources = getattr(arguments, f"{split}_data")
+    is_held_out = split == "validation" and bool(arguments.validation_share)
+    training = split == "train" or is_held_out
+    sources = arguments.train_data if training else getattr(arguments, f"{split}_data")
     if not sources:
-        raise ValueError(f"`{split}_data` is empty; name the sources of the {split} offers.")
-    training = split == "train"
-    return load_products(
+        other = ", or hold some of `train_data` out by `validation_share`" if split == "validation" else ""
+        raise ValueError(f"`{split}_data` is empty; name the sources of the {split} offers{other}.")
+    if split == "train" and sources == ["toy"] and arguments.validation_data not in ([], ["toy"]):
+        raise ValueError(
+            f"`train_data` is 'toy', generated offers, and `validation_data` is {arguments.validation_data}; name "
+            "your own `train_data`, too."
+        )
+    products = load_products(
         sources,
         columns,
-        split=arguments.test_split if split == "pairs" else getattr(arguments, f"{split}_split"),
+        split=arguments.test_split
+        if split == "pairs"
+        else getattr(arguments, f"{'train' if training else split}_split"),
         streaming=training and arguments.streaming,
         exclude_rows=arguments.exclude_rows if training else (),
         max_rows=arguments.max_train_rows if training else None,
@@ -58,6 +70,10 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         toy_offers=arguments.toy_offers,
         toy_seed=arguments.toy_seed,
     )
+    if training and arguments.validation_share:
+        assert isinstance(products, datasets.Dataset)  # the arguments refuse a share of a stream
+        return hold_out(products, arguments.validation_share)[is_held_out]
+    return products
 
 
 def _has_labelled_pairs(arguments: DataArguments, split: str) -> bool:

@@ -4,7 +4,9 @@ import json
 import logging
 from pathlib import Path
 
-from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
+from training.arguments.train import TrainArguments
 from training.data.catalogs import check_catalogs
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
 from training.engine.feature_cache import cache_frozen_towers

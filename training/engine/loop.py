@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from modeling_eclip import EClipProcessor
-from training.arguments.groups import DataArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.train import TrainArguments
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.loaders import train_loader
 from training.data.ranks import gather_objects

@@ -16,7 +16,7 @@ import transformers
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, parse_flag_from_env
 
-from training.arguments.groups import TrainArguments
+from training.arguments.train import TrainArguments
 from training.data.files import write_json
 from training.data.ranks import LONGEST_WAIT
 from training.engine.checkpoint import choose_checkpoint, remove_checkpoints

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from modeling_eclip import ContrastiveObjective, MultiStreamAccumulation
-from training.arguments.groups import TrainArguments
 from training.arguments.schedule import BatchSizeSchedule, learning_rate_share, parse_batch_size_steps
+from training.arguments.train import TrainArguments
 from training.data.inputs import finish_pixels, raw_inputs
 from training.engine.ema import WeightAverage
 from training.engine.nonfinite import BadSteps

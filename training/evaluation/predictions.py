@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.tasks.answers import AnsweredSplit, TaskAnswers

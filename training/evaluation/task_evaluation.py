@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipConfig, EClipProcessor
-from training.arguments.groups import DataArguments, EvaluationArguments
+from training.arguments.data import DataArguments
+from training.arguments.evaluation import EvaluationArguments
 from training.data.catalogs import CatalogSizes
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from modeling_eclip import EClipProcessor
-from modeling_eclip.hub.checkpoint_files import list_published, read_json
-from modeling_eclip.hub.model_card import CardFacts, MetricValue, is_hub_id
+from modeling_eclip.hub.checkpoint_files import ADAPTER_CONFIG, list_published, read_json
+from modeling_eclip.hub.model_card import CardFacts, MetricValue, build_model_card, is_hub_id
 from modeling_eclip.hub.publishing import is_on_hub, publish_folder
-from training.arguments.groups import CardArguments
+from training.arguments.card import CardArguments
+from training.arguments.publish import PublishArguments
 
-__all__ = ["checkpoint_facts", "publish_checkpoint"]
+__all__ = ["checkpoint_facts", "publish", "publish_checkpoint"]
 
 logger = logging.getLogger("training")
 
@@ -69,6 +71,53 @@ def publish_checkpoint(
     commit = publish_folder(folder, repo_id, files=files, facts=facts, **settings)
     logger.info("published: %s", commit.commit_url)
     return commit
+
+
+def publish(arguments: PublishArguments) -> None:
+    """Publish what `publish.py` is given, or show what would be published.
+
+    Args:
+        arguments: The checkpoint, the repository, and what the card says.
+
+    Raises:
+        ValueError: As for [`publish_checkpoint`].
+        HfHubHTTPError: The Hub refuses; the message says how to log in where that is the reason.
+    """
+    folder, evaluation, evaluated_on = Path(arguments.checkpoint), arguments.evaluation, arguments.evaluated_on
+    if arguments.dry_run:
+        _show(
+            folder,
+            arguments.repo,
+            checkpoint_facts(folder, arguments, evaluation=evaluation, evaluated_on=evaluated_on),
+        )
+        return
+    try:
+        publish_checkpoint(
+            folder,
+            arguments.repo,
+            arguments,
+            private=arguments.private or None,
+            revision=arguments.revision,
+            commit_message=arguments.commit_message,
+            create_pr=arguments.create_pr,
+            evaluation=evaluation,
+            evaluated_on=evaluated_on,
+            new_card=arguments.new_card,
+        )
+    except HfHubHTTPError as error:
+        if error.response.status_code == 401:  # where the Hub wants a token, it does not say how to give one
+            raise ValueError(f"{error} Log in with `hf auth login`, or set HF_TOKEN.") from error
+        raise
+
+
+def _show(folder: Path, repo_id: str, facts: CardFacts) -> None:
+    """Print the card and the files, without asking the Hub for anything."""
+    files = list_published(folder)
+    _check_processor(folder, files)
+    settings = {file.name: read_json(file) for file in files if file.name in ("config.json", ADAPTER_CONFIG)}
+    print(build_model_card(settings["config.json"], repo_id, facts, adapter_config=settings.get(ADAPTER_CONFIG)))
+    for file in [*files, *(folder / image for image in facts.images)]:
+        print(f"{file.stat().st_size:>14,} bytes  {file.name}")
 
 
 def checkpoint_facts(

@@ -9,7 +9,7 @@ import torch
 
 from modeling_eclip import EClipConfig, EClipForAdultRecognition
 from modeling_eclip.fitting.thresholds import threshold_of_recall
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.data.ids import word_of
 from training.data.read_tables import Products
 from training.metrics.adult_recognition.adult_recognition import AdultRecognition

@@ -9,7 +9,7 @@ import numpy as np
 
 from modeling_eclip import EClipConfig, EClipForAttributeExtraction
 from modeling_eclip.fusion_eclip import LateFusionClassifier
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.data.ids import word_of
 from training.data.read_tables import Products
 from training.metrics.product_attributes.product_attributes import ProductAttributes

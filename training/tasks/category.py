@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from modeling_eclip import EClipConfig, EClipForCategoryClassification
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.data.ids import word_of
 from training.data.read_tables import Products
 from training.metrics.product_category.product_category import ProductCategory

@@ -10,7 +10,7 @@ import torch
 
 from modeling_eclip import EClipConfig, EClipForProductClustering, ProductEmbeds
 from modeling_eclip.retrieval.linkage import average_linkage
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.data.read_tables import Products
 from training.data.sampler import RowOrder, batch_spans
 from training.metrics.product_clustering.product_clustering import ProductClustering

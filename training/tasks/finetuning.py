@@ -12,7 +12,9 @@ import numpy as np
 from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
-from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
+from training.arguments.data import DataArguments
+from training.arguments.finetune import FinetuneArguments
+from training.arguments.model import ModelArguments
 from training.data.catalogs import check_catalogs
 from training.data.collator import modalities_of
 from training.data.pairs import ProductPairs

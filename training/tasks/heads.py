@@ -13,7 +13,7 @@ from transformers.utils import find_adapter_config_file
 from modeling_eclip import EClipConfig
 from modeling_eclip.hub.publishing import save_code
 from modeling_eclip.representation_eclip import EClipTaskModel
-from training.arguments.groups import ModelArguments
+from training.arguments.model import ModelArguments
 from training.engine.build import build_model, source_of
 from training.tasks.task import Task
 

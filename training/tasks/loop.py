@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from modeling_eclip import EClipProcessor, mate_contrast_loss
 from modeling_eclip.representation_eclip import EClipTaskModel
-from training.arguments.groups import DataArguments, FinetuneArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.finetune import FinetuneArguments
+from training.arguments.train import TrainArguments
 from training.data.inputs import model_inputs
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from modeling_eclip import EClipForProductMatching
 from modeling_eclip.fusion_eclip import ProductEmbeds
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.data.pairs import ProductPairs, load_pairs, load_title_pairs, pairs_of_catalogs
 from training.engine.build import load_split
 from training.metrics.product_matching.product_matching import ProductMatching

@@ -4,7 +4,8 @@ import logging
 
 import numpy as np
 
-from training.arguments.groups import DataArguments, FinetuneArguments
+from training.arguments.data import DataArguments
+from training.arguments.finetune import FinetuneArguments
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.tasks.labels import NO_LABEL, read_labels

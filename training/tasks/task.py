@@ -13,7 +13,8 @@ import numpy as np
 
 from modeling_eclip import EClipConfig
 from modeling_eclip.representation_eclip import EClipTaskModel
-from training.arguments.groups import TASK_NAMES, DataArguments, FinetuneArguments
+from training.arguments.data import DataArguments
+from training.arguments.finetune import FinetuneArguments
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.engine.build import load_split
@@ -35,9 +36,8 @@ REGISTERED: dict[str, type["Task"]] = {}
 
 
 def register_task(task: type["Task"]) -> type["Task"]:
-    """Make a task known by its name, to `--task`, too: a decorator of its class."""
+    """Make a task known by its name: a decorator of its class."""
     REGISTERED[task.name] = task
-    TASK_NAMES[:] = sorted(REGISTERED)
     return task
 
 

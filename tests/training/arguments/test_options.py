@@ -5,10 +5,13 @@ import math
 
 import pytest
 
-from training.arguments.groups import ALL_ARGUMENTS, DataArguments, FinetuneArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.embed import EmbedArguments
+from training.arguments.finetune import FinetuneArguments
 from training.arguments.options import check_ranges, option
-from training.corpus.options import PrepareArguments
-from training.embedding.embed_corpus import EmbedArguments
+from training.arguments.parser import ALL_ARGUMENTS
+from training.arguments.prepare import PrepareArguments
+from training.arguments.train import TrainArguments
 
 GIVEN = {PrepareArguments: {"input": ["x"]}, EmbedArguments: {"input": ["x"], "checkpoint": "x"}}
 FLOATS = [

@@ -1,14 +1,20 @@
 """Arguments: one parser for file and command line, unknown keys refused."""
 
+import dataclasses
 import json
+import re
 from dataclasses import dataclass
 
 import pytest
 import yaml
 
-from training.arguments.groups import DataArguments, EvaluationArguments, ModelArguments, TrainArguments
+from training.arguments.data import DataArguments
+from training.arguments.evaluation import EvaluationArguments
+from training.arguments.model import ModelArguments
 from training.arguments.options import option
 from training.arguments.parser import parse_arguments
+from training.arguments.publish import PublishArguments
+from training.arguments.train import TrainArguments
 
 TRAIN = (ModelArguments, DataArguments, TrainArguments)
 
@@ -54,8 +60,60 @@ def test_lists_may_be_empty_and_hold_negative_numbers():
 
 
 def test_held_out_offers_are_drawn_only_where_training_is():
-    assert parse_arguments(TRAIN, [])[1].validation_data == ["toy"]
-    assert parse_arguments(TRAIN, ["--train_data", "offers.parquet"])[1].validation_data == []
+    quickstart = ["--config", "training/configs/quickstart.yaml"]
+    data = parse_arguments(TRAIN, quickstart)[1]
+    assert data.train_data == data.validation_data == data.test_data == ["toy"]
+    data = parse_arguments(TRAIN, [*quickstart, "--train_data", "offers.parquet"])[1]
+    assert data.validation_data == data.test_data == data.attribute_columns == []
+    data = parse_arguments(TRAIN, [])[1]
+    assert data.train_data == data.validation_data == data.test_data == []
+    data = parse_arguments(TRAIN, ["--train_data", "toy", "--validation_share", "0.1"])[1]
+    assert data.validation_data == [] and data.test_data == ["toy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--train_data a.csv --validation_data toy", "`validation_data` is ['toy']"),
+        ("--train_data a.csv --validation_data b.csv --test_data toy", "`test_data` is ['toy']"),
+        ("--train_data a.csv --validation_data b.csv --validation_share 0.1", "give one of them"),
+        ("--train_data a.csv --streaming true --validation_share 0.1", "`streaming` is true"),
+        ("--train_data a.csv --validation_share 1", "`validation_share` is 1"),
+    ],
+)
+def test_what_would_measure_other_offers_is_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        parse_arguments(TRAIN, words.split())
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and message in error and len(error.splitlines()) == 1
+
+
+def test_help_comes_in_sections_and_names_each_argument_once(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(TRAIN, ["--help"])
+    told = capsys.readouterr().out
+    sections = [line[:-1] for line in told.splitlines() if line and not line.startswith(" ") and line.endswith(":")]
+    assert sections == ["options", "data", "model", "run", "advanced"]
+    listed = re.findall(r"^  (--\w+)", told, re.MULTILINE)
+    fields = [f"--{entry.name}" for group in TRAIN for entry in dataclasses.fields(group)]
+    assert sorted(listed) == sorted(["--config", *fields])
+    assert told.index("--learning_rate ") < told.index("\nadvanced:") < told.index("--adam_beta2 ")
+
+
+def test_hyphens_may_stand_for_underscores_and_no_for_false():
+    _, _, train = parse_arguments(TRAIN, ["--batch-size", "8", "--output-dir=a-b", "--no-fix-batch-norm"])
+    assert (train.batch_size, train.output_dir, train.fix_batch_norm) == (8, "a-b", False)
+
+
+def test_first_words_may_be_values_and_a_file_alone_may_fill_a_class(tmp_path):
+    (told,) = parse_arguments((PublishArguments,), ["out", "me/it", "--private"], positional=("checkpoint", "repo"))
+    assert (told.checkpoint, told.repo, told.private) == ("out", "me/it", True)
+    config = write(tmp_path / "run.yaml", {"checkpoint": "start", "output_dir": "trained", "seed": 3})
+    words = ["--config", config, "--checkpoint", "a", "b"]
+    measured, model = parse_arguments((EvaluationArguments,), words, of_file=(ModelArguments,))
+    # a file's `checkpoint` and `output_dir` are those of training
+    assert (measured.checkpoint, measured.output_dir, measured.seed) == (["a", "b"], "outputs/evaluation", 3)
+    assert model.checkpoint == "start"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from training.arguments import workers
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.arguments.workers import workers_per_rank
 
 

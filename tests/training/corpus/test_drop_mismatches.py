@@ -11,9 +11,9 @@ import pytest
 import yaml
 from conftest import MODEL
 
+from training.arguments.prepare import PrepareArguments
 from training.corpus import mismatch_scores
 from training.corpus.mismatch_scores import embed_parts, read_embeddings, relative_scores
-from training.corpus.options import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.corpus.toy_raw_offers import write_raw_offers
 from training.engine import contrastive_training
@@ -129,7 +129,7 @@ def checkpoint(raw, tmp_path_factory):
 
 def run(given, output, **settings):
     columns = {"id_column": "offer_id", "rows_per_shard": 50, "num_examples": 2}
-    arguments = PrepareArguments(input=[str(given)], output=str(output), **columns | settings)
+    arguments = PrepareArguments(input=[str(given)], output_dir=str(output), **columns | settings)
     return prepare(arguments, first_model_trainer(arguments.first_model) if arguments.first_model else None)
 
 
@@ -259,7 +259,7 @@ def test_no_offer_is_left_to_score(checkpoint, tmp_path):
 
 
 def test_a_first_model_needs_a_function_that_trains_it(raw, first_model, tmp_path):
-    arguments = PrepareArguments(input=[str(raw)], output=str(tmp_path / "corpus"), first_model=str(first_model))
+    arguments = PrepareArguments(input=[str(raw)], output_dir=str(tmp_path / "corpus"), first_model=str(first_model))
     with pytest.raises(ValueError, match="`first_model` is .*give `train_first_model`"):
         prepare(arguments)
     assert not (tmp_path / "corpus").exists()

@@ -7,9 +7,9 @@ import daft
 import pyarrow as pa
 import pytest
 
+from training.arguments.prepare import ImageLimits, PrepareArguments
 from training.corpus.fetch_images import image_bytes
-from training.corpus.image_facts import ImageLimits, examine_image
-from training.corpus.options import PrepareArguments
+from training.corpus.image_facts import examine_image
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.corpus.image_facts import ImageFacts, ImageLimits, examine_image
+from training.arguments.prepare import ImageLimits
+from training.corpus.image_facts import ImageFacts, examine_image
 
 LIMITS = ImageLimits()
 

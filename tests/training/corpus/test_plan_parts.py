@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from training.corpus.options import PrepareArguments
+from training.arguments.prepare import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.corpus.plan_parts import Part, plan_parts
 from training.data.columns import stable_id
@@ -169,7 +169,7 @@ def offers_in(folder, number):
 
 def run(given, output, **settings):
     columns = {"title_column": "name", "image_column": "photo", "id_column": "sku"}
-    return prepare(PrepareArguments(input=[str(given)], output=str(output), num_examples=2, **columns, **settings))
+    return prepare(PrepareArguments(input=[str(given)], output_dir=str(output), num_examples=2, **columns, **settings))
 
 
 def corpus(folder, kind="kept"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from training.corpus.image_facts import ImageLimits
+from training.arguments.prepare import ImageLimits
 from training.corpus.offer_facts import RawOffer, describe_offers
 from training.corpus.sandbox import in_process, stop_processes
 

@@ -22,9 +22,10 @@ from conftest import LAUNCH, MODEL, ON_RAY, ROOT
 from PIL import Image
 
 from modeling_eclip import EClipModel, EClipProcessor
+from training.arguments.embed import EmbedArguments
 from training.data.read_tables import load_products
 from training.embedding import embed_corpus as embedding
-from training.embedding.embed_corpus import EmbedArguments, embed_corpus
+from training.embedding.embed_corpus import embed_corpus
 from training.embedding.embedder import CorpusEmbedder, deal_to_workers
 from training.embedding.vector_shards import EmbeddedShards
 from training.engine.build import build_model, build_processor
@@ -380,7 +381,8 @@ def test_a_cpu_embeds_in_float32_whatever_its_instructions(has_bfloat16, checkpo
 KILLED = """
 import sys, time
 from training.embedding.embedder import CorpusEmbedder
-from training.embedding.embed_corpus import EmbedArguments, embed_corpus
+from training.arguments.embed import EmbedArguments
+from training.embedding.embed_corpus import embed_corpus
 embed = CorpusEmbedder._embed_titles
 def slow(self, shard):
     time.sleep(0 if shard.start == 0 else 60)

@@ -16,7 +16,7 @@ from conftest import make_config
 from PIL import Image
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments.groups import ModelArguments
+from training.arguments.model import ModelArguments
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader
 from training.data.read_tables import load_products

@@ -9,10 +9,10 @@ from accelerate.state import AcceleratorState
 from conftest import DATA, MODEL, save_checkpoint, train_arguments
 
 from modeling_eclip import EClipModel
-from training.arguments.groups import EvaluationArguments
+from training.arguments.evaluation import EvaluationArguments
+from training.engine.contrastive_training import train
 from training.engine.precision import precision_of_device, training_precision
-from training.evaluate_tasks import evaluate, load_checkpoint
-from training.train import train
+from training.evaluation.measure_checkpoints import evaluate, load_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
-from training.arguments.groups import DataArguments
+from training.arguments.data import DataArguments
 from training.data.collator import ProductCollator
 from training.data.columns import CANONICAL_FEATURES
 from training.data.loaders import evaluation_loader, train_loader
@@ -38,7 +38,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def toy():
-    return load_split(DataArguments(toy_offers=60), "train")
+    return load_split(DataArguments(train_data=["toy"], toy_offers=60), "train")
 
 
 def test_leaves_are_found_in_order_and_read_from_lists_and_from_text():

@@ -7,9 +7,11 @@ import pytest
 from conftest import MODEL
 
 from modeling_eclip import EClipForAdultRecognition
-from training.arguments.groups import TASK_NAMES, DataArguments, EvaluationArguments, FinetuneArguments
+from training.arguments.data import DataArguments
+from training.arguments.evaluation import EvaluationArguments
+from training.arguments.finetune import FinetuneArguments
 from training.arguments.parser import parse_arguments
-from training.evaluate_tasks import evaluate_task
+from training.evaluation.measure_checkpoints import evaluate_task
 from training.metrics.adult_recognition.adult_recognition import AdultRecognition
 from training.tasks import registry
 from training.tasks.finetuning import finetune
@@ -52,23 +54,22 @@ class BrightTask(YesOrNoTask):
 @pytest.fixture
 def bright():
     """The task, registered for one test; the registry is then as it was."""
-    tasks, names = dict(registry.TASKS), list(TASK_NAMES)
+    tasks = dict(registry.TASKS)
     yield register_task(BrightTask)
     registry.TASKS.pop("bright")
-    TASK_NAMES.remove("bright")
-    assert (tasks, names) == (registry.TASKS, TASK_NAMES)
+    assert tasks == registry.TASKS
 
 
 def test_a_task_in_one_file_is_learned_and_measured(bright, tmp_path):
     (arguments,) = parse_arguments((FinetuneArguments,), ["--task", "bright", "--modality", "text"])
     arguments.method, arguments.output_dir = "linear", str(tmp_path / "head")
-    data = DataArguments(toy_offers=600, num_workers=0)
+    data = DataArguments(train_data=["toy"], toy_offers=600, num_workers=0)
     report = finetune(MODEL, data, arguments)
     assert report["task"] == "bright" and report["validation"]["average_precision"] > 0.5  # of a tenth by chance
 
     folder = str(tmp_path / "head")
     evaluation = EvaluationArguments(
-        task="bright", checkpoints=[folder], split="train", num_resamples=10, report_dir=str(tmp_path / "report")
+        task="bright", checkpoint=[folder], split="train", num_resamples=10, output_dir=str(tmp_path / "report")
     )
     found = evaluate_task("bright", data, evaluation)[folder]
     assert found["task"] == "bright" and np.isfinite(found["metrics"]["average_precision"]["value"])
@@ -78,7 +79,7 @@ def test_a_task_in_one_file_is_learned_and_measured(bright, tmp_path):
 
 def test_a_task_that_nobody_has_registered_is_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match="`task` is 'bright'; choose one of adult, attributes, category"):
-        finetune(MODEL, DataArguments(), FinetuneArguments(task="bright", output_dir=str(tmp_path)))
+        finetune(MODEL, DataArguments(train_data=["toy"]), FinetuneArguments(task="bright", output_dir=str(tmp_path)))
     with pytest.raises(SystemExit):
         parse_arguments((FinetuneArguments,), ["--task", "bright"])
     assert "choose from" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""Around the main function of a script: what its user can mend is told in one line, with exit code 2."""
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["quiet_libraries", "script"]
+
+MISTAKE = 2
+"""Exit code where the arguments, the data or the machine are to be mended, as of `argparse`."""
+_INTERRUPTED = 130
+_SHOW_TRACEBACK = "ECLIP_TRACEBACK"
+_OURS = (Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2] / "modeling_eclip")
+_NETWORK = ("httpx", "httpx2", "requests", "urllib3")
+
+
+@contextlib.contextmanager
+def script() -> Iterator[None]:
+    """Print the log as plain lines, and tell what the user can mend in one; a decorator of a script's main function.
+
+    One line is what is said of errors that this project raises by itself, of files and of the network, and of missing
+    packages. All else is a fault of the program, whose traceback shows where. `ECLIP_TRACEBACK=1` shows that of all.
+
+    Raises:
+        SystemExit: With exit code 2 after a mistake, with 130 after Ctrl-C.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave("interrupted", _INTERRUPTED)
+    except Exception as error:
+        if os.environ.get(_SHOW_TRACEBACK) or not _is_mistake(error):
+            raise
+        _leave(_in_one_line(error), MISTAKE)
+
+
+def _leave(line: str, status: int) -> None:
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    print(f"{Path(sys.argv[0]).name}: {rank}{line}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether an error is about what the script was given, or about the machine."""
+    if isinstance(error, OSError | ImportError) or _is_of_network(error):
+        return True
+    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+    return isinstance(error, ValueError) and any(folder in Path(innermost).resolve().parents for folder in _OURS)
+
+
+def _is_of_network(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in _NETWORK
+
+
+def _in_one_line(error: Exception) -> str:
+    told = " ".join(str(error).split()) or type(error).__name__
+    return (
+        f"the network can't be reached: {told}" if _is_of_network(error) and not isinstance(error, OSError) else told
+    )
+
+
+def quiet_libraries() -> None:
+    """Switch off the progress bars of transformers and datasets, which would stand among the script's own."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

@@ -2,12 +2,14 @@
 
 import codecs
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import field
+from pathlib import Path
 from typing import Any
 
-__all__ = ["check_encoding", "check_ranges", "option"]
+__all__ = ["check_checkpoint", "check_encoding", "check_ranges", "option"]
 
 
 def option(
@@ -93,3 +95,25 @@ def check_encoding(name: str) -> None:
         codecs.lookup(name)
     except LookupError as error:
         raise ValueError(f"`encoding` is {name!r}; give one that Python knows, such as utf-8 or latin-1.") from error
+
+
+def check_checkpoint(name: str, value: str | None) -> None:
+    """Refuse a folder that is not there before the Hub is asked for it.
+
+    Args:
+        name: Name of the argument.
+        value: A Hub id or a folder; nothing is checked where it is empty, or may be a Hub id.
+
+    Raises:
+        ValueError: The value is a path by its form, or starts with a folder that is here, and there is no such folder.
+    """
+    if not value or Path(value).expanduser().exists():
+        return
+    first, _, rest = value.partition("/")
+    if not (value.startswith(("/", ".", "~")) or rest.count("/") or "\\" in value or (rest and Path(first).is_dir())):
+        return
+    folder = Path(value).expanduser().parent
+    others = [other.name for other in folder.iterdir()] if folder.is_dir() else []
+    nearest = difflib.get_close_matches(Path(value).name, others, n=1)
+    hint = f"did you mean {(Path(value).parent / nearest[0]).as_posix()!r}?" if nearest else "name one that is."
+    raise ValueError(f"`{name}` is {value!r}, and there is no such folder; {hint}")

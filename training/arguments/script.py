@@ -1,8 +1,10 @@
 """Around the main function of a script: what its user can mend is told in one line, with exit code 2."""
 
 import contextlib
+import importlib.metadata
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ MISTAKE = 2
 _INTERRUPTED = 130
 _SHOW_TRACEBACK = "ECLIP_TRACEBACK"
 _OURS = (Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[2] / "modeling_eclip")
+# Packages that are imported by another name than they are installed by.
+_INSTALLED_AS = {"PIL": "pillow", "faiss": "faiss-cpu", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+_EXTRAS = ("train", "prepare", "export", "search", "demo")  # of scripts, the one that is enough first
 _NETWORK = ("httpx", "httpx2", "requests", "urllib3")
 
 
@@ -59,9 +64,23 @@ def _is_of_network(error: Exception) -> bool:
 
 def _in_one_line(error: Exception) -> str:
     told = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra_with((error.name or "").partition(".")[0])):
+        return f"{told}: pip install 'modeling-eclip[{extra}]', or `make install` in a clone"
     return (
         f"the network can't be reached: {told}" if _is_of_network(error) and not isinstance(error, OSError) else told
     )
+
+
+def _extra_with(module: str) -> str | None:
+    """Return the extra of this package that installs a module."""
+    package = _INSTALLED_AS.get(module, module).replace("_", "-")
+    try:
+        requirements = importlib.metadata.requires("modeling-eclip") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [re.fullmatch(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement) for requirement in requirements]
+    extras = {one[2] for one in found if one and one[1].lower().replace("_", "-") == package.lower()}
+    return next((extra for extra in _EXTRAS if extra in extras), None)
 
 
 def quiet_libraries() -> None:

@@ -2,8 +2,6 @@
 
 import os
 
-from joblib import cpu_count
-
 __all__ = ["workers_per_rank"]
 
 # Ranks of this machine, as torchrun and accelerate, Intel's MPI, Open MPI and MVAPICH tell them.
@@ -17,5 +15,7 @@ def workers_per_rank() -> int:
 
     Cores that a scheduler or a container withholds do not count.
     """
+    from joblib import cpu_count  # here, where a script tells what is missing
+
     ranks = next((int(os.environ[name]) for name in _LOCAL_RANKS if os.environ.get(name)), 1)
     return max(0, min(_MOST, cpu_count() // ranks - 1))

@@ -15,6 +15,7 @@ from modeling_eclip.hub.publishing import save_code
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.model import ModelArguments
 from training.engine.build import build_model, source_of
+from training.engine.new_weights import expect_new_weights
 from training.tasks.task import Task
 
 __all__ = ["build_head", "freeze_unused", "join_heads", "load_head", "save_adapters"]
@@ -43,7 +44,8 @@ def build_head(
     head_class = task.head_class
     if source_of(arguments) == "checkpoint":
         set_seed(seed)
-        return head_class.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
+        with expect_new_weights():
+            return head_class.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
     model = build_model(arguments, tokenizer, seed=seed)
     head = head_class(EClipConfig.from_dict(model.config.to_dict() | fields))
     head.eclip.load_state_dict(model.state_dict())

@@ -8,7 +8,8 @@ import pytest
 from training.arguments.data import DataArguments
 from training.arguments.embed import EmbedArguments
 from training.arguments.finetune import FinetuneArguments
-from training.arguments.options import check_ranges, option
+from training.arguments.model import ModelArguments
+from training.arguments.options import check_checkpoint, check_ranges, option
 from training.arguments.parser import ALL_ARGUMENTS
 from training.arguments.prepare import PrepareArguments
 from training.arguments.train import TrainArguments
@@ -68,3 +69,19 @@ def test_each_number_of_a_list_is_looked_at():
 def test_an_encoding_is_one_that_there_is(group):
     with pytest.raises(ValueError, match="`encoding` is 'latin-99'; give one that Python knows"):
         group(**GIVEN.get(group, {}), encoding="latin-99")
+
+
+@pytest.mark.parametrize("value", ["", None, "owner/name", "gpt2", "google/siglip2-base-patch16-224"])
+def test_a_hub_id_is_not_looked_for_here(value):
+    check_checkpoint("checkpoint", value)
+
+
+def test_a_folder_that_is_not_there_is_told_with_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "quickstart").mkdir(parents=True)
+    check_checkpoint("checkpoint", "outputs/quickstart")
+    with pytest.raises(ValueError, match=r"`checkpoint` is 'outputs/quikstart'.*did you mean 'outputs/quickstart'\?"):
+        check_checkpoint("checkpoint", "outputs/quikstart")
+    for value in ("/nowhere/model", "./model", "~/no such model", "a/b/c", "outputs/other"):
+        with pytest.raises(ValueError, match="no such folder; name one that is"):
+            ModelArguments(clip=value)

@@ -42,6 +42,10 @@ def raise_own():
     check_encoding("klingon")
 
 
+def raise_missing(module):
+    raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
 def raise_foreign():
     import json
 
@@ -54,6 +58,14 @@ def raise_foreign():
         (raise_own, "`encoding` is 'klingon'; give one that Python knows, such as utf-8 or latin-1."),
         (lambda: Path("/nowhere/at.all").read_text(), "[Errno 2] No such file or directory: '/nowhere/at.all'"),
         (lambda: __import__("no_such_package"), "No module named 'no_such_package'"),
+        (
+            lambda: raise_missing("daft"),
+            "No module named 'daft': pip install 'modeling-eclip[prepare]', or `make install` in a clone",
+        ),
+        (
+            lambda: raise_missing("sklearn.svm"),
+            "No module named 'sklearn.svm': pip install 'modeling-eclip[train]', or `make install` in a clone",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(mistake, line, capsys, monkeypatch):

@@ -1,8 +1,8 @@
 """Workers are as many as a rank's part of the machine allows."""
 
+import joblib
 import pytest
 
-from training.arguments import workers
 from training.arguments.data import DataArguments
 from training.arguments.workers import workers_per_rank
 
@@ -11,7 +11,7 @@ from training.arguments.workers import workers_per_rank
     ("cores", "ranks", "expected"), [(2, 1, 1), (1, 1, 0), (64, 8, 7), (8, 8, 0), (4, 8, 0), (256, 1, 16)]
 )
 def test_workers_are_a_ranks_part_of_the_cores_but_one(monkeypatch, cores, ranks, expected):
-    monkeypatch.setattr(workers, "cpu_count", lambda: cores)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert workers_per_rank() == DataArguments().num_workers == expected
     assert DataArguments(num_workers=3).num_workers == 3

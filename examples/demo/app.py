@@ -9,6 +9,8 @@ The folder then runs by itself, here or as a Space: of this project it needs not
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from page import CSS, bars, cards, notice, section  # noqa: E402
+from PIL import Image  # noqa: E402
 from product_search import ProductEmbedder, ProductTable, whole_characters  # noqa: E402
 from product_tasks import ProductTasks  # noqa: E402
 
@@ -45,11 +48,12 @@ class Demo:
     Args:
         table: The products.
         tasks: The heads.
+        are_drawn: Whether the products are generated ones, which the page then says.
     """
 
-    def __init__(self, table: ProductTable, tasks: ProductTasks):
-        """Take both."""
-        self.table, self.tasks = table, tasks
+    def __init__(self, table: ProductTable, tasks: ProductTasks, *, are_drawn: bool = False):
+        """Take all."""
+        self.table, self.tasks, self.are_drawn = table, tasks, are_drawn
 
     def search(self, text: str | None, image: bytes | None, category: str | None, colour: str | None) -> str:
         """Show the products nearest to words, an image, or both."""
@@ -121,6 +125,8 @@ class Demo:
     def _cluster(self, product: dict[str, Any], near: list[dict[str, Any]]) -> str:
         if "clustering" not in self.tasks.heads:
             return _no_head("clustering")
+        if not near:
+            return ""
         others = [{"title": other["title"], "image": other["thumbnail"]} for other in near]
         try:
             mates = self.tasks.cluster(product, others)
@@ -128,7 +134,8 @@ class Demo:
             return notice(f"Clustering: {error}")
         remark = f"Of the {len(near)} nearest products, those that are grouped with this one as offers of one product."
         found = cards(near[row] for row in mates) if mates else "<p>None: it is alone.</p>"
-        return section(f"Its cluster: {len(mates)} of them", found, remark)
+        others = {0: "no other offer", 1: "1 other offer"}.get(len(mates), f"{len(mates)} other offers")
+        return section(f"Its cluster: {others}", found, remark)
 
 
 def load_demo(data: str | Path, checkpoint: str | None = None) -> Demo:
@@ -150,11 +157,13 @@ def load_demo(data: str | Path, checkpoint: str | None = None) -> Demo:
         )
     embedder = ProductEmbedder(checkpoint or str(data / "eclip"))
     table = ProductTable.open_or_build(str(data / "lancedb"), embedder, str(products))
-    return Demo(table, ProductTasks(data / "heads"))
+    arguments = data / "arguments.json"
+    are_drawn = arguments.exists() and json.loads(arguments.read_text(encoding="utf-8")).get("test_data") == ["toy"]
+    return Demo(table, ProductTasks(data / "heads"), are_drawn=are_drawn)
 
 
 def build_page(demo: Demo) -> gr.Blocks:
-    """Lay the page out."""
+    """Lay the page out; the tabs of one product and of two open with products of the table."""
 
     def told(function: Callable[..., str]) -> Callable[..., str]:
         """Show mistakes in words, where the answer would have been."""
@@ -167,47 +176,71 @@ def build_page(demo: Demo) -> gr.Blocks:
 
         return answer
 
-    first = section(f"Some of the {len(demo.table)} products", cards(demo.table.table.head(12).to_pylist()))
+    some = demo.table.table.head(_NUM_RESULTS).to_pylist()
     with gr.Blocks(title="Products by words and images", analytics_enabled=False) as page:
         gr.Markdown("# Products by words and images\nAn e-CLIP model: titles and images of products in one space.")
-        with gr.Tab("Search"):
-            with gr.Row():
-                with gr.Column(scale=2, min_width=240):
-                    words = _words("What are you looking for?", "red striped umbrella")
-                    with gr.Row():
-                        category, colour = (
-                            gr.Dropdown(
-                                [_ANY, *demo.table.choices(name)], value=_ANY, label=name.capitalize(), min_width=120
-                            )
-                            for name in ("category", "colour")
-                        )
-                with gr.Column(scale=1, min_width=200):
-                    image = _upload("Image")
-            button = gr.Button("Search", variant="primary")
-            found = gr.HTML(first, elem_id="found")
-            inputs = [words, image, category, colour]
-            gr.on([button.click, words.submit], told(demo.search), inputs, found, api_name="search")
-        with gr.Tab("Product"):
-            with gr.Row():
-                with gr.Column(scale=2, min_width=240):
-                    title = _words("Title of the product", "Solvik Breeze umbrella, red, striped")
-                with gr.Column(scale=1, min_width=200):
-                    photograph = _upload("Photograph")
-            button = gr.Button("Ask", variant="primary")
-            told_of = gr.HTML(elem_id="answers")
-            gr.on([button.click, title.submit], told(demo.ask), [title, photograph], told_of, api_name="ask")
-        with gr.Tab("Match"):
-            titles, offers = [], []
-            with gr.Row():
-                for number in ("First", "Second"):
-                    with gr.Column(min_width=240):
-                        titles.append(_words(f"{number} title", ""))
-                        offers += [titles[-1], _upload(f"{number} photograph")]
-            button = gr.Button("Compare", variant="primary")
-            verdict = gr.HTML(elem_id="verdict")
-            events = [button.click, *(title.submit for title in titles)]
-            gr.on(events, told(demo.compare), offers, verdict, api_name="compare")
+        if demo.are_drawn:
+            gr.Markdown("All products here are drawn by a program, with invented names: none is for sale.")
+        with gr.Tabs() as tabs:
+            with gr.Tab("Search", id="search"):
+                _search_tab(demo, told(demo.search), some)
+            with gr.Tab("Product", id="product"):
+                asked = _product_tab(demo, told(demo.ask), some[0])
+            with gr.Tab("Match", id="match"):
+                _match_tab(told(demo.compare), some)
+
+        def open_product(request: gr.Request) -> list[Any]:
+            """Show the product that a card of the page leads to."""
+            product = demo.table.product(request.query_params.get("product", ""))
+            if product is None:
+                return [gr.skip()] * (1 + len(asked))
+            answers = told(demo.ask)(product["title"], product["thumbnail"])
+            return [gr.Tabs(selected="product"), product["title"], _as_image(product["thumbnail"]), answers]
+
+        page.load(open_product, None, [tabs, *asked], api_name=False)
     return page
+
+
+def _search_tab(demo: Demo, search: Callable[..., str], some: list[dict[str, Any]]) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=240):
+            words = _words("What are you looking for?", placeholder="blue mug")
+            with gr.Row():
+                category, colour = (
+                    gr.Dropdown([_ANY, *demo.table.choices(name)], value=_ANY, label=name.capitalize(), min_width=120)
+                    for name in ("category", "colour")
+                )
+        with gr.Column(scale=1, min_width=200):
+            image = _upload("Image")
+    button = gr.Button("Search", variant="primary")
+    found = gr.HTML(section(f"Some of the {len(demo.table)} products", cards(some)), elem_id="found")
+    gr.on([button.click, words.submit], search, [words, image, category, colour], found, api_name="search")
+
+
+def _product_tab(demo: Demo, ask: Callable[..., str], product: dict[str, Any]) -> list[Any]:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=240):
+            title = _words("Title of the product", product["title"])
+        with gr.Column(scale=1, min_width=200):
+            photograph = _upload("Photograph", product["thumbnail"])
+    button = gr.Button("Ask", variant="primary")
+    answers = gr.HTML(ask(product["title"], product["thumbnail"]), elem_id="answers")
+    gr.on([button.click, title.submit], ask, [title, photograph], answers, api_name="ask")
+    return [title, photograph, answers]
+
+
+def _match_tab(compare: Callable[..., str], some: list[dict[str, Any]]) -> None:
+    titles, offers = [], []
+    examples = [some[0], some[-1]]
+    with gr.Row():
+        for number, product in zip(("First", "Second"), examples, strict=True):
+            with gr.Column(min_width=240):
+                titles.append(_words(f"{number} title", product["title"]))
+                offers += [titles[-1], _upload(f"{number} photograph", product["thumbnail"])]
+    button = gr.Button("Compare", variant="primary")
+    told_first = compare(*(product[name] for product in examples for name in ("title", "thumbnail")))
+    verdict = gr.HTML(told_first, elem_id="verdict")
+    gr.on([button.click, *(title.submit for title in titles)], compare, offers, verdict, api_name="compare")
 
 
 def launch(demo: Demo, **settings: Any) -> Any:
@@ -220,13 +253,18 @@ def launch(demo: Demo, **settings: Any) -> Any:
     return page.launch(theme=theme, css=CSS, max_file_size=MAX_FILE_SIZE, footer_links=[], **settings)
 
 
-def _words(label: str, placeholder: str) -> gr.Textbox:
+def _words(label: str, value: str | None = None, placeholder: str | None = None) -> gr.Textbox:
+    value = value and value[:MAX_TITLE_LENGTH]
     # One line that grows: Enter sends it.
-    return gr.Textbox(label=label, placeholder=placeholder, max_lines=3, max_length=MAX_TITLE_LENGTH)
+    return gr.Textbox(value, label=label, placeholder=placeholder, max_lines=3, max_length=MAX_TITLE_LENGTH)
 
 
-def _upload(label: str) -> gr.Image:
-    image = gr.Image(label=label, sources=["upload", "clipboard"], height=180, buttons=[])
+def _as_image(thumbnail: bytes | None) -> Image.Image | None:
+    return Image.open(io.BytesIO(thumbnail)) if thumbnail else None
+
+
+def _upload(label: str, thumbnail: bytes | None = None) -> gr.Image:
+    image = gr.Image(_as_image(thumbnail), label=label, sources=["upload", "clipboard"], height=180, buttons=[])
 
     def read(payload: Any) -> bytes | None:
         """Hand the file on as it came, if it was uploaded: whoever writes the request himself can name any path."""
@@ -265,12 +303,13 @@ def main() -> None:
         default=os.environ.get("ECLIP_CHECKPOINT"),
         help="e-CLIP checkpoint that searches, folder or Hub id (or ECLIP_CHECKPOINT); that of the data if not given",
     )
+    parser.add_argument("--port", type=int, help="port that the page is served at; the first free one from 7860 on")
     arguments = parser.parse_args()
     try:
         demo = load_demo(arguments.data, arguments.checkpoint)
     except FileNotFoundError as error:
         parser.exit(1, f"{error}\n")
-    launch(demo)
+    launch(demo, server_port=arguments.port)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 __all__ = ["CSS", "bars", "cards", "notice", "section"]
 
@@ -15,8 +16,11 @@ CSS = """
 .gradio-container { width: 100% !important; max-width: 1100px !important; margin: 0 auto !important; }
 @media (max-width: 480px) { .gradio-container > main { padding: 12px 8px !important; } }
 .section, .notice { margin: 0; }
-.section ul.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(124px, 1fr)); gap: 12px;
+.section ul.grid { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px;
                    list-style: none; margin: 0; padding: 0; }
+@media (min-width: 480px) { .section ul.grid { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
+@media (min-width: 840px) { .section ul.grid { grid-template-columns: repeat(6, minmax(0, 1fr)); } }
+.card a { color: inherit; text-decoration: none; display: flex; flex-direction: column; height: 100%; }
 .card { border: 1px solid var(--border-color-primary); border-radius: 8px; overflow: hidden; margin: 0;
         background: var(--background-fill-primary); display: flex; flex-direction: column; min-width: 0; }
 .card img, .card .no-image { width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff; display: block; }
@@ -53,7 +57,7 @@ def section(heading: str, content: str, remark: str = "") -> str:
 
 
 def cards(products: Iterable[Mapping[str, Any]]) -> str:
-    """Show products as a grid of images, as many side by side as there is room for."""
+    """Show products as a grid of images, 2, 3 or 6 side by side; each leads to what the tasks say of it."""
     shown = "".join(_card(product) for product in products)
     return f'<ul class="grid">{shown}</ul>'
 
@@ -81,6 +85,6 @@ def _card(product: Mapping[str, Any]) -> str:
     if "similarity" in product:
         facts.append(f"similarity {product['similarity']:.2f}")
     return (
-        f'<li class="card">{image}<div class="words">{escape(short)}'
-        f'<div class="facts">{"<br>".join(facts)}</div></div></li>'
+        f'<li class="card"><a href="?product={quote(product["id"], safe="")}">{image}'
+        f'<div class="words">{escape(short)}<div class="facts">{"<br>".join(facts)}</div></div></a></li>'
     )

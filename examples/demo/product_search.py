@@ -1,9 +1,10 @@
 """Products in a LanceDB table on disk: filtered search by a title, an image, or both.
 
 Contract: a product is one row and one vector, the mean of what its title and its image became in e-CLIP's shared
-space; a query is a vector made the same way, so that words, an image, and both search the same column. Files are all
-there is: no server, and tables larger than memory stay on disk. Needs lancedb, pyarrow and transformers, and of e-CLIP
-only a checkpoint, whose code is loaded with it.
+space; a query is a vector made the same way, so that words, an image, and both search the same column. Words are also
+looked for in the titles (BM25), and the two scores are weighed: two words say less to a model of whole titles than to
+an index. Files are all there is: no server, and tables larger than memory stay on disk. Needs lancedb, pyarrow and
+transformers, and of e-CLIP only a checkpoint, whose code is loaded with it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +27,8 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
-from lancedb.index import Bitmap, IvfRq  # noqa: E402
+from lancedb.index import FTS, Bitmap, IvfRq  # noqa: E402
+from lancedb.rerankers import LinearCombinationReranker  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 from transformers import AutoModel, AutoProcessor  # noqa: E402
 
@@ -34,6 +37,8 @@ __all__ = ["ProductEmbedder", "ProductTable", "index_vectors", "nearest_rows", "
 THUMBNAIL_SIZE = 224
 _INDEX_FROM = 50_000  # rows: fewer are compared in milliseconds without an index
 _CELLS, _PROBED_CELLS, _REFINE = 256, 16, 10
+_VECTOR_WEIGHT = 0.3  # of the cosine, beside the score of the words: few words name a kind of product, above all
+_CANDIDATES = 5  # of each ranking, for each row that is wanted of both
 _LEVELS = " > "
 
 
@@ -150,6 +155,7 @@ class ProductTable:
         if skipped:
             reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.most_common(3))
             print(f"{skipped.total()} products left out: {reasons}", file=sys.stderr)
+        index_words(table)
         if table.count_rows() >= _INDEX_FROM:
             index_vectors(table)
             for column in ("category", "colour"):
@@ -188,7 +194,7 @@ class ProductTable:
             limit: How many products at most.
 
         Returns:
-            The products, the nearest first: `id`, `title`, `thumbnail` (JPEG), `category`, `colour`, `similarity`.
+            The products, the best first: `id`, `title`, `thumbnail` (JPEG), `category`, `colour`, `similarity`.
 
         Raises:
             ValueError: there are neither words nor an image, or the image can't be used.
@@ -201,7 +207,13 @@ class ProductTable:
             )
         if colour:
             conditions.append(f"colour = {_quoted(colour)}")
-        return nearest_rows(self.table, vector, limit, where=" AND ".join(conditions) or None)
+        return nearest_rows(self.table, vector, limit, where=" AND ".join(conditions) or None, words=text)
+
+    def product(self, product_id: str) -> dict[str, Any] | None:
+        """Return the product of an id, as `search` does, or nothing where there is none."""
+        columns = [name for name in self.table.schema.names if name != "vector"]
+        found = self.table.search().where(f"id = {_quoted(product_id)}").select(columns).limit(1).to_list()
+        return found[0] if found else None
 
 
 def product_schema(width: int) -> pa.Schema:
@@ -215,7 +227,14 @@ def index_vectors(table: Any) -> None:
     table.create_index("vector", config=IvfRq(distance_type="dot", num_partitions=_CELLS))
 
 
-def nearest_rows(table: Any, vector: np.ndarray, limit: int, where: str | None = None) -> list[dict[str, Any]]:
+def index_words(table: Any) -> None:
+    """Index the words of the titles, as they stand: no language is assumed."""
+    table.create_index("title", config=FTS(stem=False, remove_stop_words=False))
+
+
+def nearest_rows(
+    table: Any, vector: np.ndarray, limit: int, where: str | None = None, words: str | None = None
+) -> list[dict[str, Any]]:
     """Find the rows of a table whose vectors are nearest, by the index where there is one.
 
     Args:
@@ -223,17 +242,30 @@ def nearest_rows(table: Any, vector: np.ndarray, limit: int, where: str | None =
         vector: Of unit length, shape `(width,)`.
         limit: How many rows at most.
         where: Condition that rows must meet, in SQL; it is met before rows are counted.
+        words: Words that are looked for in the titles, too, where those have an index. The two scores are
+            weighed by `_VECTOR_WEIGHT`.
 
     Returns:
-        The rows without their vectors, the nearest first, with their cosine as `similarity`. What the index finds,
+        The rows without their vectors, the best first, with their cosine as `similarity`. What the index finds,
         `_REFINE` times as much as is asked for, is compared again with the whole vectors.
     """
-    query = table.search(vector, vector_column_name="vector").distance_type("dot").limit(limit)
-    columns = [name for name in table.schema.names if name != "vector"]
-    query = query.nprobes(_PROBED_CELLS).refine_factor(_REFINE).select([*columns, "_distance"])
+    words = " ".join(re.findall(r"\w+", words or ""))  # the rest is syntax of queries
+    has_words = bool(words) and any(index.columns == ["title"] for index in table.list_indices())
+    if has_words:
+        query = table.search(query_type="hybrid", vector_column_name="vector").vector(vector).text(words)
+        query = query.rerank(LinearCombinationReranker(weight=_VECTOR_WEIGHT))
+    else:
+        query = table.search(vector, vector_column_name="vector")
+    query = query.distance_type("dot").limit(limit * (_CANDIDATES if has_words else 1))
+    query = query.nprobes(_PROBED_CELLS).refine_factor(_REFINE)
     if where:
         query = query.where(where, prefilter=True)
-    return [{**row, "similarity": 1 - row.pop("_distance")} for row in query.to_list()]
+    rows = query.to_list()[:limit]
+    return [
+        {name: row[name] for name in table.schema.names if name != "vector"}
+        | {"similarity": float(np.dot(row["vector"], vector))}
+        for row in rows
+    ]
 
 
 def _record_batches(

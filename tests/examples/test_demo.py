@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -161,6 +163,35 @@ def test_an_offer_matches_itself_better_than_another_one(demo, data):
     assert demo.tasks.cluster({"title": one["title"], "image": one["image"]}, [one]) == [0]
 
 
+def test_tabs_open_with_products_and_say_that_they_are_drawn(app, demo):
+    config = str(app.build_page(demo).get_config_file()["components"])
+    assert "drawn by a program" in config and "Its cluster: " in config and "One product." in config + "Two products."
+    own = str(app.build_page(app.Demo(demo.table, demo.tasks)).get_config_file()["components"])
+    assert demo.are_drawn and "drawn by a program" not in own
+
+
+def test_every_card_leads_to_its_product(demo, product):
+    html = demo.search("mug", None, None, None)
+    ids = re.findall(r'href="\?product=([^"]*)"', html)
+    assert len(ids) == 12
+    found = demo.table.product(unquote(ids[0]))
+    assert f'alt="{found["title"]}"' in html and "vector" not in found
+    assert demo.table.product("' OR id = '") is None
+
+
+def test_words_of_a_short_query_are_looked_for_in_the_titles(app, demo):
+    from product_search import ProductTable
+
+    products = [
+        {"id": str(n), "title": f"{kind} number {n}"} for n, kind in enumerate(["шляпа", "mug", "hat", "mug"] * 5)
+    ]
+    table = ProductTable.build(str(Path(tempfile.mkdtemp())), demo.table.embedder, products)
+    for kind in ("mug", "шляпа"):
+        assert all(kind in row["title"] for row in table.search(kind, limit=5))
+    assert len(table.search('mug" OR (', limit=5)) == 5  # words, not a query's syntax
+    assert len(table.search("!?", limit=5)) == 5
+
+
 @pytest.mark.parametrize("title", ODD_TITLES)
 def test_any_title_is_taken_and_escaped(demo, title):
     for html in (demo.search(title, None, None, None), demo.ask(title, None), demo.compare(title, None, title, None)):
@@ -171,8 +202,8 @@ def test_titles_of_products_are_escaped(app):
     from page import bars, cards, notice
 
     bad = '<script>"'
-    html = cards([{"title": bad, "thumbnail": None, "category": bad, "colour": bad, "similarity": 1.0}])
-    html += cards([{"title": bad, "thumbnail": b"x", "category": None, "colour": None}])
+    html = cards([{"id": bad, "title": bad, "thumbnail": None, "category": bad, "colour": bad, "similarity": 1.0}])
+    html += cards([{"id": bad, "title": bad, "thumbnail": b"x", "category": None, "colour": None}])
     html += bars([(bad, 0.5)], bad) + notice(bad)
     assert "<script>" not in html and html.count("&lt;script&gt;&quot;") == 3 + 2 + 2 + 1
 
@@ -232,6 +263,7 @@ def test_the_space_installs_what_the_folder_imports():
         imported |= set(re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
     own = {path.stem for path in DEMO.glob("*.py")}
     required = set(re.findall(r"^([a-z]+)", (DEMO / "requirements.txt").read_text(), re.MULTILINE))
+    imported = {{"PIL": "pillow"}.get(name, name) for name in imported}
     assert imported - own - set(sys.stdlib_module_names) <= required
     assert "sdk: gradio" in (DEMO / "README.md").read_text().split("---")[1]
 
@@ -305,6 +337,9 @@ def test_search_in_the_browser(page, product, tmp_path):
 def test_tasks_in_the_browser(page, product, tmp_path):
     good, _, _ = image_files(product, tmp_path)
     page.get_by_role("tab", name="Product").click()
+    page.wait_for_selector("#answers table")  # of the product that it opens with
+    page.get_by_label("Title of the product").fill("")
+    page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).locator("visible=true").first.click()
     page.get_by_role("button", name="Ask").click()
     page.wait_for_selector("[role=alert]:has-text('Give the product a title')")
     page.get_by_label("Title of the product").fill('<b id="bold">' + product["title"])
@@ -316,11 +351,21 @@ def test_tasks_in_the_browser(page, product, tmp_path):
     page.screenshot(path=tmp_path / "desktop-tasks.png", full_page=True)
 
     page.get_by_role("tab", name="Match").click()
+    page.wait_for_selector("#verdict table")
     page.get_by_label("First title").fill("red umbrella")
     page.get_by_label("Second title").fill("parasol, scarlet")
     page.get_by_role("button", name="Compare").click()
     page.wait_for_selector("#verdict table")
     page.screenshot(path=tmp_path / "desktop-match.png", full_page=True)
+
+
+def test_a_card_opens_what_the_tasks_say_of_it(page, demo):
+    card = page.locator("#found .card").nth(3)
+    title = card.locator("img").get_attribute("alt")
+    card.locator("a").click()
+    page.wait_for_selector("[role=tabpanel]:visible #answers table")
+    page.wait_for_function("wanted => document.querySelector('#answers img').alt == wanted", arg=title)
+    assert page.get_by_label("Title of the product").input_value() == title
 
 
 @pytest.mark.parametrize("page", [(360, 740)], indirect=True)

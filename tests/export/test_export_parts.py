@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from call_script import call_script
 from conftest import make_config, make_inputs, save_checkpoint, wake
 
 from modeling_eclip import EClipModel, EClipProcessor
@@ -117,10 +118,20 @@ def test_mistakes_are_named(monkeypatch):
 def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "checkpoint")
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", "text"]
-    words += ["--precision", "int8", "--toy_offers", "120", "--num_workers", "0", "--calibration_products", "40"]
-    monkeypatch.setattr(sys, "argv", ["export.py", *words])
+    words += [
+        "--precision",
+        "int8",
+        "--train_data",
+        "toy",
+        "--toy_offers",
+        "120",
+        "--num_workers",
+        "0",
+        "--calibration_products",
+        "40",
+    ]
     hints = record_hints(monkeypatch)
-    export.main()
+    call_script(export.main, words)
     assert len(hints) == 2 and set(hints) == {"f32"}, "the export, and what was read from its file"
     report = json.loads((tmp_path / "export" / "agreement.json").read_text())
     assert (report["part"], report["format"], report["precision"]) == ("text", "openvino", "int8")
@@ -135,17 +146,16 @@ def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkey
     inputs = processor(text=["red shoes", "a blue shirt", "x"], return_tensors="np")
     assert np.linalg.norm(compiled(dict(inputs))["text_embeds"], axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
     with pytest.raises(SystemExit, match="is there already"):
-        export.main()
+        call_script(export.main, words)
 
 
 @pytest.mark.parametrize("part", ["text", "image"])
 def test_a_modality_alone_is_exported_from_tables_of_that_modality(part, tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "checkpoint")
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", part]
-    words += ["--toy_offers", "120", "--num_workers", "0", "--agreement_products", "10"]
+    words += ["--train_data", "toy", "--toy_offers", "120", "--num_workers", "0", "--agreement_products", "10"]
     words += ["--image_column" if part == "text" else "--title_column", "none"]
-    monkeypatch.setattr(sys, "argv", ["export.py", *words])
-    export.main()
+    call_script(export.main, words)
     report = json.loads((tmp_path / "export" / "agreement.json").read_text())
     assert list(report["agreement"]) == [f"{part}_embeds"], "nothing is found without the other modality"
     assert report["agreement"][f"{part}_embeds"]["min_cosine"] > 1 - 1e-5
@@ -159,7 +169,7 @@ def test_a_modality_without_products_is_refused(part, column, remedy, tmp_path, 
     words = ["--checkpoint", "model", "--output_dir", str(tmp_path / "export"), "--part", part]
     monkeypatch.setattr(sys, "argv", ["export.py", *words, f"--{column}_column", "none"])
     with pytest.raises(ValueError, match=f"`part` is '{part}', but `{column}_column` is 'none'.*`--part {remedy}`"):
-        export.main()
+        call_script(export.main, words)
     assert not any(tmp_path.iterdir())
 
 

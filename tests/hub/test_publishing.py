@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 import transformers
+from call_script import call_script
 from conftest import MODEL, ROOT, WITHOUT_PACKAGE, assert_same_outputs
 from hub_server import Answer, Dropped, HubServer, Repository, card_errors
 from huggingface_hub import ModelCard, constants, hf_api
@@ -36,13 +37,19 @@ from training.arguments.train import TrainArguments
 from training.engine.build import build_model, build_processor
 from training.engine.contrastive_training import train
 from training.hub.card_facts import checkpoint_facts
-from training.publish import main as publish
+from training.publish import main
 from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import TASKS
 
 TITLES = ["a red shoe", "blue shirt, size M"]
 PATHS = [["Shoes", "Boots"], ["Shoes", "Sandals"], ["Shirts"]]
+
+
+def publish(words):
+    call_script(main, words)
+
+
 DATA = DataArguments(train_data=["toy"], toy_offers=80, num_workers=0)
 
 
@@ -466,7 +473,7 @@ def test_what_is_no_checkpoint_is_refused(hub, checkpoint, tmp_path):
 
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", match="holds no e-CLIP checkpoint")
-    refused(tmp_path / "absent", match="is no folder")
+    refused(tmp_path / "absent", match="there is no such folder")
     (checkpoint / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     refused(checkpoint, match="'pytorch_model.bin': a pickle runs what is in it")
     (checkpoint / "pytorch_model.bin").unlink()
@@ -476,8 +483,15 @@ def test_what_is_no_checkpoint_is_refused(hub, checkpoint, tmp_path):
     refused(checkpoint, match="holds no e-CLIP checkpoint")
     refused(checkpoint, "--card_data", "Shop Pictures", match="give name=licence")
     refused(checkpoint, "--license", "other", match="a licence that the Hub has no name for")
-    with pytest.raises(SystemExit, match="give a checkpoint and a repository"):
+    with pytest.raises(SystemExit, match="`checkpoint` is empty; name the folder of a model"):
         publish([])
+    assert hub.requests == []
+
+
+def test_a_dry_run_shows_the_card_and_the_files_and_asks_the_hub_nothing(hub, checkpoint, capsys):
+    publish([str(checkpoint), "someone/eclip", "--license", "mit", "--dry_run"])
+    told = capsys.readouterr().out
+    assert told.startswith("---\n") and "license: mit" in told and "model.safetensors" in told
     assert hub.requests == []
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from call_script import call_script
 from conftest import MODEL
 from torch import nn
 
@@ -25,6 +25,7 @@ from training.arguments.data import DataArguments
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
 from training.engine.build import build_model, build_processor
+from training.evaluation import measure_checkpoints
 from training.evaluation.predictions import answer_task
 from training.evaluation.task_evaluation import load_evaluated_split, load_task_head
 from training.evaluation.task_metrics import Estimate, Outcomes, measure, metrics_to_json
@@ -242,10 +243,9 @@ def run(checkpoints, tmp_path, monkeypatch):
     def run(*words, plots=False):
         data = ["--test_data", str(checkpoints / "test.parquet"), "--num_workers", "0", "--num_resamples", "20"]
         data += ["--validation_data", str(checkpoints / "validation.parquet")]
-        monkeypatch.setattr(sys, "argv", ["evaluate_tasks.py", *data, *words, "--output_dir", str(tmp_path)])
         if not plots:
-            monkeypatch.setattr(evaluate_tasks, "draw_evaluations", lambda *arguments: [])
-        evaluate_tasks.main()
+            monkeypatch.setattr(measure_checkpoints, "draw_evaluations", lambda *arguments: [])
+        call_script(evaluate_tasks.main, [*data, *words, "--output_dir", str(tmp_path)])
         return json.loads((tmp_path / "report.json").read_text())
 
     return run
@@ -331,7 +331,7 @@ def test_classes_by_their_names(checkpoints, run, task):
             [answer[0][0] == tuple(row["category"]) for answer, row in zip(predictions, rows, strict=True)]
         )
         assert report["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
-    with pytest.raises(ValueError, match="the task is 'adult'; attributes and category"):
+    with pytest.raises(SystemExit, match="the task is 'adult'; attributes and category"):
         run("--task", "adult", "--checkpoint", folder, "--zero_shot", "true")
 
 

@@ -54,8 +54,11 @@ def _is_mistake(error: Exception) -> bool:
     """Whether an error is about what the script was given, or about the machine."""
     if isinstance(error, OSError | ImportError) or _is_of_network(error):
         return True
-    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-    return isinstance(error, ValueError) and any(folder in Path(innermost).resolve().parents for folder in _OURS)
+    innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    is_own = any(folder in innermost.parents for folder in _OURS)
+    return is_own and isinstance(error, ValueError | FloatingPointError | RuntimeError)
+        folder in Path(innermost).resolve().parents for folder in _OURS
+    )
 
 
 def _is_of_network(error: Exception) -> bool:

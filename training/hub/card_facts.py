@@ -108,6 +108,8 @@ def publish(arguments: PublishArguments) -> None:
         if error.response.status_code == 401:  # where the Hub wants a token, it does not say how to give one
             raise ValueError(f"{error} Log in with `hf auth login`, or set HF_TOKEN.") from error
         raise
+    except ValueError as error:  # the Hub's own of a card that it refuses is about the arguments, too
+        raise ValueError(str(error)) from error
 
 
 def _show(folder: Path, repo_id: str, facts: CardFacts) -> None:

@@ -57,8 +57,6 @@ def _is_mistake(error: Exception) -> bool:
     innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     is_own = any(folder in innermost.parents for folder in _OURS)
     return is_own and isinstance(error, ValueError | FloatingPointError | RuntimeError)
-        folder in Path(innermost).resolve().parents for folder in _OURS
-    )
 
 
 def _is_of_network(error: Exception) -> bool:

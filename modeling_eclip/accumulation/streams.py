@@ -204,7 +204,7 @@ class MultiStreamAccumulation:
         encoded_again = self._transfer(
             [stream for stream, graph in zip(streams, graphs, strict=True) if graph is None], device
         )
-        for number, stream in enumerate(streams):
+        for number in range(len(streams)):
             is_last = number + 1 == len(streams)
             with contextlib.nullcontext() if is_last else self._no_reduction():
                 output = graphs[number]
@@ -222,6 +222,7 @@ class MultiStreamAccumulation:
                 _back_propagate(roots, gradients)
             graphs[number] = None
             del output, roots
+        self._budget.end_step()
         _set_random_state(self.module, after)
         return loss.detach()
 

@@ -1,13 +1,14 @@
 """Images in any form that shops have them to 8-bit RGB Pillow images, or one clear error.
 
-Contract: `load_product_image` either returns an upright, opaque RGB image with at most `max_pixels` pixels, or raises
-`ProductImageError`, whose `reason` is a short name that rows can be counted by. Transparency is laid on white (the
-background of a product page), deeper bit depths are scaled rather than clipped, the first frame stands for an
-animation, and the size in a file's header is checked before its pixels are decoded. Nothing is fetched from the
-network and no Pillow setting is changed. Pillow is imported on first use.
+Contract: `load_product_image` either returns an upright, opaque sRGB image with at most `max_pixels` pixels, or raises
+`ProductImageError`, whose `reason` is a short name that rows can be counted by. A file's colour profile is applied,
+transparency is laid on white (the background of a product page), deeper bit depths are scaled rather than clipped, the
+first frame stands for an animation, and the size in a file's header is checked before its pixels are decoded. Nothing
+is fetched from the network and no Pillow setting is changed. Pillow is imported on first use.
 """
 
 import contextlib
+import functools
 import io
 import os
 from collections.abc import Callable, Mapping
@@ -65,14 +66,13 @@ def load_product_image(image: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> "PI
         max_pixels: Largest accepted width times height.
 
     Returns:
-        The image in mode "RGB": first frame, EXIF orientation applied, transparency on white.
+        The image in mode "RGB", in sRGB: first frame, EXIF orientation applied, transparency on white.
 
     Raises:
         ProductImageError: If the image cannot be used. Its `reason` says why in one word.
         ImportError: If Pillow is not installed.
     """
-    loaded: PILImage = read_product_image(image, max_pixels)
-    return loaded
+    return read_product_image(image, max_pixels)
 
 
 def read_product_image(image: Any, max_pixels: int, decode_jpeg: "JpegDecoder | None" = None) -> Any:
@@ -83,7 +83,11 @@ def read_product_image(image: Any, max_pixels: int, decode_jpeg: "JpegDecoder | 
     """
     Image, _ = _pillow()
     if isinstance(image, Mapping):
-        image = _from_mapping(image)
+        if "bytes" not in image and "path" not in image:
+            raise ProductImageError(
+                f"a mapping with the keys {sorted(map(str, image))} holds no image. Give it 'bytes' or 'path'."
+            )
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
     if image is None:
         raise ProductImageError("no image: received None. Give an image or leave the row out.", "missing")
     if isinstance(image, Image.Image):
@@ -101,8 +105,7 @@ def read_product_image(image: Any, max_pixels: int, decode_jpeg: "JpegDecoder | 
         return _from_path(os.fspath(image), max_pixels, decode_jpeg)
     raise ProductImageError(
         f"an image cannot be read from a {type(image).__name__}. Give a Pillow image, numpy array, torch tensor, "
-        "encoded bytes, a path, or a mapping with 'bytes' or 'path'.",
-        "unsupported",
+        "encoded bytes, a path, or a mapping with 'bytes' or 'path'."
     )
 
 
@@ -111,16 +114,6 @@ def _pillow() -> tuple[Any, Any]:
     if is_vision_available():  # this form marks the import as optional for transformers' check of remote code
         from PIL import Image, ImageOps
     return Image, ImageOps
-
-
-def _from_mapping(image: Mapping[str, Any]) -> Any:
-    if "bytes" not in image and "path" not in image:
-        raise ProductImageError(
-            f"a mapping with the keys {sorted(map(str, image))} holds no image. Give it 'bytes' or 'path'.",
-            "unsupported",
-        )
-    content = image.get("bytes")
-    return image.get("path") if content is None else content
 
 
 def _from_path(path: Any, max_pixels: int, decode_jpeg: "JpegDecoder | None") -> Any:
@@ -164,7 +157,8 @@ def _from_file(file: Any, name: str, max_pixels: int, decode_jpeg: "JpegDecoder 
         _check_size(pil_image.width, pil_image.height, name, max_pixels)
         pixels = decode_jpeg(pil_image, file, _orientation(pil_image))
         if pixels is not None:
-            return pixels
+            transform = _to_srgb("RGB", pil_image.info.get("icc_profile"))
+            return np.asarray(transform.apply(Image.fromarray(pixels))) if transform else pixels
     # The copy lets go of the file.
     return _to_rgb(_decoded(pil_image, name, max_pixels), name).copy()
 
@@ -270,11 +264,12 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _to_rgb(pil_image: "PILImage", name: str) -> "PILImage":
-    """Turn a decoded image upright, scale it to 8 bits, and lay it on white."""
+    """Turn a decoded image upright, scale it to 8 bits, bring its colours to sRGB, and lay it on white."""
     Image, ImageOps = _pillow()
     if _orientation(pil_image) != 1:
         with contextlib.suppress(Exception):
             pil_image = ImageOps.exif_transpose(pil_image)
+    profile = pil_image.info.get("icc_profile")
     if pil_image.mode in ("I", "F") or pil_image.mode.startswith("I;16"):
         pil_image = Image.fromarray(_deep_to_uint8(pil_image, name))
     try:
@@ -282,14 +277,40 @@ def _to_rgb(pil_image: "PILImage", name: str) -> "PILImage":
             if pil_image.mode == "La":
                 pil_image = pil_image.convert("LA")
             layer = pil_image.convert("RGBA")
+            if transform := _to_srgb("RGBA", profile):
+                layer = transform.apply(layer)
             white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, layer).convert("RGB")
+        if profile and pil_image.mode not in ("L", "CMYK", "LAB"):  # which have profiles of their own kind
+            pil_image = pil_image.convert("RGB")
+        if transform := _to_srgb(pil_image.mode, profile):
+            return transform.apply(pil_image)
         return pil_image if pil_image.mode == "RGB" else pil_image.convert("RGB")
     except (ValueError, OSError) as error:
         raise ProductImageError(
             f"{name}: mode {pil_image.mode} cannot be turned into RGB ({error}). Convert it to JPEG or PNG.",
             "unsupported",
         ) from error
+
+
+@functools.lru_cache(16)
+def _to_srgb(mode: str, profile: bytes | None) -> Any:
+    """Return what brings pixels from a colour profile to sRGB; `None` where nothing is to be done, or nothing can."""
+    if not profile or not is_vision_available():
+        return None
+    try:
+        from PIL import Image, ImageCms
+
+        own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(own, srgb, mode, "RGBA" if mode == "RGBA" else "RGB")
+        if mode != "RGB":
+            return transform
+        levels = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 15, dtype=np.uint8)]), -1).reshape(18, -1, 3)
+        # Most profiles are sRGB under some name: nothing is to be done.
+        changes = np.asarray(transform.apply(Image.fromarray(levels))).astype(int) - levels
+        return transform if abs(changes).max() > 2 else None
+    except Exception:  # damaged, for other pixels than these, or Pillow is built without colour management
+        return None
 
 
 def _deep_to_uint8(pil_image: "PILImage", name: str) -> np.ndarray:
@@ -299,6 +320,8 @@ def _deep_to_uint8(pil_image: "PILImage", name: str) -> np.ndarray:
     0..1 up to 1 and as 0..255, Pillow's own convention, beyond.
     """
     array = np.asarray(pil_image)
+    if isinstance(transparent := pil_image.info.get("transparency"), int):  # the level that a 16-bit PNG leaves out
+        array = np.where(array == transparent, 65535, array)
     if pil_image.mode == "I" and array.max() > 255 and array.min() >= 0 and array.max() <= 65535:
         array = array.astype(np.uint16)
     elif pil_image.mode == "F" and 1 < array.max() <= 255:

@@ -106,7 +106,8 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path, subtests):
             with subtests.test(shares=shares, arguments=arguments, frozen=frozen):
                 # The same sums in another order: float32 keeps seven digits.
                 torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-5, atol=1e-6)
-                assert_same_gradients(gradients, expected)
+                # Sums in another order: float32 leaves up to 1e-5 of the largest.
+                assert_same_gradients(gradients, expected, rtol=1e-4)
         assert len({num_streams for *_, num_streams in results}) == 1
         # Each rank holds a part of the gradients, and both together hold all: a scalar aside, there is no second copy.
         total = sum(gradient.numel() for gradient in expected.values()) - 1
@@ -143,7 +144,7 @@ def test_dropout_is_the_same_in_both_passes(one_rank):
         )
         results.append((loss, {name: full(p.grad) for name, p in model.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(results[1][0], results[0][0])
-    assert_same_gradients(results[1][1], results[0][1])
+    assert_same_gradients(results[1][1], results[0][1], rtol=1e-4)  # as above
 
 
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use:UserWarning")

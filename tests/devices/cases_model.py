@@ -24,11 +24,7 @@ def build(vision="vit", text="bert", dropout=0.0):
             if "drop" in name:
                 setattr(tower, name, dropout)
     torch.manual_seed(0)
-    return EClipModel(config).train()
-
-
-def to_device(inputs):
-    return {name: value.to(CUDA) for name, value in inputs.items()}
+    return EClipModel(config).train().double()  # see `assert_same_gradients`
 
 
 def gradients_of(model):
@@ -44,16 +40,16 @@ def test_towers(vision, text):
     model = build(vision, text)
     moved = copy.deepcopy(model).to(CUDA)
     assert {parameter.device for parameter in moved.parameters()} == {CUDA}
-    model(**make_inputs(NUM_OFFERS), catalog_ids=CATALOG_IDS, return_loss=True).loss.backward()
-    moved(**to_device(make_inputs(NUM_OFFERS)), catalog_ids=CATALOG_IDS.to(CUDA), return_loss=True).loss.backward()
+    for each, device in ((model, "cpu"), (moved, CUDA)):
+        torch.manual_seed(7)  # some towers draw positions in training
+        inputs = {name: value.to(device) for name, value in make_inputs(NUM_OFFERS).items()}
+        each(**inputs, catalog_ids=CATALOG_IDS.to(device), return_loss=True).loss.backward()
     moved.clamp_logit_scale()
     assert_same_gradients(gradients_of(moved), gradients_of(model))
 
 
 # With dropout, the same draws: both devices take them from the CPU's generator here.
-@pytest.mark.parametrize(
-    ("keep_graphs", "dropout"), [(1.0, 0.3), (0.0, 0.3), (0.5, 0.3), ("auto", 0.3), (1.0, 0.0), (0.0, 0.0)]
-)
+@pytest.mark.parametrize(("keep_graphs", "dropout"), [("auto", 0.3), (0.0, 0.3), (0.5, 0.3), (1.0, 0.0)])
 def test_streams(keep_graphs, dropout):
     found = []
     for device in ("cpu", "cuda"):

@@ -49,6 +49,10 @@ class GraphBudget:
         else:
             self._streams_left = round(self.keep_graphs * len(streams))
 
+    def end_step(self) -> None:
+        """Hold on to nothing of the batch, whose pixels would lie in memory beside the next ones."""
+        self.graphs, self._streams = [], []
+
     def encode(self, may_keep: bool, encode: Callable[[], Embeds], rewind: Callable[[], None]) -> Embeds:
         """Encode the next stream of the step, with a graph if it is to be kept.
 

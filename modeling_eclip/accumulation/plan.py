@@ -137,7 +137,11 @@ def _trim(text: dict[str, torch.Tensor], lengths: torch.Tensor | None) -> dict[s
     if lengths is None:
         return text
     longest = max(1, int(lengths.max()))
-    return {name: value if name == "text_pooler_output" else value[:, :longest] for name, value in text.items()}
+    # Not as views, whose strides would be a form of their own for a tower that is compiled.
+    return {
+        name: value if name == "text_pooler_output" else value[:, :longest].contiguous()
+        for name, value in text.items()
+    }
 
 
 __all__ = ["INPUTS", "Stream", "plan_streams"]

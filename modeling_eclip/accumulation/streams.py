@@ -224,6 +224,7 @@ class MultiStreamAccumulation:
                 _back_propagate(roots, gradients)
             graphs[number] = None
             del kept, output, roots
+        self._budget.end_step()
         _set_random_state(self.module, after)
         return loss.detach()
 

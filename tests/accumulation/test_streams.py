@@ -1,6 +1,7 @@
 """Multi-stream accumulation: the gradient of the whole batch, however it is cut."""
 
 import contextlib
+import gc
 import os
 import socket
 import weakref
@@ -192,6 +193,26 @@ def test_streams_are_prepared_where_they_are_encoded(sizes, keep_graphs):
         assert max(most) <= 2
     elif not sizes:
         assert rows == [NUM_OFFERS]
+
+
+@pytest.mark.parametrize("keep_graphs", ["auto", 0.0])
+def test_a_batch_is_let_go_of_after_its_step(keep_graphs):
+    """Another one is read meanwhile: a third would lie in memory."""
+    model, inputs = make_training_model().float(), make_inputs(11)
+    accumulate = MultiStreamAccumulation(model, stream_size=4, keep_graphs=keep_graphs)
+    memory = inputs["pixel_values"].numpy().copy()  # is freed when the last view of it is
+    inputs["pixel_values"], is_held = torch.from_numpy(memory), weakref.ref(memory)
+    accumulate(inputs)
+    del memory, inputs
+    gc.collect()
+    assert is_held() is None
+
+
+def test_titles_that_are_trimmed_have_the_strides_of_others():
+    """A compiled tower would have a form of its own for them."""
+    streams = plan_streams(make_inputs(NUM_OFFERS), make_config(), 4, 4)
+    ids = [stream.inputs["input_ids"] for stream in streams if "input_ids" in stream.inputs]
+    assert len({part.shape[1] for part in ids}) > 1 and all(part.is_contiguous() for part in ids)
 
 
 def test_copies_run_one_stream_ahead_and_their_memory_is_reused_in_order(monkeypatch):

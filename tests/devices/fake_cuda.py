@@ -131,6 +131,10 @@ def install() -> None:
         "mem_get_info": lambda device=None: (8 << 30, 8 << 30),
         "memory_reserved": lambda device=None: 0,
         "memory_allocated": lambda device=None: 0,
+        "max_memory_allocated": lambda device=None: 0,
+        "reset_peak_memory_stats": lambda device=None: None,
+        "set_sync_debug_mode": lambda mode: None,
+        "get_device_name": lambda device=None: "a CPU's stand-in for a GPU",
         "get_device_capability": lambda device=None: (9, 0),
     }
     for name, function in replaced.items():

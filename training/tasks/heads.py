@@ -38,11 +38,19 @@ def build_head(
         seed: Seed of new weights.
 
     Returns:
-        The head, in float32. The weights of a head in the checkpoint that fit are kept.
+        The head, in float32. The weights of a head of the same task and classes in the checkpoint are kept.
+
+    Raises:
+        ValueError: the checkpoint is of adapters.
     """
     head_class = task.head_class
     if source_of(arguments) == "checkpoint":
         set_seed(seed)
+        if find_adapter_config_file(arguments.checkpoint) is not None:
+            raise ValueError(
+                f"`checkpoint` is {arguments.checkpoint!r}, which holds adapters; train them with `--merge true`, and "
+                "give what that saves."
+            )
         return head_class.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
     model = build_model(arguments, tokenizer, seed=seed)
     head = head_class(EClipConfig.from_dict(model.config.to_dict() | fields))
@@ -152,7 +160,8 @@ def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, bas
         lora_alpha=trained.lora_alpha,
         target_modules=[f"{head.base_model_prefix}.{name}" for name in layers],
         modules_to_save=own,
-        base_model_name_or_path=base,
+        # A folder by its whole path: whoever loads the adapters does so from elsewhere.
+        base_model_name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else base,
         inference_mode=True,
     ).save_pretrained(str(folder))
     # peft's names: https://huggingface.co/docs/peft/developer_guides/checkpoint. It looks for the modules to save by

@@ -346,6 +346,34 @@ def test_the_stock_trainer(head_class, tmp_path):
     torch.testing.assert_close(flat(loaded(**{k: v for k, v in inputs.items() if k != "labels"})), expected)
 
 
+@pytest.mark.parametrize(
+    "model_class",
+    [EClipModel, *HEADS, EClipForProductClustering, EClipForProductMatching],
+    ids=lambda model_class: model_class.__name__,
+)
+def test_predictions_of_a_trainer_hold_answers_alone(model_class, tmp_path):
+    model = make_head(model_class) if model_class in HEADS else model_class(make_config())
+    inputs = make_inputs(6)
+    if model_class is EClipForProductMatching:
+        inputs = {name: torch.stack([value, value.flip(0)], dim=1) for name, value in inputs.items()}
+    rows = [{name: tensor[row] for name, tensor in inputs.items()} for row in range(6)]
+    settings = {"per_device_eval_batch_size": 2, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
+    trainer = Trainer(model, TrainingArguments(output_dir=str(tmp_path), **settings))
+    predictions = trainer.predict(rows).predictions
+    if model_class is EClipModel:  # similarities within each batch, and vectors; no hidden states
+        shapes = [(6, 2), (6, 2), (6, 16), (6, 16)]
+        assert [each.shape for each in predictions] == shapes
+        output = model.eval()(**inputs)
+        torch.testing.assert_close(torch.as_tensor(predictions[3]), output.image_embeds, rtol=0, atol=1e-5)
+    elif model_class is EClipForProductClustering:
+        assert predictions.shape == (6, 64)
+    elif model_class is EClipForAttributeExtraction:
+        assert {name: each.shape for name, each in predictions.items()} == {"base.colour": (6, 3), "season": (6, 2)}
+    else:
+        expected = (6, 4) if model_class is EClipForCategoryClassification else (6,)
+        assert predictions.shape == expected
+
+
 def test_no_graph_breaks():
     head, inputs = make_head(EClipForAttributeExtraction), make_inputs(2)
     inputs["has_text"] = torch.tensor([True, False])

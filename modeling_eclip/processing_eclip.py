@@ -259,7 +259,8 @@ def _loaded(image: Any, place: str) -> Any:
     try:
         return load_product_image(image)
     except ProductImageError as error:
-        raise ProductImageError(f"{place}: {error}", error.reason) from error
+        hint = " Titles are given by name, as text=..." if isinstance(image, str) and "://" not in image else ""
+        raise ProductImageError(f"{place}: {error}{hint}", error.reason) from error
 
 
 def _config_or_none(

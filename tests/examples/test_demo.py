@@ -222,7 +222,9 @@ def test_uploads_are_deleted_after_a_while(app, demo, monkeypatch):
     monkeypatch.setattr(app, "_DELETE_UPLOADS", (1, 1))
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (1, 2, 3)).save(file, "PNG")
-    with TestClient(App.create_app(app.build_page(demo))) as client:
+    page = app.build_page(demo)
+    page.max_file_size = None  # what `launch` would set
+    with TestClient(App.create_app(page)) as client:
         (path,) = client.post("/gradio_api/upload", files={"files": ("shoe.png", file.getvalue())}).json()
         assert Path(path).is_file()
         for _ in range(200):

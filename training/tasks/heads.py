@@ -1,5 +1,6 @@
 """Heads: built on any start of a model, joined from two, or loaded as fine-tuning saved them."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,4 +174,5 @@ def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, bas
         if ".lora_" in name or name.startswith(found)
     }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    shutil.copymode(folder / "adapter_config.json", folder / "adapter_model.safetensors")  # not for its owner alone
     save_code(head, folder)

@@ -233,7 +233,7 @@ class EClipTaskModel(EClipPreTrainedModel):
         head._renew_classifier(info)
         if info["mismatched_keys"] and not kwargs.get("ignore_mismatched_sizes"):
             raise ValueError(
-                f"{pretrained_model_name_or_path!s} has weights of other shapes: {sorted(info['mismatched_keys'])[:3]}; "
+                f"{pretrained_model_name_or_path!s} has other shapes: {sorted(info['mismatched_keys'])[:3]}; "
                 "leave the configuration of its towers as it is, or give ignore_mismatched_sizes=True."
             )
         return (head, info) if kwargs.get("output_loading_info") else head

@@ -43,7 +43,7 @@ class _HasOwnPipeline:
     @classmethod
     def from_pretrained(cls, checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
         raise ValueError(
-            f"{str(checkpoint)!r} is of EClipConfig, whose heads see titles and images and have thresholds; load it by "
+            f"{str(checkpoint)!r} is of EClipConfig, whose heads see titles and images, with thresholds; load it by "
             f"AutoModel, or use pipeline({CLASSIFICATION!r}, model={str(checkpoint)!r})."
         )
 

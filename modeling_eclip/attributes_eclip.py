@@ -87,6 +87,8 @@ class EClipForAttributeExtraction(EClipTaskModel):
         ValueError: the configuration has no `attributes`.
     """
 
+    class_field = "attributes"
+
     def __init__(self, config: EClipConfig):
         """Build a classifier per attribute, in the order of `config.attribute_names`."""
         super().__init__(config)

@@ -120,6 +120,8 @@ class EClipForCategoryClassification(EClipTaskModel):
         ValueError: the configuration has no `category_paths`.
     """
 
+    class_field = "category_paths"
+
     def __init__(self, config: EClipConfig):
         """Build the classifier over the leaves of the configured tree."""
         super().__init__(config)

@@ -20,7 +20,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
-from .fusion_eclip import ProductEmbeds
+from .fusion_eclip import ProductEmbeds, apply_linear
 from .modeling_eclip import find_catalog_mates, normalize, similarity_logits
 from .representation_eclip import EClipTaskModel, import_from_package, modality_widths
 
@@ -78,7 +78,7 @@ class ModalityProjection(nn.Module):
         mapped = {}
         for modality, (vectors, has_modality) in embeds.modalities.items():
             linear = getattr(self, modality)
-            mapped[modality] = normalize(linear(vectors.to(linear.weight.dtype)).float()) * has_modality.unsqueeze(1)
+            mapped[modality] = normalize(apply_linear(linear, vectors).float()) * has_modality.unsqueeze(1)
         return mapped
 
     def join(self, mapped: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -106,8 +106,8 @@ class EClipConfig(PreTrainedConfig):
     matryoshka_weights: list[float | int] | None = None
     modality: Literal["text", "image", "both"] = "both"
     modality_dropout: float | int = 0.1
-    category_paths: list[list[str]] | None = None
-    attributes: dict[str, list[str]] | None = None
+    category_paths: list[list[str] | tuple[str, ...]] | tuple[list[str] | tuple[str, ...], ...] | None = None
+    attributes: dict[str, list[str] | tuple[str, ...]] | None = None
     not_stated: str = "not stated"
     decision_threshold: float | int | None = None
     target_recall: float | int | None = None
@@ -129,6 +129,7 @@ class EClipConfig(PreTrainedConfig):
         if self.text_pooling == "auto":
             self.text_pooling = "pooler" if text_model_type in _CONTRASTIVE_TEXT_TOWERS else "mean"
         self.calibration = list(self.calibration)
+        self.category_paths = self.category_paths and [list(path) for path in self.category_paths]
         # `AutoModel` picks a class by it; saving a head writes the head's.
         self.architectures = getattr(self, "architectures", None) or ["EClipModel"]
 

@@ -64,6 +64,20 @@ class ProductEmbeds(ModelOutput):
         return normalize(torch.cat([part.to(parts[0].device) for part in parts], dim=-1))
 
 
+def apply_linear(linear: nn.Module, vectors: torch.Tensor) -> torch.Tensor:
+    """Apply a linear layer to vectors of any floating type.
+
+    Args:
+        linear: The layer. Quantised weights, whose type is not the one they compute in, take the vectors as they are.
+        vectors: Shape `(B, in_features)`.
+
+    Returns:
+        Shape `(B, out_features)`.
+    """
+    dtype = getattr(linear.weight, "dtype", None)  # of torch's own quantised layers, `weight` is a method
+    return linear(vectors.to(dtype) if dtype is not None and dtype.is_floating_point else vectors)
+
+
 class LateFusionClassifier(nn.Module):
     """Classify products from their titles, their images or both.
 
@@ -94,9 +108,10 @@ class LateFusionClassifier(nn.Module):
         log_probabilities = {}
         for modality, (vectors, has_modality) in embeds.modalities.items():
             linear = getattr(self, modality)
-            logits = linear(vectors.to(linear.weight.dtype)).float()
+            logits = apply_linear(linear, vectors).float()
             # The bias holds the frequency of a class, which is no evidence where the modality is missing.
-            logits = logits - (~has_modality).unsqueeze(1) * linear.bias.float()
+            bias = linear.bias() if callable(linear.bias) else linear.bias  # a method of torch's quantised layers
+            logits = logits - (~has_modality).unsqueeze(1) * bias.float()
             log_probabilities[modality] = logits.log_softmax(dim=-1)  # (B, num_classes)
         return log_probabilities
 
@@ -252,4 +267,4 @@ def mean_cross_entropy(
     return total / torch.where(mass > 0, mass, 1)
 
 
-__all__ = ["IGNORED_LABEL", "LateFusionClassifier", "ProductEmbeds", "mean_cross_entropy"]
+__all__ = ["IGNORED_LABEL", "LateFusionClassifier", "ProductEmbeds", "apply_linear", "mean_cross_entropy"]

@@ -71,12 +71,21 @@ class PairLinear(nn.Linear):
         init.copy_(self.bias, -_START_COSINE * weight[:, 0])
 
 
-class CrossModalLinear(nn.Linear):
-    """Turns the cosine of a title with an image into log odds that they are of one product."""
+class CrossModalLinear(nn.Module):
+    """Turns the cosine of a title with an image into log odds that they are of one product.
+
+    Not an `nn.Linear`: there is nothing to quantise in two numbers, and torchao fails at it.
+    """
 
     def __init__(self) -> None:
         """Build a scale and a shift."""
-        super().__init__(1, 1)
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1, 1), _START_SCALE))
+        self.bias = nn.Parameter(torch.full((1,), -_START_SCALE * _START_CROSS_COSINE))
+
+    def forward(self, cosines: torch.Tensor) -> torch.Tensor:
+        """Scale and shift cosines, shape `(B, 1)` to the same."""
+        return nn.functional.linear(cosines, self.weight, self.bias)
 
 
 class PairClassifier(LateFusionClassifier):

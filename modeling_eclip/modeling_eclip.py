@@ -8,8 +8,10 @@ Notable choices:
 """
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -203,12 +205,13 @@ class EClipPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
         self.config.auto_map = self.auto_map()
-        pipelines = self.custom_pipelines()
-        if pipelines:
+        if pipelines := self.custom_pipelines():
             self.config.custom_pipelines = pipelines
         elif hasattr(self.config, "custom_pipelines"):  # of a head, whose checkpoint this model came from
             del self.config.custom_pipelines
         super().save_pretrained(save_directory, *args, **kwargs)
+        for weights in Path(save_directory).glob("*.safetensors"):  # which only their owner could read
+            shutil.copymode(next(Path(save_directory).glob("*config.json")), weights)
 
     @classmethod
     def auto_map(cls) -> dict[str, str]:

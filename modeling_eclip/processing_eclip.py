@@ -21,7 +21,7 @@ DEFAULT_MAX_TITLE_LENGTH = 128
 _SIGLIP_TITLE_LENGTH = 64
 _MODALITIES = ("text", "image")
 _TITLE_PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 # Fast tokenizers keep padding and length as state between calls: one call at a time, whichever processor makes it.
 _LOCK = threading.RLock()
@@ -137,7 +137,7 @@ class EClipProcessor(ProcessorMixin):
             The processor.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         saved, _ = cls.get_processor_dict(pretrained_model_name_or_path, **hub)
         if "title_padding" not in saved:
             config = _config_or_none(pretrained_model_name_or_path, kwargs.get("trust_remote_code"), **hub)
@@ -259,7 +259,8 @@ def _loaded(image: Any, place: str) -> Any:
     try:
         return load_product_image(image)
     except ProductImageError as error:
-        raise ProductImageError(f"{place}: {error}", error.reason) from error
+        hint = " Titles are given by name, as text=..." if isinstance(image, str) and "://" not in image else ""
+        raise ProductImageError(f"{place}: {error}{hint}", error.reason) from error
 
 
 def _config_or_none(
@@ -389,4 +390,4 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-__all__ = ["EClipProcessor", "check_title", "is_missing", "prepare_products", "read_product"]
+__all__ = ["HUB_ARGUMENTS", "EClipProcessor", "check_title", "is_missing", "prepare_products", "read_product"]

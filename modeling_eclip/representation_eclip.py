@@ -9,23 +9,30 @@ Notable choices:
 """
 
 import importlib
+import json
+import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple, find_adapter_config_file, is_peft_available, logging
 
 from .configuration_eclip import EClipConfig
-from .fusion_eclip import LateFusionClassifier, ProductEmbeds
+from .fusion_eclip import LateFusionClassifier, ProductEmbeds, apply_linear
 from .modeling_eclip import IMAGE_INPUTS, TEXT_INPUTS, EClipModel, EClipPreTrainedModel, normalize
-from .processing_eclip import prepare_products, read_product
+from .processing_eclip import HUB_ARGUMENTS, prepare_products, read_product
 from .towers_eclip import tower_width
 
+logger = logging.get_logger(__name__)
+
 _NAMES = {"text": "title", "image": "image"}
+# What is fitted to a classifier, and to no other one.
+_FITTED = ("calibration", "decision_threshold", "target_recall")
 
 
 def modality_widths(config: EClipConfig) -> dict[str, int]:
@@ -165,7 +172,12 @@ class EClipTaskModel(EClipPreTrainedModel):
 
     Args:
         config: The configuration.
+
+    Attributes:
+        class_field: Field of the configuration that names the head's classes; `None` where they are always the same.
     """
+
+    class_field: str | None = None
 
     def __init__(self, config: EClipConfig):
         """Build the towers and the representation; a head adds its own and calls `post_init`."""
@@ -173,6 +185,72 @@ class EClipTaskModel(EClipPreTrainedModel):
         config.validate()  # fields given to `from_pretrained` are set one by one
         self.eclip = EClipModel(config)
         self.representation = ProductRepresentation(config)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Self:
+        """Load a head as any transformers model: from its checkpoint, a base model's, another head's, or adapters.
+
+        Of a head of another task, or with other classes, all but its classifier is taken; the classifier is new, and
+        so are calibration and threshold, which were fitted to the old one. Adapters (peft) with a head's configuration
+        beside them are put on the checkpoint that they name.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            *args: As in transformers.
+            **kwargs: As in transformers: fields of the configuration, `revision`, `dtype`, ... A whole `config` is
+                taken as it is.
+
+        Returns:
+            The head, in evaluation mode.
+        """
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        try:
+            saved = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
+        except (OSError, TypeError):  # adapters alone, a state without a name, or nothing, as transformers will tell
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        adapters = find_adapter_config_file(pretrained_model_name_or_path, **hub) if is_peft_available() else None
+        if adapters is not None and not list(Path(pretrained_model_name_or_path).glob("model*.safetensors")):
+            settings = json.loads(Path(adapters).read_text(encoding="utf-8"))
+            for name in cls.config_class.__annotations__.keys() & kwargs.keys():
+                setattr(saved, name, kwargs.pop(name))
+            kwargs = {"config": saved} | {name: value for name, value in kwargs.items() if name != "revision"}
+            source = {"_adapter_model_path": str(pretrained_model_name_or_path), "revision": hub.get("revision")}
+            kwargs["adapter_kwargs"] = (kwargs.get("adapter_kwargs") or {}) | source
+            base, revision = settings["base_model_name_or_path"], settings.get("revision")
+            return super().from_pretrained(base, *args, revision=revision or "main", **kwargs)
+        config = kwargs.get("config")
+        field = cls.class_field
+        classes = None if field is None else kwargs.get(field, getattr(saved if config is None else config, field))
+        is_same = field is None or _plain(classes) == _plain(getattr(saved, field))
+        if saved.architectures == [EClipModel.__name__] or (saved.architectures == [cls.__name__] and is_same):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if config is None:
+            kwargs = {name: getattr(cls.config_class(), name) for name in _FITTED} | kwargs
+        mode = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        head, info = super().from_pretrained(pretrained_model_name_or_path, *args, **(kwargs | mode))
+        head._renew_classifier(info)
+        if info["mismatched_keys"] and not kwargs.get("ignore_mismatched_sizes"):
+            raise ValueError(
+                f"{pretrained_model_name_or_path!s} has other shapes: {sorted(info['mismatched_keys'])[:3]}; "
+                "leave the configuration of its towers as it is, or give ignore_mismatched_sizes=True."
+            )
+        return (head, info) if kwargs.get("output_loading_info") else head
+
+    def _renew_classifier(self, info: dict[str, Any]) -> None:
+        """Initialise the classifier whatever was loaded into it, and say so in the log and in the loading info."""
+        classifier = getattr(self, "classifier", nn.Module())
+        names = {f"classifier.{name}" for name, _ in classifier.named_parameters()}
+        if not (was_loaded := names - info["missing_keys"]):
+            return
+        for parameter in classifier.parameters():
+            parameter._is_hf_initialized = False
+        for module in classifier.modules():
+            self._init_weights(module)
+        logger.warning("New, since the checkpoint is of another task or other classes: %s", sorted(was_loaded))
+        info["missing_keys"] |= names
+        info["mismatched_keys"] = {key for key in info["mismatched_keys"] if key[0] not in names}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -367,6 +445,11 @@ class EClipYesOrNoModel(EClipTaskModel):
         return (self.probabilities(logits) >= self.decision_threshold).tolist()
 
 
+def _plain(classes: Any) -> Any:
+    """Return names of classes in a form that compares: tuples equal lists, and paths keep their order."""
+    return json.loads(json.dumps(classes))
+
+
 @torch.no_grad()
 def embed_names(model: EClipTaskModel, processor: Any, names: Sequence[Sequence[str]]) -> torch.Tensor:
     """Embed classes by their names.
@@ -404,7 +487,7 @@ def zero_shot_logits(model: EClipTaskModel, class_embeds: torch.Tensor, embeds: 
     similarities, weights = [], []
     for modality, (vectors, has_modality) in embeds.modalities.items():
         # A product's vectors are the tower's but for their length, which the projection hands on.
-        projected = normalize(projections[modality](vectors.to(projections[modality].weight.dtype)))
+        projected = normalize(apply_linear(projections[modality], vectors))
         similarity = (projected @ class_embeds.to(projected).T).float().to(device)  # (B, num_classes)
         present = has_modality.to(device).unsqueeze(1)
         similarities.append(similarity.masked_fill(~present, 0))

@@ -111,3 +111,14 @@ def test_what_a_head_says_survives_saving(tmp_path):
 def test_unknown_model_type_is_named():
     with pytest.raises(ValueError, match="no_such_tower"):
         EClipConfig(vision_config={"model_type": "no_such_tower"})
+
+
+def test_classes_may_be_tuples(tmp_path):
+    paths, values = (("Shoes", "Boots"), ["Bags"]), {"colour": ("blue", "red")}
+    config = make_config(category_paths=paths, attributes=values)
+    config.save_pretrained(tmp_path)
+    for each in (config, EClipConfig.from_pretrained(tmp_path)):
+        assert each.category_paths == [["Shoes", "Boots"], ["Bags"]]
+        assert list(each.attributes["colour"]) == ["blue", "red"]
+    with pytest.raises(StrictDataclassError, match="category_paths.*more than once"):
+        make_config(category_paths=[("Shoes",), ["Shoes"]])

@@ -7,13 +7,15 @@ import sys
 import pytest
 import torch
 from conftest import WITHOUT_PACKAGE, assert_same_outputs, make_config, make_inputs
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModel, AutoPeftModelForFeatureExtraction, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from modeling_eclip import (
     EClipForAdultRecognition,
     EClipForAttributeExtraction,
     EClipForCategoryClassification,
+    EClipForProductClustering,
+    EClipForProductMatching,
     EClipModel,
 )
 
@@ -110,6 +112,58 @@ def test_a_new_head_on_a_base_checkpoint(head_class, model, tmp_path):
     head.save_pretrained(tmp_path / "head")
     base = EClipModel.from_pretrained(tmp_path / "head")
     assert_same_outputs(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)
+
+
+# The shapes of two classes are those of the recogniser and of the other tree; of four, those of none.
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize(
+    ("head_class", "fields"),
+    [
+        (EClipForCategoryClassification, {"category_paths": [["Mugs"], ["Lamps"]]}),
+        (EClipForAttributeExtraction, {"attributes": {"colour": ["blue", "red"]}}),
+        (EClipForAdultRecognition, {}),
+        (EClipForProductMatching, {}),
+        (EClipForProductClustering, {}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_new_head_from_the_checkpoint_of_another(head_class, fields, num_classes, tmp_path):
+    paths = [[str(number)] for number in range(num_classes)]
+    source = EClipForCategoryClassification(make_config(category_paths=paths, calibration=[2.0, 1.0]))
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1)
+    source.save_pretrained(tmp_path / "source")
+    head, info = head_class.from_pretrained(tmp_path / "source", **fields, output_loading_info=True)
+    own = {name for name, _ in head.named_parameters() if not name.startswith(("eclip.", "representation."))}
+    assert info["missing_keys"] == own and not info["mismatched_keys"]
+    before = source.state_dict()
+    for name, value in head.state_dict().items():
+        if name not in own:
+            assert torch.equal(value, before[name]), name
+    fresh = head_class(head.config)
+    for name in own:  # zeros and constants where new heads have them, small numbers elsewhere
+        torch.testing.assert_close(head.get_parameter(name), fresh.get_parameter(name), rtol=0, atol=0.2, msg=name)
+    assert head.config.calibration == [1.0, 0.0] and not head.training
+    head.save_pretrained(tmp_path / "head")
+    loaded, info = head_class.from_pretrained(tmp_path / "head", output_loading_info=True)
+    assert not any(info.values()), info
+    assert all(torch.equal(value, head.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_head_with_the_same_classes_keeps_its_classifier(tmp_path):
+    head = make_head(EClipForCategoryClassification)
+    head.save_pretrained(tmp_path)
+    paths = tuple(tuple(path) for path in head.config.category_paths)
+    loaded, info = EClipForCategoryClassification.from_pretrained(
+        tmp_path, category_paths=paths, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert torch.equal(loaded.classifier.text.weight, head.classifier.text.weight)
+    reverse = EClipForCategoryClassification.from_pretrained(tmp_path, category_paths=paths[::-1])
+    assert not torch.equal(reverse.classifier.text.weight, head.classifier.text.weight)
+    with pytest.raises(ValueError, match="has other shapes.*projection.*ignore_mismatched_sizes"):
+        EClipForAdultRecognition.from_pretrained(tmp_path, projection_dim=8)
 
 
 # Runs in a process that could import the package only from the folders of the checkpoints.
@@ -245,6 +299,23 @@ def test_adapters(head_class, model, tmp_path):
     torch.testing.assert_close(flat(loaded(**inputs)), expected, rtol=0, atol=1e-5)
 
 
+def test_adapters_of_a_base_model_load_by_the_auto_classes(model, tmp_path):
+    model.save_pretrained(tmp_path / "base")
+    inputs = make_inputs(4)
+    for task_type in (None, "FEATURE_EXTRACTION"):
+        lora = LoraConfig(target_modules=["query", "q_proj"], init_lora_weights=False, task_type=task_type)
+        adapted = get_peft_model(EClipModel.from_pretrained(tmp_path / "base"), lora).eval()
+        adapted.save_pretrained(tmp_path / "adapters")
+        loaded = [AutoModel.from_pretrained(tmp_path / "adapters")]
+        if task_type is None:  # peft names the class, and imports from the packages that a user trusts
+            loaded.append(AutoPeftModel.from_pretrained(tmp_path / "adapters", import_allowlist=["modeling_eclip"]))
+        else:
+            loaded.append(AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path / "adapters"))
+        for each in loaded:
+            assert_same_outputs(each.eval()(**inputs).logits_per_text, adapted(**inputs).logits_per_text)
+        assert not torch.allclose(adapted(**inputs).logits_per_text, model(**inputs).logits_per_text)
+
+
 @parametrize_heads
 def test_the_stock_trainer(head_class, tmp_path):
     head = make_head(head_class)
@@ -273,6 +344,34 @@ def test_the_stock_trainer(head_class, tmp_path):
     torch.testing.assert_close(torch.as_tensor(logits), expected)
     loaded = head_class.from_pretrained(tmp_path / "checkpoint-4")
     torch.testing.assert_close(flat(loaded(**{k: v for k, v in inputs.items() if k != "labels"})), expected)
+
+
+@pytest.mark.parametrize(
+    "model_class",
+    [EClipModel, *HEADS, EClipForProductClustering, EClipForProductMatching],
+    ids=lambda model_class: model_class.__name__,
+)
+def test_predictions_of_a_trainer_hold_answers_alone(model_class, tmp_path):
+    model = make_head(model_class) if model_class in HEADS else model_class(make_config())
+    inputs = make_inputs(6)
+    if model_class is EClipForProductMatching:
+        inputs = {name: torch.stack([value, value.flip(0)], dim=1) for name, value in inputs.items()}
+    rows = [{name: tensor[row] for name, tensor in inputs.items()} for row in range(6)]
+    settings = {"per_device_eval_batch_size": 2, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
+    trainer = Trainer(model, TrainingArguments(output_dir=str(tmp_path), **settings))
+    predictions = trainer.predict(rows).predictions
+    if model_class is EClipModel:  # similarities within each batch, and vectors; no hidden states
+        shapes = [(6, 2), (6, 2), (6, 16), (6, 16)]
+        assert [each.shape for each in predictions] == shapes
+        output = model.eval()(**inputs)
+        torch.testing.assert_close(torch.as_tensor(predictions[3]), output.image_embeds, rtol=0, atol=1e-5)
+    elif model_class is EClipForProductClustering:
+        assert predictions.shape == (6, 64)
+    elif model_class is EClipForAttributeExtraction:
+        assert {name: each.shape for name, each in predictions.items()} == {"base.colour": (6, 3), "season": (6, 2)}
+    else:
+        expected = (6, 4) if model_class is EClipForCategoryClassification else (6,)
+        assert predictions.shape == expected
 
 
 def test_no_graph_breaks():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
@@ -366,3 +367,15 @@ def test_trainer_does_not_collect_the_towers_outputs():
     fields = {field.name for field in dataclasses.fields(EClipOutput)}
     assert fields - set(ignored) == {"loss", "logits_per_text", "logits_per_image", "text_embeds", "image_embeds"}
     assert {field.name for field in dataclasses.fields(MatchingOutput)} - set(ignored) == {"loss", "logits"}
+
+
+def test_weights_are_written_for_whoever_may_read_the_other_files(model, tmp_path):
+    for mask in (0o022, 0o077):
+        before = os.umask(mask)
+        try:
+            model.save_pretrained(tmp_path / str(mask), max_shard_size="50KB")
+        finally:
+            os.umask(before)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / str(mask)).iterdir()}
+        assert len([name for name in modes if name.endswith(".safetensors")]) > 1
+        assert set(modes.values()) == {0o666 & ~mask}, modes

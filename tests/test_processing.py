@@ -149,6 +149,14 @@ def test_image_errors_name_the_item_and_keep_the_reason(processor):
             processor(images=nothing)
 
 
+def test_a_title_in_the_place_of_an_image_is_told_where_titles_go(processor):
+    for given in ("a mug", ["a mug", "a boot"]):
+        with pytest.raises(ProductImageError, match="no file at 'a mug'.*text="):
+            processor(given)
+    with pytest.raises(ProductImageError, match=r"images\[1\]: no image: received None.*leave the row out"):
+        processor(images=[Image.new("RGB", (32, 32)), None])
+
+
 def test_length_of_titles():
     long = "red " * 10_000
     assert len(EClipProcessor(image_processor(), bert_tokenizer())(text=long)["input_ids"]) == 128

@@ -29,6 +29,7 @@ __all__ = ["Demo", "build_page", "launch", "load_demo"]
 
 MAX_TITLE_LENGTH = 500  # characters; the model reads some tens of words
 MAX_FILE_SIZE = "8mb"
+_DELETE_UPLOADS = (600, 3600)  # every so many seconds, those that are older than so many
 # By the reason that the model's loader gives.
 _WRONG_IMAGES = {
     "empty": "The image is empty. Choose another one.",
@@ -177,7 +178,9 @@ def build_page(demo: Demo) -> gr.Blocks:
         return answer
 
     some = demo.table.table.head(_NUM_RESULTS).to_pylist()
-    with gr.Blocks(title="Products by words and images", analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="Products by words and images", analytics_enabled=False, delete_cache=_DELETE_UPLOADS
+    ) as page:
         gr.Markdown("# Products by words and images\nAn e-CLIP model: titles and images of products in one space.")
         if demo.are_drawn:
             gr.Markdown("All products here are drawn by a program, with invented names: none is for sale.")

@@ -4,6 +4,7 @@ Contract: byte-level BPE after NFKC and lower-casing. Every script is covered, s
 back to bytes, and there is no unknown token; the same titles give the same tokenizer.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
@@ -12,6 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 __all__ = ["train_title_tokenizer"]
 
+# Merging takes time quadratic in the length of a word, and the longest words of real titles have some tens of letters.
+_LONGEST_WORD = 256
+_REST_OF_WORD = re.compile(rf"(?<=\S{{{_LONGEST_WORD}}})\S+")
 _SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -21,7 +25,8 @@ def train_title_tokenizer(
     """Train a byte-level BPE tokenizer on product titles.
 
     Args:
-        titles: Titles in any script. They are read once and need not fit in memory; blank ones are passed over.
+        titles: Titles in any script. They are read once and need not fit in memory; blank ones are passed over, and of
+            a word of more than 256 characters the first 256 are read.
         vocab_size: Largest number of tokens, the 4 special tokens and 256 bytes included. A small corpus gives fewer.
         max_title_length: The tokenizer's `model_max_length`, in tokens, with begin and end counted.
 
@@ -86,4 +91,4 @@ def _usable(titles: Iterable[str]) -> Iterator[str]:
         if not isinstance(title, str):
             raise ValueError(f"titles[{index}]: received {type(title).__name__}. Give strings; drop missing titles.")
         if title.strip():
-            yield title
+            yield _REST_OF_WORD.sub("", title)

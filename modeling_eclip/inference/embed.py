@@ -97,7 +97,7 @@ def embed_products(
             if isinstance(inputs, ProductImageError):
                 raise inputs
             parts.append(embed_inputs(model, inputs, truncate_dim=truncate_dim))
-        found["image_embeds"] = _joined(parts)
+        found["image_embeds"] = _joined(parts, model, truncate_dim)
     return {name: embeds.cpu() for name, embeds in found.items()}
 
 
@@ -131,9 +131,9 @@ def embed_tokens(
             embeds.append(embed_inputs(model, inputs, truncate_dim=truncate_dim))
             places.append(rows)
             progress.update(len(rows))
+    joined = _joined(embeds, model, truncate_dim)
     if not embeds:
-        return _joined(embeds)
-    joined = torch.cat(embeds)
+        return joined
     order = torch.cat(places).to(joined.device)
     return torch.empty_like(joined).index_copy_(0, order, joined)
 
@@ -299,8 +299,11 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.cat(list(parts)) if parts else torch.empty(0, 0)
+def _joined(parts: Sequence[torch.Tensor], model: EClipModel, truncate_dim: int | None) -> torch.Tensor:
+    """Join embeddings; of nothing, of the width that others would have."""
+    if parts:
+        return torch.cat(list(parts))
+    return truncate_embeds(torch.empty(0, model.config.projection_dim, device=model.device), truncate_dim)
 
 
 def _for_device(sizes: Mapping[str, int], device: torch.device) -> int:

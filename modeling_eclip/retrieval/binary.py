@@ -8,6 +8,7 @@ Ours, since at 32 bytes sentence-transformers finds .62 of the 10 nearest where 
 with 1,056 bytes of each vector in memory (`python tests/benchmarks/search_peers.py`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ __all__ = ["BinaryIndex", "binarize"]
 _BLOCK_NUMBERS = 2**22
 
 
-def binarize(embeds: np.ndarray | torch.Tensor, center: np.ndarray | None = None) -> np.ndarray:
+def binarize(
+    embeds: np.ndarray | torch.Tensor | Sequence[Any], center: np.ndarray | torch.Tensor | None = None
+) -> np.ndarray:
     """Keep one bit of each value: whether it is greater than the center.
 
     Args:
@@ -38,7 +41,7 @@ def binarize(embeds: np.ndarray | torch.Tensor, center: np.ndarray | None = None
     values = _as_array(embeds)
     if values.ndim != 2 or values.shape[1] % 8:
         raise ValueError(f"`embeds` has shape {values.shape}; give (N, D) with D a multiple of 8.")
-    return np.packbits(values > (0 if center is None else center), axis=1)
+    return np.packbits(values > (0 if center is None else _as_array(center)), axis=1)
 
 
 class BinaryIndex:
@@ -47,8 +50,8 @@ class BinaryIndex:
     Only the codes are held in memory. Needs faiss (`pip install faiss-cpu`).
 
     Args:
-        vectors: The vectors, shape `(N, D)`, of any numeric type; a `numpy.memmap` stays on disk. A search reads only
-            the vectors of candidates.
+        vectors: The vectors, shape `(N, D)`, of any numeric type: an array, a tensor or lists; a `numpy.memmap` stays
+            on disk. A search reads only the vectors of candidates.
         block_size: Vectors that are read at once while the index is built.
 
     Attributes:
@@ -60,8 +63,9 @@ class BinaryIndex:
         ValueError: the vectors have another shape, or one of them is not finite.
     """
 
-    def __init__(self, vectors: np.ndarray, *, block_size: int = 65536) -> None:
+    def __init__(self, vectors: np.ndarray | torch.Tensor | Sequence[Any], *, block_size: int = 65536) -> None:
         """Read the vectors twice: for their mean, then for their bits."""
+        vectors = _as_array(vectors)
         if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] % 8:
             raise ValueError(
                 f"`vectors` has shape {vectors.shape}; give (N, D) with at least one row, and D a multiple of 8."
@@ -84,11 +88,11 @@ class BinaryIndex:
 
     def search(
         self,
-        queries: np.ndarray | torch.Tensor,
+        queries: np.ndarray | torch.Tensor | Sequence[Any],
         num_neighbors: int = 10,
         *,
         num_candidates: int | None = None,
-        query_center: np.ndarray | None = None,
+        query_center: np.ndarray | torch.Tensor | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the nearest vectors of each query.
 
@@ -142,4 +146,9 @@ def _check_finite(name: str, vectors: np.ndarray, start: int = 0) -> None:
 
 
 def _as_array(embeds: Any) -> np.ndarray:
-    return embeds.detach().float().cpu().numpy() if isinstance(embeds, torch.Tensor) else np.asarray(embeds)
+    if isinstance(embeds, torch.Tensor):
+        return embeds.detach().float().cpu().numpy()
+    if isinstance(embeds, Sequence) and len(embeds) and isinstance(embeds[0], torch.Tensor):  # a tensor a row
+        return torch.stack(list(embeds)).detach().float().cpu().numpy()
+    # As it is: `asarray` would turn a memmap into a plain array, which loads nothing, but hides its file.
+    return embeds if isinstance(embeds, np.ndarray) else np.asarray(embeds)

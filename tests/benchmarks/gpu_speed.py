@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from gpu_subject import GIB, Bench, build_model, draw_batch, draw_embeddings, model_operations
 
 from modeling_eclip import MultiStreamAccumulation, contrastive_loss, dense_contrastive_loss
-from training.arguments.groups import TrainArguments
+from training.arguments.train import TrainArguments
 from training.data.inputs import finish_pixels, raw_inputs
 from training.engine.compile import compile_towers
 from training.engine.step import TrainingStep

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -243,6 +244,26 @@ def test_only_what_was_uploaded_is_read(app, tmp_path):
     shutil.copy(secret, inside)
     assert upload.preprocess(ImageData(path=str(inside))) == secret.read_bytes()
     assert upload.preprocess(None) is None
+
+
+def test_uploads_are_deleted_after_a_while(app, demo, monkeypatch):
+    from fastapi.testclient import TestClient
+    from gradio.routes import App
+
+    assert app._DELETE_UPLOADS[1] <= 3600
+    monkeypatch.setattr(app, "_DELETE_UPLOADS", (1, 1))
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(file, "PNG")
+    page = app.build_page(demo)
+    page.max_file_size = None  # what `launch` would set
+    with TestClient(App.create_app(page)) as client:
+        (path,) = client.post("/gradio_api/upload", files={"files": ("shoe.png", file.getvalue())}).json()
+        assert Path(path).is_file()
+        for _ in range(200):
+            if not Path(path).exists():
+                break
+            time.sleep(0.1)
+        assert not Path(path).exists()
 
 
 def test_tasks_without_a_head_say_so_and_the_others_answer(app, demo, data, tmp_path):

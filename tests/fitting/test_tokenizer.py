@@ -54,6 +54,13 @@ def test_length(tokenizer):
     assert len(ids) == 12 and ids[0] == 1 and ids[-1] == 2
 
 
+def test_of_a_word_without_end_only_its_beginning_is_read():
+    # Whole, it would be learned piece by piece up to tokens of thousands of letters, in quadratic time.
+    long, short = (["red shoes", "b" + "a" * number] * 2 for number in (1_000_000, 255))
+    found, expected = (train_title_tokenizer(titles, vocab_size=400).backend_tokenizer for titles in (long, short))
+    assert found.to_str() == expected.to_str()
+
+
 def test_same_titles_same_tokenizer():
     first, second = (
         train_title_tokenizer(iter(CORPUS), vocab_size=400, max_title_length=12).backend_tokenizer.to_str()

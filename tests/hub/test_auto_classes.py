@@ -56,12 +56,16 @@ def test_auto_model_picks_the_class_that_was_saved(tmp_path):
     assert type(AutoModel.from_pretrained(tmp_path / "base")) is EClipModel
 
 
-def test_no_auto_class_returns_another_head_without_a_word(tmp_path):
-    save_checkpoint(tmp_path, EClipForCategoryClassification, category_paths=[["Shoes"], ["Bags"]])
+@pytest.mark.parametrize("head_class", [EClipForCategoryClassification, EClipForAdultRecognition])
+def test_no_auto_class_returns_another_head_without_a_word(head_class, tmp_path):
+    save_checkpoint(tmp_path, head_class, category_paths=[["Shoes"], ["Bags"]])
     for auto_class in (AutoModelForImageClassification, AutoModelForSequenceClassification):
-        with pytest.raises(ValueError, match="EClipConfig"):
+        with pytest.raises(ValueError, match="EClipConfig.*pipeline\\('eclip-product-classification'"):
             auto_class.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="EClipForCategoryClassification"):
+    for task in ("image-classification", "text-classification"):
+        with pytest.raises(ValueError, match="pipeline\\('eclip-product-classification'"):
+            pipeline(task, model=str(tmp_path))
+    with pytest.raises(ValueError, match=head_class.__name__):
         pipeline("eclip-product-matching", model=str(tmp_path))
 
 

@@ -137,7 +137,12 @@ def test_there_is_something_to_embed():
         embed_products(model, processor)
     with pytest.raises(ValueError, match=r"text\[1\].*not a title"):
         embed_products(model, processor, ["red", None])
-    assert embed_products(model, processor, [])["text_embeds"].shape[0] == 0
+    for dim in (None, 4):
+        empty = embed_products(model, processor, [], [], truncate_dim=dim)
+        assert {name: tuple(embeds.shape) for name, embeds in empty.items()} == {
+            "text_embeds": (0, dim or 16),
+            "image_embeds": (0, dim or 16),
+        }
 
 
 def test_tokens_are_not_padded_to_each_other():

@@ -33,6 +33,16 @@ def test_codes_by_hand():
         binarize(np.zeros((2, 12)))
 
 
+def test_tensors_and_lists_are_searched_as_arrays_are():
+    vectors, center = torch.from_numpy(clustered(50)), torch.full((64,), 0.1)
+    expected = BinaryIndex(vectors.numpy()).search(vectors.numpy(), 3, query_center=center.numpy())
+    for given in (vectors, vectors.requires_grad_(), vectors.tolist(), list(vectors)):
+        found = BinaryIndex(given).search(given, 3, query_center=center)
+        assert found[1].tolist() == expected[1].tolist()
+        np.testing.assert_array_equal(found[0], expected[0])
+    assert BinaryIndex(vectors.bfloat16()).search(vectors, 1)[1].ravel().tolist() == list(range(50))
+
+
 def test_with_all_candidates_it_is_exact():
     vectors, queries = clustered(300), clustered(7, seed=1)
     scores, rows = BinaryIndex(vectors, block_size=64).search(queries, 5, num_candidates=300)

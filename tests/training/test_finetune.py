@@ -1,6 +1,8 @@
 """Fine-tuning from arguments to saved heads, on generated offers: every method, resuming, the best by validation."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import datasets
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import MODEL
+from conftest import MODEL, WITHOUT_PACKAGE
 from safetensors.torch import load_file
 
 from modeling_eclip import EClipForCategoryClassification, EClipModel, EClipProcessor
@@ -159,6 +161,20 @@ def test_adapters_are_saved_alone_or_merged(base, tmp_path):
     titles = list(load_split(DATA, "validation")["title"])
     logits = [answers(head, processor, titles) for head in heads]
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+    # By the Auto class, from another folder, in a process that has the code beside the adapters alone.
+    inputs = processor(text=titles[:4], return_tensors="pt")
+    torch.save(dict(inputs), tmp_path / "inputs.pt")
+    code = (
+        "import sys, torch, transformers\n"
+        "head = transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "torch.save(head(**torch.load(sys.argv[2])).logits.detach(), sys.argv[3])\n"
+    )
+    paths = [str(tmp_path / name) for name in ("alone", "inputs.pt", "logits.pt")]
+    subprocess.run([sys.executable, "-c", WITHOUT_PACKAGE + code, *paths], check=True, cwd=tmp_path / "merged")
+    stranger = torch.load(tmp_path / "logits.pt")
+    torch.testing.assert_close(stranger, heads[0](**inputs).logits.detach(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="holds adapters; train them with `--merge true`"):
+        finetune(replace(base, checkpoint=paths[0]), DATA, arguments(tmp_path / "next", modality="text"))
     untrained = EClipForCategoryClassification.from_pretrained(base.checkpoint, config=heads[0].config)
     assert not torch.allclose(answers(untrained, processor, titles), logits[0], atol=1e-3)
     adapted = EClipModel.from_pretrained(tmp_path / "merged").state_dict()

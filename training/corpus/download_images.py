@@ -32,6 +32,8 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from training.data.files import without_secrets
+
 __all__ = ["DownloadLimits", "ImageDownloadError", "download_image", "download_images"]
 
 _HEADERS = (("User-Agent", "modeling_eclip"), ("Accept", "image/*, */*;q=0.5"), ("Accept-Encoding", "identity"))
@@ -155,6 +157,7 @@ def _attempt(url: str, limits: DownloadLimits) -> bytes | ImageDownloadError:
 
 
 def _quote(url: str) -> str:
+    url = without_secrets(url)
     return repr(url if len(url) <= _LONGEST_QUOTE else url[:_LONGEST_QUOTE] + "...")
 
 

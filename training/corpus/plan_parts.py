@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from daft import col
 from daft.exceptions import DaftCoreException
 
+from training.data.files import secrets_left_out
 from training.data.table_files import FORMATS, plain_table, read_row_group
 from training.data.text_files import EncodingError, TextFile, check_names, read_text_files, text_schema
 
@@ -126,6 +127,7 @@ def _text_file(path: str, kind: str, encoding: str) -> TextFile:
     return TextFile(path.removeprefix(_LOCAL), partial(_open, path), kind, encoding)
 
 
+@secrets_left_out()
 def plan_parts(
     inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str] | None = None, encoding: str = "utf-8"
 ) -> list[Part]:

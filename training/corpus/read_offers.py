@@ -25,7 +25,7 @@ from training.corpus.plan_parts import Part
 from training.corpus.sandbox import in_process
 from training.corpus.title_rules import TitleRule
 from training.data.columns import catalog_numbers
-from training.data.files import whole_folder, write_json
+from training.data.files import whole_folder, without_secrets, write_json
 from training.data.ids import id_texts
 
 __all__ = ["OWN", "part_name", "part_of", "prepare_part", "read_rows", "read_unreadable"]
@@ -73,7 +73,8 @@ def prepare_part(
         with whole_folder(done) as partial, execution_config_ctx(**_SMALL_STEPS):
             _frame(number, part, offers, arguments, rules).write_parquet(str(partial), write_mode="append")
             if unreadable:  # before the folder has its name: a part that is done is not looked at again
-                write_json(unreadable, folder / f"unreadable-{number:05d}.json")
+                told = {without_secrets(what): without_secrets(why) for what, why in unreadable.items()}
+                write_json(told, folder / f"unreadable-{number:05d}.json")
 
     try:
         write(part.read(arguments.encoding, unreadable))
@@ -85,7 +86,7 @@ def prepare_part(
         logger.warning("part %s is read again, without what is broken: %s", number, str(error).splitlines()[0])
         write(part.read_what_is_whole(unreadable))
     for what, why in unreadable.items():
-        logger.warning("%s is skipped: %s", what, why)
+        logger.warning("%s is skipped: %s", without_secrets(what), without_secrets(why))
 
 
 def read_unreadable(folder: Path) -> dict[str, str]:

@@ -6,13 +6,50 @@ A process that is killed while it writes leaves the old file in place, never hal
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["file_state", "files_digest", "whole_file", "whole_folder", "write_json"]
+__all__ = [
+    "file_state",
+    "files_digest",
+    "secrets_left_out",
+    "whole_file",
+    "whole_folder",
+    "without_secrets",
+    "write_json",
+]
+
+# Of an address: a name and password before the host, and what follows the path, such as a signature or a token.
+_PASSWORD = re.compile(r"(?<=://)[^/@?\s'\"]+@")
+_QUERY = re.compile(r"(://[^?\s'\"]*\?)[^\s'\"]+")
+
+
+def without_secrets(text: str) -> str:
+    """Leaves out what opens an address: `https://me:secret@host/a.csv?signature=...` is `https://host/a.csv?...`.
+
+    Args:
+        text: An address, or a message with addresses in it.
+
+    Returns:
+        The text; the same where no address holds a password or a query.
+    """
+    return _QUERY.sub(r"\1...", _PASSWORD.sub("", text))
+
+
+@contextmanager
+def secrets_left_out() -> Iterator[None]:
+    """Raises errors without what opens the addresses in them; their causes, which have them too, are dropped."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        told = without_secrets(str(error))
+        if told == str(error):
+            raise
+        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(told) from None
 
 
 @contextmanager

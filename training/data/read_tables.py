@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
+from training.data.files import secrets_left_out, without_secrets
 from training.data.parquet_stream import ParquetBlocks, StreamedProducts, TableBlocks
 from training.data.table_files import FORMATS, RULES, TableFiles, format_of
 
@@ -36,6 +37,7 @@ Products: TypeAlias = datasets.Dataset | StreamedProducts
 """Products with the canonical columns: a table, or a stream that is read in blocks."""
 
 
+@secrets_left_out()
 def load_products(
     sources: Sequence[str],
     columns: ProductColumns | None = None,
@@ -93,22 +95,22 @@ def load_products(
     blocks: list[ParquetBlocks | TableBlocks] = []
     seen_columns: dict[str, list[str]] = {}
     for source in sources:
-        num_rows = 0
+        name, num_rows = without_secrets(source), 0  # in errors, reports and row ids
         for opened, folder in _open_source(source, split, streaming, encoding, toy_offers, toy_seed):
             if isinstance(opened, list):
-                part = ParquetBlocks(source, opened, columns, folder, rules, num_rows)
+                part = ParquetBlocks(name, opened, columns, folder, rules, num_rows)
                 layout, num_part_rows = part.layout, part.num_source_rows
                 blocks.append(part)
             else:
-                layout, num_part_rows = ColumnLayout(source, opened.features, columns, folder), len(opened)
+                layout, num_part_rows = ColumnLayout(name, opened.features, columns, folder), len(opened)
                 table = _with_canonical_columns(opened, layout, rules, num_rows)
                 if streaming:
                     blocks.append(TableBlocks(table))
                 else:
                     tables.append(table)
-            seen_columns[source] = sorted({*seen_columns.get(source, ()), *layout.names})
+            seen_columns[name] = sorted({*seen_columns.get(name, ()), *layout.names})
             num_rows += num_part_rows
-        logger.info("%s: %s rows", source, num_rows)
+        logger.info("%s: %s rows", name, num_rows)
     _check_seen_somewhere(columns, rules, seen_columns)
 
     products = StreamedProducts(blocks, max_rows) if streaming else _joined(tables, sources, max_rows)
@@ -172,6 +174,8 @@ def _table_files(source: str, split: str) -> list[str]:
     """Lists the table files of a source; none where `datasets` knows it by name or finds its files itself."""
     path = Path(source).expanduser()
     if "://" in source:
+        if source.startswith(("http://", "https://")) and "?" in source:  # a query, such as a signature; no pattern
+            return [source]
         system, pattern = fsspec.core.url_to_fs(source)
         files = [system.unstrip_protocol(file) for file in sorted(system.glob(pattern))]
         if not files:
@@ -234,7 +238,7 @@ def _open_files(
         kind = format_of(file)
         if kind is None:
             raise ValueError(
-                f"source {source!r}: {Path(file).name!r} is not a table that can be read. Use one of "
+                f"source {source!r}: {Path(without_secrets(file)).name!r} is not a table that can be read. Use one of "
                 f"{sorted(FORMATS)}."
             )
         folder = None if "://" in file else Path(file).parent
@@ -256,7 +260,8 @@ def _read_files(source: str, kind: str, data_files: Any, encoding: str) -> datas
         builder = TableFiles(**settings, rules=RULES)
         builder.download_and_prepare()
     except (OSError, datasets.exceptions.DatasetGenerationError) as error:
-        if isinstance(error.__cause__, ValueError):  # it names the file
+        is_empty = isinstance(error.__cause__, datasets.arrow_writer.SchemaInferenceError)  # nothing came from there
+        if isinstance(error.__cause__, ValueError) and not is_empty:  # it names the file
             raise error.__cause__ from error
         raise ValueError(f"source {source!r} could not be read. {type(error).__name__}: {error}") from error
     return builder.as_dataset(split="train")

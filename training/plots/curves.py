@@ -12,14 +12,19 @@ def draw_history(history: Sequence[dict[str, float]], path: Path) -> None:
     """Draw loss and recall over the samples seen.
 
     Args:
-        history: Records of a run: those of steps have `loss`, those of evaluations `text_to_image_recall@k`.
+        history: Records of a run: those of steps have `loss`, those of evaluations `text_to_image_recall@k`. A last
+            batch that is smaller is left out, and the title says so: its loss is less, since it has fewer negatives.
         path: PNG file to write.
     """
     steps = [record for record in history if "loss" in record]
     evaluations = [record for record in history if "text_to_image_recall@1" in record]
     figure, (loss_axes, recall_axes) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    loss_axes.plot([record["samples"] for record in steps], [record["loss"] for record in steps])
-    loss_axes.set(xlabel="samples seen", ylabel="contrastive loss", title="Training loss")
+    samples = [record["samples"] for record in steps]
+    is_cut = len(steps) > 2 and samples[-1] - samples[-2] < samples[-2] - samples[-3]
+    whole = slice(-1 if is_cut else None)
+    loss_axes.plot(samples[whole], [record["loss"] for record in steps[whole]])
+    title = "Training loss, without the smaller last batch" if is_cut else "Training loss"
+    loss_axes.set(xlabel="samples seen", ylabel="contrastive loss", title=title)
     for k in (1, 5, 10):
         values = [record[f"text_to_image_recall@{k}"] for record in evaluations]
         (line,) = recall_axes.plot(

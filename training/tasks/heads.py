@@ -1,5 +1,6 @@
 """Heads: built on any start of a model, joined from two, or loaded as fine-tuning saved them."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,19 @@ def build_head(
         seed: Seed of new weights.
 
     Returns:
-        The head, in float32. The weights of a head in the checkpoint that fit are kept.
+        The head, in float32. The weights of a head of the same task and classes in the checkpoint are kept.
+
+    Raises:
+        ValueError: the checkpoint is of adapters.
     """
     head_class = task.head_class
     if source_of(arguments) == "checkpoint":
         set_seed(seed)
+        if find_adapter_config_file(arguments.checkpoint) is not None:
+            raise ValueError(
+                f"`checkpoint` is {arguments.checkpoint!r}, which holds adapters; train them with `--merge true`, and "
+                "give what that saves."
+            )
         with expect_new_weights():
             return head_class.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
     model = build_model(arguments, tokenizer, seed=seed)
@@ -154,7 +163,8 @@ def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, bas
         lora_alpha=trained.lora_alpha,
         target_modules=[f"{head.base_model_prefix}.{name}" for name in layers],
         modules_to_save=own,
-        base_model_name_or_path=base,
+        # A folder by its whole path: whoever loads the adapters does so from elsewhere.
+        base_model_name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else base,
         inference_mode=True,
     ).save_pretrained(str(folder))
     # peft's names: https://huggingface.co/docs/peft/developer_guides/checkpoint. It looks for the modules to save by
@@ -166,4 +176,5 @@ def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, bas
         if ".lora_" in name or name.startswith(found)
     }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    shutil.copymode(folder / "adapter_config.json", folder / "adapter_model.safetensors")  # not for its owner alone
     save_code(head, folder)

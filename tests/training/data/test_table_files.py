@@ -1,5 +1,9 @@
 """Tables of all formats by one set of rules: types, words that look like null, encodings, parts that are broken."""
 
+import http.server
+import threading
+import traceback
+
 import datasets
 import pandas as pd
 import pyarrow as pa
@@ -7,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from training.data.columns import ProductColumns
+from training.data.files import without_secrets
 from training.data.read_tables import load_products
 
 
@@ -226,3 +231,50 @@ def test_a_dataset_that_holds_csv_is_read_by_the_same_rules(tmp_path):
     write(tmp_path / "shop/data/train-0.csv", "title,image,sku\nNA,x.png,007\n")
     rows = load_products([str(tmp_path / "shop")], ProductColumns(row_id="sku"))
     assert (rows[0]["title"], rows[0]["row_id"]) == ("NA", "007")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A server of files that takes any query, as a store takes a signature; its address, and what it was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=tmp_path)
+
+        def log_message(self, *arguments):
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_presigned_address_is_read_and_its_signature_is_told_nowhere(store, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # the server is on this machine
+    address, asked = store
+    write(tmp_path / "offers.csv", "title,image\nred mug,a.png\n")
+    query = "?X-Amz-Signature=s3cr3t%3D&Expires=9"
+    for streaming in (False, True):
+        rows = load_products([f"{address}/offers.csv{query}"], streaming=streaming)
+        assert rows[0]["title"] == "red mug" and "s3cr3t" not in rows[0]["row_id"]
+    assert any("s3cr3t" in path for path in asked)
+    for source, columns in (
+        (f"{address}/absent.csv{query}", None),
+        (f"{address}/offers.txt{query}", None),
+        (f"{address}/offers.csv{query}", ProductColumns(title="name")),
+        (f"{address.replace('//', '//me:s3cr3t@')}/*.parquet", None),
+    ):
+        with pytest.raises((ValueError, OSError)) as caught:
+            load_products([source], columns)
+        assert "127.0.0.1" in str(caught.value)
+        assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+    assert "s3cr3t" not in caplog.text
+
+
+def test_what_opens_an_address_is_left_out():
+    assert without_secrets("a?b, 'https://me:x@host/a.csv?k=v&l=w', s3://b/c.csv?versionId=1 read?") == (
+        "a?b, 'https://host/a.csv?...', s3://b/c.csv?... read?"
+    )

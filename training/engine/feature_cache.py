@@ -19,7 +19,6 @@ import datasets
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data.collator import ProductCollator
@@ -27,7 +26,7 @@ from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
 from training.data.files import whole_file
 from training.data.inputs import model_inputs
-from training.data.loaders import with_progress
+from training.data.loaders import batch_loader, with_progress
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 
@@ -117,11 +116,12 @@ def cache_frozen_towers(
         accelerator.wait_for_everyone()  # every rank has the same list before any adds to it
         mine = list(missing.items())[accelerator.process_index :: accelerator.num_processes]
         for path, rows in mine:
-            batches = DataLoader(
+            batches = batch_loader(
                 products.select(rows).select_columns("title" if modality == "text" else "image"),
+                num_workers,
+                pin_memory=False,
                 batch_size=batch_size,
                 collate_fn=_Collator(modality, processor, model),
-                num_workers=num_workers,
             )
             progress = with_progress(batches, f"encoding {modality}s", disable=not accelerator.is_local_main_process)
             _write(path, f"{modality}_pooler_output", _encode(modality, progress, model, accelerator))

@@ -7,6 +7,7 @@ come at the same count for any number of ranks.
 import contextlib
 import logging
 import math
+import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
-from training.engine.interruption import EXIT_STATUS, Interruption
+from training.engine.interruption import Interruption
 from training.engine.lora import AdapterState, plain_state_dict
 from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
@@ -144,7 +145,7 @@ class TrainingLoop:
         Raises:
             ValueError: too many rows can't be used.
             FloatingPointError: too many steps in a row were not a number.
-            SystemExit: SIGTERM came; a checkpoint is written.
+            SystemExit: SIGTERM or Ctrl-C came; a checkpoint is written.
         """
         progress = self.progress
         seed_rank(self.arguments.seed, self.accelerator.process_index)
@@ -155,7 +156,8 @@ class TrainingLoop:
         batches = WaitingTime(self._train_loader(start=progress.samples_seen))
         waited_before = progress.waiting_seconds
         with (
-            Interruption() as interruption,
+            Interruption(is_told=self.accelerator.is_main_process) as interruption,
+            contextlib.closing(iter(batches)) as coming,  # ends the workers after an error, too
             tqdm(
                 total=self.total_samples,
                 initial=progress.samples_seen,
@@ -165,11 +167,10 @@ class TrainingLoop:
             ) as bar,
         ):
             started = time.perf_counter()
-            for batch in batches:
+            for batch in coming:
                 before = progress.samples_seen
-                ranks = gather_objects((batch["num_rows"], batch["skipped"], interruption.requested))
-                if any(is_stopped for _, _, is_stopped in ranks):
-                    self._stop()
+                ranks = gather_objects((batch["num_rows"], batch["skipped"], interruption.number))
+                self._stop_if_asked([number for _, _, number in ranks])
                 num_rows, num_usable = self._count(ranks)
                 record = self.step(batch, before) if num_usable else None
                 progress.samples_seen += num_rows
@@ -186,8 +187,7 @@ class TrainingLoop:
                 if is_due and not self.step.bad_steps.is_in_a_row:
                     self._save()
                 started = time.perf_counter()
-            if any(gather_objects(interruption.requested)):
-                self._stop()
+            self._stop_if_asked(gather_objects(interruption.number))
             # The last evaluation takes less time than another start would: a signal that comes now waits for its end.
             self._evaluate()
         trained = self._choose_weights()
@@ -273,15 +273,18 @@ class TrainingLoop:
         rates = {"samples_per_second": bar.format_dict["rate"] or 0.0, "waiting_for_data": waiting}
         self.accelerator.log(record | rates, step=progress.samples_seen)
 
-    def _stop(self) -> None:
-        """Write a checkpoint and end the process."""
+    def _stop_if_asked(self, signals: list[int]) -> None:
+        """Write a checkpoint and end the process if a rank has got a signal."""
+        number = max(signals)
+        if not number:
+            return
         self._save()
         logger.warning(
-            "stopped by SIGTERM after %s samples, which a checkpoint holds; go on with "
-            "`--resume_from_checkpoint latest`",
+            "stopped by %s after %s samples, which a checkpoint holds; go on with `--resume_from_checkpoint latest`",
+            signal.Signals(number).name,
             self.progress.samples_seen,
         )
-        raise SystemExit(EXIT_STATUS)
+        raise SystemExit(128 + number)
 
     def _count(self, ranks: list[Any]) -> tuple[int, int]:
         """Count the rows of all ranks, asked for and usable."""

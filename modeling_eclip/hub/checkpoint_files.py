@@ -38,11 +38,13 @@ _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _TRAINING_STATE = (
     "custom_checkpoint_*.pkl",
     "optimizer*",
+    "random_state_*.pt",
     "random_states_*.pkl",
     "rng_state*.pth",
     "scaler.pt",
     "scheduler*",
     "training_args.bin",
+    "training_state.pt",
 )
 
 

@@ -336,7 +336,7 @@ def _end_workers_at_exit() -> None:
 
     def kill() -> None:
         if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for a worker that is killed
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for a killed worker
         for process in multiprocessing.active_children():
             if process.daemon:
                 process.kill()

@@ -31,6 +31,7 @@ from training.engine.interruption import Interruption
 from training.engine.lora import AdapterState, plain_state_dict
 from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
+from training.engine.run_record import RunRecord
 from training.engine.setup import seed_rank
 from training.engine.step import OptimizerStep, TrainingStep
 from training.engine.tower_products import allow_tf32
@@ -79,6 +80,7 @@ class TrainingLoop:
         data: The data arguments.
         arguments: The training arguments.
         accelerator: The process's accelerator.
+        record: What the run is, for its checkpoints.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class TrainingLoop:
         data: DataArguments,
         arguments: TrainArguments,
         accelerator: Accelerator,
+        record: RunRecord,
     ) -> None:
         """Prepare the model for training."""
         self.data, self.arguments, self.accelerator = data, arguments, accelerator
@@ -109,15 +112,17 @@ class TrainingLoop:
         self.bare_model = self.step.bare_model
         self.progress = Progress()
         self.skips = SkipCounter()
-        kept = [self.progress, self.step.bad_steps, *self._also_kept()]
+        kept = {"optimizer": self.step.optimizer, **self._also_kept()}
         if self.step.average is not None:
-            kept.append(self.step.average)
+            kept["average"] = self.step.average
         if hasattr(self.bare_model.base_model, "peft_config"):
-            kept.append(AdapterState(self.bare_model))
+            kept["adapters"] = AdapterState(self.bare_model)
         self.checkpoints = Checkpoints(
             Path(arguments.output_dir),
             accelerator,
-            kept,
+            plain={"progress": self.progress, "bad_steps": self.step.bad_steps},
+            kept=kept,
+            record=record,
             save_model=lambda folder: self.bare_model.save_pretrained(
                 folder, state_dict=plain_state_dict(self.bare_model)
             ),
@@ -129,9 +134,9 @@ class TrainingLoop:
         """Return the object that takes the steps."""
         return TrainingStep(model, self.arguments, self.accelerator, self.total_samples)
 
-    def _also_kept(self) -> list[Any]:
-        """Return further objects whose state every checkpoint holds."""
-        return []
+    def _also_kept(self) -> dict[str, Any]:
+        """Return further objects whose state every checkpoint holds, by name."""
+        return {}
 
     def run(self, resume_from: Path | None = None) -> RunResult:
         """Train to the end, and leave the model with the weights that are to be used: the averaged ones if there are.

@@ -71,4 +71,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from training.corpus.sandbox import run_script
+
+    run_script(main)

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
+from modeling_eclip.hub.checkpoint_files import is_finite
 from training.data.collator import ProductCollator
 from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
@@ -124,7 +125,7 @@ def cache_frozen_towers(
                 collate_fn=_Collator(modality, processor, model),
             )
             progress = with_progress(batches, f"encoding {modality}s", disable=not accelerator.is_local_main_process)
-            _write(path, f"{modality}_pooler_output", _encode(modality, progress, model, accelerator))
+            _write(path, f"{modality}_pooler_output", _encode(modality, progress, model, accelerator, rows.start))
         accelerator.wait_for_everyone()
         columns.append(datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in pieces]))
     return datasets.concatenate_datasets([products, *columns], axis=1)
@@ -156,8 +157,8 @@ class _Collator:
 
 
 @torch.no_grad()
-def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Accelerator) -> list[Any]:
-    """Return one vector per row, or `None` for a row that can't be used."""
+def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Accelerator, first: int) -> list[Any]:
+    """Return one vector per row, or `None` for a row that can't be used; raise FloatingPointError for one of NaN."""
     # Convolutions on CPUs are 1.5 times as fast in this layout.
     model.to(accelerator.device, memory_format=torch.channels_last)
     encode = getattr(model, f"encode_{modality}")
@@ -169,7 +170,14 @@ def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Acceler
         if usable:
             with accelerator.autocast():
                 output = encode(**model_inputs(inputs, accelerator.device))
-            for place, vector in zip(usable, output.pooler_output.float().cpu().numpy(), strict=True):
+            encoded = output.pooler_output.float().cpu()
+            if not is_finite(encoded):
+                row = first + len(vectors) + next(p for p, v in zip(usable, encoded, strict=True) if not is_finite(v))
+                raise FloatingPointError(
+                    f"the frozen tower gives a vector of the {modality} in row {row} that is not finite, and nothing "
+                    "is kept of these rows; use `--mixed_precision no`, or a model whose training went well."
+                )
+            for place, vector in zip(usable, encoded.numpy(), strict=True):
                 found[place] = vector
         vectors += found
     model.train(was_training)

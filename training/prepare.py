@@ -75,4 +75,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from training.corpus.sandbox import run_script
+
+    run_script(main)

@@ -1,7 +1,8 @@
 """Which files of a folder are a checkpoint: what is published of it, and whether that is whole.
 
 Contract: weights are those that `from_pretrained` would load, found by its names, and their headers agree with the
-index; every file of code that a configuration names is there. The error for one that is not whole names the file.
+index, and hold finite numbers; every file of code that a configuration names is there. The error for one that is not
+whole names the file.
 """
 
 import json
@@ -11,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -38,11 +40,13 @@ _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _TRAINING_STATE = (
     "custom_checkpoint_*.pkl",
     "optimizer*",
+    "random_state_*.pt",
     "random_states_*.pkl",
     "rng_state*.pth",
     "scaler.pt",
     "scheduler*",
     "training_args.bin",
+    "training_state.pt",
 )
 
 
@@ -56,7 +60,8 @@ def list_published(folder: Path) -> list[Path]:
         The files. Others of the folder (states of training, logs, reports, weights by other names) are not published.
 
     Raises:
-        ValueError: it is no checkpoint, holds weights in a pickle, or lacks some of its weights or code.
+        ValueError: it is no checkpoint, holds weights in a pickle or that are not finite, or lacks some of its weights
+            or code.
     """
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is no folder; give one that `save_pretrained` has written.")
@@ -87,6 +92,16 @@ def list_published(folder: Path) -> list[Path]:
         )
     _check_code(folder, found)
     return published
+
+
+def is_finite(value: torch.Tensor) -> bool:
+    """Tell whether a tensor holds neither NaN nor infinity, as one of whole numbers never does."""
+    if not value.is_floating_point() or value.numel() == 0:
+        return True
+    if value.itemsize == 1:  # extremes of such numbers are not computed
+        value = value.float()
+    # Not by `isfinite`, which takes a byte a value: the sum of finite numbers could be infinite, their extremes not.
+    return all(torch.isfinite(one).item() for one in value.aminmax())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -137,16 +152,22 @@ def _weights(folder: Path, names: Sequence[str]) -> set[str]:
 
 
 def _tensors(path: Path) -> set[str]:
-    """Read the names in the header of a safetensors file, whose size must be what the header says."""
+    """Read the names in the header of a safetensors file, whose size must be what the header says, and look at all."""
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
+            bad = [name for name in sorted(names) if not is_finite(file.get_tensor(name))]
     except SafetensorError as error:
         raise ValueError(
             f"{str(path)!r} is no whole safetensors file ({error}); save the model again with `save_pretrained`."
         ) from error
     if not names:
         raise ValueError(f"{str(path)!r} holds no weights; save the model again with `save_pretrained`.")
+    if bad:
+        raise ValueError(
+            f"{str(path)!r} holds {len(bad)} tensors with NaN or infinity ({', '.join(bad[:3])}), and a model of them "
+            "gives nothing else; publish an earlier checkpoint, or train again with a lower learning rate."
+        )
     return names
 
 
@@ -174,4 +195,4 @@ def _check_code(folder: Path, found: set[str]) -> None:
         wanted |= set(re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-__all__ = ["ADAPTER_CONFIG", "list_published", "read_json"]
+__all__ = ["ADAPTER_CONFIG", "is_finite", "list_published", "read_json"]

@@ -6,7 +6,7 @@ from conftest import save_checkpoint
 from safetensors.torch import save
 
 from modeling_eclip import EClipModel
-from modeling_eclip.hub.checkpoint_files import list_published
+from modeling_eclip.hub.checkpoint_files import is_finite, list_published
 
 
 @pytest.fixture
@@ -50,6 +50,23 @@ def test_a_file_without_weights_is_refused(folder):
     (folder / "model.safetensors").write_bytes(save({}))
     with pytest.raises(ValueError, match="model.safetensors' holds no weights"):
         list_published(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, value):
+    model = EClipModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.text_projection.weight[3, 5] = value
+    model.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"1 tensors with NaN or infinity \(text_projection.weight\).*earlier"):
+        list_published(folder)
+
+
+def test_finite_numbers_of_all_types_are_finite():
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool):
+        assert is_finite(torch.ones(3).to(dtype)) and is_finite(torch.empty(0, dtype=dtype))
+    assert is_finite(torch.full((9,), 3e38)), "though their sum is not"
+    assert not is_finite(torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn))
 
 
 def test_weights_in_one_file_and_in_parts_are_refused(folder):

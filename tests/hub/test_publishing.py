@@ -96,7 +96,7 @@ def checkpoint(parts, tmp_path):
     (folder / "report.json").write_text(json.dumps(report))
     (folder / "arguments.json").write_text(json.dumps({"validation_data": ["/data/shop/validation.parquet"]}))
     shutil.copy(ROOT / "training" / "figures" / "memory.png", folder / "history.png")
-    for name in ("optimizer.bin", "training_args.bin"):
+    for name in ("optimizer.bin", "random_state_0.pt", "training_args.bin", "training_state.pt"):
         (folder / name).write_bytes(b"\x80\x04state.")
     (folder / "checkpoint-8").mkdir()
     return folder

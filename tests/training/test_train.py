@@ -81,7 +81,7 @@ def test_earlier_checkpoints_are_neither_overwritten_nor_imagined(tmp_path):
     with pytest.raises(ValueError, match="is no checkpoint of a run"):
         choose_checkpoint(tmp_path, str(tmp_path), overwrite=False)
     (tmp_path / "checkpoint-16").mkdir()
-    (tmp_path / "checkpoint-16" / "optimizer.bin").touch()
+    (tmp_path / "checkpoint-16" / "run.json").touch()
     with pytest.raises(ValueError, match="--resume_from_checkpoint latest"):
         choose_checkpoint(tmp_path, None, overwrite=False)
     assert choose_checkpoint(tmp_path, None, overwrite=True) is None

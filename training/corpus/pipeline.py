@@ -14,7 +14,6 @@ import daft
 import numpy as np
 import pyarrow as pa
 from daft import col
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from training.arguments.prepare import PrepareArguments
@@ -32,7 +31,7 @@ from training.corpus.similar_pairs import similar_pairs
 from training.corpus.title_rules import load_title_rules
 from training.corpus.write_shards import plan_shards, rows_schema, write_shards
 from training.data.catalogs import CatalogSizes
-from training.data.files import file_state, write_json
+from training.data.files import file_state, one_run_in, write_json
 from training.data.parallel import use_engine
 
 __all__ = ["prepare"]
@@ -73,14 +72,8 @@ def prepare(arguments: PrepareArguments, train_first_model: FirstModelTrainer | 
         raise ValueError(f"`first_model` is {arguments.first_model!r}; give `train_first_model`, which trains it.")
     use_engine(arguments.engine)
     work = Path(arguments.output_dir) / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / "lock", timeout=0):
-            return _prepare(arguments, work, train_first_model if arguments.first_model else None)
-    except Timeout as error:
-        raise ValueError(
-            f"`output_dir` is {arguments.output_dir}, where another run is at work; wait for it."
-        ) from error
+    with one_run_in(work, "output_dir"):
+        return _prepare(arguments, work, train_first_model if arguments.first_model else None)
 
 
 def _prepare(arguments: PrepareArguments, work: Path, train_first_model: FirstModelTrainer | None) -> dict[str, Any]:

@@ -7,16 +7,18 @@ of that process are examined again, each in a process of its own.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, NoReturn
 
 import joblib
 import pyarrow as pa
 
-__all__ = ["in_process", "stop_processes"]
+__all__ = ["in_process", "run_script", "stop_processes"]
 
 _lock = threading.Lock()
 _pools: list[ProcessPoolExecutor] = []  # one pool, from the first rows until `stop_processes`
@@ -57,6 +59,35 @@ def stop_processes() -> None:
     with _lock:
         while _pools:
             _pools.pop().shutdown()
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script, and end at once at an error or Ctrl-C, with all processes.
+
+    Python would wait for the engine's threads, which go on with all that they have begun, and for processes that
+    examine offers for them. All files are written whole, so that the next run goes on.
+
+    Args:
+        main: The script.
+    """
+    signal.signal(signal.SIGINT, lambda number, frame: _end(128 + number))
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        _end(end.code if isinstance(end.code, int) else int(end.code is not None))
+    except BaseException:
+        traceback.print_exc()
+        _end(1)
+
+
+def _end(status: int) -> NoReturn:
+    for process in multiprocessing.active_children():
+        process.kill()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def _alone(function: Callable[..., pa.Array], row: Any, *settings: Any, without: Callable[[Any], Any]) -> pa.Array:

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 __all__ = [
     "file_state",
     "files_digest",
+    "one_run_in",
     "secrets_left_out",
     "whole_file",
     "whole_folder",
@@ -50,6 +53,31 @@ def secrets_left_out() -> Iterator[None]:
         if told == str(error):
             raise
         raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(told) from None
+
+
+@contextmanager
+def one_run_in(folder: Path, argument: str) -> Iterator[None]:
+    """Holds the lock of a folder, so that one run at a time writes there; makes the folder if it is absent.
+
+    Args:
+        folder: The folder.
+        argument: Name of the argument that names it.
+
+    Raises:
+        ValueError: If another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"`{argument}` is {str(folder)!r}, where another run is at work; wait for it, or give another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -8,6 +8,8 @@ Batches of a training run may be very large, so workers read parts of them (see 
 evaluation are small, and read whole.
 """
 
+import atexit
+import functools
 import logging
 import multiprocessing
 import os
@@ -258,16 +260,28 @@ def _collator_for(products: Products | ProductPairs, collator: ProductCollator) 
     return PairCollator(collator) if isinstance(products, ProductPairs) else collator
 
 
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
 def batch_loader(
-    batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int = 2, *, pin_memory: bool = True
-) -> DataLoader[dict[str, Any]]:
-    """Loads the items of a dataset, each of which is a batch or a part of one, in order.
+    batches: Any,
+    num_workers: int,
+    prefetch_factor: int = 2,
+    *,
+    pin_memory: bool = True,
+    batch_size: int | None = None,
+    collate_fn: Callable[[Any], Any] = _as_is,
+) -> DataLoader[Any]:
+    """Loads the items of a dataset in order.
 
     Args:
-        batches: The batches.
+        batches: The batches, or parts of them; with `batch_size`, rows.
         num_workers: Worker processes, which end with this one; 0 loads in this process.
         prefetch_factor: Items that each worker prepares ahead.
         pin_memory: Whether to bring items into memory that a GPU copies from, where there is one.
+        batch_size: Rows of a batch; not given where an item is a batch.
+        collate_fn: Makes a batch of rows.
 
     Returns:
         The loader.
@@ -275,10 +289,11 @@ def batch_loader(
     if num_workers > 0:
         # the workers tokenize in parallel already; without this, tokenizers warn in each forked worker
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        _end_workers_at_exit()
     return DataLoader(
         batches,
-        batch_size=None,  # an item is a batch
-        collate_fn=_as_is,
+        batch_size=batch_size,
+        collate_fn=collate_fn,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
         pin_memory=pin_memory and torch.cuda.is_available(),
@@ -303,15 +318,30 @@ def with_progress(loader: Iterable[Any], description: str, *, disable: bool = Fa
     return iter(tqdm(iter(loader), total=total, desc=description, leave=False, disable=disable))
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
 def _set_up_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
-    # Schedulers send SIGTERM to all processes of a run; the main one needs batches until it has saved its checkpoint.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Schedulers send SIGTERM, and terminals SIGINT, to all processes of a run; the main one needs batches until it has
+    # saved its checkpoint.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+@functools.cache
+def _end_workers_at_exit() -> None:
+    """Kills workers when this process ends by an error or an interrupt, which leaves loaders in the middle.
+
+    Python would send them SIGTERM, which they ignore, and wait for them for ever.
+    """
+
+    def kill() -> None:
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for a killed worker
+        for process in multiprocessing.active_children():
+            if process.daemon:
+                process.kill()
+
+    atexit.register(kill)  # after multiprocessing's own, so that it is called before it
 
 
 def _end_with_parent(forked_by: int) -> None:

@@ -1,12 +1,15 @@
 """Messages between the ranks of a run: Python objects, over the CPUs."""
 
 import weakref
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-__all__ = ["LONGEST_WAIT", "gather_objects"]
+__all__ = ["LONGEST_WAIT", "from_main", "gather_objects"]
+
+Result = TypeVar("Result")
 
 # Ranks wait for one that loads data, measures a model or publishes it, which may take hours; torch's default is ten
 # minutes on GPUs. A rank that dies ends the others all the same: the launcher sees to that.
@@ -33,6 +36,32 @@ def gather_objects(message: Any) -> list[Any]:
     messages: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, message, group=_group_of_cpus())
     return messages
+
+
+def from_main(function: Callable[[], Result]) -> Result:
+    """Call a function on the first rank alone; all ranks call this together.
+
+    Args:
+        function: What is called; it returns what can be pickled.
+
+    Returns:
+        Its result, on every rank.
+
+    Raises:
+        OSError: the function raised it, on every rank.
+        ValueError: likewise.
+    """
+    result: Any = None
+    error: OSError | ValueError | None = None
+    if not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            result = function()
+        except (OSError, ValueError) as raised:
+            error = raised
+    result, error = gather_objects((result, error))[0]
+    if error is not None:
+        raise error
+    return result
 
 
 def _group_of_cpus() -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.embed import EmbedArguments
@@ -21,7 +22,7 @@ from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards
 from training.engine.nonfinite import check_weights
 from training.engine.precision import precision_of_device
-from training.engine.setup import open_accelerator
+from training.engine.setup import only_run_in, open_accelerator
 
 __all__ = ["embed_corpus"]
 
@@ -47,9 +48,15 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
         be embedded, by reason. An empty dictionary on every rank but the first.
 
     Raises:
-        ValueError: the folder was begun with other settings, or too many rows could not be used.
+        ValueError: the folder was begun with other settings, another run is at work there, or too many rows could not
+            be used.
     """
     accelerator = open_accelerator(longest_wait=_LONGEST_WAIT)
+    with only_run_in(Path(arguments.output_dir), "output_dir"):
+        return _embed(arguments, accelerator)
+
+
+def _embed(arguments: EmbedArguments, accelerator: Accelerator) -> dict[str, Any]:
     if arguments.dtype == "auto":  # decided here, so that every process and every machine of a cluster does the same
         arguments = replace(arguments, dtype=_DTYPES[precision_of_device(accelerator.device)])
     if accelerator.is_main_process:

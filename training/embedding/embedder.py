@@ -5,6 +5,7 @@ at its end. The values of a file depend on the model and the rows alone, to roun
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,9 +79,11 @@ class CorpusEmbedder:
             return 0.0
         loader = WaitingTime(self._loader(shards, numbers))
         skips = {modality: SkipCounter() for modality in modalities_of(self.modality)}
-        chunks = iter(loader)
         total = sum(len(shards.rows(number)) for number in numbers)
-        with tqdm(total=total, desc="embedding", unit="row", disable=not show_progress) as progress:
+        with (
+            closing(iter(loader)) as chunks,  # ends the workers after an error, too
+            tqdm(total=total, desc="embedding", unit="row", disable=not show_progress) as progress,
+        ):
             for number in numbers:
                 shard = ShardInProgress(shards.rows(number), modalities_of(self.modality), self.dim)
                 while not shard.is_whole:

@@ -20,6 +20,7 @@ from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
 from training.data.skipped_rows import SkipCounter
 from training.engine.build import load_split
+from training.engine.nonfinite import check_weights
 
 logger = logging.getLogger("training")
 
@@ -124,6 +125,7 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
         raise ValueError(f"`output_dir` {output_dir} is there already; give a folder that is not, or remove it.")
     check_columns(arguments.part, data)
     model = EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32).eval()
+    check_weights(model, f"not exported ({arguments.checkpoint})")
     processor = EClipProcessor.from_pretrained(arguments.checkpoint)
     source = (processor, arguments.part)
     batches = read_batches(data, "test", *source, arguments.agreement_products, arguments.export_batch_size)

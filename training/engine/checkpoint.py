@@ -1,23 +1,31 @@
 """Checkpoints: written whole or not at all; each is also a model folder that `from_pretrained` reads.
 
 `checkpoint-<samples seen>/` holds what `from_pretrained` reads (weights, configuration, code, processor) and, beside
-it, what resuming needs (optimizer, random states of every rank, progress).
+it, what resuming needs: `progress.json`, `training_state.pt` (optimizer, averages, ...), `random_state_<rank>.pt`, and
+`run.json`, which says what the run is and what the other files are.
 """
 
+import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
+from training.data.files import write_json
+from training.engine.run_record import RECORD_FILE, RunRecord
+from training.engine.state_files import random_state, read_tensors, set_random_state, write_tensors
+
+logger = logging.getLogger("training")
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _PARTIAL = ".partial"
-_OPTIMIZER_FILE = "optimizer.bin"  # as accelerate names it
+_PLAIN_FILE, _STATE_FILE = "progress.json", "training_state.pt"
 
 
 class Checkpoints:
@@ -25,8 +33,11 @@ class Checkpoints:
 
     Args:
         output_dir: The run's folder.
-        accelerator: The process's accelerator, after everything is prepared.
-        kept: Objects with `state_dict` and `load_state_dict` that every checkpoint holds.
+        accelerator: The process's accelerator.
+        plain: Objects with `state_dict` and `load_state_dict` that every checkpoint holds, by name; of values that
+            JSON has.
+        kept: The same of tensors.
+        record: What the run is.
         save_model: Writes the model into a folder, as `from_pretrained` reads it; called on the main process.
         processor: Saved with every checkpoint.
         limit: How many checkpoints are kept.
@@ -36,21 +47,23 @@ class Checkpoints:
         self,
         output_dir: Path,
         accelerator: Accelerator,
-        kept: Sequence[Any],
         *,
+        plain: Mapping[str, Any],
+        kept: Mapping[str, Any],
+        record: RunRecord,
         save_model: Callable[[Path], None],
         processor: EClipProcessor,
         limit: int,
     ) -> None:
-        """Tell accelerate to leave the model's weights to `save_model`."""
+        """Keep the arguments."""
         self.output_dir = output_dir
         self.accelerator = accelerator
         self.save_model = save_model
         self.processor = processor
         self.limit = limit
-        accelerator.register_for_checkpointing(*kept)
-        accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
-        accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+        self.plain, self.kept, self.record = dict(plain), dict(kept), record
+        if accelerator.scaler is not None:
+            self.kept["scaler"] = accelerator.scaler
 
     def save(self, samples_seen: int) -> Path:
         """Write a checkpoint; all ranks call this together.
@@ -69,12 +82,15 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
+        write_tensors(random_state(self.accelerator.device), partial / self._random_file)
         if self.accelerator.is_main_process:
             self.save_model(partial)
             self.processor.save_pretrained(partial)
+            write_json(_states(self.plain), partial / _PLAIN_FILE)
+            write_tensors(_states(self.kept), partial / _STATE_FILE)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            self.record.write(partial)
             _flush(partial)
             shutil.rmtree(final, ignore_errors=True)
             # A folder is renamed in one piece: it is there whole or it is not.
@@ -89,15 +105,43 @@ class Checkpoints:
         """Restore optimizer, random states and progress; the model is built from the folder by the caller.
 
         Raises:
-            ValueError: the checkpoint's optimizer is of other parameters.
+            ValueError: the checkpoint's optimizer is of other parameters, or a file is not what a run writes.
         """
-        try:
-            self.accelerator.load_state(str(folder))
-        except ValueError as error:
+        states = json.loads((folder / _PLAIN_FILE).read_text(encoding="utf-8")) | read_tensors(folder / _STATE_FILE)
+        objects = self.plain | self.kept
+        if differing := sorted(states.keys() ^ objects.keys()):
             raise ValueError(
-                f"{str(folder)!r} was trained with other parameters frozen ({error}); resume with the same `freeze` "
-                "and `no_weight_decay`."
-            ) from error
+                f"{str(folder)!r} {'lacks' if differing[0] in objects else 'holds'} `{differing[0]}`, unlike this "
+                "run; resume with the same `ema_decay`, `lora_rank`, `method` and `mixed_precision`."
+            )
+        for name, thing in objects.items():
+            try:
+                thing.load_state_dict(states[name])
+            except ValueError as error:
+                if name != "optimizer":
+                    raise
+                raise ValueError(
+                    f"{str(folder)!r} was trained with other parameters frozen ({error}); resume with the same "
+                    "`freeze` and `no_weight_decay`."
+                ) from error
+        path, device = folder / self._random_file, self.accelerator.device
+        # A rank more than there were has none; a file that was there and is not is found by its digest before.
+        if not path.is_file() or not set_random_state(read_tensors(path), device):
+            logger.warning(
+                "%r holds no random state of rank %s on a device like %s: dropout is not that of a run that was never "
+                "stopped",
+                str(folder),
+                self.accelerator.process_index,
+                device.type,
+            )
+
+    @property
+    def _random_file(self) -> str:
+        return f"random_state_{self.accelerator.process_index}.pt"
+
+
+def _states(objects: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: thing.state_dict() for name, thing in objects.items()}
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
@@ -135,7 +179,7 @@ def choose_checkpoint(output_dir: Path, resume_from: str | None, *, overwrite: b
             raise ValueError(f"`resume_from_checkpoint` is 'latest', but {str(output_dir)!r} holds no checkpoint.")
         return existing[-1]
     folder = Path(resume_from)
-    if not (folder / _OPTIMIZER_FILE).is_file():
+    if not (folder / RECORD_FILE).is_file():
         raise ValueError(
             f"`resume_from_checkpoint` is {resume_from!r}, which is no checkpoint of a run; name a folder called "
             "checkpoint-<samples>. To start a new run from a model, give it as `checkpoint`."

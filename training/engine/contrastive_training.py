@@ -8,13 +8,14 @@ from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
 from training.arguments.train import TrainArguments
 from training.data.catalogs import check_catalogs
+from training.data.fingerprint import data_fingerprint
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import RunResult, TrainingLoop, describe
 from training.engine.lora import add_adapters, merge_adapters
 from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters
-from training.engine.setup import start_run
+from training.engine.setup import Run, start_run
 from training.hub.card_facts import publish_checkpoint
 from training.plots.curves import draw_history
 
@@ -34,14 +35,25 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     Returns:
         The run's result, the same on every rank.
     """
-    output_dir = Path(arguments.output_dir)
     source_of(model_arguments)  # an error there comes before any data is read
-    accelerator, resume_from = start_run(arguments, (model_arguments, data, arguments))
+    with start_run(arguments, (model_arguments, data, arguments)) as run:
+        return _train(run, model_arguments, data, arguments)
+
+
+def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, arguments: TrainArguments) -> RunResult:
+    output_dir = Path(arguments.output_dir)
+    accelerator, resume_from = run.accelerator, run.resume_from
     with accelerator.main_process_first():
         train_products = load_split(data, "train")
         validation_products = load_split(data, "validation")
     check_catalogs(train_products, "training offers", data.max_catalog_share)
     check_catalogs(validation_products, "held-out offers", data.max_catalog_share)
+    run.add_data(
+        lambda: {
+            "training offers": data_fingerprint(train_products, data.train_data, data.train_split),
+            "held-out offers": data_fingerprint(validation_products, data.validation_data, data.validation_split),
+        }
+    )
     if resume_from is not None:
         model_arguments = on_checkpoint(model_arguments, str(resume_from))
     titles = (row["title"] for row in train_products.select_columns("title"))
@@ -73,6 +85,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         data=data,
         arguments=arguments,
         accelerator=accelerator,
+        record=run.record,
     )
     logger.info(
         "%s training offers, %s held-out ones; %s weights, %s of them trained; %s ranks, precision %s",

@@ -19,15 +19,15 @@ import datasets
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from modeling_eclip import EClipModel, EClipProcessor
+from modeling_eclip.hub.checkpoint_files import is_finite
 from training.data.collator import ProductCollator
 from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
 from training.data.files import whole_file
 from training.data.inputs import model_inputs
-from training.data.loaders import with_progress
+from training.data.loaders import batch_loader, with_progress
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 
@@ -117,14 +117,15 @@ def cache_frozen_towers(
         accelerator.wait_for_everyone()  # every rank has the same list before any adds to it
         mine = list(missing.items())[accelerator.process_index :: accelerator.num_processes]
         for path, rows in mine:
-            batches = DataLoader(
+            batches = batch_loader(
                 products.select(rows).select_columns("title" if modality == "text" else "image"),
+                num_workers,
+                pin_memory=False,
                 batch_size=batch_size,
                 collate_fn=_Collator(modality, processor, model),
-                num_workers=num_workers,
             )
             progress = with_progress(batches, f"encoding {modality}s", disable=not accelerator.is_local_main_process)
-            _write(path, f"{modality}_pooler_output", _encode(modality, progress, model, accelerator))
+            _write(path, f"{modality}_pooler_output", _encode(modality, progress, model, accelerator, rows.start))
         accelerator.wait_for_everyone()
         columns.append(datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in pieces]))
     return datasets.concatenate_datasets([products, *columns], axis=1)
@@ -156,8 +157,8 @@ class _Collator:
 
 
 @torch.no_grad()
-def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Accelerator) -> list[Any]:
-    """Return one vector per row, or `None` for a row that can't be used."""
+def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Accelerator, first: int) -> list[Any]:
+    """Return one vector per row, or `None` for a row that can't be used; raise FloatingPointError for one of NaN."""
     # Convolutions on CPUs are 1.5 times as fast in this layout.
     model.to(accelerator.device, memory_format=torch.channels_last)
     encode = getattr(model, f"encode_{modality}")
@@ -169,7 +170,14 @@ def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Acceler
         if usable:
             with accelerator.autocast():
                 output = encode(**model_inputs(inputs, accelerator.device))
-            for place, vector in zip(usable, output.pooler_output.float().cpu().numpy(), strict=True):
+            encoded = output.pooler_output.float().cpu()
+            if not is_finite(encoded):
+                row = first + len(vectors) + next(p for p, v in zip(usable, encoded, strict=True) if not is_finite(v))
+                raise FloatingPointError(
+                    f"the frozen tower gives a vector of the {modality} in row {row} that is not finite, and nothing "
+                    "is kept of these rows; use `--mixed_precision no`, or a model whose training went well."
+                )
+            for place, vector in zip(usable, encoded.numpy(), strict=True):
                 found[place] = vector
         vectors += found
     model.train(was_training)

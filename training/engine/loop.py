@@ -7,6 +7,7 @@ come at the same count for any number of ranks.
 import contextlib
 import logging
 import math
+import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,10 +28,11 @@ from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
-from training.engine.interruption import EXIT_STATUS, Interruption
+from training.engine.interruption import Interruption
 from training.engine.lora import AdapterState, plain_state_dict
 from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
+from training.engine.run_record import RunRecord
 from training.engine.setup import seed_rank
 from training.engine.step import OptimizerStep, TrainingStep
 from training.engine.tower_products import allow_tf32
@@ -79,6 +81,7 @@ class TrainingLoop:
         data: The data arguments.
         arguments: The training arguments.
         accelerator: The process's accelerator.
+        record: What the run is, for its checkpoints.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class TrainingLoop:
         data: DataArguments,
         arguments: TrainArguments,
         accelerator: Accelerator,
+        record: RunRecord,
     ) -> None:
         """Prepare the model for training."""
         self.data, self.arguments, self.accelerator = data, arguments, accelerator
@@ -109,15 +113,17 @@ class TrainingLoop:
         self.bare_model = self.step.bare_model
         self.progress = Progress()
         self.skips = SkipCounter()
-        kept = [self.progress, self.step.bad_steps, *self._also_kept()]
+        kept = {"optimizer": self.step.optimizer, **self._also_kept()}
         if self.step.average is not None:
-            kept.append(self.step.average)
+            kept["average"] = self.step.average
         if hasattr(self.bare_model.base_model, "peft_config"):
-            kept.append(AdapterState(self.bare_model))
+            kept["adapters"] = AdapterState(self.bare_model)
         self.checkpoints = Checkpoints(
             Path(arguments.output_dir),
             accelerator,
-            kept,
+            plain={"progress": self.progress, "bad_steps": self.step.bad_steps},
+            kept=kept,
+            record=record,
             save_model=lambda folder: self.bare_model.save_pretrained(
                 folder, state_dict=plain_state_dict(self.bare_model)
             ),
@@ -129,9 +135,9 @@ class TrainingLoop:
         """Return the object that takes the steps."""
         return TrainingStep(model, self.arguments, self.accelerator, self.total_samples)
 
-    def _also_kept(self) -> list[Any]:
-        """Return further objects whose state every checkpoint holds."""
-        return []
+    def _also_kept(self) -> dict[str, Any]:
+        """Return further objects whose state every checkpoint holds, by name."""
+        return {}
 
     def run(self, resume_from: Path | None = None) -> RunResult:
         """Train to the end, and leave the model with the weights that are to be used: the averaged ones if there are.
@@ -145,7 +151,7 @@ class TrainingLoop:
         Raises:
             ValueError: too many rows can't be used.
             FloatingPointError: too many steps in a row were not a number.
-            SystemExit: SIGTERM came; a checkpoint is written.
+            SystemExit: SIGTERM or Ctrl-C came; a checkpoint is written.
         """
         progress = self.progress
         seed_rank(self.arguments.seed, self.accelerator.process_index)
@@ -156,7 +162,8 @@ class TrainingLoop:
         batches = WaitingTime(self._train_loader(start=progress.samples_seen))
         waited_before = progress.waiting_seconds
         with (
-            Interruption() as interruption,
+            Interruption(is_told=self.accelerator.is_main_process) as interruption,
+            contextlib.closing(iter(batches)) as coming,  # ends the workers after an error, too
             tqdm(
                 total=self.total_samples,
                 initial=progress.samples_seen,
@@ -166,11 +173,10 @@ class TrainingLoop:
             ) as bar,
         ):
             started = time.perf_counter()
-            for batch in batches:
+            for batch in coming:
                 before = progress.samples_seen
-                ranks = gather_objects((batch["num_rows"], batch["skipped"], interruption.requested))
-                if any(is_stopped for _, _, is_stopped in ranks):
-                    self._stop()
+                ranks = gather_objects((batch["num_rows"], batch["skipped"], interruption.number))
+                self._stop_if_asked([number for _, _, number in ranks])
                 num_rows, num_usable = self._count(ranks)
                 record = self.step(batch, before) if num_usable else None
                 progress.samples_seen += num_rows
@@ -187,8 +193,7 @@ class TrainingLoop:
                 if is_due and not self.step.bad_steps.is_in_a_row:
                     self._save()
                 started = time.perf_counter()
-            if any(gather_objects(interruption.requested)):
-                self._stop()
+            self._stop_if_asked(gather_objects(interruption.number))
             # The last evaluation takes less time than another start would: a signal that comes now waits for its end.
             self._evaluate()
         trained = self._choose_weights()
@@ -274,15 +279,18 @@ class TrainingLoop:
         rates = {"samples_per_second": bar.format_dict["rate"] or 0.0, "waiting_for_data": waiting}
         self.accelerator.log(record | rates, step=progress.samples_seen)
 
-    def _stop(self) -> None:
-        """Write a checkpoint and end the process."""
+    def _stop_if_asked(self, signals: list[int]) -> None:
+        """Write a checkpoint and end the process if a rank has got a signal."""
+        number = max(signals)
+        if not number:
+            return
         self._save()
         logger.warning(
-            "stopped by SIGTERM after %s samples, which a checkpoint holds; go on with "
-            "`--resume_from_checkpoint latest`",
+            "stopped by %s after %s samples, which a checkpoint holds; go on with `--resume_from_checkpoint latest`",
+            signal.Signals(number).name,
             self.progress.samples_seen,
         )
-        raise SystemExit(EXIT_STATUS)
+        raise SystemExit(128 + number)
 
     def _count(self, ranks: list[Any]) -> tuple[int, int]:
         """Count the rows of all ranks, asked for and usable."""

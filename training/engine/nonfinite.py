@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from modeling_eclip.hub.checkpoint_files import is_finite
 from training.data.ranks import gather_objects
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def check_weights(model: torch.nn.Module, place: str) -> None:
     Raises:
         FloatingPointError: a weight or a buffer holds NaN or infinity.
     """
-    bad = [name for name, value in model.state_dict().items() if value.is_floating_point() and not is_finite(value)]
+    bad = [name for name, value in model.state_dict().items() if not is_finite(value)]
     if bad:
         raise FloatingPointError(
             f"{len(bad)} tensors of the model hold numbers that are not finite ({', '.join(bad[:3])}); it is {place}. "
@@ -104,10 +105,4 @@ def check_weights(model: torch.nn.Module, place: str) -> None:
         )
 
 
-def is_finite(value: torch.Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor infinity."""
-    # Not by `isfinite`, which takes a byte a value: the sum of finite numbers could be infinite, their extremes not.
-    return value.numel() == 0 or all(torch.isfinite(one).item() for one in value.aminmax())
-
-
-__all__ = ["BadSteps", "check_weights", "is_finite"]
+__all__ = ["BadSteps", "check_weights"]

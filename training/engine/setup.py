@@ -3,9 +3,11 @@
 What accelerate can be set to and this package cannot do is refused here, before any data is read.
 """
 
-import json
 import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, parse_flag_from_env
 
 from training.arguments.train import TrainArguments
-from training.data.files import write_json
-from training.data.ranks import LONGEST_WAIT
+from training.data.files import one_run_in, write_json
+from training.data.ranks import LONGEST_WAIT, from_main
 from training.engine.checkpoint import choose_checkpoint, remove_checkpoints
 from training.engine.precision import training_precision
+from training.engine.run_record import RunRecord, read_record
 
 logger = logging.getLogger("training")
 
@@ -111,19 +114,55 @@ def seed_rank(seed: int, rank: int) -> None:
     transformers.set_seed(int(np.random.SeedSequence((seed, rank + 1)).generate_state(1)[0]))
 
 
-def start_run(arguments: TrainArguments, groups: tuple[Any, ...]) -> tuple[Accelerator, Path | None]:
-    """Set up a run; all ranks call this together.
+@dataclass
+class Run:
+    """A run that has begun.
+
+    Args:
+        accelerator: The process's accelerator.
+        resume_from: The checkpoint to resume from; nothing to start anew.
+        record: What the run is, for its checkpoints.
+        before: The record of the checkpoint that is resumed from.
+    """
+
+    accelerator: Accelerator
+    resume_from: Path | None
+    record: RunRecord
+    before: RunRecord | None
+
+    def add_data(self, fingerprints: Callable[[], dict[str, dict[str, Any]]]) -> None:
+        """Note what the data are, and refuse to resume with others; all ranks call this together.
+
+        Args:
+            fingerprints: Returns those of `training.data.fingerprint`, by what the rows are called.
+
+        Raises:
+            ValueError: the run that is resumed had others.
+        """
+
+        def compare() -> dict[str, dict[str, Any]]:
+            self.record.data = fingerprints()
+            if self.before is not None:
+                self.record.check_data(self.before)
+            return self.record.data
+
+        self.record.data = from_main(compare)
+
+
+@contextmanager
+def start_run(arguments: TrainArguments, groups: tuple[Any, ...]) -> Iterator[Run]:
+    """Set up a run, and hold its folder as long as it lasts; all ranks call this together.
 
     Args:
         arguments: Where the run writes to and what it goes on from.
         groups: All arguments of the run, which are written beside its results.
 
-    Returns:
-        The process's accelerator, and the checkpoint to resume from or nothing.
+    Yields:
+        The run.
 
     Raises:
-        ValueError: there is nothing to resume from, or something that would be overwritten; or as for
-            [`open_accelerator`].
+        ValueError: there is nothing to resume from, or something that would be overwritten; another run is at work in
+            the folder; the checkpoint is not as it was written; or as for [`open_accelerator`].
         NotImplementedError: as for [`open_accelerator`].
     """
     output_dir = Path(arguments.output_dir)
@@ -140,23 +179,32 @@ def start_run(arguments: TrainArguments, groups: tuple[Any, ...]) -> tuple[Accel
         logging.getLogger(library).setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        remove_checkpoints(output_dir, resume_from)
-        keep_arguments(groups, output_dir / "arguments.json", resume_from is not None)
-    return accelerator, resume_from
+    given = {name: value for group in groups for name, value in vars(group).items()}
+    record = RunRecord(given, accelerator.num_processes)
+    with only_run_in(output_dir, "output_dir"):
+        before = from_main(lambda: None if resume_from is None else read_record(resume_from))
+        if accelerator.is_main_process:
+            remove_checkpoints(output_dir, resume_from)
+            if before is not None:
+                record.tell_changes(before)
+            write_json(given, output_dir / "arguments.json")  # now: a run that is killed has it, too
+        yield Run(accelerator, resume_from, record, before)
 
 
-def keep_arguments(groups: tuple[Any, ...], path: Path, resumed: bool) -> None:
-    """Write the run's arguments beside its results, and tell which ones a resumed run has changed."""
-    content = {name: value for group in groups for name, value in vars(group).items()}
-    if resumed and path.is_file():
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in content.items():
-            changes_with_the_run = name in ("resume_from_checkpoint", "overwrite_output_dir", "output_dir")
-            if name in before and before[name] != value and not changes_with_the_run:
-                logger.warning("resumed with `%s` %r; the run was started with %r", name, value, before[name])
-    write_json(content, path)  # a run that is killed here is resumed, too
+@contextmanager
+def only_run_in(folder: Path, argument: str) -> Iterator[None]:
+    """Hold the lock of a folder on the first rank; all ranks call this together.
+
+    Args:
+        folder: The folder.
+        argument: Name of the argument that names it.
+
+    Raises:
+        ValueError: another run holds it; on every rank.
+    """
+    with ExitStack() as held:
+        from_main(lambda: held.enter_context(one_run_in(folder, argument)))
+        yield
 
 
-__all__ = ["keep_arguments", "open_accelerator", "seed_rank", "start_run"]
+__all__ = ["Run", "only_run_in", "open_accelerator", "seed_rank", "start_run"]

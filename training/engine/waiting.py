@@ -1,7 +1,7 @@
 """How long training waits for its data: the cost of a slow disk, or of too few workers."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Generic, TypeVar
 
 __all__ = ["WaitingTime"]
@@ -24,7 +24,7 @@ class WaitingTime(Generic[Batch]):
         self.loader = loader
         self.seconds = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """Yields the loader's batches."""
         started = time.perf_counter()
         batches = iter(self.loader)

@@ -17,6 +17,7 @@ from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
 from training.data.catalogs import check_catalogs
 from training.data.collator import modalities_of
+from training.data.fingerprint import data_fingerprint
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.engine.build import build_processor, on_checkpoint, source_of
@@ -25,7 +26,7 @@ from training.engine.loop import describe
 from training.engine.lora import add_adapters, merge_adapters
 from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters
-from training.engine.setup import start_run
+from training.engine.setup import Run, start_run
 from training.hub.card_facts import publish_checkpoint
 from training.tasks.features import Represented, represent
 from training.tasks.heads import build_head, freeze_unused, join_heads, save_adapters
@@ -76,7 +77,6 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     Raises:
         ValueError: the arguments do not fit together, or the data has no such labels.
     """
-    started = time.perf_counter()
     task_class = find_task(arguments.task)
     if arguments.join:
         model_arguments = on_checkpoint(model_arguments, arguments.join[0])
@@ -91,7 +91,19 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
         )
     if task_class.contrasts_mates and not data.mates_share:
         data = replace(data, mates_share=1.0)
-    accelerator, resume_from = start_run(arguments, (model_arguments, data, arguments))
+    with start_run(arguments, (model_arguments, data, arguments)) as run:
+        return _finetune(run, task_class, model_arguments, data, arguments)
+
+
+def _finetune(
+    run: Run,
+    task_class: type[Task],
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    arguments: FinetuneArguments,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    accelerator, resume_from = run.accelerator, run.resume_from
     with accelerator.main_process_first():
         train_products = task_class.load_split(data, "train", arguments.seed)
         validation_products = task_class.load_split(data, "validation", arguments.seed)
@@ -116,7 +128,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     elif arguments.method == "linear":
         found = probe(parts, rows, data, arguments)
     else:
-        found = train_head(parts, rows, model_arguments, data, arguments, resume_from)
+        found = train_head(parts, rows, model_arguments, data, arguments, run)
     names = ("task", "modality", "method", "label_share", "seed")
     report = {name: getattr(arguments, name) for name in names}
     report |= {
@@ -184,10 +196,21 @@ def train_head(
     model_arguments: ModelArguments,
     data: DataArguments,
     arguments: FinetuneArguments,
-    resume_from: Path | None,
+    run: Run,
 ) -> dict[str, Any]:
     """Train the head and the towers, or adapters in them, and save them at their best."""
     head, accelerator = parts.head, parts.accelerator
+    columns = [] if parts.task.labels is None else parts.task.labels.columns
+    run.add_data(
+        lambda: {
+            "training rows": data_fingerprint(
+                _select(parts.train_products, rows), data.train_data, data.train_split, columns
+            ),
+            "validation rows": data_fingerprint(
+                parts.validation_products, data.validation_data, data.validation_split, columns
+            ),
+        }
+    )
     freeze_parameters(head.eclip, model_arguments.freeze)
     layers: list[str] = []
     if arguments.method == "lora":
@@ -212,13 +235,14 @@ def train_head(
         data=data,
         arguments=arguments,
         accelerator=accelerator,
+        record=run.record,
     )
     if accelerator.is_main_process:
         held_out = len(parts.validation_products)
         logger.info("%s rows, %s held out; %s ranks", len(rows), held_out, accelerator.num_processes)
     if arguments.report_to:
         accelerator.init_trackers("e-clip", config={name: str(value) for name, value in vars(arguments).items()})
-    result = loop.run(resume_from)
+    result = loop.run(run.resume_from)
     head = loop.bare_model
     parts = replace(parts, head=head)
     validation = _represent(parts, parts.validation_products, data, arguments, "validation rows")

@@ -19,6 +19,7 @@ from training.data.inputs import model_inputs
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.engine.loop import TrainingLoop
+from training.engine.run_record import RunRecord
 from training.engine.step import OptimizerStep
 from training.tasks.best_weights import BestWeights
 from training.tasks.features import represent
@@ -96,6 +97,7 @@ class TaskLoop(TrainingLoop):
         data: The data arguments.
         arguments: The fine-tuning arguments.
         accelerator: The process's accelerator.
+        record: What the run is, for its checkpoints.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class TaskLoop(TrainingLoop):
         data: DataArguments,
         arguments: FinetuneArguments,
         accelerator: Accelerator,
+        record: RunRecord,
     ) -> None:
         """Prepare the head for training."""
         self.task = task
@@ -120,6 +123,7 @@ class TaskLoop(TrainingLoop):
             data=data,
             arguments=arguments,
             accelerator=accelerator,
+            record=record,
         )
 
     def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
@@ -127,10 +131,10 @@ class TaskLoop(TrainingLoop):
         step = ContrastStep if self.task.contrasts_mates else TaskStep
         return step(model, self.arguments, self.accelerator, self.total_samples)
 
-    def _also_kept(self) -> list[Any]:
+    def _also_kept(self) -> dict[str, Any]:
         """Keep the best weights so far."""
         self.best = BestWeights(self.bare_model)
-        return [self.best]
+        return {"best": self.best}
 
     def _choose_weights(self) -> dict[str, float]:
         """Leave the head with its best weights, and return their metrics."""

@@ -1,5 +1,6 @@
 """A corpus embedded to files: every row once and in order, also after a stop and with several processes."""
 
+import contextlib
 import io
 import json
 import math
@@ -285,6 +286,24 @@ def test_too_many_unusable_rows_stop_the_run(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="250 of 250 rows skipped.*more than the 5.0% allowed"):
         given = {"rows_per_shard": 250, "num_workers": 0}
         embed_corpus(EmbedArguments(checkpoint=checkpoint, input=[str(path)], output_dir=str(tmp_path), **given))
+
+
+def test_processes_end_with_a_run_that_fails(checkpoint, tmp_path):
+    """Its workers ignore SIGTERM, by which Python ends those of a process that exits, and waits for them."""
+    columns = {"title": ["red"] * 500, "image": pa.array([b"x"] * 500)}
+    pq.write_table(pa.table(columns), tmp_path / "products.parquet")
+    given = {"checkpoint": checkpoint, "input": [str(tmp_path / "products.parquet")], "output_dir": str(tmp_path)}
+    given |= {"rows_per_shard": 100, "image_batch_size": 10, "num_workers": 2}
+    code = f"from training.embedding.embed_corpus import *; embed_corpus(EmbedArguments(**{given!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, process_group=0)
+    try:
+        error = process.communicate(timeout=300)[1]  # it would be for ever
+        assert process.returncode == 1 and b"rows skipped (100.0%)" in error
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)  # nobody is left of the group
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("num_rows", "rows_per_shard"), [(300, 10_000), (300, 100), (30, 10_000), (30, 7)])

@@ -235,3 +235,12 @@ def test_encoding_is_evaluation(products, processor, accelerator, tmp_path):
     before = model.vision_model.embedder.embedder.normalization.running_mean.clone()
     cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
     assert torch.equal(before, model.vision_model.embedder.embedder.normalization.running_mean)
+
+
+def test_vectors_that_are_not_finite_are_not_kept(model, products, processor, accelerator, tmp_path):
+    freeze_parameters(model, [r"^text_model\."])
+    with torch.no_grad():
+        model.text_model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="text in row 0 that is not finite"):
+        cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.arrow"))

@@ -9,6 +9,7 @@ from conftest import make_config, make_inputs
 from modeling_eclip import EClipModel
 from training.engine.lora import AdapterState, add_adapters, merge_adapters, plain_state_dict
 from training.engine.optimization import build_optimizer, freeze_parameters
+from training.engine.state_files import read_tensors, write_tensors
 
 
 def trained(model):
@@ -74,11 +75,11 @@ def test_a_resumed_run_goes_on_bit_for_bit(model, tmp_path):
     add_adapters(model, rank=4)
     train_steps(model, build_optimizer(model, learning_rate=0.03), range(2))
     model.save_pretrained(tmp_path, state_dict=plain_state_dict(model))
-    torch.save(AdapterState(model).state_dict(), tmp_path / "adapters.pkl")
+    write_tensors(AdapterState(model).state_dict(), tmp_path / "adapters.pt")
 
     resumed = EClipModel.from_pretrained(tmp_path)
     add_adapters(resumed, rank=4)
-    AdapterState(resumed).load_state_dict(torch.load(tmp_path / "adapters.pkl"))
+    AdapterState(resumed).load_state_dict(read_tensors(tmp_path / "adapters.pt"))
     weights = resumed.state_dict()
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
@@ -86,7 +87,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(model, tmp_path):
     other = EClipModel.from_pretrained(tmp_path)
     add_adapters(other, rank=2)
     with pytest.raises(ValueError, match="resume with the same `lora_rank`"):
-        AdapterState(other).load_state_dict(torch.load(tmp_path / "adapters.pkl"))
+        AdapterState(other).load_state_dict(read_tensors(tmp_path / "adapters.pt"))
 
 
 def test_a_frozen_tower_has_no_adapters(model):

@@ -13,7 +13,6 @@ from conftest import DATA, MODEL, ROOT, saved_weights, train_arguments
 
 from training.engine.checkpoint import find_checkpoints
 from training.engine.contrastive_training import train
-from training.engine.interruption import EXIT_STATUS
 
 # Ends its own process, as a machine that is switched off would, in the middle of something.
 KILLED = """
@@ -87,11 +86,15 @@ def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(tmp_path, never_sto
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("step", [2, 4], ids=["in the middle", "in the last step"])
-def test_sigterm_writes_a_checkpoint_first(tmp_path, never_stopped, step):
-    stopped = run_and_die(tmp_path, "modeling_eclip.losses.objective", "contrastive_loss", step, signal.SIGTERM)
-    assert stopped.returncode == EXIT_STATUS, stopped.stderr[-2000:]
-    assert f"stopped by SIGTERM after {16 * step} samples" in stopped.stderr
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [(2, signal.SIGTERM), (4, signal.SIGTERM), (2, signal.SIGINT)],
+    ids=["in the middle", "in the last step", "Ctrl-C"],
+)
+def test_a_signal_writes_a_checkpoint_first(tmp_path, never_stopped, step, number):
+    stopped = run_and_die(tmp_path, "modeling_eclip.losses.objective", "contrastive_loss", step, number)
+    assert stopped.returncode == 128 + number, stopped.stderr[-2000:]
+    assert f"stopped by {number.name} after {16 * step} samples" in stopped.stderr
     assert find_checkpoints(tmp_path)[-1].name == f"checkpoint-{16 * step}"
     assert not (tmp_path / "model.safetensors").exists()
     assert_goes_on(tmp_path, never_stopped)
@@ -103,17 +106,24 @@ def test_sigterm_in_the_last_evaluation_waits_for_the_model(tmp_path, never_stop
     assert saved_weights(tmp_path).keys() == never_stopped.keys()
 
 
-def test_workers_end_with_a_killed_run(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_workers_end_with_a_run(tmp_path, number):
+    """Killed, the run says nothing to them. Ctrl-C goes to all processes of a terminal, workers among them."""
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from dataclasses import replace\nfrom pathlib import Path\n"
         "from conftest import DATA, MODEL, train_arguments\nfrom training.engine.contrastive_training import train\n"
         f"train(MODEL, replace(DATA, num_workers=2), train_arguments(Path({str(tmp_path)!r}), max_samples=100_000))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
     try:
         wait_for(lambda: len(children_of(process.pid)) >= 2 and find_checkpoints(tmp_path))
         workers = children_of(process.pid)
+        if number == signal.SIGINT:
+            before = find_checkpoints(tmp_path)[-1]
+            os.killpg(process.pid, number)
+            assert process.wait(timeout=300) == 128 + number
+            assert find_checkpoints(tmp_path)[-1] != before
     finally:
         process.kill()
         process.wait()

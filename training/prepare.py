@@ -7,6 +7,7 @@ removed afterwards.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,11 +59,8 @@ def first_model_trainer(config: str) -> "FirstModelTrainer":
 
 
 @script()
-def main() -> None:
-    """Parse the arguments and prepare."""
-    (arguments,) = parse_arguments((PrepareArguments,))
-    trainer = first_model_trainer(arguments.first_model) if arguments.first_model else None
-
+def run(arguments: PrepareArguments, trainer: "FirstModelTrainer | None") -> None:
+    """Prepare the corpus and print what was dropped."""
     # Imported here: the processes that examine offers import this file, too, and would hold what they do not need.
     from training.corpus.pipeline import prepare
 
@@ -74,7 +72,16 @@ def main() -> None:
     print(f"{kept}; report.html is in {arguments.output_dir}")
 
 
-if __name__ == "__main__":
+@script()
+def main() -> None:
+    """Parse the arguments and prepare."""
+    (arguments,) = parse_arguments((PrepareArguments,))
+    trainer = first_model_trainer(arguments.first_model) if arguments.first_model else None
+
     from training.corpus.sandbox import run_script
 
-    run_script(main)
+    run_script(partial(run, arguments, trainer))
+
+
+if __name__ == "__main__":
+    main()

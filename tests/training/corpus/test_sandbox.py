@@ -114,12 +114,7 @@ def test_processes_end_with_a_program_that_is_killed(tmp_path):
     )
     done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
-    process = int(done.stdout)
-    for _ in range(100):
-        if not Path(f"/proc/{process}").exists():
-            return
-        time.sleep(0.1)
-    pytest.fail(f"process {process} is still there")
+    wait_for_end([int(done.stdout)])
 
 
 def test_processes_that_were_stopped_are_replaced():
@@ -127,3 +122,45 @@ def test_processes_that_were_stopped_are_replaced():
     stop_processes()
     assert not Path(f"/proc/{before}").exists()
     assert in_process(process_ids, ["a"], without=blank)[0].as_py() != before
+
+
+def wait_long(rows):
+    time.sleep(300)
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, ""),
+        ("raise ValueError('no offers')", 1, "ValueError: no offers"),
+    ],
+)
+def test_a_script_that_fails_ends_at_once_with_its_threads_and_processes(end, status, said, tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import multiprocessing, os, signal, sys, threading, time\n"
+        f"sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}\n"
+        "from test_sandbox import blank, wait_long\n"
+        "from training.corpus.sandbox import in_process, run_script\n"
+        "def main():\n"
+        "    call = lambda: in_process(wait_long, ['a'], without=blank)\n"
+        "    threading.Thread(target=call).start()\n"
+        "    while not multiprocessing.active_children():\n"
+        "        time.sleep(0.1)\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        f"    {end}\n"
+        "if __name__ == '__main__':\n"
+        "    run_script(main)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+    wait_for_end([int(process) for process in done.stdout.split()])
+
+
+def wait_for_end(processes):
+    assert processes
+    for _ in range(100):
+        if not any(Path(f"/proc/{process}").exists() for process in processes):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"of {processes} some are still there")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import datasets
 import pytest
 import torch
 from conftest import ROOT, TRANSFORMER, VIT, WITHOUT_PACKAGE
@@ -14,6 +15,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor, ViTImageProcessor
 
 from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
+from modeling_eclip.toy import toy_catalog
 
 EXAMPLES = ROOT / "examples"
 
@@ -101,13 +103,24 @@ def test_embed(checkpoint, capsys):
     assert printed.count("-> image of:") == 5
 
 
-def test_search(checkpoint, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_search(checkpoint, tmp_path, capsys, kind):
     pytest.importorskip("lancedb")
-    load_example("search").main(checkpoint, str(tmp_path / "search"), num_offers=200)
+    rows = list(toy_catalog(200)["test"])
+    for number, row in enumerate(rows):
+        row["image"].save(tmp_path / f"{number}.png")
+    offers = datasets.Dataset.from_list([
+        {"name": row["title"], "photo": f"{number}.png", "colour": row["colour"]} for number, row in enumerate(rows)
+    ])  # fmt: skip
+    path = str(tmp_path / f"offers.{kind}")
+    {"parquet": offers.to_parquet, "csv": offers.to_csv, "jsonl": offers.to_json}[kind](path)
+    load_example("search").main(checkpoint, str(tmp_path / "search"), path, "name", "photo")
     printed = capsys.readouterr().out
-    assert "products in" in printed and printed.count("\n  0.") + printed.count("\n  1.") >= 5
+    assert f"{len(rows)} products in" in printed and printed.count("\n  0.") + printed.count("\n  1.") >= 5
     assert "this image, and:" in printed and "this image, colour" in printed
     assert (tmp_path / "search" / "found.png").stat().st_size > 20_000
+    with pytest.raises(SystemExit, match="no row with a 'title' and an 'image'"):
+        load_example("search").main(checkpoint, str(tmp_path / "search"), path)
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])

@@ -211,7 +211,7 @@ class EClipTaskModel(EClipPreTrainedModel):
         except (OSError, TypeError):  # adapters alone, a state without a name, or nothing, as transformers will tell
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         adapters = find_adapter_config_file(pretrained_model_name_or_path, **hub) if is_peft_available() else None
-        if adapters is not None and not list(Path(pretrained_model_name_or_path).glob("model*.safetensors")):
+        if adapters is not None and not list(Path(str(pretrained_model_name_or_path)).glob("model*.safetensors")):
             settings = json.loads(Path(adapters).read_text(encoding="utf-8"))
             for name in cls.config_class.__annotations__.keys() & kwargs.keys():
                 setattr(saved, name, kwargs.pop(name))
@@ -236,7 +236,7 @@ class EClipTaskModel(EClipPreTrainedModel):
                 f"{pretrained_model_name_or_path!s} has other shapes: {sorted(info['mismatched_keys'])[:3]}; "
                 "leave the configuration of its towers as it is, or give ignore_mismatched_sizes=True."
             )
-        return (head, info) if kwargs.get("output_loading_info") else head
+        return (head, info) if kwargs.get("output_loading_info") else head  # type: ignore[return-value]
 
     def _renew_classifier(self, info: dict[str, Any]) -> None:
         """Initialise the classifier whatever was loaded into it, and say so in the log and in the loading info."""
@@ -245,7 +245,7 @@ class EClipTaskModel(EClipPreTrainedModel):
         if not (was_loaded := names - info["missing_keys"]):
             return
         for parameter in classifier.parameters():
-            parameter._is_hf_initialized = False
+            parameter._is_hf_initialized = False  # type: ignore[union-attr]
         for module in classifier.modules():
             self._init_weights(module)
         logger.warning("New, since the checkpoint is of another task or other classes: %s", sorted(was_loaded))

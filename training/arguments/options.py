@@ -15,7 +15,6 @@ __all__ = ["check_checkpoint", "check_encoding", "check_ranges", "option"]
 def option(
     text: str,
     default: Any = dataclasses.MISSING,
-    choices: list[str] | None = None,
     *,
     within: str | None = None,
     advanced: bool = False,
@@ -27,14 +26,14 @@ def option(
     Args:
         text: The help.
         default: The default.
-        choices: The words that it may be.
         default_factory: Finds out the default where it is that of the machine.
         advanced: Whether `--help` lists it last, under "advanced".
         command_line_only: Whether a file's value of this name is meant for other scripts.
         within: The range that a number must lie in, as mathematicians write it: `"(0, 1]"` is above 0 and at most 1.
     """
-    metadata = {name: value for name, value in (("choices", choices), ("within", within)) if value is not None}
-    metadata |= {"help": text, **({"section": "advanced"} if advanced else {})}
+    metadata: dict[str, Any] = {"help": text}
+    metadata |= {"within": within} if within is not None else {}
+    metadata |= {"section": "advanced"} if advanced else {}
     metadata |= {"command_line_only": True} if command_line_only else {}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)

@@ -135,7 +135,7 @@ class _ArgumentParser(HfArgumentParser):
             settings["nargs"] = "*"
         if settings.get("type") is int:
             settings["type"] = _whole_number
-        if not settings.get("choices"):
+        if "choices" not in settings:
             settings["metavar"] = _METAVARS.get(settings.get("type"), "TEXT")
         default = settings.get("default")
         if default not in (None, "", []):
@@ -149,7 +149,8 @@ class _ArgumentParser(HfArgumentParser):
         Raises:
             SystemExit: Always, with exit code 2.
         """
-        self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
+        print(f"{self.prog}: {message} (--help lists the arguments)", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def _with_underscores(word: str) -> str:

@@ -95,7 +95,9 @@ class AttributesTask(ClassifierTask):
         """Read values by those of the head; attributes are called as their columns were in training."""
         if config.attributes is None:
             raise ValueError("the checkpoint's `attributes` is None: it was not trained on attributes.")
-        return AttributeLabels(config.attribute_names, config.attributes)
+        return AttributeLabels(
+            config.attribute_names, {name: list(values) for name, values in config.attributes.items()}
+        )
 
     def classifiers(self, head: Any) -> list[LateFusionClassifier]:
         """Return a classifier per attribute."""

@@ -93,7 +93,8 @@ class CategoryTask(ClassifierTask):
         """Read paths by the head's tree."""
         if config.category_paths is None:
             raise ValueError("the checkpoint's `category_paths` is None: it was not trained on categories.")
-        return CategoryLabels([data.category_column], config.category_paths, data.category_separator)
+        paths = [list(path) for path in config.category_paths]
+        return CategoryLabels([data.category_column], paths, data.category_separator)
 
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
         """Measure every level of the tree; a row of an unknown leaf counts as a mistake, as in evaluation."""

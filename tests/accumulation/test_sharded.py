@@ -5,8 +5,8 @@ import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from conftest import assert_same_gradients, make_config, make_inputs, make_training_model
+from ranks import run_ranks
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path, subtests):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # Processes are slow to start: one pair does all cases.
-    mp.spawn(run_rank, (port, str(tmp_path)), nprocs=2)
+    run_ranks(run_rank, (port, str(tmp_path)), 2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for number, (shares, arguments, frozen) in enumerate(CASES):
         model = build(frozen)

@@ -8,8 +8,8 @@ import weakref
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from conftest import assert_same_gradients, make_config, make_inputs, make_training_model
+from ranks import run_ranks
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -503,7 +503,7 @@ def test_ranks_with_different_numbers_of_streams(tmp_path, subtests):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # Processes are slow to start: one pair does all cases.
-    mp.spawn(run_rank, (port, str(tmp_path)), nprocs=2)
+    run_ranks(run_rank, (port, str(tmp_path)), 2)
     expected = whole_batch(make_training_model(), make_inputs(NUM_OFFERS))
     for rank in range(2):
         results = torch.load(tmp_path / f"{rank}.pt")

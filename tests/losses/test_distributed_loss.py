@@ -6,8 +6,8 @@ import socket
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import assert_same_gradients, make_config, make_inputs
+from ranks import run_ranks
 
 from modeling_eclip import (
     ContrastiveObjective,
@@ -118,7 +118,7 @@ def test_ranks_give_the_gradients_of_one(tmp_path, subtests):
         if num_ranks == 1:
             run_rank(0, *arguments)
         else:
-            mp.spawn(run_rank, arguments, nprocs=num_ranks)
+            run_ranks(run_rank, arguments, num_ranks)
         ranks = [torch.load(tmp_path / f"{num_ranks}-{rank}.pt") for rank in range(num_ranks)]
         for shares, mates in itertools.product(SHARES[num_ranks], MATES):
             model = build(mates)

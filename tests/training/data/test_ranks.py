@@ -1,7 +1,7 @@
 """Messages between ranks go over the CPUs, whatever tensors go over."""
 
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 
 from training.data.ranks import gather_objects
 
@@ -22,7 +22,7 @@ def run_rank(rank, folder):
 
 
 def test_objects_go_over_gloo(tmp_path):
-    mp.spawn(run_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(run_rank, (str(tmp_path),), 2)
 
 
 def test_one_process_hears_itself():

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from conftest import VOCAB_SIZE, assert_same_gradients, make_config, make_inputs
+from ranks import run_ranks
 from safetensors.torch import load_file
 
 from modeling_eclip import EClipModel, MultiStreamAccumulation
@@ -152,7 +152,7 @@ def test_ranks_train_compiled_towers_in_streams_with_dropout(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(compiled_rank, (port, str(tmp_path)), nprocs=2)
+    run_ranks(compiled_rank, (port, str(tmp_path)), 2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for (expected_loss, expected), *compiled in ranks:
         for loss, gradients in compiled:

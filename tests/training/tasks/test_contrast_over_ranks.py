@@ -6,8 +6,8 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import assert_same_gradients, make_config, make_inputs, train_arguments
+from ranks import run_ranks
 
 from modeling_eclip import EClipForProductClustering
 from modeling_eclip.retrieval.recall import retrieval_recall
@@ -61,7 +61,7 @@ def test_two_ranks_contrast_as_one(tmp_path, subtests):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(run_rank, (port, str(tmp_path)), nprocs=2)
+    run_ranks(run_rank, (port, str(tmp_path)), 2)
     head = make_head().train()
     loss = head(**inputs_of(slice(0, 8))).loss
     loss.backward()

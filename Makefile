@@ -45,6 +45,26 @@ test: $(INSTALLED) ## Run all tests, some 12 minutes on 2 cores, and list the te
 		"$(TRANSFORMERS_VERSION) could not be had: tests/test_common_model.py will be skipped." >&2
 	$(BIN)/python -m pytest -n 2 --durations=10 $(PYTEST_ARGS) tests
 
+.PHONY: test-machines
+test-machines: $(INSTALLED) ## Run the numeric tests under twelve kinds of CPU, print the table (MACHINES_ARGS=--quick for two)
+	$(BIN)/python tests/cpu_kinds.py $(MACHINES_ARGS)
+
+OLDEST := .venv-oldest
+
+# The tests of what training and the package ask of other libraries; the common model tests are of one transformers.
+.PHONY: test-oldest
+test-oldest: export OMP_NUM_THREADS ?= 1
+test-oldest: export HF_HUB_OFFLINE ?= 1
+test-oldest: export TOKENIZERS_PARALLELISM ?= false
+test-oldest: $(OLDEST)/.installed ## Run the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+	$(OLDEST)/bin/python -m pytest -n 2 --ignore tests/test_common_model.py $(PYTEST_ARGS) tests
+
+$(OLDEST)/.installed: pyproject.toml tests/lower_bounds.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/lower_bounds.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/pip install --quiet -c $(OLDEST)/constraints.txt -e ".[dev]"
+	@touch $@
+
 .PHONY: transformers-tests
 transformers-tests: $(TRANSFORMERS_TESTS) ## Fetch transformers' own model tests (once), which tests/test_common_model.py runs
 
@@ -101,4 +121,4 @@ style: $(INSTALLED) ## Repair style
 .PHONY: clean
 clean: ## Remove caches and builds (.venv and outputs stay)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
-	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path "./.venv*" -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

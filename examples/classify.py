@@ -17,7 +17,7 @@ from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, folder: str, num_offers: int = 2000) -> tuple[float, float]:
-    """Learn from drawn offers, save the head, use it; return the accuracy on other offers before and after."""
+    """Learn from generated offers, save the head, use it; return the accuracy on other offers before and after."""
     catalog = toy_catalog(num_offers)
     paths = sorted({tuple(path) for path in catalog["train"]["category"]})
     head = EClipForCategoryClassification.from_pretrained(checkpoint, category_paths=[list(path) for path in paths])

@@ -22,7 +22,7 @@ def catalogs_of(offers: Dataset) -> torch.Tensor:
 
 
 def main(checkpoint: str, path: str, num_offers: int = 2000, num_drawn: int = 48) -> float:
-    """Group drawn offers, draw the first groups; return the adjusted Rand index."""
+    """Group generated offers, draw the first groups; return the adjusted Rand index."""
     head = EClipForProductClustering.from_pretrained(checkpoint).eval()
     processor = EClipProcessor.from_pretrained(checkpoint)
     catalog, embeds = toy_catalog(num_offers), {}

@@ -25,7 +25,9 @@ def load(folder: str, format: str) -> Callable[[dict[str, np.ndarray]], np.ndarr
     if format == "onnx":
         session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(["text_embeds"], inputs)[0]
-    compiled = openvino.Core().compile_model(f"{folder}/openvino_model.xml", "CPU")
+    # Without the hint, OpenVINO computes in bfloat16 on CPUs that can, and its vectors differ in the third digit.
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(f"{folder}/openvino_model.xml", "CPU", hint)
     return lambda inputs: compiled(inputs)["text_embeds"]
 
 

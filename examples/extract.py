@@ -17,7 +17,7 @@ from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, num_offers: int = 2000) -> dict[str, float]:
-    """Learn from drawn offers, print what is told of others; return the accuracy of each attribute."""
+    """Learn from generated offers, print what is told of others; return the accuracy of each attribute."""
     catalog = toy_catalog(num_offers)
     values = {name: sorted(set(catalog["train"][name])) for name in ("colour", "pattern")}
     head = EClipForAttributeExtraction.from_pretrained(checkpoint, attributes=values).eval()

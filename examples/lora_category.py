@@ -16,7 +16,7 @@ from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, num_offers: int = 2000, num_epochs: int = 2, batch_size: int = 32) -> float:
-    """Train on drawn offers; print the accuracy on others, and what is answered about some."""
+    """Train on generated offers; print the accuracy on others, and what is answered about some."""
     torch.manual_seed(0)
     catalog = toy_catalog(num_offers)
     paths = sorted({tuple(path) for path in catalog["train"]["category"]})

@@ -25,7 +25,7 @@ def draw_pairs(catalogs: list[int | None]) -> torch.Tensor:
 
 
 def main(checkpoint: str, num_offers: int = 1000, num_epochs: int = 2, batch_size: int = 32) -> tuple[float, float]:
-    """Train on pairs of drawn offers; print the average precision on others before and after."""
+    """Train on pairs of generated offers; print the average precision on others before and after."""
     torch.manual_seed(0)
     processor, catalog = EClipProcessor.from_pretrained(checkpoint), toy_catalog(num_offers)
     pairs = {split: draw_pairs(catalog[split]["catalog_id"][:]) for split in ("train", "test")}

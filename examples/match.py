@@ -30,7 +30,7 @@ def score_candidates(
 
 
 def main(checkpoint: str, num_offers: int = 2000) -> tuple[float, float]:
-    """Match drawn offers, print some pairs; return precision and recall."""
+    """Match generated offers, print some pairs; return precision and recall."""
     head = EClipForProductMatching.from_pretrained(checkpoint).eval()
     processor = EClipProcessor.from_pretrained(checkpoint)
     catalog = toy_catalog(num_offers)

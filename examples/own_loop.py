@@ -15,7 +15,7 @@ from modeling_eclip.toy import toy_catalog
 
 
 def main(num_steps: int = 40, batch_size: int = 64) -> float:
-    """Train some steps on drawn offers and return the last loss."""
+    """Train some steps on generated offers and return the last loss."""
     offers = toy_catalog(1000)["train"].shuffle(seed=0)
     tokenizer = train_title_tokenizer(offers["title"], vocab_size=1000)
     size = {"height": 32, "width": 32}

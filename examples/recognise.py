@@ -17,7 +17,7 @@ from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, num_offers: int = 1500, target_recall: float = 0.95) -> tuple[float, float]:
-    """Learn from drawn offers, print the decisions on others; return their precision and recall."""
+    """Learn from generated offers, print the decisions on others; return their precision and recall."""
     seeds, embeds, labels = {"train": 0, "validation": 1, "test": 2}, {}, {}  # rare: offers of their own for each
     catalog = {split: toy_catalog(num_offers, seed=seed)["train"] for split, seed in seeds.items()}
     head = EClipForAdultRecognition.from_pretrained(checkpoint, target_recall=target_recall).eval()

@@ -3,7 +3,7 @@
     python examples/search.py outputs/quickstart outputs/search [products.parquet]
 
 Draws what it finds to `outputs/search/found.png`. Without a file of your own (columns `title`, `image`, and if known
-`category` and `colour`) the products are drawn ones. `demo/product_search.py` indexes tables larger than memory.
+`category` and `colour`) the products are generated ones. `demo/product_search.py` indexes tables larger than memory.
 """
 
 import sys

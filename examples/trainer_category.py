@@ -16,7 +16,7 @@ from modeling_eclip.toy import toy_catalog
 
 
 def main(checkpoint: str, folder: str, num_offers: int = 2000, num_epochs: float = 2) -> float:
-    """Train on drawn offers, save, and print the accuracy on others."""
+    """Train on generated offers, save, and print the accuracy on others."""
     catalog = toy_catalog(num_offers)
     paths = sorted({tuple(path) for path in catalog["train"]["category"]})
     processor = EClipProcessor.from_pretrained(checkpoint)

@@ -140,12 +140,7 @@ def _from_path(path: Any, max_pixels: int, decode_jpeg: "JpegDecoder | None") ->
             f"{name[:200]} is an address, not a file. Download the image first and give its path or bytes.",
             "unsupported",
         )
-    # A device or a pipe would block for ever; a path with a NUL raises ValueError.
-    try:
-        is_file = os.path.isfile(path)
-    except ValueError:
-        is_file = False
-    if not is_file:
+    if not os.path.isfile(path):  # a device or a pipe would block for ever
         raise ProductImageError(f"there is no file at {name[:500]}. Check the path and the image folder.", "missing")
     try:
         with open(path, "rb") as file:

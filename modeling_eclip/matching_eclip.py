@@ -6,7 +6,7 @@ downstream tasks; the head is this package's).
 
 Notable choices:
 - the features of a pair are its cosine, the absolute difference and the product of its vectors: to swap the products
-  changes nothing, not the last bit;
+  changes no bit of them, and no more of the answer than the rounding of a pair at another place of a batch;
 - before training, the logit is the mean cosine of the modalities, scaled: a base model matches products as it is;
 - a product with a title only and one with an image only are compared in the space that titles and images share;
 - products are represented once and paired afterwards, and the pairs come from nearest neighbours: N products cost N
@@ -123,7 +123,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
     ) -> MatchingOutput:
         """Represent pairs of products, and tell which are one.
 
-        The first products are encoded apart from the second ones, so that a swap changes no bit of their vectors.
+        The first products are encoded apart from the second ones, so that a swap changes no bit of their vectors: the
+        same operations, on tensors of the same values and strides.
 
         Args:
             inputs: What `forward` was given: tensors of shape `(B, 2, ...)`, of the two products of each pair, as in
@@ -141,7 +142,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
             if value.ndim < 2 or value.shape[1] != 2:
                 raise ValueError(f"`{name}` has shape {tuple(value.shape)}; give pairs, of shape (B, 2, ...).")
         left, right = (
-            self.represent(**{name: value[:, column] for name, value in inputs.items()}, **kwargs) for column in (0, 1)
+            self.represent(**{name: value[:, column].contiguous() for name, value in inputs.items()}, **kwargs)
+            for column in (0, 1)
         )
         return self.answer(left, labels, right)
 

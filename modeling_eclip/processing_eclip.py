@@ -7,6 +7,7 @@ SigLIP 2 checkpoint. Every other thing (keyword arguments per call, saving, the 
 """
 
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,11 @@ _SIGLIP_TITLE_LENGTH = 64
 _MODALITIES = ("text", "image")
 _TITLE_PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+# Fast tokenizers keep padding and length as state between calls: one call at a time, whichever processor makes it.
+_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a process forked during a call would wait for ever
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
 class EClipProcessor(ProcessorMixin):
@@ -93,15 +99,18 @@ class EClipProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("EClipProcessor received neither text nor images: give text=, images= or both.")
+        inputs = BatchFeature()
         if text is not None:
             text = _checked_titles(text)
             # Left to the mixin, arguments that happen to be stored with a tokenizer (such as a `max_length`) would go
             # before the processor's defaults.
             defaults = {name: value for name, value in self.text_kwargs.items() if name not in kwargs}
             kwargs["text_kwargs"] = {**defaults, **kwargs.get("text_kwargs", {})}
+            with _LOCK:
+                inputs.update(super().__call__(text=text, **kwargs))
         if images is not None:
-            images = _loaded_images(images)
-        return super().__call__(images=images, text=text, **kwargs)
+            inputs.update(super().__call__(images=_loaded_images(images), **kwargs))
+        return inputs
 
     @classmethod
     def from_pretrained(
@@ -243,14 +252,14 @@ def _loaded_images(images: Any) -> list[Any]:
     images = [images] if single else list(images)
     if len(images) == 0:
         raise ValueError("images: received no images. Give at least one, or leave images= out.")
-    loaded = []
-    for index, image in enumerate(images):
-        try:
-            loaded.append(load_product_image(image))
-        except ProductImageError as error:
-            place = "images" if single else f"images[{index}]"
-            raise ProductImageError(f"{place}: {error}", error.reason) from error
-    return loaded
+    return [_loaded(image, "images" if single else f"images[{index}]") for index, image in enumerate(images)]
+
+
+def _loaded(image: Any, place: str) -> Any:
+    try:
+        return load_product_image(image)
+    except ProductImageError as error:
+        raise ProductImageError(f"{place}: {error}", error.reason) from error
 
 
 def _config_or_none(
@@ -308,10 +317,8 @@ def _size_settings(settings: dict[str, Any], height: int, width: int) -> list[di
     if settings.get("do_center_crop") and crop:
         # Resized to more than the crop, then cropped: keep the proportion.
         scale = max(height / crop.get("height", height), width / crop.get("width", width))
-        if "shortest_edge" in size:
-            resized = {"shortest_edge": max(round(size["shortest_edge"] * scale), height, width)}
-        else:
-            resized = {side: max(round(size.get(side, exact[side]) * scale), exact[side]) for side in exact}
+        least = {"shortest_edge": max(height, width)} if "shortest_edge" in size else exact
+        resized = {side: max(round(size.get(side, pixels) * scale), pixels) for side, pixels in least.items()}
         return [{"size": resized, "crop_size": exact}]
     shortest = [{"size": {"shortest_edge": height}}] if "shortest_edge" in size and height == width else []
     return [*shortest, {"size": exact}]
@@ -372,13 +379,7 @@ def prepare_products(
     if inputs["has_text"].any():
         inputs |= processor(text=[title for title in titles if title is not None], return_tensors="pt")
     if inputs["has_image"].any():
-        loaded = []
-        for place, image in enumerate(images):
-            if image is not None:
-                try:
-                    loaded.append(load_product_image(image))
-                except ProductImageError as error:
-                    raise ProductImageError(f"products[{place}]: {error}", error.reason) from error
+        loaded = [_loaded(image, f"products[{place}]") for place, image in enumerate(images) if image is not None]
         inputs |= processor(images=loaded, return_tensors="pt")
     return inputs
 

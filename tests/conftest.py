@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
@@ -68,7 +70,7 @@ MODEL = ModelArguments(
     max_title_length=16,
 )  # fmt: skip
 
-# 60 drawn offers: about 48 to train on, three batches of 16.
+# 60 generated offers: about 48 to train on, three batches of 16.
 DATA = DataArguments(toy_offers=60, num_workers=0)
 
 VISION_TOWERS: dict[str, dict[str, Any]] = {
@@ -88,6 +90,7 @@ VISION_TOWERS: dict[str, dict[str, Any]] = {
         "depth_coefficient": 0.1,
         "hidden_dim": 1280,
         "image_size": IMAGE_SIZE,
+        "batch_norm_eps": 1e-9,  # or the variances of its small signals would be lost in it
     },
 }
 TEXT_TOWERS: dict[str, dict[str, Any]] = {
@@ -155,11 +158,37 @@ def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], rtol: float = 1e-5):
+def wake(model: EClipModel) -> EClipModel:
+    """Give a new model weights and statistics that keep signals up, and return it in evaluation mode.
+
+    New weights of some families let them die away: EfficientNet's vectors are 1e-35 long, and say nothing.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim in (2, 4) and "embed" not in name:
+                parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0  # the statistics of one batch
+        model.train()(**make_inputs(8))
+    return model.eval()
+
+
+def assert_same_outputs(found: torch.Tensor, expected: torch.Tensor):
+    """Compare what two models with the same weights make of the same inputs, in this process or another one.
+
+    The weights are the same to the bit. What is computed is not: some kernels are chosen by where in memory the
+    weights lie, and take the sums of float32 in another order.
+    """
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], rtol: float = 1e-9):
     """Compare gradients by name, each as far as the rounding of its largest element goes.
 
-    The dense loss, the tiled one and a cut batch add up in different orders, and a tower spreads the float32 rounding
-    of its large gradients over the small ones.
+    The dense loss, the tiled one and a cut batch add up in different orders, and a tower spreads the rounding of its
+    large gradients over the small ones: 1e-14 of them in float64, which leaves no doubt on any CPU. In float32 it is
+    up to 1e-5, as much as the CPU's instructions make of it, so that mistakes are looked for in float64.
     """
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -196,10 +225,27 @@ def naive_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates) -> 
     return (sum(rows) + sum(columns)) / (2 * size)
 
 
-def drawn_picture(seed: int, height: int = 40, width: int = 30) -> Image.Image:
-    """Return a picture of noise, whose resizing and cropping would show."""
+def noise_image(seed: int, height: int = 40, width: int = 30) -> Image.Image:
+    """Return an image of noise, whose resizing and cropping would show."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def loaders_started(monkeypatch):
+    """A list that grows by each loader when it starts to load, with its workers if it has any."""
+    started: list[DataLoader] = []
+    start = DataLoader.__iter__
+    monkeypatch.setattr(DataLoader, "__iter__", lambda loader: started.append(loader) or start(loader))
+    return started
+
+
+@pytest.fixture
+def start_method():
+    """Sets how processes are started until the end of the test; left alone, Linux forks them, and no other does."""
+    before = multiprocessing.get_start_method()
+    yield lambda method: multiprocessing.set_start_method(method, force=True)
+    multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.fixture
@@ -219,18 +265,18 @@ def real_data() -> Path:
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """Draw without a warning, and return the picture's colours and the texts in it."""
+    """Draw without a warning, and return the image's colours and the texts in it."""
 
     def draw(function, *arguments, **settings):
         figures, close = [], plt.close
         with monkeypatch.context() as patch, warnings.catch_warnings():
             warnings.simplefilter("error")
             patch.setattr(plt, "close", figures.append)
-            function(*arguments, path=tmp_path / "picture.png", **settings)
+            function(*arguments, path=tmp_path / "image.png", **settings)
         (figure,) = figures
         texts = [text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text"))]
         close(figure)
-        pixels = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB")).reshape(-1, 3)
+        pixels = np.asarray(Image.open(tmp_path / "image.png").convert("RGB")).reshape(-1, 3)
         return {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}, [text for text in texts if text]
 
     return draw

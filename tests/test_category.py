@@ -84,7 +84,7 @@ def test_modality_dropout_only_in_training():
     assert torch.equal(head(**inputs).logits, head(**inputs).logits)
     torch.manual_seed(0)
     embeds = head.train()(**inputs).products
-    assert not (embeds.has_text & embeds.has_image).any()  # at a half, one side of each product is hidden
+    assert not (embeds.has_text & embeds.has_image).any()  # at a half, one modality of each product is hidden
 
 
 def test_sorting_without_training(processor):

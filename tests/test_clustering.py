@@ -1,8 +1,8 @@
-"""EClipForProductClustering: vectors that start as the towers', groups of them, products without a side."""
+"""EClipForProductClustering: vectors that start as the towers', groups of them, products without a modality."""
 
 import pytest
 import torch
-from conftest import make_config, make_inputs
+from conftest import assert_same_outputs, make_config, make_inputs
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import adjusted_rand_score
 from torch.nn.functional import normalize
@@ -18,17 +18,17 @@ def make_head(**fields):
     return EClipForProductClustering(make_config(**fields)).eval()
 
 
-def make_sides(text=None, image=None):
-    """Return products whose titles and images point where they are told, in degrees; None is a side not there."""
-    sides = {}
-    for side, degrees in (("text", text), ("image", image)):
+def make_products(text=None, image=None):
+    """Return products whose titles and images point where they are told, in degrees; None is a modality not there."""
+    modalities = {}
+    for modality, degrees in (("text", text), ("image", image)):
         if degrees is not None:
             angles = torch.tensor([0.0 if angle is None else angle for angle in degrees]).deg2rad()
             vectors = torch.zeros(len(angles), 32)
             vectors[:, 0], vectors[:, 1] = angles.cos(), angles.sin()
-            sides[side] = vectors * 32**0.5
-            sides[f"has_{side}"] = torch.tensor([angle is not None for angle in degrees])
-    return ProductEmbeds(**sides)
+            modalities[modality] = vectors * 32**0.5
+            modalities[f"has_{modality}"] = torch.tensor([angle is not None for angle in degrees])
+    return ProductEmbeds(**modalities)
 
 
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
@@ -74,7 +74,7 @@ def test_a_batch_without_mates_carries_no_loss():
 
 def test_groups_worked_out_by_hand():
     head = make_head(modality="text", cluster_threshold=0.9)
-    vectors = head.answer(make_sides(text=[0, 90, 10, 95, 200])).embeds  # cos 10 is .985, cos 5 is .996
+    vectors = head.answer(make_products(text=[0, 90, 10, 95, 200])).embeds  # cos 10 is .985, cos 5 is .996
     assert head.cluster(vectors).tolist() == [0, 1, 0, 1, 2]
     assert head.cluster(vectors, 0.99).tolist() == [0, 1, 2, 1, 3]
     assert head.cluster(vectors[:1]).tolist() == [0]
@@ -85,7 +85,7 @@ def test_groups_worked_out_by_hand():
 def test_the_similarity_of_both_is_the_mean():
     head = make_head(cluster_threshold=0.95)
     # Titles 0 degrees apart and images 40: (1 + .766) / 2 is .88; titles and images 15 apart: .966.
-    vectors = head.answer(make_sides(text=[0, 0, 15], image=[0, 40, -15])).embeds
+    vectors = head.answer(make_products(text=[0, 0, 15], image=[0, 40, -15])).embeds
     torch.testing.assert_close(vectors[0] @ vectors[1], torch.tensor(0.8830), rtol=0, atol=1e-4)
     assert head.cluster(vectors).tolist() == [0, 1, 0]
     # With both of them, the second one agrees by (.883 + .770) / 2.
@@ -95,7 +95,7 @@ def test_the_similarity_of_both_is_the_mean():
 
 def test_products_without_a_side_join_by_the_other_one():
     head = make_head(cluster_threshold=0.95)
-    embeds = make_sides(
+    embeds = make_products(
         #     two of a product, one of another; then: an image of the first, a title of the second, two titles of a
         #     third, an image like nothing else, a title like nothing else
         text=[0, 5, 90, None, 92, 180, 184, None, 270],
@@ -113,13 +113,13 @@ def test_products_without_a_side_join_by_the_other_one():
 
 def test_vectors_may_come_back_in_half_precision():
     head = make_head(cluster_threshold=0.9)
-    vectors = head.answer(make_sides(text=[0, 0, 90, None], image=[0, 5, 90, 91])).embeds
+    vectors = head.answer(make_products(text=[0, 0, 90, None], image=[0, 5, 90, 91])).embeds
     assert head.cluster(vectors.half()).tolist() == head.cluster(vectors).tolist() == [0, 0, 1, 1]
 
 
 def test_the_threshold_is_fitted_and_travels(tmp_path):
     head = make_head(modality="text")
-    vectors = head.answer(make_sides(text=[0, 20, 90, 110, 180])).embeds
+    vectors = head.answer(make_products(text=[0, 20, 90, 110, 180])).embeds
     score = head.fit_threshold(vectors, torch.tensor([1, 1, 2, 2, -1]))
     assert score == 1
     # Halfway between 20 degrees within a catalog and (90 + 70 + 90 + 110) / 4 between the first two.
@@ -169,12 +169,12 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
     head.save_pretrained(tmp_path / "head")
     loaded, info = EClipForProductClustering.from_pretrained(tmp_path / "head", output_loading_info=True)
     assert not any(info.values()), info
-    assert torch.equal(loaded(**make_inputs(3)).embeds, head(**make_inputs(3)).embeds)
+    assert_same_outputs(loaded(**make_inputs(3)).embeds, head(**make_inputs(3)).embeds)
     auto = AutoModel.from_pretrained(tmp_path / "head")
     assert type(auto) is EClipForProductClustering
     base = EClipModel.from_pretrained(tmp_path / "head")
     assert type(base) is EClipModel
-    assert torch.equal(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)
+    assert_same_outputs(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)
 
 
 def test_adapters():

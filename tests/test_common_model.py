@@ -203,7 +203,7 @@ class TestEClipHead(ModelTesterMixin, unittest.TestCase):
     def test_retain_grad_hidden_states_attentions(self):
         pass
 
-    @unittest.skip("It subtracts outputs, and which sides a product has is bool: test_heads.py compares the forms")
+    @unittest.skip("It subtracts outputs, and the modalities of a product are bool: test_heads.py compares the forms")
     def test_model_outputs_equivalence(self):
         pass
 

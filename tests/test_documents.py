@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
 from training.arguments.parser import parse_arguments
-from training.train import train
+from training.engine.contrastive_training import train
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for room in ("training", "examples", "tests", "modeling_eclip")
                                           for path in (ROOT / room).rglob("*.md"))])  # fmt: skip

@@ -1,4 +1,4 @@
-"""LateFusionClassifier: the answer of each side, the joined one, the loss, and how the joining is fitted."""
+"""LateFusionClassifier: the answer of each modality, the joined one, the loss, and how the joining is fitted."""
 
 import math
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ def make_embeds(batch_size=6, has_text=None, has_image=None):
 
 
 def set_answers(classifier, text, image):
-    """Have each side answer with these probabilities, whatever it sees."""
+    """Have each modality answer with these probabilities, whatever it sees."""
     for linear, probabilities in ((classifier.text, text), (classifier.image, image)):
         nn.init.zeros_(linear.weight)
         linear.bias.data = torch.tensor(probabilities).log()
@@ -55,7 +55,7 @@ def test_the_joined_answer_by_hand():
 def test_a_side_alone_answers_as_if_there_were_no_other():
     classifier = make_classifier()
     embeds = make_embeds(3, [True, False, True], [True, True, False])
-    embeds.text[1], embeds.image[2] = 0.0, 0.0  # new stand-ins
+    embeds.text[1], embeds.image[2] = 0.0, 0.0  # new embeddings of what is missing
     logits = classifier(embeds)[0].softmax(dim=-1)
     torch.testing.assert_close(logits[1], classifier.image(embeds.image[1]).softmax(dim=-1))
     torch.testing.assert_close(logits[2], classifier.text(embeds.text[2]).softmax(dim=-1))
@@ -68,21 +68,21 @@ def test_a_stand_in_that_learnt_something_is_heard():
     assert not torch.allclose(classifier(silent)[0], classifier(heard)[0])
 
 
-@pytest.mark.parametrize("side", ["text", "image"])
-def test_one_side(side):
-    classifier = make_classifier({side: WIDTHS[side]})
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_one_modality(modality):
+    classifier = make_classifier({modality: WIDTHS[modality]})
     embeds = make_embeds(2)
-    alone = ProductEmbeds(**{side: embeds[side], f"has_{side}": embeds[f"has_{side}"]})
+    alone = ProductEmbeds(**{modality: embeds[modality], f"has_{modality}": embeds[f"has_{modality}"]})
     labels = torch.tensor([0, 3])
     logits, loss = classifier(alone, labels)
-    expected = getattr(classifier, side)(alone[side])
+    expected = getattr(classifier, modality)(alone[modality])
     torch.testing.assert_close(logits.softmax(dim=-1), expected.softmax(dim=-1))
     torch.testing.assert_close(loss, F.cross_entropy(expected, labels))
-    assert {name.split(".")[0] for name, _ in classifier.named_parameters()} == {side}
+    assert {name.split(".")[0] for name, _ in classifier.named_parameters()} == {modality}
     classifier.fit_fusion(alone, labels)
 
 
-def test_the_loss_is_the_joined_one_and_the_mean_of_the_sides():
+def test_the_loss_is_the_joined_one_and_the_mean_of_the_modalities():
     classifier = make_classifier()
     embeds = make_embeds(4, has_image=[True, True, True, False])
     labels = torch.tensor([2, 0, -100, 1])
@@ -115,13 +115,13 @@ def noisy_answers(num_rows, strengths, prior=(0.25, 0.25, 0.25, 0.25)):
     generator = torch.Generator().manual_seed(2)
     labels = torch.multinomial(torch.tensor(prior), num_rows, replacement=True, generator=generator)
     embeds = {}
-    for side, strength in strengths.items():
+    for modality, strength in strengths.items():
         # The log likelihood of a shifted normal variable is the variable times the shift.
-        embeds[side] = strength * F.one_hot(labels, 4) + torch.randn(num_rows, 4, generator=generator)
+        embeds[modality] = strength * F.one_hot(labels, 4) + torch.randn(num_rows, 4, generator=generator)
     everywhere = torch.ones(num_rows, dtype=torch.bool)
     classifier = make_classifier({"text": 4, "image": 4})
-    for side, strength in strengths.items():
-        linear = getattr(classifier, side)
+    for modality, strength in strengths.items():
+        linear = getattr(classifier, modality)
         linear.weight.data = strength * torch.eye(4)
         linear.bias.data = torch.tensor(prior).log()
     return classifier, ProductEmbeds(**embeds, has_text=everywhere, has_image=everywhere), labels
@@ -138,7 +138,7 @@ def test_fitting_finds_what_independent_evidence_asks_for():
     assert classifier.fusion_scale.requires_grad
 
 
-def test_fitting_turns_noise_off_and_joins_no_worse_than_the_better_side():
+def test_fitting_turns_noise_off_and_joins_no_worse_than_the_better_modality():
     classifier, embeds, labels = noisy_answers(4000, {"text": 2.0, "image": 1.0})
     embeds.image = torch.randn(4000, 4, generator=torch.Generator().manual_seed(3))
     classifier.fit_fusion(embeds, labels)
@@ -157,12 +157,12 @@ def test_scales_stay_small_where_a_few_products_are_told_apart_without_a_mistake
         linear.bias.data = torch.zeros(2)
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(4 + seed % 4) % 2
-    sides = {
-        side: F.one_hot(labels, 2) + 0.5 * torch.rand(len(labels), 2, generator=generator)
-        for side in ("text", "image")
+    modalities = {
+        modality: F.one_hot(labels, 2) + 0.5 * torch.rand(len(labels), 2, generator=generator)
+        for modality in ("text", "image")
     }
     everywhere = torch.ones(len(labels), dtype=torch.bool)
-    embeds = ProductEmbeds(**sides, has_text=everywhere, has_image=everywhere)
+    embeds = ProductEmbeds(**modalities, has_text=everywhere, has_image=everywhere)
     classifier.fit_fusion(embeds, labels)
     assert 1 < classifier.fusion_scale.max() < 1000
     assert (classifier(embeds)[0].argmax(dim=1) == labels).all()
@@ -177,12 +177,12 @@ def test_fitting_without_labelled_products_changes_nothing():
 
 def test_a_classifier_relies_on_one_side_of_products_with_both():
     classifier, embeds = make_classifier(), make_embeds(3, has_text=[True, True, False])
-    sides = classifier.modality_logits(embeds)
+    modalities = classifier.modality_logits(embeds)
     classifier.rely_on("text")
     logits, _ = classifier(embeds)
-    torch.testing.assert_close(logits[:2], sides["text"][:2])
+    torch.testing.assert_close(logits[:2], modalities["text"][:2])
     # The third has no title: its image answers, and what stands in for the title.
-    torch.testing.assert_close(logits[2], sides["image"][2] + sides["text"][2])
+    torch.testing.assert_close(logits[2], modalities["image"][2] + modalities["text"][2])
 
 
 @pytest.mark.parametrize(("score_of", "expected"), [(0, [1.0, 0.0]), (1, [0.0, 1.0]), (None, None)])
@@ -196,7 +196,7 @@ def test_joining_is_left_to_one_side_where_that_scores_higher(score_of, expected
             return {"accuracy": 0.5 if score_of is None else head.classifier.fusion_scale[score_of].item() / 10}
 
     head = SimpleNamespace(classifier=classifier, config=SimpleNamespace(modality="both"))
-    rows = Represented(embeds, labels, [str(row) for row in range(400)], [""] * 400)
+    rows = Represented(embeds, labels, [str(row) for row in range(400)], torch.arange(400).numpy(), [""] * 400)
     with torch.no_grad():
         classifier.text.weight.mul_(2)  # so sure of itself that the fitted scale is below 1
         classifier.image.weight.mul_(2)

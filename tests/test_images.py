@@ -141,7 +141,7 @@ def test_exif_orientation():
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_cost_the_picture():
+def test_damaged_exif_does_not_cost_the_image():
     content = encode(Image.new("RGB", (8, 8), WHITE), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert load_product_image(content).size == (8, 8)
 
@@ -218,13 +218,13 @@ def test_order_of_axes_where_both_fit():
         (np.zeros((4, 5), np.uint8), "too_many_pixels"),
     ],
 )
-def test_arrays_that_are_no_picture(array, reason):
+def test_arrays_that_are_no_image(array, reason):
     assert reason_of(array, max_pixels=19) == reason
     if array.dtype != object:
         assert reason_of(torch.from_numpy(array), max_pixels=19) == reason
 
 
-def test_places_a_picture_can_come_from(tmp_path, monkeypatch):
+def test_places_an_image_can_come_from(tmp_path, monkeypatch):
     content = encode(Image.new("RGB", (3, 2), (1, 2, 3)))
     path = tmp_path / "상품 사진.png"
     path.write_bytes(content)
@@ -257,7 +257,7 @@ def test_places_a_picture_can_come_from(tmp_path, monkeypatch):
         ([[0, 1]], "unsupported", "Give a Pillow image"),
     ],
 )
-def test_what_is_no_picture(image, reason, remedy):
+def test_what_is_no_image(image, reason, remedy):
     with pytest.raises(ProductImageError, match=remedy) as caught:
         load_product_image(image)
     assert caught.value.reason == reason
@@ -361,7 +361,7 @@ def test_without_pillow_importing_works_and_calling_names_it():
 
 
 @pytest.mark.parametrize("size", [(1, 60), (4000, 40)])
-def test_pictures_that_are_almost_lines_are_refused(size):
+def test_images_that_are_almost_lines_are_refused(size):
     with pytest.raises(ProductImageError, match="50 times as long") as caught:
         load_product_image(Image.new("RGB", size))
     assert caught.value.reason == "too_thin"

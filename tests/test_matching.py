@@ -1,10 +1,10 @@
-"""EClipForProductMatching: symmetric to the last bit, from cosines on, from one side or both, by candidates."""
+"""EClipForProductMatching: symmetric, from cosines on, from one modality or both, by candidates."""
 
 import math
 
 import pytest
 import torch
-from conftest import make_config, make_inputs
+from conftest import assert_same_outputs, make_config, make_inputs
 from peft import LoraConfig, PeftModel, get_peft_model
 from sklearn.metrics import average_precision_score
 from transformers import AutoModel, Trainer, TrainingArguments
@@ -17,7 +17,7 @@ def make_head(trained=False, **fields):
     torch.manual_seed(0)
     head = EClipForProductMatching(make_config(**fields)).eval()
     if trained:
-        # As if trained: every feature says something, and a stand-in is something.
+        # As if trained: every feature says something, and a missing modality says something, too.
         with torch.no_grad():
             for name, parameter in head.named_parameters():
                 if name.startswith(("classifier", "representation")):
@@ -53,22 +53,24 @@ def test_output_has_the_documented_shapes():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_pairs", [1, 2, 3, 7])
 def test_swapped_products_have_the_same_logits_to_the_last_bit(modality, dtype, num_pairs):
+    """All pairs are swapped and none moves, so that the same operations are done with the same numbers."""
     head, pairs = make_head(trained=True, modality=modality).to(dtype), make_pairs(num_pairs)
     with torch.no_grad():
         logits = head(**pairs).logits
         assert torch.equal(head(**swap(pairs)).logits, logits)
-        assert len(logits.unique()) == num_pairs
+        if dtype == torch.float32:  # in three digits, two of seven pairs may come out alike
+            assert len(logits.unique()) == num_pairs
         features = {
-            f"{side}_pooler_output": torch.randn(num_pairs, 2, 32, generator=torch.Generator().manual_seed(1)).to(
+            f"{modality}_pooler_output": torch.randn(num_pairs, 2, 32, generator=torch.Generator().manual_seed(1)).to(
                 dtype
             )
-            for side in ("text", "image")
+            for modality in ("text", "image")
         }
         assert torch.equal(head(**swap(features)).logits, head(**features).logits)
 
 
 @pytest.mark.parametrize("has", [[[1, 0], [1, 1]], [[1, 0], [0, 1]], [[1, 1], [0, 1]], [[0, 0], [1, 1]]])
-def test_swapped_products_without_a_side(has):
+def test_swapped_products_without_a_modality(has):
     head, pairs = make_head(trained=True), make_pairs(1)
     pairs["has_text"], pairs["has_image"] = (torch.tensor([row], dtype=torch.bool) for row in has)
     with torch.no_grad():
@@ -80,8 +82,8 @@ def test_before_training_the_cosine_speaks(modality):
     head, pairs = make_head(modality=modality), make_pairs(5)
     with torch.no_grad():
         output = head(**pairs)
-        sides = zip(output.embeds.modalities.values(), output.right_embeds.modalities.values(), strict=True)
-        cosines = [torch.nn.functional.cosine_similarity(left, right) for (left, _), (right, _) in sides]
+        modalities = zip(output.embeds.modalities.values(), output.right_embeds.modalities.values(), strict=True)
+        cosines = [torch.nn.functional.cosine_similarity(left, right) for (left, _), (right, _) in modalities]
     torch.testing.assert_close(output.logits, 10 * (torch.stack(cosines).mean(0) - 0.7))
 
 
@@ -97,16 +99,16 @@ def test_features_worked_out_by_hand():
 def test_a_pair_without_images_is_judged_by_titles():
     both, pairs = make_head(trained=True), make_pairs(4)
     with torch.no_grad():
-        # Stand-ins that say nothing, as before training.
+        # Embeddings of what is missing that say nothing, as before training.
         both.representation.missing_image_embedding.zero_()
         both.classifier.image.bias.zero_()
         alone = both(input_ids=pairs["input_ids"], attention_mask=pairs["attention_mask"]).logits
         pairs["has_image"] = torch.zeros(4, 2, dtype=torch.bool)
         assert torch.equal(both(**pairs).logits, alone)
-        side = both.classifier.modality_logits(
+        logits = both.classifier.modality_logits(
             both.pair_features(*[_represent(both, pairs, column) for column in (0, 1)])
         )
-    torch.testing.assert_close(alone, side["text"][:, 1] - side["text"][:, 0])
+    torch.testing.assert_close(alone, logits["text"][:, 1] - logits["text"][:, 0])
 
 
 def _represent(head, pairs, column):
@@ -156,7 +158,12 @@ def test_pairs_are_scored_from_products_that_are_represented_once(monkeypatch):
         scores = head.score_pairs(embeds, pairs)
         inputs = {name: tensor[pairs] for name, tensor in products.items()}
         torch.testing.assert_close(scores, head(**inputs).logits)
-        assert scores[1] == scores[3]
+        # A product of matrices may round a row by its place: on some CPUs in other blocks at the end than before.
+        torch.testing.assert_close(scores[1], scores[3])
+        sides = [{name: value[pairs[:, side]] for name, value in embeds.items()} for side in (0, 1)]
+        features = head.pair_features(*(ProductEmbeds(**side) for side in sides))
+        for modality in ("text", "image"):
+            assert torch.equal(features[modality][1], features[modality][3]), "what the scores are made of is the same"
         monkeypatch.setattr("modeling_eclip.matching_eclip._BLOCK_NUMBERS", 2 * 4 * 64)
         torch.testing.assert_close(head.score_pairs(embeds, pairs), scores)
         assert head.score_pairs(embeds, pairs[:0]).shape == (0,)
@@ -205,11 +212,11 @@ def test_a_new_head_on_a_base_checkpoint_and_back(modality, model, tmp_path):
     loaded, info = EClipForProductMatching.from_pretrained(tmp_path / "head", output_loading_info=True)
     assert not any(info.values()), info
     pairs = make_pairs(3)
-    assert torch.equal(loaded(**pairs).logits, head(**pairs).logits)
+    assert_same_outputs(loaded(**pairs).logits, head(**pairs).logits)
     assert type(AutoModel.from_pretrained(tmp_path / "head")) is EClipForProductMatching
     base = EClipModel.from_pretrained(tmp_path / "head")
     assert type(base) is EClipModel
-    assert torch.equal(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)
+    assert_same_outputs(base(**make_inputs(2)).logits_per_text, model(**make_inputs(2)).logits_per_text)
 
 
 def test_adapters(model, tmp_path):
@@ -229,7 +236,7 @@ def test_adapters(model, tmp_path):
     again = PeftModel.from_pretrained(
         EClipForProductMatching.from_pretrained(tmp_path / "base"), tmp_path / "adapters"
     )
-    assert torch.equal(again(**pairs).logits, expected)
+    assert_same_outputs(again(**pairs).logits, expected)
 
 
 def test_the_stock_trainer(tmp_path):

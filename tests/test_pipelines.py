@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import WITHOUT_PACKAGE, drawn_picture, save_checkpoint
+from conftest import WITHOUT_PACKAGE, noise_image, save_checkpoint
 from transformers import pipeline
 
 from modeling_eclip import (
@@ -24,7 +24,7 @@ from modeling_eclip import (
 
 PATHS = [["Bags"], ["Shoes", "Boots"], ["Shoes", "Sandals"]]
 CLASSIFY, MATCH = "eclip-product-classification", "eclip-product-matching"
-PICTURE = drawn_picture(0)
+IMAGE = noise_image(0)
 
 STRANGER = (
     WITHOUT_PACKAGE
@@ -65,36 +65,36 @@ def classify(category):
 
 def test_labels_are_those_of_the_head_and_the_best_comes_first(category, classify):
     _, head, processor = category
-    answers = classify({"text": "red boots", "image": PICTURE}, top_k=None)
-    probabilities = rows_of(head, processor, ["red boots"], [PICTURE]).softmax(dim=1)[0].tolist()
+    answers = classify({"text": "red boots", "image": IMAGE}, top_k=None)
+    probabilities = rows_of(head, processor, ["red boots"], [IMAGE]).softmax(dim=1)[0].tolist()
     expected = sorted(
         zip(["Bags", "Shoes > Boots", "Shoes > Sandals"], probabilities, strict=True), key=lambda x: -x[1]
     )
     assert [answer["label"] for answer in answers] == [label for label, _ in expected]
     assert [answer["score"] for answer in answers] == pytest.approx([score for _, score in expected], abs=1e-6)
-    assert classify({"text": "red boots", "image": PICTURE}) == answers[:1]
+    assert classify({"text": "red boots", "image": IMAGE}) == answers[:1]
 
 
 def test_every_way_to_give_a_product_is_the_same_product(category, classify, tmp_path):
-    PICTURE.save(tmp_path / "image.png")
-    both = classify({"text": "red boots", "image": PICTURE}, top_k=None)
-    assert classify(text="red boots", image=PICTURE, top_k=None) == both
+    IMAGE.save(tmp_path / "image.png")
+    both = classify({"text": "red boots", "image": IMAGE}, top_k=None)
+    assert classify(text="red boots", image=IMAGE, top_k=None) == both
     assert classify([{"text": "red boots", "image": tmp_path / "image.png"}], top_k=None) == [both]
-    assert classify({"text": ["red boots"], "image": [PICTURE]}, top_k=None) == [both]
-    table = pandas.DataFrame({"title": ["red boots"], "image": [PICTURE]}, index=[7])
+    assert classify({"text": ["red boots"], "image": [IMAGE]}, top_k=None) == [both]
+    table = pandas.DataFrame({"title": ["red boots"], "image": [IMAGE]}, index=[7])
     assert classify(text=table["title"], image=table["image"], top_k=None) == [both]
-    assert classify(text=np.array(["red boots"]), image=[PICTURE], top_k=None) == [both]
+    assert classify(text=np.array(["red boots"]), image=[IMAGE], top_k=None) == [both]
     rows = datasets.Dataset.from_list([{"text": "red boots"}, {"text": "red"}])
     assert list(classify(rows, top_k=None)) == classify(["red boots", "red"], top_k=None)
     assert classify(text=["red boots"], image=[{"bytes": (tmp_path / "image.png").read_bytes()}], top_k=None) == [both]
-    title, image = classify("red boots", top_k=None), classify(PICTURE, top_k=None)
+    title, image = classify("red boots", top_k=None), classify(IMAGE, top_k=None)
     assert classify({"text": "red boots"}, top_k=None) == classify(text="red boots", image=None, top_k=None) == title
-    assert classify({"text": "  ", "image": PICTURE}, top_k=None) == classify(image=PICTURE, top_k=None) == image
+    assert classify({"text": "  ", "image": IMAGE}, top_k=None) == classify(image=IMAGE, top_k=None) == image
     assert len({json.dumps(answer) for answer in (both, title, image)}) == 3
 
 
 def test_a_batch_of_products_with_different_sides_is_the_products_one_by_one(classify):
-    products = ["blue bag", {"text": "red boots", "image": PICTURE}, PICTURE, {"text": "a b c d e f", "image": None}]
+    products = ["blue bag", {"text": "red boots", "image": IMAGE}, IMAGE, {"text": "a b c d e f", "image": None}]
     one_by_one = [classify(product, top_k=None) for product in products]
     for size in (2, 3, 8):
         batch = classify(products, batch_size=size, top_k=None)
@@ -113,15 +113,15 @@ def test_attributes_come_one_by_one_and_may_be_not_stated(tmp_path):
     attributes = {"colour": ["blue", "red", "green"], "season": ["summer", "winter"]}
     head, processor = save_checkpoint(tmp_path, EClipForAttributeExtraction, attributes=attributes)
     classify = pipeline(CLASSIFY, model=str(tmp_path), trust_remote_code=True)
-    logits = rows_of(head, processor, ["red boots"], [PICTURE])
-    answers = classify({"text": "red boots", "image": PICTURE}, top_k=2)
+    logits = rows_of(head, processor, ["red boots"], [IMAGE])
+    answers = classify({"text": "red boots", "image": IMAGE}, top_k=2)
     for name, values in attributes.items():
         best, second = logits[name].softmax(dim=1)[0].topk(2)[0].tolist()
         assert [answer["score"] for answer in answers[name]] == pytest.approx([best, second], abs=1e-6)
         assert answers[name][0]["label"] == values[int(logits[name].argmax())]
     assert [len(row["colour"]) for row in classify(["a", "b", "c"], batch_size=3, top_k=None)] == [3, 3, 3]
     classify.model.config.decision_threshold = 1.0
-    undecided = classify({"text": "red boots", "image": PICTURE}, top_k=2)["colour"]
+    undecided = classify({"text": "red boots", "image": IMAGE}, top_k=2)["colour"]
     assert [answer["label"] for answer in undecided] == ["not stated", answers["colour"][0]["label"]]
     assert undecided[0]["score"] == pytest.approx(1 - undecided[1]["score"])
 
@@ -129,10 +129,10 @@ def test_attributes_come_one_by_one_and_may_be_not_stated(tmp_path):
 def test_the_decision_comes_first_by_the_threshold_of_the_head(tmp_path):
     head, processor = save_checkpoint(tmp_path, EClipForAdultRecognition, calibration=[0.5, -0.25])
     classify = pipeline(CLASSIFY, model=str(tmp_path), trust_remote_code=True)
-    expected = torch.sigmoid(0.5 * rows_of(head, processor, ["a"], [PICTURE]) - 0.25).item()
+    expected = torch.sigmoid(0.5 * rows_of(head, processor, ["a"], [IMAGE]) - 0.25).item()
     for threshold, first in ((expected / 2, "adult"), ((1 + expected) / 2, "not adult")):
         classify.model.config.decision_threshold = threshold
-        answers = classify({"text": "a", "image": PICTURE}, top_k=None)
+        answers = classify({"text": "a", "image": IMAGE}, top_k=None)
         assert answers[0]["label"] == first
         assert {a["label"]: a["score"] for a in answers} == pytest.approx(
             {"adult": expected, "not adult": 1 - expected}, abs=1e-6
@@ -142,8 +142,8 @@ def test_the_decision_comes_first_by_the_threshold_of_the_head(tmp_path):
 def test_matching_takes_pairs(tmp_path):
     head, processor = save_checkpoint(tmp_path, EClipForProductMatching, decision_threshold=0.3)
     match = pipeline(MATCH, model=str(tmp_path), trust_remote_code=True)
-    one, other = {"text": "red boots", "image": PICTURE}, {"text": "boots, red", "image": drawn_picture(1)}
-    pair = processor(text=["red boots", "boots, red"], images=[PICTURE, drawn_picture(1)], return_tensors="pt")
+    one, other = {"text": "red boots", "image": IMAGE}, {"text": "boots, red", "image": noise_image(1)}
+    pair = processor(text=["red boots", "boots, red"], images=[IMAGE, noise_image(1)], return_tensors="pt")
     with torch.no_grad():
         logit = head(**{name: value.unsqueeze(0) for name, value in pair.items()}).logits
     expected = torch.sigmoid(logit).item()
@@ -151,28 +151,28 @@ def test_matching_takes_pairs(tmp_path):
     assert answers[0]["label"] == ("same product" if expected >= 0.3 else "different products")
     scores = {answer["label"]: answer["score"] for answer in answers}
     assert scores == pytest.approx({"same product": expected, "different products": 1 - expected}, abs=1e-5)
-    batch = match([(one, other), (other, one), {"left": "red", "right": PICTURE}], batch_size=2)
+    batch = match([(one, other), (other, one), {"left": "red", "right": IMAGE}], batch_size=2)
     assert [len(row) for row in batch] == [1, 1, 1] and batch[0] == batch[1]
     with pytest.raises(ValueError, match="give a pair of products"):
         match("red boots")
 
 
-def test_a_head_of_titles_reads_no_picture(tmp_path):
+def test_a_head_of_titles_reads_no_image(tmp_path):
     save_checkpoint(tmp_path, EClipForCategoryClassification, category_paths=PATHS, modality="text")
     classify = pipeline(CLASSIFY, model=str(tmp_path), trust_remote_code=True)
     assert classify({"text": "red boots", "image": b"no image"}) == classify("red boots")
     with pytest.raises(ValueError, match="No product has title"):
-        classify(PICTURE)
+        classify(IMAGE)
 
 
 def test_a_stranger_gets_the_same_answers(category, classify, tmp_path):
     matching = tmp_path / "matching"
     save_checkpoint(matching, EClipForProductMatching)
-    PICTURE.save(tmp_path / "image.png")
+    IMAGE.save(tmp_path / "image.png")
     paths = [str(category[0]), str(matching), str(tmp_path / "image.png"), str(tmp_path / "output.json")]
     subprocess.run([sys.executable, "-c", STRANGER, *paths], check=True, cwd=matching.parent)
     classified, matched, again = json.loads((tmp_path / "output.json").read_text())
-    products = [{"text": "red boots", "image": PICTURE}, "blue bag"]
+    products = [{"text": "red boots", "image": IMAGE}, "blue bag"]
     assert classified == classify(products, top_k=None) == again
     assert matched == pipeline(MATCH, model=str(matching), trust_remote_code=True)([tuple(products)])
 
@@ -229,8 +229,8 @@ def test_a_base_model_from_a_head_promises_no_pipeline(category, tmp_path):
         ({"inputs": "a", "text": "b"}, "give products"),
         ({"inputs": {"title": "a"}}, "'title'"),
         ({"inputs": [{"text": None, "image": float("nan")}]}, "neither title nor image"),
-        ({"text": ["a", "b"], "image": [PICTURE]}, "one title and one image"),
-        ({"text": ["a", "b"], "image": PICTURE}, "one title and one image"),
+        ({"text": ["a", "b"], "image": [IMAGE]}, "one title and one image"),
+        ({"text": ["a", "b"], "image": IMAGE}, "one title and one image"),
         ({"inputs": "a", "top_k": 0}, "`top_k` is 0"),
         ({"inputs": "a", "k": 3}, "'k'"),
     ],
@@ -240,7 +240,7 @@ def test_what_is_no_product_is_refused(classify, arguments, message):
         classify(**arguments)
 
 
-def test_a_picture_that_cannot_be_used_is_named(classify):
+def test_an_image_that_cannot_be_used_is_named(classify):
     with pytest.raises(ValueError, match=r"products\[1\]") as error:
         classify(["a", {"text": "b", "image": b"no image"}], batch_size=2)
     assert error.value.reason == "not_an_image"
@@ -250,14 +250,14 @@ def test_transformers_own_pipelines(tmp_path):
     model, processor = save_checkpoint(tmp_path)
     titles = ["red shoes", "a blue shirt"]
     with torch.no_grad():
-        outputs = model(**processor(text=titles, images=[PICTURE, drawn_picture(1)], return_tensors="pt"))
+        outputs = model(**processor(text=titles, images=[IMAGE, noise_image(1)], return_tensors="pt"))
     load = {"model": str(tmp_path), "trust_remote_code": True}
     features = pipeline("feature-extraction", **load)(titles)
     assert torch.allclose(torch.tensor(features).squeeze(1), outputs.text_embeds, atol=1e-5)
-    features = pipeline("image-feature-extraction", **load)(PICTURE)
+    features = pipeline("image-feature-extraction", **load)(IMAGE)
     assert torch.allclose(torch.tensor(features), outputs.image_embeds[:1], atol=1e-5)
     zero_shot = pipeline("zero-shot-image-classification", **load)
-    answers = zero_shot(PICTURE, candidate_labels=titles, hypothesis_template="{}")
+    answers = zero_shot(IMAGE, candidate_labels=titles, hypothesis_template="{}")
     expected = outputs.logits_per_image[0].softmax(dim=0).tolist()
     assert {a["label"]: a["score"] for a in answers} == pytest.approx(
         dict(zip(titles, expected, strict=True)), abs=1e-5

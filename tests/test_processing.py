@@ -71,7 +71,7 @@ def processor() -> EClipProcessor:
     return EClipProcessor(image_processor(), bert_tokenizer())
 
 
-def test_titles_and_pictures(processor):
+def test_titles_and_images(processor):
     white, grey = Image.new("RGB", (9, 5), "white"), np.full((3, 3), 51, np.uint8)
     batch = processor(text=["red shoe", "shoe"], images=[white, grey], return_tensors="pt")
     assert set(batch) == {"input_ids", "attention_mask", "pixel_values"}
@@ -98,7 +98,7 @@ def test_either_alone_and_single_items(processor):
     assert both["input_ids"].shape == (3, 3) and both["pixel_values"].shape == (1, 3, 4, 4)
 
 
-def test_transparent_pictures_reach_the_model_white(processor):
+def test_transparent_images_reach_the_model_white(processor):
     batch = processor(images=Image.new("RGBA", (4, 4), (0, 0, 0, 0)), return_tensors="pt")
     assert batch["pixel_values"].min() == 1
 
@@ -132,7 +132,7 @@ def test_the_remedy_for_half_a_surrogate_pair_works(processor):
     assert processor(text=repaired)["input_ids"]
 
 
-def test_picture_errors_name_the_item_and_keep_the_reason(processor):
+def test_image_errors_name_the_item_and_keep_the_reason(processor):
     good = Image.new("RGB", (4, 4))
     for images, place, reason in [
         ([good, good, good, None], r"images\[3\]: no image", "missing"),
@@ -317,7 +317,7 @@ def assert_same_inputs(ours: dict, theirs: dict):
         assert torch.equal(ours[name], values), name
 
 
-PICTURES = [Image.new("RGB", (40, 30), "red"), Image.new("RGB", (30, 50), "blue")]
+IMAGES = [Image.new("RGB", (40, 30), "red"), Image.new("RGB", (30, 50), "blue")]
 
 
 def test_from_a_clip_checkpoint(tmp_path):
@@ -326,7 +326,7 @@ def test_from_a_clip_checkpoint(tmp_path):
     CLIPConfig(text_config={**SMALL, "max_position_embeddings": 20}, vision_config=SMALL).save_pretrained(tmp_path)
     processor = EClipProcessor.from_pretrained(tmp_path)
     assert (processor.max_title_length, processor.title_padding) == (20, True)
-    given = {"text": ["red shoe", "x"], "images": PICTURES, "return_tensors": "pt"}
+    given = {"text": ["red shoe", "x"], "images": IMAGES, "return_tensors": "pt"}
     assert_same_inputs(processor(**given), source(**given, padding=True))
     # The tokenizer states no limit, the text tower has 20 positions.
     assert processor(text="x" * 50, return_tensors="pt")["input_ids"].shape == (1, 20)
@@ -344,7 +344,7 @@ def test_from_a_siglip_checkpoint(tmp_path, with_config):
         SiglipConfig(text_config=SMALL, vision_config=SMALL).save_pretrained(tmp_path)
     processor = EClipProcessor.from_pretrained(tmp_path)
     assert (processor.max_title_length, processor.title_padding) == (64, "max_length")
-    given = {"text": ["Red shoe", "x" * 100], "images": PICTURES, "return_tensors": "pt"}
+    given = {"text": ["Red shoe", "x" * 100], "images": IMAGES, "return_tensors": "pt"}
     ours = processor(**given)
     assert ours["input_ids"].shape == (2, 64)
     assert_same_inputs(ours, source(**given, padding="max_length", truncation=True, max_length=64))
@@ -359,7 +359,7 @@ def test_from_a_siglip2_checkpoint_of_any_aspect(tmp_path):
     Siglip2Config(text_config=SMALL, vision_config=SMALL).save_pretrained(tmp_path)
     processor = EClipProcessor.from_pretrained(tmp_path)
     assert (processor.max_title_length, processor.title_padding) == (64, "max_length")
-    given = {"text": ["Red shoe", "x"], "images": PICTURES, "return_tensors": "pt"}
+    given = {"text": ["Red shoe", "x"], "images": IMAGES, "return_tensors": "pt"}
     ours = processor(**given)
     assert {"pixel_values", "pixel_attention_mask", "spatial_shapes"} <= set(ours)
     assert ours["pixel_values"].shape == (2, 256, 16 * 16 * 3)
@@ -400,13 +400,13 @@ def test_image_size(stock, expected, tmp_path):
     bert_tokenizer().save_pretrained(tmp_path / "text")
     processor = EClipProcessor.from_towers(tmp_path / "vision", tmp_path / "text", image_size=24)
     assert processor.image_processor.to_dict()["size"] == expected["size"]
-    assert processor(images=PICTURES, return_tensors="pt")["pixel_values"].shape == (2, 3, 24, 24)
+    assert processor(images=IMAGES, return_tensors="pt")["pixel_values"].shape == (2, 3, 24, 24)
     processor.save_pretrained(tmp_path / "both")
     again = EClipProcessor.from_pretrained(tmp_path / "both")
-    assert again(images=PICTURES, return_tensors="pt")["pixel_values"].shape == (2, 3, 24, 24)
+    assert again(images=IMAGES, return_tensors="pt")["pixel_values"].shape == (2, 3, 24, 24)
     if stock.default_to_square:  # height and width
         rectangle = EClipProcessor.from_towers(tmp_path / "vision", tmp_path / "text", image_size=(24, 40))
-        assert rectangle(images=PICTURES, return_tensors="pt")["pixel_values"].shape == (2, 3, 24, 40)
+        assert rectangle(images=IMAGES, return_tensors="pt")["pixel_values"].shape == (2, 3, 24, 40)
 
 
 def test_image_size_that_cannot_be_had(tmp_path):
@@ -423,13 +423,13 @@ def test_image_size_that_cannot_be_had(tmp_path):
 def test_from_the_small_pretrained_towers():
     vision, text = TOWERS / "efficientnet-lite0", TOWERS / "minilm-l6"
     processor = EClipProcessor.from_towers(vision, text, image_size=128, max_title_length=32)
-    batch = processor(text=["red " * 99, "shoe"], images=PICTURES, return_tensors="pt")
+    batch = processor(text=["red " * 99, "shoe"], images=IMAGES, return_tensors="pt")
     assert batch["input_ids"].shape == (2, 32) and batch["pixel_values"].shape == (2, 3, 128, 128)
     # Their pixels are (x - 127) / 128: red is (255, 0, 0).
     expected = torch.tensor([1.0, -127 / 128, -127 / 128])
     torch.testing.assert_close(batch["pixel_values"][0, :, 5, 5], expected)
-    stock = AutoImageProcessor.from_pretrained(vision)(PICTURES, return_tensors="pt")["pixel_values"]
-    own_size = EClipProcessor.from_towers(vision, text)(images=PICTURES, return_tensors="pt")["pixel_values"]
+    stock = AutoImageProcessor.from_pretrained(vision)(IMAGES, return_tensors="pt")["pixel_values"]
+    own_size = EClipProcessor.from_towers(vision, text)(images=IMAGES, return_tensors="pt")["pixel_values"]
     assert torch.equal(own_size, stock)
 
 

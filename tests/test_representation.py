@@ -1,4 +1,4 @@
-"""One way to represent a product: lengths, missing sides, modality dropout; and what all heads have in common."""
+"""One way to represent a product: lengths, missing modalities, modality dropout; and what all heads have in common."""
 
 import pytest
 import torch
@@ -12,13 +12,13 @@ from modeling_eclip.representation_eclip import ProductRepresentation, modality_
 
 @pytest.fixture
 def head():
-    """Return a small head on both sides, in evaluation mode."""
+    """Return a small head on both modalities, in evaluation mode."""
     torch.manual_seed(0)
     return EClipForAdultRecognition(make_config()).eval()
 
 
 def representation(**fields):
-    """Return a representation whose stand-ins are 5 for titles and 7 for images."""
+    """Return a representation whose embeddings of a missing modality are 5 for titles and 7 for images."""
     module = ProductRepresentation(make_config(**fields)).eval()
     if len(module.widths) == 2:
         nn.init.constant_(module.missing_text_embedding, 5.0)
@@ -41,7 +41,7 @@ def test_vectors_have_the_length_of_their_width():
     assert embeds.has_text.tolist() == embeds.has_image.tolist() == [True] * 4
 
 
-def test_cosine_of_joined_vectors_is_the_mean_of_the_sides():
+def test_cosine_of_joined_vectors_is_the_mean_of_the_modalities():
     text, image = features()
     joined = representation()(text, image).joined()
     assert joined.shape == (4, 64)

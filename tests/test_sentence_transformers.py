@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import WITHOUT_PACKAGE, drawn_picture, save_checkpoint
+from conftest import WITHOUT_PACKAGE, noise_image, save_checkpoint
 
 from modeling_eclip import EClipForProductMatching, EClipModel
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
 TITLES = ["red shoes", "a blue shirt of which there is rather more to say", "a red square", ""]
-PICTURES = [drawn_picture(0), drawn_picture(1, 30, 50), drawn_picture(2, 64, 64), drawn_picture(3)]
+IMAGES = [noise_image(0), noise_image(1, 30, 50), noise_image(2, 64, 64), noise_image(3)]
 
 STRANGER = (
     WITHOUT_PACKAGE
@@ -51,7 +51,7 @@ def embeds(checkpoint):
     _, model, processor = checkpoint
     with torch.no_grad():
         text = torch.cat([model(**processor(text=title, return_tensors="pt")).text_embeds for title in TITLES])
-        image = torch.cat([model(**processor(images=one, return_tensors="pt")).image_embeds for one in PICTURES])
+        image = torch.cat([model(**processor(images=one, return_tensors="pt")).image_embeds for one in IMAGES])
     both = (text + image) / (text + image).norm(dim=1, keepdim=True)
     return text.numpy(), image.numpy(), both.numpy()
 
@@ -60,28 +60,28 @@ def embeds(checkpoint):
 def test_vectors_are_those_of_the_model(loaded, embeds, batch_size):
     text, image, both = embeds
     assert np.abs(loaded.encode(TITLES, batch_size=batch_size) - text).max() < 1e-5
-    assert np.abs(loaded.encode(PICTURES, batch_size=batch_size) - image).max() < 1e-5
-    products = [{"text": title, "image": pil_image} for title, pil_image in zip(TITLES[:3], PICTURES[:3], strict=True)]
+    assert np.abs(loaded.encode(IMAGES, batch_size=batch_size) - image).max() < 1e-5
+    products = [{"text": title, "image": pil_image} for title, pil_image in zip(TITLES[:3], IMAGES[:3], strict=True)]
     assert np.abs(loaded.encode(products, batch_size=batch_size) - both[:3]).max() < 1e-5
     assert np.abs(text[0] - image[0]).max() > 0.01 < np.abs(text[0] - text[1]).max()
 
 
 def test_inputs_of_all_kinds_go_together(loaded, embeds, tmp_path):
     text, image, both = embeds
-    PICTURES[1].save(tmp_path / "image.png")
+    IMAGES[1].save(tmp_path / "image.png")
     undecoded = {"bytes": (tmp_path / "image.png").read_bytes(), "path": None}
     chat = {
         "role": "user",
-        "content": [{"type": "image", "image": PICTURES[2]}, {"type": "text", "text": TITLES[2]}],
+        "content": [{"type": "image", "image": IMAGES[2]}, {"type": "text", "text": TITLES[2]}],
     }
     mixed = {
         "a title": (TITLES[0], text[0]),
-        "an image": (PICTURES[0], image[0]),
+        "an image": (IMAGES[0], image[0]),
         "a path": (str(tmp_path / "image.png"), image[1]),
-        "an array": (np.array(PICTURES[2]), image[2]),
+        "an array": (np.array(IMAGES[2]), image[2]),
         "a title in a product": ({"text": TITLES[1]}, text[1]),
-        "an image in a product": ({"text": None, "image": PICTURES[1]}, image[1]),
-        "both": ({"image": PICTURES[1], "text": TITLES[1]}, both[1]),
+        "an image in a product": ({"text": None, "image": IMAGES[1]}, image[1]),
+        "both": ({"image": IMAGES[1], "text": TITLES[1]}, both[1]),
         "an image from datasets": ({"image": undecoded}, image[1]),
         "a message": ([chat], both[2]),
     }
@@ -89,14 +89,14 @@ def test_inputs_of_all_kinds_go_together(loaded, embeds, tmp_path):
     for (name, (_, expected)), vector in zip(mixed.items(), vectors, strict=True):
         assert np.abs(vector - expected).max() < 1e-5, name
     # Alone, too, and as one input rather than a list.
-    assert np.abs(loaded.encode({"image": PICTURES[1], "text": TITLES[1]}) - both[1]).max() < 1e-5
+    assert np.abs(loaded.encode({"image": IMAGES[1], "text": TITLES[1]}) - both[1]).max() < 1e-5
 
 
 def test_what_sentence_transformers_offers_works(loaded, embeds):
     text, image, _ = embeds
     assert loaded.get_embedding_dimension() == 16
     assert loaded.similarity_fn_name == "cosine"
-    similarities = loaded.similarity(loaded.encode_query(TITLES), loaded.encode_document(PICTURES))
+    similarities = loaded.similarity(loaded.encode_query(TITLES), loaded.encode_document(IMAGES))
     assert np.abs(similarities.numpy() - text @ image.T).max() < 1e-5
     cut = loaded.encode(TITLES, truncate_dim=8, normalize_embeddings=True)
     assert np.abs(cut - text[:, :8] / np.linalg.norm(text[:, :8], axis=1, keepdims=True)).max() < 1e-5
@@ -146,7 +146,7 @@ def test_what_is_no_product_is_refused_by_its_place(loaded, item, message):
 
 def test_a_stranger_gets_the_same_vectors_and_can_save_them_again(checkpoint, embeds, tmp_path):
     text, image, both = embeds
-    PICTURES[0].save(tmp_path / "image.png")
+    IMAGES[0].save(tmp_path / "image.png")
     arguments = [str(checkpoint[0]), str(tmp_path / "image.png"), str(tmp_path / "vectors.npy")]
     subprocess.run([sys.executable, "-c", STRANGER, *arguments], check=True, cwd=tmp_path)
     expected = np.stack([text[0], image[0], both[0]])
@@ -174,7 +174,7 @@ def test_other_number_formats_and_backends(checkpoint, embeds):
 def test_it_can_be_trained_there(checkpoint):
     loaded = sentence_transformers.SentenceTransformer(str(checkpoint[0]), trust_remote_code=True, device="cpu")
     loss = sentence_transformers.sentence_transformer.losses.MultipleNegativesRankingLoss(loaded)
-    value = loss([loaded.preprocess(TITLES[:3]), loaded.preprocess(PICTURES[:3])], None)
+    value = loss([loaded.preprocess(TITLES[:3]), loaded.preprocess(IMAGES[:3])], None)
     value.backward()
     gradients = {name for name, parameter in loaded.named_parameters() if parameter.grad is not None}
     assert any("text_model" in name for name in gradients) and any("vision_model" in name for name in gradients)

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor, ProductImageError, load_product_image
-from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments, option
+from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
+from training.arguments.options import option
 from training.arguments.parser import parse_arguments
 from training.data.files import whole_file, whole_folder, write_json
 from training.engine.build import load_split

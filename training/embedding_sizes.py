@@ -17,7 +17,7 @@ import torch
 
 from modeling_eclip import BinaryIndex, truncate_embeds
 from modeling_eclip.retrieval.recall import retrieval_recall
-from training.arguments.groups import option
+from training.arguments.options import option
 from training.arguments.parser import parse_arguments
 from training.data.columns import NO_CATALOG
 from training.data.files import write_json

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import transformers
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import DataArguments, EvaluationArguments, ModelArguments
 from training.arguments.parser import parse_arguments
+from training.data.catalogs import check_catalogs
 from training.engine.build import build_model, build_processor, load_split
 from training.evaluation.gallery import draw_evaluations
 from training.evaluation.task_evaluation import (
@@ -53,8 +55,9 @@ def evaluate(
     Returns:
         `{name: {metric: value}}`.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=arguments.eval_mixed_precision)
     test_products = load_split(data, "test")
+    check_catalogs(test_products, "test offers", data.max_catalog_share)
     pair_products = load_split(data, "pairs") if data.test_pairs else None
     metrics = {}
     for name, load in models.items():
@@ -64,13 +67,16 @@ def evaluate(
         metrics[name] = retrieval_metrics(embed_dataset(model, processor, test_products, accelerator, **settings))
         if pair_products is not None and data.test_pairs:
             offers = embed_dataset(model, processor, pair_products, accelerator, **settings)
-            metrics[name] |= matching_metrics(offers, data.test_pairs)
+            metrics[name] |= matching_metrics(offers, data.test_pairs, encoding=data.encoding)
     return metrics
 
 
 def load_checkpoint(folder: str) -> Loader:
     """Return what loads a checkpoint."""
-    return lambda: (EClipModel.from_pretrained(folder), EClipProcessor.from_pretrained(folder))
+    return lambda: (
+        EClipModel.from_pretrained(folder, dtype=torch.float32),
+        EClipProcessor.from_pretrained(folder),
+    )
 
 
 def load_untrained(model_arguments: ModelArguments, data: DataArguments, seed: int) -> Loader:
@@ -98,7 +104,7 @@ def evaluate_task(task_name: str, data: DataArguments, arguments: EvaluationArgu
     Raises:
         ValueError: a checkpoint has no such head, or a column of labels is missing.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=arguments.eval_mixed_precision)
     task = find_task(task_name)
     checkpoints = list(dict.fromkeys(arguments.checkpoints))
     # A mistake in one of them is told before any is measured.

@@ -2,8 +2,8 @@
 
 Leaves in `output_dir` the graph (`model.onnx` with its `.data`, or `openvino_model.xml` with its `.bin`), the
 processor, what `transformers.exporters.ExportedModel.from_pretrained` needs, and `agreement.json`: the graph's inputs
-and outputs, and how far its embeddings of `test_data` are from PyTorch's. For int8 the ranges of activations are
-taken from `train_data`.
+and outputs, the settings to run it with, and how far its embeddings of `test_data` are from PyTorch's. For int8 the
+ranges of activations are taken from `train_data`.
 """
 
 import json
@@ -19,12 +19,13 @@ from tqdm.auto import tqdm
 from transformers.exporters import ExportedModel
 
 from modeling_eclip import EClipModel, EClipProcessor
-from modeling_eclip.export.parts import Part, agreement, embed, export_part, inputs_of, interface_of
-from training.arguments.groups import DataArguments, option
+from modeling_eclip.export.parts import Part, agreement, embed, export_part, inputs_of, interface_of, runtime_settings
+from training.arguments.groups import DataArguments
+from training.arguments.options import option
 from training.arguments.parser import parse_arguments
 from training.data.columns import stable_id
 from training.data.files import whole_folder, write_json
-from training.data.loaders import evaluation_loader
+from training.data.loaders import evaluation_loader, with_progress
 from training.data.skipped_rows import SkipCounter
 from training.engine.build import load_split
 
@@ -103,7 +104,7 @@ def read_batches(
     )
     skips = SkipCounter()
     batches = []
-    for batch in tqdm(loader, desc=f"reading {split}", leave=False):
+    for batch in with_progress(loader, f"reading {split}"):
         skips.add(batch)
         if batch["row_ids"]:
             batches.append(batch)
@@ -150,11 +151,11 @@ def main() -> None:
     check_columns(arguments.part, data)
     model = EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32).eval()
     processor = EClipProcessor.from_pretrained(arguments.checkpoint)
-    settings = (processor, arguments.part)
-    batches = read_batches(data, "test", *settings, arguments.agreement_products, arguments.export_batch_size)
+    source = (processor, arguments.part)
+    batches = read_batches(data, "test", *source, arguments.agreement_products, arguments.export_batch_size)
     calibration: list[dict[str, Any]] = []
     if arguments.precision == "int8":
-        calibration = read_batches(data, "train", *settings, arguments.calibration_products, _CALIBRATION_BATCH)
+        calibration = read_batches(data, "train", *source, arguments.calibration_products, _CALIBRATION_BATCH)
     logger.info("exporting %s to %s in %s", arguments.part, arguments.format, arguments.precision)
     exported = export_part(model, arguments.part, arguments.format, batches[0], calibration=calibration)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -162,12 +163,15 @@ def main() -> None:
         exported.save_pretrained(folder)
         processor.save_pretrained(folder)
         # What is compared is what was saved.
-        loaded = ExportedModel.from_pretrained(folder)
+        settings = runtime_settings(arguments.format)
+        loaded = ExportedModel.from_pretrained(folder, **({"config": settings} if settings else {}))
         metrics = compare(loaded, model, arguments.part, batches)
         products = sum(len(batch["row_ids"]) for batch in batches)
-        about = {name: getattr(arguments, name) for name in ("checkpoint", "part", "format", "precision")}
-        report = {**about, **interface_of(loaded), "products": products, "agreement": metrics}
-        write_json(report, folder / "agreement.json")
+        about: dict[str, Any] = {
+            name: getattr(arguments, name) for name in ("checkpoint", "part", "format", "precision")
+        }
+        about |= {"runtime_settings": settings, **interface_of(loaded), "products": products}
+        write_json({**about, "agreement": metrics}, folder / "agreement.json")
     logger.info("%s\n%s", json.dumps(metrics, indent=2), f"the export is in {output_dir}")
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
+from training.engine.nonfinite import check_weights
 
 logger = logging.getLogger("training")
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     model = interpolate_models(load_model(arguments.start), load_model(arguments.trained), arguments.share)
+    check_weights(model, "not saved")
     model.save_pretrained(arguments.output)
     EClipProcessor.from_pretrained(arguments.trained).save_pretrained(arguments.output)
     logger.info(

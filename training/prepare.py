@@ -35,7 +35,7 @@ def first_model_trainer(config: str) -> FirstModelTrainer:
     def train_first_model(train_files: Sequence[str], validation_files: Sequence[str], output_dir: Path) -> Path:
         # Imported here, as in `main`.
         from training.engine.checkpoint import find_checkpoints
-        from training.train import train
+        from training.engine.contrastive_training import train
 
         if (output_dir / "report.json").is_file():
             return output_dir

@@ -1,4 +1,4 @@
-"""The main job end to end on drawn toy products: draw, train, measure, load in a fresh process, look.
+"""The main job end to end on generated products: generate, train, measure, load in a fresh process, look.
 
 `make quickstart` runs it. Everything goes to `outputs/quickstart`.
 """
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
 
-    print("1. drawing toy products", flush=True)
+    print("1. generating products", flush=True)
     test_products = load_split(data, "test")
     draw_catalog_sheet(choose_sheet_rows(test_products, limit=64), output_dir / "catalogue.png")
 
@@ -84,7 +84,6 @@ def main(argv: list[str]) -> None:
 
 def draw_search(products: Products, offers: OfferEmbeddings, path: Path) -> None:
     """Draw some titles with the images nearest to each."""
-    places = {row_id: place for place, row_id in enumerate(products["row_id"])}
     rows: list[tuple[str, Any, list[tuple[Any, bool]]]] = []
     for query in range(0, len(offers.titles), max(1, len(offers.titles) // NUM_QUERIES))[:NUM_QUERIES]:
         similarity = offers.image_embeds @ offers.text_embeds[query]
@@ -92,9 +91,9 @@ def draw_search(products: Products, offers: OfferEmbeddings, path: Path) -> None
         for nearest in similarity.topk(min(NUM_NEIGHBOURS, len(similarity))).indices.tolist():
             catalog_id = offers.catalog_ids[nearest]
             is_found = nearest == query or bool(catalog_id >= 0 and catalog_id == offers.catalog_ids[query])
-            image = products[places[offers.row_ids[nearest]]]["image"]
+            image = products[offers.positions[nearest]]["image"]
             images.append((load_product_image(image), is_found))
-        own = load_product_image(products[places[offers.row_ids[query]]]["image"])
+        own = load_product_image(products[offers.positions[query]]["image"])
         rows.append((offers.titles[query], own, images))
     draw_neighbours(rows, path)
 

@@ -131,7 +131,8 @@ class ProductTable:
             folder: Folder of the database.
             embedder: Makes the vectors.
             products: Rows with `title` and `image`, and where known `id`, `category` (a path, root first, or text)
-                and `colour`. Rows whose image can't be used, or that have neither side, are left out and counted.
+                and `colour`. Rows whose image can't be used, or that have neither title nor image, are left
+                out and counted.
             name: Name of the table.
             batch_size: Products embedded at a time.
 

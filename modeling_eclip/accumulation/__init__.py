@@ -2,5 +2,6 @@
 
 - `streams`: the step, forward and backward.
 - `plan`: how a batch is cut into streams.
+- `sharded`: what differs where the weights are sharded over the ranks.
 - `memory`: which streams keep their graphs.
 """

@@ -14,7 +14,7 @@ from ..configuration_eclip import EClipConfig
 from ..modeling_eclip import IMAGE_INPUTS, TEXT_INPUTS
 
 # What a tower takes, and what takes its place where the tower is frozen.
-_INPUTS = {"text": (*TEXT_INPUTS, "text_pooler_output"), "image": (*IMAGE_INPUTS, "image_pooler_output")}
+INPUTS = {"text": (*TEXT_INPUTS, "text_pooler_output"), "image": (*IMAGE_INPUTS, "image_pooler_output")}
 
 # Their own pooled output is that of the last place, padded or not.
 _FIXED_LENGTH_TOWERS = ("siglip_text_model", "siglip2_text_model")
@@ -40,7 +40,7 @@ class Stream:
 
     def units(self, modality: str) -> int:
         """Return what a modality's memory grows with: tokens of titles, padding too, or images; 0 if it has none."""
-        tensors = [self.inputs[name] for name in _INPUTS[modality] if name in self.inputs]
+        tensors = [self.inputs[name] for name in INPUTS[modality] if name in self.inputs]
         if not tensors:
             return 0
         return tensors[0].numel() if modality == "text" and "input_ids" in self.inputs else len(tensors[0])
@@ -65,15 +65,15 @@ def plan_streams(
             of rows.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
-    text = {name: inputs[name] for name in _INPUTS["text"] if name in inputs}
-    image = {name: inputs[name] for name in _INPUTS["image"] if name in inputs}
+    text = {name: inputs[name] for name in INPUTS["text"] if name in inputs}
+    image = {name: inputs[name] for name in INPUTS["image"] if name in inputs}
     others = {name: value for name, value in inputs.items() if name not in text and name not in image}
     if reserved := [name for name in ("return_loss", "return_dict") if name in others]:
         raise ValueError(f"`inputs` has {reserved}: the loss and the outputs' form are the step's own; leave it out.")
     if odd := [name for name, value in (text | image).items() if not isinstance(value, torch.Tensor)]:
         raise ValueError(f"`inputs` has {odd} that are no tensors; have the processor `return_tensors='pt'`.")
     if tensors := [name for name, value in others.items() if isinstance(value, torch.Tensor)]:
-        known = [*_INPUTS["text"], *_INPUTS["image"]]
+        known = [*INPUTS["text"], *INPUTS["image"]]
         raise ValueError(f"`inputs` has {tensors}, which cannot be cut into streams; known are {known}.")
     counts = {name: len(value) for name, value in (text | image).items()}
     if not text or not image or len(set(counts.values())) != 1:
@@ -135,4 +135,4 @@ def _trim(text: dict[str, torch.Tensor], trims: bool) -> dict[str, torch.Tensor]
     return {name: value if name == "text_pooler_output" else value[:, :longest] for name, value in text.items()}
 
 
-__all__ = ["Stream", "plan_streams"]
+__all__ = ["INPUTS", "Stream", "plan_streams"]

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
@@ -30,6 +29,7 @@ from ..losses.gather import count_rows
 from ..losses.objective import ContrastiveObjective
 from .memory import GraphBudget
 from .plan import Stream, plan_streams
+from .sharded import average_over_ranks, is_sharded, pad_streams, without_reduction
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 # Of the CPU's generator, and of each device's by its number.
@@ -40,7 +40,9 @@ class MultiStreamAccumulation:
     """Runs forward and backward of a training step, in streams.
 
     Under `DistributedDataParallel` each rank gives its own share of the batch, which may be empty; the contrast is
-    over all ranks' offers, and gradients are reduced once per step.
+    over all ranks' offers, and gradients are reduced once per step. So it is where the weights are sharded (FSDP2):
+    the blocks of the towers by `fully_shard(block)`, and the model by
+    `fully_shard(model, ignored_params={model.logit_scale})`.
 
     Args:
         model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`.
@@ -48,13 +50,13 @@ class MultiStreamAccumulation:
         text_stream_size: Offers of a stream of titles, where it shall differ.
         image_stream_size: Offers of a stream of images, where it shall differ.
         keep_graphs: Share of the streams, from 0 to 1, whose graphs are kept from the first encoding, so that they
-            need no second one; `"auto"` keeps as many as the memory that is free at the start of the step allows. The
-            gradients are the same.
+            need no second one; `"auto"` keeps as many as the memory that is free at the start of the step allows, and
+            none where the weights are sharded, since ranks must decide alike. The gradients are the same.
         fix_batch_norm: Leave batch norm's statistics as they are. What it makes of an image otherwise depends on the
             images beside it, and so on how a batch is cut.
-        loss_function: Takes titles' and images' embeddings, both `(B_rank, D)` in float32, the log of the scale and
-            the catalog ids `(B_rank,)`, and returns the loss. [`contrastive_loss`] over all ranks, as the model's
-            configuration says, if not given.
+        loss_function: Takes titles' and images' embeddings, both `(B_rank, D)` in float32 (float64 of a model in
+            float64), the log of the scale and the catalog ids `(B_rank,)`, and returns the loss.
+            [`contrastive_loss`] over all ranks, as the model's configuration says, if not given.
         tile_size: As for [`contrastive_loss`].
         backward: Called with the loss in place of `loss.backward()`: `accelerator.backward`, or one that scales.
 
@@ -63,8 +65,8 @@ class MultiStreamAccumulation:
         num_kept: Those of them that were encoded once.
 
     Raises:
-        ValueError: sizes below 1, or a share beyond 0 to 1.
-        NotImplementedError: the model's parameters are sharded (FSDP), or it is wrapped with `static_graph=True`.
+        ValueError: sizes below 1, a share beyond 0 to 1, or a model that is sharded in part.
+        NotImplementedError: the model is sharded by FSDP1, or wrapped with `static_graph=True`.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class MultiStreamAccumulation:
                 raise ValueError(f"a stream size is {size!r}; give a positive number of offers, or None for all.")
         if keep_graphs != "auto" and not (isinstance(keep_graphs, int | float) and 0 <= keep_graphs <= 1):
             raise ValueError(f"`keep_graphs` is {keep_graphs!r}; give a share from 0 to 1, or 'auto'.")
-        _refuse_sharded(model)
+        self._is_sharded = is_sharded(model)
         if isinstance(model, DistributedDataParallel) and model.static_graph:
             raise NotImplementedError(
                 "the model is wrapped with `static_graph=True`, which counts gradients by the first backward pass; a "
@@ -102,6 +104,8 @@ class MultiStreamAccumulation:
         )
         self.backward = backward
         self.num_streams = self.num_kept = 0
+        if self._is_sharded and keep_graphs == "auto":
+            keep_graphs = 0.0
         self._budget = GraphBudget(self.module, keep_graphs)
 
     def __call__(self, inputs: Mapping[str, Any], catalog_ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -122,12 +126,14 @@ class MultiStreamAccumulation:
         if not torch.is_grad_enabled():
             raise RuntimeError("gradients are switched off (`torch.no_grad`), and a training step needs them.")
         streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
-        self.num_streams = len(streams)
         num_offers = sum(len(stream.text_rows) for stream in streams)
         device = self.module.logit_scale.device
+        if self._is_sharded:
+            streams = pad_streams(streams, device)
+        self.num_streams = len(streams)
         in_one = max(count_rows(len(streams), device)) == 1
         with self._batch_norm(in_one):
-            if in_one:
+            if in_one and not self._is_sharded:  # whose scale has no reduction of its own
                 return self._step_in_one(streams[0], num_offers, catalog_ids)
             return self._step_in_streams(streams, num_offers, catalog_ids)
 
@@ -136,7 +142,7 @@ class MultiStreamAccumulation:
         self.num_kept = 1
         output = self.model(**stream.inputs)
         # without offers the inputs are a placeholder row, which does not count
-        embeds = output.text_embeds[:num_offers].float(), output.image_embeds[:num_offers].float()
+        embeds = _full(output.text_embeds[:num_offers]), _full(output.image_embeds[:num_offers])
         loss = self.loss_function(*embeds, self.module.logit_scale, catalog_ids)
         self.backward(loss)
         return loss.detach()
@@ -157,7 +163,7 @@ class MultiStreamAccumulation:
                 output = self._encode(self.module, stream)
             graphs.append(output if is_kept else None)
             for modality, embeds in output.items():
-                rows[modality].append(embeds.detach().float()[: len(stream.rows(modality))])
+                rows[modality].append(_full(embeds.detach())[: len(stream.rows(modality))])
         self.num_kept = sum(graph is not None for graph in graphs)
         after = _random_state(self.module)
 
@@ -184,7 +190,8 @@ class MultiStreamAccumulation:
                     gradients.append(_gradient(leaves[modality], stream.rows(modality), embeds))
                 if is_last:  # an operation of the parameter, since a reduction waits for gradients that come by graph
                     roots.append(self.module.logit_scale * 1)
-                    gradients.append(torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad)
+                    scale_gradient = torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad
+                    gradients.append(average_over_ranks(scale_gradient) if self._is_sharded else scale_gradient)
                 _back_propagate(roots, gradients)
             graphs[number] = None
             del output, roots
@@ -200,6 +207,8 @@ class MultiStreamAccumulation:
         return {modality: value for modality, value in embeds.items() if value is not None}
 
     def _no_reduction(self) -> contextlib.AbstractContextManager[None]:
+        if self._is_sharded:
+            return without_reduction(self.model)
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
 
     @contextlib.contextmanager
@@ -243,6 +252,11 @@ def _unwrap(model: nn.Module) -> Any:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
+def _full(embeds: torch.Tensor) -> torch.Tensor:
+    """Return embeddings in float32 at least, which the loss is computed in."""
+    return embeds.to(torch.promote_types(embeds.dtype, torch.float32))
+
+
 def _back_propagate(roots: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
     """Send gradients back from the roots that have a graph."""
     pairs = [(root, gradient) for root, gradient in zip(roots, gradients, strict=True) if root.requires_grad]
@@ -256,19 +270,6 @@ def _gradient(leaf: torch.Tensor, rows: torch.Tensor, embeds: torch.Tensor) -> t
     if leaf.grad is not None and len(rows):
         gradient.copy_(leaf.grad[rows.to(leaf.device)])
     return gradient
-
-
-def _refuse_sharded(model: nn.Module) -> None:
-    if not dist.is_available():
-        return
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-
-    if any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules()):
-        raise NotImplementedError(
-            "the model's parameters are sharded (FSDP): every encoding of a stream would gather them again, and ranks "
-            "with different numbers of streams would wait for each other for ever. Use DistributedDataParallel; where "
-            "a tower does not fit, use smaller streams and gradient checkpointing."
-        )
 
 
 __all__ = ["LossFunction", "MultiStreamAccumulation"]

@@ -18,7 +18,7 @@ from ..retrieval.recall import retrieval_recall
 if TYPE_CHECKING:
     from transformers.exporters import ExportedModel
 
-__all__ = ["Part", "PartOfModel", "agreement", "embed", "export_part", "inputs_of", "interface_of"]
+__all__ = ["Part", "PartOfModel", "agreement", "embed", "export_part", "inputs_of", "interface_of", "runtime_settings"]
 
 Part = Literal["text", "image", "both"]
 Format = Literal["onnx", "openvino"]
@@ -26,6 +26,24 @@ Precision = Literal["fp32", "int8"]
 
 _EMBEDS = {"text": ("text_embeds",), "image": ("image_embeds",), "both": ("text_embeds", "image_embeds")}
 _INPUTS = {"text": TEXT_INPUTS, "image": IMAGE_INPUTS, "both": TEXT_INPUTS + IMAGE_INPUTS}
+
+
+# OpenVINO computes in bfloat16 of its own accord on CPUs that can. The exporters write the hint into the graph's file,
+# from where OpenVINO does not take it (2026.4): it must be given to whatever compiles the graph.
+_RUNTIME_SETTINGS: dict[str, dict[str, str]] = {"onnx": {}, "openvino": {"INFERENCE_PRECISION_HINT": "f32"}}
+
+
+def runtime_settings(format: Format) -> dict[str, str]:
+    """Return the settings with which every machine computes a graph alike, in float32 where it is not in int8.
+
+    Args:
+        format: `"onnx"` or `"openvino"`.
+
+    Returns:
+        For `openvino.Core().compile_model`, or, as `config=`, for `ExportedModel.from_pretrained`; nothing for ONNX
+        Runtime, which does so by itself.
+    """
+    return dict(_RUNTIME_SETTINGS[format])
 
 
 class PartOfModel(nn.Module):
@@ -82,7 +100,8 @@ def export_part(
             in float32.
 
     Returns:
-        The export: `save_pretrained`, `from_pretrained`, and called with inputs it returns the embeddings.
+        The export: `save_pretrained`, and called with inputs it returns the embeddings, computed with
+        [`runtime_settings`]. What loads it elsewhere must give these settings itself.
 
     Raises:
         ImportError: a package is missing.
@@ -112,6 +131,8 @@ def export_part(
             quantizer = _quantizer(format, exported.program, [inputs_of(rows, part) for rows in calibration])
             component = exported.components["model"]
             component.program = quantizer.quantize(component.program, inputs, exported.export_format)
+        if settings := runtime_settings(format):
+            exported.to(config=settings)
     except Exception as error:  # torch, the exporters and nncf raise errors of many classes
         towers: dict[str, Any] = {"text": model.config.text_config, "image": model.config.vision_config}
         names = ", ".join(

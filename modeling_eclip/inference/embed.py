@@ -1,12 +1,15 @@
 """Embedding many products: titles sorted by length, batches bounded by tokens, images decoded no larger than needed.
 
-Contract: every embedding is what the model gives for the product alone, up to rounding, in the order of the inputs. A
+Contract: every embedding is what the model gives for the product alone, up to rounding, in the order of the inputs. It
+is computed in the format of the model's weights: what `from_pretrained(..., dtype=...)` was asked for. A
 padded title costs as much as a title of the padded length, so titles of like lengths form a batch, and a batch is
 bounded by its tokens, not by its titles.
 """
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,9 @@ def embed_products(
 ) -> dict[str, torch.Tensor]:
     """Embed titles, images or both, any number of them.
 
+    Threads may share a model and a processor, if the model is in evaluation mode: one in training is put into it for
+    the time of the call.
+
     Args:
         model: The model.
         processor: Its `EClipProcessor`.
@@ -51,7 +57,8 @@ def embed_products(
         token_budget: Tokens of a batch of titles, padding included; 1,024 on a CPU and 65,536 on an accelerator
             if not given.
         image_batch_size: Images of a batch; 32 and 256 if not given.
-        num_workers: Processes that read images; 0 reads them in this one.
+        num_workers: Processes that read images; 0 reads them in this one. The files of open Pillow images are then
+            read into memory first, since an open file has one position for all processes.
         show_progress: Whether to show progress bars.
 
     Returns:
@@ -72,7 +79,10 @@ def embed_products(
         )
     if images is not None:
         size = image_batch_size or batch_size_for(model.device)
-        batches = _ImageBatches(_many("images", images), PixelReader(processor), size)
+        sources = _many("images", images)
+        if num_workers > 0 and isinstance(sources, list | tuple):
+            sources = [_OpenedImage.of(image) for image in sources]
+        batches = _ImageBatches(sources, PixelReader(processor), size)
         loader: DataLoader[Any] = DataLoader(
             batches,
             batch_size=None,  # an item is a whole batch
@@ -81,7 +91,9 @@ def embed_products(
             generator=torch.Generator(),  # not the one that dropout uses
         )
         parts = []
-        for inputs in tqdm(loader, desc="images", unit="batch", disable=not show_progress):
+        # tqdm asks for an iterator twice, and a loader would start its workers twice.
+        progress = tqdm(iter(loader), total=len(loader), desc="images", unit="batch", disable=not show_progress)
+        for inputs in progress:
             if isinstance(inputs, ProductImageError):
                 raise inputs
             parts.append(embed_inputs(model, inputs, truncate_dim=truncate_dim))
@@ -230,10 +242,46 @@ class _ImageBatches(Dataset[Any]):
         images = []
         for place in range(start, min(start + self.size, len(self.images))):
             try:
-                images.append(self.reader.read(self.images[place]))
+                image = self.images[place]
+                images.append(self.reader.read(image.open() if isinstance(image, _OpenedImage) else image))
             except ProductImageError as error:
                 return ProductImageError(f"images[{place}]: {error}", error.reason)
         return self.reader.batch(images)
+
+
+@dataclass(frozen=True)
+class _OpenedImage:
+    """A Pillow image that was opened and not decoded yet, on its way to another process.
+
+    Args:
+        content: The whole file.
+        frame: Which of its frames is shown.
+    """
+
+    content: bytes
+    frame: int
+
+    @classmethod
+    def of(cls, image: Any) -> Any:
+        """Read the file of such an image; return anything else as it is."""
+        if not getattr(image, "fp", None) or not getattr(image, "tile", None):
+            return image
+        try:
+            position = image.fp.tell()
+            image.fp.seek(0)
+            content = image.fp.read()
+            image.fp.seek(position)
+        except (OSError, ValueError):  # a closed file, which reading the image will name
+            return image
+        return cls(content, image.tell())
+
+    def open(self) -> Any:
+        """Open the image again."""
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(self.content))
+        image.seek(self.frame)
+        return image
 
 
 def _many(name: str, values: Any) -> Sequence[Any]:

@@ -32,7 +32,7 @@ def load_product_pixels(
             scales that divide its sides if its EXIF orientation turns it); other images keep their size. Resized to
             `min_size` afterwards, an image differs from one that was decoded in full by a mean of 0.4 to 0.6 of 255
             levels from 500 to 224 pixels, and of 0.3 to 2.3 levels at other sizes; by 5 levels in the worst of 1,200
-            real and drawn images, which had only just the pixels asked for.
+            real and generated images, which had only just the pixels asked for.
 
     Returns:
         RGB pixels of the upright, opaque image, uint8, shape `(H, W, 3)`; and its extent, the height and width that

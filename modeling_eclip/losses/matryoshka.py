@@ -1,7 +1,8 @@
 """A loss at several embedding sizes at once, so that embeddings can be cut to their first values (Matryoshka).
 
 Kusupati et al. 2022 train such embeddings: cut, they are shorter and nearly as good, so that one stored set of vectors
-serves indexes of several sizes. Here it is any loss of unit vectors.
+serves indexes of several sizes. Here it is any loss of unit vectors. `EClipModel` takes the mean of its dense loss by
+itself, since its file travels without this one.
 """
 
 from collections.abc import Callable, Sequence

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from .exact_products import exact_products
 from .gather import add_up_rows, count_rows, gather_rows, is_distributed
 
 # A row whose largest similarity lies this far below its tile's largest would lose digits in a shared exponential.
@@ -199,7 +200,7 @@ class _Sweep:
         row_sums = torch.full((len(self.u),), -math.inf, dtype=torch.float64, device=self.u.device)
         column_sums = torch.full((len(self.w),), -math.inf, dtype=torch.float64, device=self.u.device)
         own_logits, mates_agreement = torch.empty_like(row_sums), torch.zeros_like(row_sums)
-        with torch.autocast(device_type=self.u.device.type, enabled=False):
+        with exact_products(self.u.device.type):
             w_sums = self._catalog_sums(self.w, self.targets.groups)
             for rows in self.row_tiles:
                 u = self.u[rows].to(self.dtype)
@@ -242,7 +243,7 @@ class _Sweep:
         own_pairs = self._own_pair_gradients(row_sums, own_column_sums, own_logits)
         if self.targets.excluded != "self":
             row_sums = torch.logaddexp(row_sums, own_logits)
-        with torch.autocast(device_type=self.u.device.type, enabled=False):
+        with exact_products(self.u.device.type):
             if w_grad is not None:
                 self._start_gradient_of_w(w_grad, own_pairs)
             w_sums = self._catalog_sums(self.w, self.targets.groups)

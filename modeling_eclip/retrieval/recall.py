@@ -52,9 +52,12 @@ def retrieval_recall(
         best_relevant = similarity.masked_fill(~is_relevant, float("-inf")).amax(dim=1, keepdim=True)
         # Negated, so that NaN counts as ahead, too.
         num_ahead = (~(similarity < best_relevant) & ~is_relevant).sum(dim=1)
-        other_share = 1 - is_relevant.sum(dim=1).double() / num_rows
+        num_others = num_rows - is_relevant.sum(dim=1).double()
         for place, k in enumerate(ranks):
             hits[place] += (num_ahead < k).sum()
-            chances[place] += (1 - other_share ** min(k, num_rows)).sum()
+            missed = torch.ones_like(num_others)
+            for drawn in range(min(k, num_rows)):  # without replacement: each candidate has one rank
+                missed *= (num_others - drawn).clamp_min(0) / (num_rows - drawn)
+            chances[place] += (1 - missed).sum()
     recalls = {f"recall@{k}": (hits[place] / num_rows).item() for place, k in enumerate(ranks)}
     return recalls | {f"chance@{k}": (chances[place] / num_rows).item() for place, k in enumerate(ranks)}

@@ -1,4 +1,4 @@
-"""Drawn products with titles, images, catalogs and labels: data for a first try, made without a download.
+"""Generated products with titles, images, catalogs and labels: data for a first try, made without a download.
 
 `toy_catalog(num_offers)` returns the splits as a `datasets.DatasetDict`; `python -m modeling_eclip.toy` writes them as
 parquet files. Products come from `products`, their drawings from `drawing` and `pen`, titles and photographs from

@@ -1,4 +1,4 @@
-"""Write the drawn offers: `python -m modeling_eclip.toy --output outputs/toy_catalog`.
+"""Write the generated offers: `python -m modeling_eclip.toy --output outputs/toy_catalog`.
 
 Writes `train.parquet`, `validation.parquet`, `test.parquet`, and `sheet.png`, a page that shows some of them.
 """
@@ -14,7 +14,7 @@ _SHEET_ROWS = 45
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the splits as parquet files, and the sheet."""
-    parser = argparse.ArgumentParser(description="Write drawn offers as parquet files, and a sheet.")
+    parser = argparse.ArgumentParser(description="Write generated offers as parquet files, and a sheet.")
     parser.add_argument("--output", type=Path, default=Path("outputs/toy_catalog"), help="folder to write to")
     parser.add_argument("--num_offers", type=int, default=4000, help="rows in all splits together")
     parser.add_argument("--seed", type=int, default=0, help="decides every row")

@@ -1,4 +1,4 @@
-"""Offers of drawn products, as a dataset: the default data, made instead of downloaded.
+"""Offers of generated products, as a dataset: the default data, made instead of downloaded.
 
 Contract: offers come out like a marketplace's own, one row per offer with title, JPEG image, catalog (the product,
 where several sellers offer it), category path, attributes, brand, seller and whether it is restricted to adults. The
@@ -96,7 +96,7 @@ def _split_of(row: Mapping[str, Any]) -> str:
 
 
 def toy_catalog(num_offers: int = 4000, *, seed: int = 0, image_size: int = 96) -> datasets.DatasetDict:
-    """Make drawn offers as a dataset with the splits `train`, `validation` and `test`.
+    """Make generated offers as a dataset with the splits `train`, `validation` and `test`.
 
     Args:
         num_offers: How many rows in all splits together.

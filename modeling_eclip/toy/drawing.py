@@ -1,4 +1,4 @@
-"""Drawn products: one silhouette per kind of product, filled with one of a few colours and patterns.
+"""Generated products: one silhouette per kind of product, filled with one of a few colours and patterns.
 
 Contract: `draw_product(kind, colour, pattern, size)` returns a transparent `(size, size)` RGBA image that depends
 on its arguments alone; the seller's background, light and framing come later.

@@ -1,4 +1,4 @@
-"""A pen for drawn products: colours, patterns, and areas, lines and curves on a square of 100 by 100 units.
+"""A pen for generated products: colours, patterns, and areas, lines and curves on a square of 100 by 100 units.
 
 Contract: everything here is a function of its arguments; x runs to the right, y downwards, and a unit is a hundredth
 of the image's side, so that one drawing can be rendered at any size.

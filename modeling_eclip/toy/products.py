@@ -1,4 +1,4 @@
-"""The drawn products: kinds in a category tree, attributes, invented brands and models.
+"""The generated products: kinds in a category tree, attributes, invented brands and models.
 
 Contract: `generate_products(seed)` yields one product after another without end, the same ones for the same seed
 on any platform and with any `PYTHONHASHSEED`. Kinds take turns, so that all are equally common; one product in

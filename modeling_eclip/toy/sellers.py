@@ -1,4 +1,4 @@
-"""How each seller of drawn products words a product's title and photographs the product.
+"""How each seller of generated products words a product's title and photographs the product.
 
 Contract: `write_title` and `take_photograph` take all their chance from the random state they are given. A brand lists
 its own products cleanly. The other sellers write what marketplaces show, irregular lists of at most `MAX_WORDS` words

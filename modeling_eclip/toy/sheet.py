@@ -104,7 +104,7 @@ def choose_sheet_rows(split: datasets.Dataset, limit: int) -> list[dict[str, Any
     """Choose offers to show: one catalog of two to four sellers for each kind, no restricted ones.
 
     Args:
-        split: Drawn offers.
+        split: Generated offers.
         limit: How many at most.
 
     Returns:

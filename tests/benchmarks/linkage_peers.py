@@ -1,7 +1,7 @@
 """Average linkage here against scikit-learn and fastcluster: `python tests/benchmarks/linkage_peers.py`.
 
 Groups the same vectors by each library, each in a process of its own, and prints time, peak memory, and how well the
-groups agree (adjusted Rand index) with the drawn products and with this package's groups. The vectors are offers
+groups agree (adjusted Rand index) with the generated products and with this package's groups. The vectors are offers
 around their products, as a clustering head gives them; products of a kind are alike, too.
 
 fastcluster is no dependency of this project: install it elsewhere and name that folder in `PYTHONPATH`. A library that

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "missing_module", "run_side"]
+__all__ = ["HERE", "ROOT", "missing_module", "run_side"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, make_inputs
+from conftest import make_config, make_inputs, wake
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.export import parts as exporting
@@ -22,18 +22,7 @@ pytest.importorskip("nncf")
 
 def build(vision="vit", text="bert", **fields):
     torch.manual_seed(0)
-    model = EClipModel(make_config(vision, text, **fields)).eval()
-    # Fresh weights of many families are so small that every row would come out alike.
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim in (2, 4) and "embed" not in name:
-                parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum, module.eps = 1.0, 1e-9  # the statistics of one batch, or signals would vanish
-    model.train()(**make_inputs(8))
-    model.eval()
-    return model
+    return wake(EClipModel(make_config(vision, text, **fields)))
 
 
 def check(model, part, format, rows=(1, 3, 5), cut=2):
@@ -53,6 +42,20 @@ def check(model, part, format, rows=(1, 3, 5), cut=2):
             torch.testing.assert_close(found[name], expected[name], atol=2e-5, rtol=0)
             torch.testing.assert_close(found[name].norm(dim=-1), torch.ones(num_rows), atol=1e-5, rtol=0)
     return exported
+
+
+def record_hints(monkeypatch):
+    """Return a list that gets the precision hint of every graph that OpenVINO compiles for the export's caller."""
+    import openvino
+
+    hints, compile_model = [], openvino.Core.compile_model
+
+    def compile_and_record(core, program, *words):
+        hints.extend(word["INFERENCE_PRECISION_HINT"] for word in words if "PERFORMANCE_HINT" in str(word))
+        return compile_model(core, program, *words)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_and_record)
+    return hints
 
 
 @pytest.mark.parametrize(
@@ -118,9 +121,12 @@ def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkey
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", "text"]
     words += ["--precision", "int8", "--toy_offers", "120", "--num_workers", "0", "--calibration_products", "40"]
     monkeypatch.setattr(sys, "argv", ["export.py", *words])
+    hints = record_hints(monkeypatch)
     export.main()
+    assert len(hints) == 2 and set(hints) == {"f32"}, "the export, and what was read from its file"
     report = json.loads((tmp_path / "export" / "agreement.json").read_text())
     assert (report["part"], report["format"], report["precision"]) == ("text", "openvino", "int8")
+    assert report["runtime_settings"] == {"INFERENCE_PRECISION_HINT": "f32"}
     assert list(report["inputs"]) == ["input_ids", "attention_mask"] and list(report["outputs"]) == ["text_embeds"]
     assert report["outputs"]["text_embeds"]["shape"][1] == 16 and report["products"] > 5
     assert 0.98 < report["agreement"]["text_embeds"]["mean_cosine"] < 1 - 1e-6  # close, and not the same

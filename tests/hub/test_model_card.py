@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import drawn_picture, save_checkpoint
+from conftest import noise_image, save_checkpoint
 from transformers import pipeline
 
 from modeling_eclip import (
@@ -27,7 +27,7 @@ FIELDS = {
     EClipForProductClustering: {},
     EClipForProductMatching: {},
 }
-IMAGE = drawn_picture(0)
+IMAGE = noise_image(0)
 
 
 def card_of(folder, model, adapter_config=None):

@@ -83,9 +83,9 @@ def test_a_reduced_jpeg_is_nearly_a_whole_one_resized():
         assert np.abs(stretched - shrunk(*whole, side)).mean() > 1.5 * difference
 
 
-def test_real_and_drawn_images_differ_by_what_the_docstring_says(real_data):
-    drawn = toy_catalog(60)["train"].cast_column("image", datasets.Image(decode=False))["image"]
-    contents = {"drawn": [image["bytes"] for image in drawn][:40]}
+def test_real_and_generated_images_differ_by_what_the_docstring_says(real_data):
+    generated = toy_catalog(60)["train"].cast_column("image", datasets.Image(decode=False))["image"]
+    contents = {"generated": [image["bytes"] for image in generated][:40]}
     for name in ("fashion", "grocery"):
         table = pq.read_table(real_data / f"data/{name}/validation.parquet", columns=["image"])
         contents[name] = [image["bytes"] for image in table["image"].to_pylist()[::8]]

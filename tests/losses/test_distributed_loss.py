@@ -15,7 +15,7 @@ CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4])
 
 def build(mates):
     torch.manual_seed(0)
-    return EClipModel(make_config(catalog_mates=mates)).eval()
+    return EClipModel(make_config(catalog_mates=mates)).eval().double()  # see `assert_same_gradients`
 
 
 SHARES = [(4, 3), (6, 1), (7, 0)]

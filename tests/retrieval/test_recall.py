@@ -33,9 +33,13 @@ def test_ties_are_not_won():
 
 
 def test_chance_is_what_random_drawing_reaches():
-    metrics = retrieval_recall(CIRCLE, CIRCLE, ranks=(1, 2))
-    assert metrics["chance@1"] == pytest.approx(1 / 4)
-    assert metrics["chance@2"] == pytest.approx(1 - (3 / 4) ** 2)
+    metrics = retrieval_recall(CIRCLE, CIRCLE, ranks=(1, 2, 4, 9))
+    # A ranking names no candidate twice: the partner is one of four, and two ranks hold it with a chance of 2 in 4.
+    assert [metrics[f"chance@{k}"] for k in (1, 2, 4, 9)] == pytest.approx([1 / 4, 2 / 4, 1, 1])
+    mates = torch.tensor([5, 5, -1, -1])
+    # Of two relevant ones among four, two ranks hold neither in 1 of 6 draws.
+    found = retrieval_recall(CIRCLE, CIRCLE, [mates], ranks=(2,))["chance@2"]
+    assert found == pytest.approx((2 * (1 - 1 / 6) + 2 * 2 / 4) / 4)
 
 
 def test_blocks_do_not_matter():

@@ -27,7 +27,7 @@ from training.data.pairs import ProductPairs
 from training.engine.build import build_model, build_processor
 from training.evaluation.predictions import answer_task
 from training.evaluation.task_evaluation import load_evaluated_split, load_task_head
-from training.evaluation.task_metrics import MetricValue, Outcomes, measure, metrics_to_json
+from training.evaluation.task_metrics import Estimate, Outcomes, measure, metrics_to_json
 from training.tasks.answers import TaskAnswers
 from training.tasks.features import Represented
 from training.tasks.registry import find_task
@@ -83,9 +83,10 @@ def products(num_rows=4, **columns):
     return table
 
 
-def represented(row_ids, labels=None):
+def represented(row_ids, labels=None, rows=None):
+    rows = np.array([int(row_id) for row_id in row_ids] if rows is None else rows)
     labels = torch.zeros(len(row_ids), dtype=torch.int64) if labels is None else torch.tensor(labels)
-    return Represented(ProductEmbeds(), labels, list(row_ids), list(row_ids))
+    return Represented(ProductEmbeds(), labels, list(row_ids), rows, list(row_ids))
 
 
 def told(mistakes):
@@ -154,7 +155,7 @@ def test_matching_answers():
         labels=np.array([1, 0, 0, 1]),
     )
     # The pair 0 and 2 could not be used.
-    rows = represented(["0 | 1", "1 | 3", "4 | 5"], labels=[1, 0, 1])
+    rows = represented(["0 | 1", "1 | 3", "4 | 5"], labels=[1, 0, 1], rows=[0, 2, 3])
     answers = answer_task(find_task("matching"), FixedHead(torch.tensor([0.8, 0.7, 0.1])), pairs, rows, DATA)
     assert told(answers.mistakes) == [
         ([4, 5], "two products (0.10)", "one product"),
@@ -199,7 +200,7 @@ def test_rows_of_a_catalog_are_drawn_together_on_request():
     by_catalog = measure([Outcomes.of(answers)], num_resamples=200)
     by_row = measure([Outcomes.of(answers)], num_resamples=200, by_catalog=False)
     # Catalogs are all alike here: to draw others changes nothing.
-    assert by_catalog["precision"] == MetricValue(0.5, 0.5, 0.5)
+    assert by_catalog["precision"] == Estimate(0.5, 0.5, 0.5)
     assert by_row["precision"].low < 0.5 < by_row["precision"].high
 
 

@@ -1,25 +1,29 @@
-"""Fine-tuning from arguments to saved heads, on a few drawn offers: every method, resuming, the best by validation."""
+"""Fine-tuning from arguments to saved heads, on generated offers: every method, resuming, the best by validation."""
 
 import json
 from dataclasses import replace
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import MODEL
 from safetensors.torch import load_file
 
 from modeling_eclip import EClipForCategoryClassification, EClipModel, EClipProcessor
 from modeling_eclip.fitting.linear import fit_linear
 from modeling_eclip.fitting.thresholds import calibrate, threshold_of_best_f1, threshold_of_recall
-from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
+from training.arguments.groups import DataArguments, EvaluationArguments, FinetuneArguments, ModelArguments
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
+from training.evaluation.task_evaluation import evaluate_head
 from training.tasks.best_weights import BestWeights
 from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.label_share import choose_labelled
+from training.tasks.registry import find_task
 
 DATA = DataArguments(toy_offers=100, num_workers=0)
 
@@ -74,6 +78,37 @@ def test_a_linear_probe_answers_in_words(base, tmp_path, modality):
     after = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(after[f"eclip.{name}"], value) for name, value in before.items())  # towers stay
     assert isinstance(EClipModel.from_pretrained(tmp_path), EClipModel)
+
+
+@pytest.mark.parametrize("task", ["category", "attributes"])
+def test_unknown_classes_are_mistakes_in_fine_tuning_and_in_evaluation(base, tmp_path, task):
+    words = ["red mug", "blue boot", "green lamp"]
+    rows = [{"title": f"{words[i % 3]} {i}", "category": words[i % 3].split()[1]} for i in range(60)]
+    held_out = [
+        *rows[:24],
+        *({"title": f"tent {i}", "category": "tent"} for i in range(8)),
+        {"title": "x", "category": ""},
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
+    pd.DataFrame(held_out).to_parquet(tmp_path / "held_out.parquet")
+    data = DataArguments(
+        train_data=[str(tmp_path / "train.parquet")],
+        validation_data=[str(tmp_path / "held_out.parquet")],
+        test_data=[str(tmp_path / "held_out.parquet")],
+        attribute_columns=["category"],
+        image_column="none",
+        num_workers=0,
+    )
+    report = finetune(base, data, arguments(tmp_path / "head", task=task, method="linear", modality="text"))
+    assert report["validation_rows"] == {"measured": 32, "unknown": 8, "unlabelled": 1, "unusable": 0}
+    assert report["validation"]["accuracy"] <= 24 / 32
+    kind, head = find_task(task), load_head(str(tmp_path / "head"))
+    processor = EClipProcessor.from_pretrained(tmp_path / "head")
+    settings = EvaluationArguments(checkpoints=["head"], num_resamples=2)
+    found = evaluate_head(kind, head, processor, load_split(data, "test"), data, settings, Accelerator())
+    assert {name: one.value for name, one in found.metrics.items()} == pytest.approx(report["validation"])
+    written = found.to_json()
+    assert (written["rows"], written["unknown_labels"]) == (32, {"category": {"tent": 8}})
 
 
 def test_a_whole_model_learns_resumes_and_ends_at_its_best(base, tmp_path):

@@ -84,3 +84,11 @@ def test_errors_name_the_tensor():
         interpolate_models(filled(0.0, "resnet"), filled(0.0), 0.5)
     with pytest.raises(ValueError, match="`share` is 1.5"):
         interpolate_models(filled(0.0), filled(0.0), 1.5)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    filled(2.0).save_pretrained(tmp_path / "start")
+    filled(float("inf")).save_pretrained(tmp_path / "trained")
+    with pytest.raises(FloatingPointError, match="not finite.*it is not saved"):
+        main([str(tmp_path / "start"), str(tmp_path / "trained"), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

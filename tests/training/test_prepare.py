@@ -115,7 +115,7 @@ def test_files_have_the_stated_number_of_rows_and_training_reads_them(corpus):
 
 def test_the_corpus_is_trained_on_as_it_is(corpus, tmp_path):
     from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
-    from training.train import train
+    from training.engine.contrastive_training import train
 
     words = ["--config", "training/configs/quickstart.yaml", "--output_dir", str(tmp_path), "--max_samples", "32"]
     words += ["--batch_size", "16", "--num_workers", "0"]

@@ -1,4 +1,4 @@
-"""`report.py`: the table end to end on the drawn products, and its parts."""
+"""`report.py`: the table end to end on the generated products, and its parts."""
 
 import json
 import shutil
@@ -18,12 +18,12 @@ from training.arguments.groups import DataArguments, FinetuneArguments, ModelArg
 from training.benchmark.classical import answer_classically
 from training.benchmark.classical_features import ClassicalFeatures, image_histograms
 from training.benchmark.kept_heads import keep_checkpoints
+from training.benchmark.report import plan_tasks, pretrain, report
 from training.benchmark.runs import CLASSICAL, RunGroup, TaskConfig, compute_group, head_folder
 from training.benchmark.tables import measure_group, write_report
 from training.engine.build import build_model, build_processor, load_split
 from training.evaluation.task_evaluation import load_evaluated_split
 from training.evaluation.task_metrics import Outcomes, measure
-from training.report import plan_tasks, pretrain, report
 from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import find_task
@@ -34,14 +34,14 @@ KEYS = {"task", "modality", "data", "method", "labels", "metric", "value", "low"
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
-    """A pre-training and a task on the drawn products, both tiny."""
+    """A pre-training and a task on the generated products, both tiny."""
     folder = tmp_path_factory.mktemp("configs")
-    drawn = {"train_data": ["toy"], "toy_offers": 150, "num_workers": 0}
+    toy = {"train_data": ["toy"], "toy_offers": 150, "num_workers": 0}
     model = {name: value for name, value in vars(MODEL).items() if value not in ("", None, [])}
     pretraining = folder / "pretraining.yaml"
-    pretraining.write_text(yaml.safe_dump({**drawn, **model, "batch_size": 32, "max_samples": 64}))
-    task = folder / "drawn.yaml"
-    task.write_text(yaml.safe_dump({**drawn, "num_epochs": 1}))
+    pretraining.write_text(yaml.safe_dump({**toy, **model, "batch_size": 32, "max_samples": 64}))
+    task = folder / "toy.yaml"
+    task.write_text(yaml.safe_dump({**toy, "num_epochs": 1}))
     return pretraining, task
 
 
@@ -54,7 +54,7 @@ def written(configs, tmp_path_factory):
         output_dir=str(folder),
         pretraining=str(pretraining),
         tasks=[f"category:{task}"],
-        trained_modalities=["category:drawn:text"],
+        trained_modalities=["category:toy:text"],
         label_shares=[0.5, 1.0],
         num_seeds=2,
         num_resamples=20,
@@ -68,20 +68,20 @@ def test_the_whole_table(written):
     assert all(set(row) == KEYS for row in rows)
     found = {(row["task"], row["modality"], row["method"], row["labels"]) for row in rows}
     assert len(found) == 3 * 4 * 2
-    assert {row["seeds"] for row in rows} == {2} and {row["data"] for row in rows} == {"drawn"}
+    assert {row["seeds"] for row in rows} == {2} and {row["data"] for row in rows} == {"toy"}
     accuracies = [row for row in rows if row["task"] == "category" and row["metric"] == "accuracy"]
     assert all(row["low"] <= row["value"] <= row["high"] for row in accuracies)
     text = (folder / "report.md").read_text()
-    assert "## category, drawn" in text and "| hard_labels |" in text
-    assert (folder / "labels-drawn-category.png").is_file()
-    assert (folder / "pictures" / "drawn-category-both" / "confusion_category.png").is_file()
+    assert "## category, toy" in text and "| hard_labels |" in text
+    assert (folder / "labels-toy-category.png").is_file()
+    assert (folder / "pictures" / "toy-category-both" / "confusion_category.png").is_file()
     assert not list((folder / "heads").iterdir())
 
 
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
 def test_its_checkpoints_load(written, modality):
     _, _, folder = written
-    checkpoint = folder / "checkpoints" / f"drawn-category-{modality}"
+    checkpoint = folder / "checkpoints" / f"toy-category-{modality}"
     head = modeling_eclip.EClipForCategoryClassification.from_pretrained(checkpoint)
     processor = EClipProcessor.from_pretrained(checkpoint)
     inputs = processor(text=["red mug"], images=[Image.new("RGB", (32, 32))], return_tensors="pt")
@@ -141,7 +141,7 @@ def test_plans(configs, tmp_path):
     titles = tmp_path / "titles.yaml"
     titles.write_text("train_data: [toy]\nmodality: text\n")
     arguments = ReportArguments(
-        tasks=[f"clustering:{task}", f"matching:{titles}"], trained_modalities=["clustering:drawn:image"]
+        tasks=[f"clustering:{task}", f"matching:{titles}"], trained_modalities=["clustering:toy:image"]
     )
     clustering, matching = plan_tasks(arguments)
     assert clustering.modalities == ("text", "image", "both") and clustering.trained_modalities == ("image",)
@@ -169,7 +169,7 @@ def test_what_is_named_twice_or_wrongly(configs, tmp_path):
     _, task = configs
     titles = tmp_path / "titles.yaml"
     titles.write_text("train_data: [toy]\nmodality: text\n")
-    with pytest.raises(ValueError, match="`tasks` names category on 'drawn' twice"):
+    with pytest.raises(ValueError, match="`tasks` names category on 'toy' twice"):
         plan_tasks(ReportArguments(tasks=[f"category:{task}", f"category:{task}"]))
     (planned,) = plan_tasks(ReportArguments(tasks=[f"category:{task}", f"adult:{titles}"], modalities=["image"]))
     assert planned.task == "category" and planned.modalities == ("image",)
@@ -178,7 +178,7 @@ def test_what_is_named_twice_or_wrongly(configs, tmp_path):
 
 
 def test_a_kept_head_gives_way_to_a_better_one_only(tmp_path):
-    task = TaskConfig("category", "drawn", ("text",), trained_modalities=("text",))
+    task = TaskConfig("category", "toy", ("text",), trained_modalities=("text",))
     for seeds, scores, kept in (((0,), (0.5,), 0), ((0, 1), (0.5, 0.4), 0), ((0, 1, 2), (0.5, 0.4, 0.9), 2)):
         group = RunGroup(task, "eclip", (ModelArguments(),), 1.0, seeds, keep_heads=True)
         for run, score in zip(group.runs("text"), scores, strict=len(seeds) > 1):
@@ -187,15 +187,15 @@ def test_a_kept_head_gives_way_to_a_better_one_only(tmp_path):
                 (head_folder(run, tmp_path) / "which").write_text(str(run.seed))
             (tmp_path / "runs").mkdir(exist_ok=True)
             (tmp_path / "runs" / f"{run.name}.json").write_text(json.dumps({"score": score}))
-        (tmp_path / "pictures" / "drawn-category-text").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / "toy-category-text").mkdir(parents=True, exist_ok=True)
         keep_checkpoints([group], tmp_path)
-        assert (tmp_path / "checkpoints" / "drawn-category-text" / "which").read_text() == str(kept)
-        assert (tmp_path / "pictures" / "drawn-category-text").is_dir() == (seeds == (0, 1))
+        assert (tmp_path / "checkpoints" / "toy-category-text" / "which").read_text() == str(kept)
+        assert (tmp_path / "pictures" / "toy-category-text").is_dir() == (seeds == (0, 1))
         assert not list((tmp_path / "heads").iterdir())
 
 
 def test_runs_without_chance_are_computed_once():
-    task = TaskConfig("category", "drawn", ("text", "image", "both"), trained_modalities=("text",))
+    task = TaskConfig("category", "toy", ("text", "image", "both"), trained_modalities=("text",))
     group = RunGroup(task, "eclip", (ModelArguments(),), 1.0, (0, 1, 2))
     assert [len(group.runs(modality)) for modality in ("text", "image", "both")] == [3, 1, 3]
     assert group.run("image", 2).seed == 0 and group.run("text", 2).seed == 2
@@ -224,20 +224,31 @@ def test_several_runs_are_measured_together(tmp_path):
         measure([runs[0], replace(runs[1], groups=np.arange(4))])
 
 
+def test_a_file_says_how_a_task_is_learned_and_how_it_is_measured(tmp_path):
+    path = tmp_path / "shop.yaml"
+    path.write_text("modality: text\nlearning_rate: 1e-4\nseed: 3\nresample_by: rows\nnum_resamples: 7\n")
+    config = TaskConfig.read("adult", str(path), max_rows=5)
+    assert (config.data, config.modalities, config.products.max_train_rows) == ("shop", ("text",), 5)
+    assert (config.finetuning.task, config.finetuning.seed, config.finetuning.learning_rate) == ("adult", 3, 1e-4)
+    evaluation = config.evaluation
+    assert (evaluation.task, evaluation.seed, evaluation.resample_by) == ("adult", 3, "rows")
+    assert evaluation.num_resamples == 7 and evaluation.modality is None
+
+
 def test_the_report_says_where_it_is_behind(tmp_path):
-    key = {"task": "adult", "modality": "text", "data": "drawn", "labels": 1.0, "metric": "average_precision"}
+    key = {"task": "adult", "modality": "text", "data": "toy", "labels": 1.0, "metric": "average_precision"}
     rows = [
         {**key, "method": "eclip", "value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1},
         {**key, "method": "classical", "value": 0.8, "low": 0.7, "high": 0.9, "seeds": 1},
     ]
-    task = TaskConfig("adult", "drawn", ("text",))
+    task = TaskConfig("adult", "toy", ("text",))
     groups = [RunGroup(task, method, (), 1.0, (0,)) for method in ("eclip", "classical")]
     nothing = {"value": None, "low": None, "high": None}
     rows += [{**row, "metric": "precision_at_recall_95", **nothing} for row in rows]
     write_report(rows, groups, tmp_path, {}, 60.0)
     text = (tmp_path / "report.md").read_text()
     assert "| classical | 0 | 0 | 0 | 0 | 1 |" in text
-    assert "| adult, drawn | average precision | text | 0.500 | **0.800** |" in text
+    assert "| adult, toy | average precision | text | 0.500 | **0.800** |" in text
     assert "average precision 0.500 against 0.800 (classical)" in text
     assert "0.500 [0.400, 0.600] | **0.800** [0.700, 0.900]" in text
 

@@ -1,4 +1,4 @@
-"""Training from arguments to a saved model, on a few drawn offers: runs, resumes, reports."""
+"""Training from arguments to a saved model, on a few generated offers: runs, resumes, reports."""
 
 import json
 import math
@@ -10,8 +10,9 @@ from conftest import DATA, MODEL, saved_weights, train_arguments
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.losses import objective
+from training.engine.build import load_split
 from training.engine.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
-from training.train import train
+from training.engine.contrastive_training import train
 
 
 def test_a_run_leaves_model_report_and_plot(tmp_path):
@@ -122,7 +123,7 @@ def test_streamed_offers_are_trained_on(tmp_path):
 
 def test_too_many_unusable_rows_stop_the_run(tmp_path):
     rows = tmp_path / "offers.jsonl"
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     rows.write_text("\n".join(json.dumps({"title": f"offer {i}", "image": "broken.jpg"}) for i in range(8)))
     data = replace(DATA, train_data=[str(rows)], validation_data=["toy"])
     with pytest.raises(ValueError, match="not_an_image"):
@@ -130,13 +131,35 @@ def test_too_many_unusable_rows_stop_the_run(tmp_path):
 
 
 def test_steps_that_are_no_number_stop_the_run_in_the_end(tmp_path):
-    too_fast = {"learning_rate": 1e30, "warmup_share": 0.0, "max_grad_norm": 1e9}
+    arguments = train_arguments(tmp_path, max_bad_steps=2, warmup_share=0.0, max_grad_norm=1e9)
+    arguments.learning_rate = 1e30  # past the check of arguments, which refuses it: weights may go bad otherwise, too
     with pytest.raises(FloatingPointError, match="lower `learning_rate`"):
-        train(MODEL, DATA, train_arguments(tmp_path, max_bad_steps=2, **too_fast))
+        train(MODEL, DATA, arguments)
     steps = json.loads((tmp_path / "not_a_number.json").read_text())
     # The first step ruins the weights; the next two are found out, and the first of them starts after 16 samples.
     assert [step["samples_seen"] for step in steps] == [16, 32]
     assert [len(step["row_ids"]) for step in steps] == [16, 16]
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    arguments = train_arguments(tmp_path, max_samples=16, warmup_share=0.0, save_every_samples=None)
+    arguments.learning_rate = 1e38
+    with pytest.raises(FloatingPointError, match="not finite .* it is not saved"):
+        train(MODEL, DATA, arguments)  # the only step is a good one; what it does to the weights is not
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_one_catalog_for_all_stops_the_run(tmp_path, split):
+    rows = load_split(replace(DATA, toy_offers=200), split).remove_columns("catalog_id")
+    rows = rows.add_column("catalog_id", [7] * len(rows))
+    rows.to_parquet(tmp_path / "shop.parquet")
+    data = replace(DATA, **{f"{split}_data": [str(tmp_path / "shop.parquet")]}, attribute_columns=[])
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="in 1 catalogs, .*100.0%.*`catalog_id_column`, or `none`"):
+            train(MODEL, replace(data, streaming=streaming), train_arguments(tmp_path / "out", max_samples=16))
+    alone = replace(data, catalog_id_column=["none"], max_catalog_share=1.0)
+    assert set(load_split(alone, split)["catalog_id"]) == {-1}
 
 
 def test_a_single_step_that_is_no_number_is_left_out(tmp_path, monkeypatch):

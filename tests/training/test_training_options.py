@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from modeling_eclip import EClipModel
 from training.engine import feature_cache
-from training.train import train
+from training.engine.contrastive_training import train
 
 LOCKED = {"freeze": [r"^vision_model\."]}
 

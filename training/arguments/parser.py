@@ -63,6 +63,7 @@ class _ArgumentParser(HfArgumentParser):
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Add an argument; `HfArgumentParser` calls this for each field of a dataclass."""
+        settings.pop("within", None)  # the dataclass checks it
         if settings.get("nargs") == "+":
             settings["nargs"] = "*"
         if settings.get("type") is int:

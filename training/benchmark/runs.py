@@ -15,7 +15,13 @@ import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
-from training.arguments.groups import DataArguments, EvaluationArguments, FinetuneArguments, ModelArguments
+from training.arguments.groups import (
+    DataArguments,
+    EvaluationArguments,
+    FinetuneArguments,
+    ModelArguments,
+    ResamplingArguments,
+)
 from training.arguments.parser import parse_arguments
 from training.benchmark.classical import answer_classically
 from training.data.collator import modalities_of
@@ -114,9 +120,8 @@ class TaskConfig:
         Returns:
             The task, of the modalities that the file says.
         """
-        classes = (ModelArguments, DataArguments, FinetuneArguments)
-        model, products, finetuning = parse_arguments(classes, ["--config", path])
-        (evaluation,) = parse_arguments((EvaluationArguments,), ["--config", path])  # it shares names with fine-tuning
+        classes = (ModelArguments, DataArguments, FinetuneArguments, ResamplingArguments)
+        model, products, finetuning, resampling = parse_arguments(classes, ["--config", path])
         if max_rows is not None:
             products = replace(products, max_train_rows=max_rows)
         modalities = ("text", "image", "both") if finetuning.modality == "both" else (finetuning.modality,)
@@ -128,7 +133,9 @@ class TaskConfig:
             model=model,
             products=replace(products, num_workers=0),  # runs share the cores already
             finetuning=replace(finetuning, task=task, eval_batch_size=EMBEDDED_AT_ONCE),
-            evaluation=replace(evaluation, task=task, modality=None, eval_batch_size=EMBEDDED_AT_ONCE),
+            evaluation=EvaluationArguments(
+                **asdict(resampling), task=task, eval_batch_size=EMBEDDED_AT_ONCE, seed=finetuning.seed
+            ),
         )
 
 

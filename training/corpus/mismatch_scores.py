@@ -7,7 +7,6 @@ the result is divided by the category's spread. Median and spread of a small cat
 offers.
 """
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from modeling_eclip import EClipModel, EClipProcessor, embed_products
 from training.corpus.read_offers import part_name
 from training.corpus.write_shards import iterate_rows
 from training.data.files import whole_file
+from training.data.once import loaded_once
 from training.data.parallel import for_each
 
 __all__ = ["embed_parts", "read_embeddings", "relative_scores"]
@@ -86,10 +86,11 @@ def read_embeddings(folder: Path) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in ("row", "image_embeds", "text_embeds")}
 
 
-@lru_cache(maxsize=1)
+@loaded_once
 def _load(checkpoint: str) -> tuple[Any, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EClipModel.from_pretrained(checkpoint).eval().to(device), EClipProcessor.from_pretrained(checkpoint)
+    model = EClipModel.from_pretrained(checkpoint, dtype=torch.float32).eval().to(device)
+    return model, EClipProcessor.from_pretrained(checkpoint)
 
 
 def _embed(checkpoint: str, part: Path, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -98,5 +99,9 @@ def _embed(checkpoint: str, part: Path, numbers: np.ndarray) -> dict[str, np.nda
     for batch in iterate_rows(part, pa.array(numbers), _OFFERS_AT_ONCE, columns=("title", "image")):
         output = embed_products(model, processor, batch["title"].to_pylist(), batch["image"].to_pylist())
         for name in found:
+            if not output[name].isfinite().all():
+                raise FloatingPointError(
+                    f"`{name}` of {checkpoint} are not finite; give a checkpoint whose training went well."
+                )
             found[name].append(output[name].numpy())
     return {"row": numbers, **{name: np.concatenate(blocks) for name, blocks in found.items()}}

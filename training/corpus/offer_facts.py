@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from training.corpus.image_facts import ImageLimits, examine_image
 from training.corpus.title_rules import TitleRule, clean_title, title_key
+from training.data.ids import word_of
 
 __all__ = ["FACTS", "RawOffer", "describe_offers"]
 
@@ -80,8 +81,10 @@ def _describe(offer: RawOffer, rules: Sequence[TitleRule], limits: ImageLimits) 
     content = hashlib.blake2b(described + b"\0", digest_size=16)
     content.update(offer.image or b"")
     category = offer.category
+    if isinstance(category, dict):
+        category = str(category)
     if isinstance(category, list):
-        category = " > ".join(str(level) for level in category if level is not None)
+        category = " > ".join(word for level in category if (word := word_of(level, "category_column")) is not None)
     return {
         "reason": reason if cleaned.title else "empty_title",
         "title": cleaned.title,
@@ -89,7 +92,7 @@ def _describe(offer: RawOffer, rules: Sequence[TitleRule], limits: ImageLimits) 
         "title_rules": list(cleaned.changed_by),
         "content": content.hexdigest(),
         "catalog_id": offer.catalog_id,
-        "category": None if category is None else str(category),
+        "category": word_of(category, "category_column"),
         "width": facts.width,
         "height": facts.height,
         "pixel_hash": None if facts.pixel_hash is None else facts.pixel_hash.hex(),

@@ -23,13 +23,14 @@ from training.corpus.drop_duplicates import drop_near_duplicates, drop_placehold
 from training.corpus.drops import Drops
 from training.corpus.options import FirstModelTrainer, PrepareArguments
 from training.corpus.plan_parts import Part, plan_parts
-from training.corpus.read_offers import has_number_ids, prepare_part, read_rows
+from training.corpus.read_offers import prepare_part, read_rows, read_unreadable
 from training.corpus.report_counts import Funnel, describe_corpus, dropped_examples
 from training.corpus.report_page import write_corpus_report
 from training.corpus.sandbox import stop_processes
 from training.corpus.similar_pairs import similar_pairs
 from training.corpus.title_rules import load_title_rules
 from training.corpus.write_shards import plan_shards, rows_schema, write_shards
+from training.data.catalogs import CatalogSizes
 from training.data.files import file_state, write_json
 from training.data.parallel import use_engine
 
@@ -42,7 +43,14 @@ _FACTS = ("row", "id", "content", "title_key", "pixel_hash", "image_hash", "mirr
 # Offers of one catalog may score this much less than the score that joins two offers.
 _NEARLY = 0.2
 # Arguments that a resumed run may change.
-_FREE = ("output", "engine", "num_examples", "download_timeout", "allow_private_addresses")
+_FREE = (
+    "output",
+    "engine",
+    "num_examples",
+    "download_timeout",
+    "allow_private_addresses",
+    "max_catalog_share",
+)
 
 
 def prepare(arguments: PrepareArguments, train_first_model: FirstModelTrainer | None = None) -> dict[str, Any]:
@@ -76,7 +84,7 @@ def _prepare(arguments: PrepareArguments, work: Path, train_first_model: FirstMo
     rules = load_title_rules(arguments.title_rules)
     folder = work.parent
     skipped: dict[str, str] = {}
-    parts = plan_parts(arguments.input, arguments.bytes_at_once, skipped)
+    parts = plan_parts(arguments.input, arguments.bytes_at_once, skipped, arguments.encoding)
     for path, why in skipped.items():
         logger.warning("%s is skipped: %s", path, why)
     settings = _check_settings(arguments, parts, folder)
@@ -87,12 +95,17 @@ def _prepare(arguments: PrepareArguments, work: Path, train_first_model: FirstMo
             prepare_part(number, part, work / "rows", arguments, rules)
             write_json(settings, work / "settings.json")  # after the first part: its columns are checked by now
         stop_processes()
+    skipped |= read_unreadable(work / "rows")
     if not any((work / "rows").glob("part-*/*.parquet")):
         raise ValueError(f"`input` names {arguments.input}, which hold no offers; name files with rows.")
     schema = rows_schema(work / "rows")  # checked now: later steps would read nulls for columns of another type
 
     funnel, drops = Funnel.of_first_step(work / "rows"), Drops()
     facts = read_rows(work / "rows").where(col("reason").is_null()).select(*_FACTS)
+    given = read_rows(work / "rows").select("catalog_id").to_arrow()["catalog_id"].to_numpy()
+    catalogs_given = CatalogSizes.of(given)
+    logger.info("given catalogs: %s", catalogs_given)
+    catalogs_given.check("`input`", arguments.max_catalog_share)
     with clock.step("duplicates"):
         if arguments.id_column:
             drop_repeats(facts, ["id"], "repeated_id", drops)
@@ -122,11 +135,8 @@ def _prepare(arguments: PrepareArguments, work: Path, train_first_model: FirstMo
         shares = (arguments.validation_share, arguments.test_share)
         for number in range(len(parts)):
             decide_part(number, work / "rows", decisions, drops, catalogs.of_row, catalogs.split_keys, shares)
-        numbers = any(part.is_untyped for part in parts) and has_number_ids(work / "rows")
         shards = plan_shards(decisions, len(parts), arguments.rows_per_shard)
-        write_shards(
-            shards, folder, work / "rows", decisions, schema, arguments.id_column or "offer_id", number_ids=numbers
-        )
+        write_shards(shards, folder, work / "rows", decisions, schema, arguments.id_column or "offer_id")
     report = describe_corpus(funnel, catalogs, decisions, work / "rows", len(parts))
     report |= {"mismatches": mismatches} if mismatches else {}
     report |= {"skipped_files": skipped} if skipped else {}

@@ -1,26 +1,28 @@
 """The input: files of several formats and places, divided into parts. A part is processed whole, or again."""
 
+import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import daft
+import daft.functions as F
 import pyarrow as pa
 import pyarrow.parquet as pq
-from daft import DataType
+from daft import col
 from daft.exceptions import DaftCoreException
+
+from training.data.table_files import FORMATS, check_names, plain_table, read_row_group
+from training.data.text_files import EncodingError, TextFile, read_text_files, text_schema
 
 __all__ = ["Part", "plan_parts"]
 
-_FORMATS = {
-    ".parquet": "parquet",
-    ".jsonl": "json",
-    ".json": "json",
-    ".ndjson": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-}
+logger = logging.getLogger("training")
+
+_FORMATS = {suffix: kind for suffix, kind in FORMATS.items() if kind != "arrow"}
 _LOCAL = "file://"
 _MOST_PARTS = 2**16  # a row number holds its part in 16 bits
 _WEB = ("http://", "https://")
@@ -44,35 +46,89 @@ class Part:
         path = self.paths[0].removeprefix(_LOCAL)
         return None if "://" in path else Path(path).parent.resolve()
 
-    @property
-    def is_untyped(self) -> bool:
-        """Whether the format has no types: every value is text."""
-        return _format_of(self.paths[0]) in ("csv", "tsv")
-
-    def read(self, text_columns: Sequence[str] = ()) -> daft.DataFrame:
-        """Return the rows as a plan that has not read them yet.
+    def read(self, encoding: str = "utf-8", unreadable: dict[str, str] | None = None) -> daft.DataFrame:
+        """Return the rows; of parquet files as a plan that has not read them yet.
 
         Args:
-            text_columns: Columns that are read as text where the format has no types. Types are otherwise guessed from
-                the beginning of a file, and an id such as 00123 would become a number.
-        """
-        found = self._read(None)
-        kinds = {name: found.schema()[name].dtype for name in text_columns if name in found.column_names}
-        text = {name: DataType.string() for name, kind in kinds.items() if self.is_untyped or kind.is_null()}
-        return self._read(text) if text and _format_of(self.paths[0]) != "parquet" else found
+            encoding: Encoding of CSV and JSON.
+            unreadable: Gets an entry for each file that can't be read: its path, and the reason. If not given, such a
+                file is an error.
 
-    def _read(self, schema: dict[str, DataType] | None) -> daft.DataFrame:
+        Raises:
+            EncodingError: a file is not of the encoding.
+            ValueError: a file can't be read.
+        """
         paths = list(self.paths)
         kind = _format_of(paths[0])
         if kind == "parquet":
             groups = None if self.row_groups is None else [list(self.row_groups)]
             return daft.read_parquet(paths, row_groups=groups)
-        if kind == "json":
-            return daft.read_json(paths, schema=schema)
-        return daft.read_csv(paths, schema=schema, delimiter="\t" if kind == "tsv" else ",")
+        files = []
+        for path in paths:
+            file = _text_file(path, kind, encoding)
+            try:
+                text_schema([file])
+            except EncodingError:  # so are other files, then: their titles would be lost
+                raise
+            except ValueError as error:
+                if unreadable is None:
+                    raise
+                unreadable[path.removeprefix(_LOCAL)] = str(error).splitlines()[0]
+            else:
+                files.append(file)
+        schema = text_schema(files)
+        return daft.from_arrow(pa.concat_tables([schema.empty_table(), *read_text_files(files, schema)]))
+
+    def read_what_is_whole(self, unreadable: dict[str, str]) -> daft.DataFrame:
+        """Return the rows of parquet files on this machine that can be read, one row group after the other.
+
+        Args:
+            unreadable: Gets an entry for each row group that can't be read, and the reason.
+        """
+        tables = []
+        for path in (path.removeprefix(_LOCAL) for path in self.paths):
+            parquet = pq.ParquetFile(path)
+            first_row = 0
+            for group in self.row_groups or range(parquet.num_row_groups):
+                try:
+                    tables.append(plain_table(read_row_group(parquet, group, path), path, first_row))
+                except ValueError as error:
+                    number = parquet.metadata.row_group(group).num_rows
+                    unreadable[f"{path}, row group {group} ({number:,} rows)"] = str(error).splitlines()[0]
+                first_row += parquet.metadata.row_group(group).num_rows
+            tables.append(plain_table(parquet.schema_arrow.empty_table(), path))
+        return daft.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are on this machine."""
+        return self.folder is not None
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether the files are parquet."""
+        return _format_of(self.paths[0]) == "parquet"
 
 
-def plan_parts(inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str] | None = None) -> list[Part]:
+@lru_cache(maxsize=1)  # a file that is not on this machine is looked at several times
+def _downloaded(path: str) -> bytes:
+    found = daft.from_pydict({"path": [path]}).select(F.download(col("path"))).to_pydict()
+    (content,) = next(iter(found.values()))
+    return content
+
+
+def _open(path: str) -> IO[bytes]:
+    local = path.removeprefix(_LOCAL)
+    return io.BytesIO(_downloaded(path)) if "://" in local else open(local, "rb")
+
+
+def _text_file(path: str, kind: str, encoding: str) -> TextFile:
+    return TextFile(path.removeprefix(_LOCAL), partial(_open, path), kind, encoding)
+
+
+def plan_parts(
+    inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str] | None = None, encoding: str = "utf-8"
+) -> list[Part]:
     """Divide the input into parts, always the same parts for the same files.
 
     Args:
@@ -80,13 +136,16 @@ def plan_parts(inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str
         bytes_at_once: Size of a part, about. Local parquet files are divided; other files stay whole.
         skipped: Gets an entry for each local file that is empty or broken: its path, and the reason. If not given,
             such a file is an error.
+        encoding: Encoding of CSV and JSON.
 
     Returns:
         The parts, in the order of the files' names.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: a file's format is unknown, a file can't be read, or the input has too many parts.
+        EncodingError: a file is not of the encoding.
+        ValueError: a file's format is unknown, a file can't be read or has two columns of one name, or the input has
+            too many parts.
     """
     parts: list[Part] = []
     gathered: list[str] = []
@@ -102,6 +161,8 @@ def plan_parts(inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str
     for path, size in sorted({file for pattern in inputs for file in _files(pattern)}):
         local = path.removeprefix(_LOCAL)
         try:
+            if size and "://" not in local and _format_of(local) == "parquet":
+                check_names(pq.read_schema(local).names, local)
             if size > bytes_at_once and "://" not in local and _format_of(local) == "parquet":
                 divided = [Part((path,), groups) for groups in _row_groups(local, bytes_at_once)]
                 close()
@@ -109,8 +170,8 @@ def plan_parts(inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str
                 continue
             if not size and "://" not in local:
                 raise pa.ArrowInvalid("it is empty")
-            like = _likeness(path)
-        except (DaftCoreException, pa.ArrowException, OSError) as error:
+            like = _likeness(path, encoding)
+        except (DaftCoreException, pa.ArrowInvalid, _Broken, OSError) as error:
             if skipped is None or "://" in local:  # a store may be out of reach for a while
                 raise ValueError(f"`input` names {path!r}, which can't be read: {error}") from error
             skipped[local] = str(error).splitlines()[0]
@@ -129,16 +190,32 @@ def plan_parts(inputs: Sequence[str], bytes_at_once: int, skipped: dict[str, str
     return parts
 
 
-def _likeness(path: str) -> tuple[Any, ...]:
+class _Broken(Exception):
+    """A file can't be read."""
+
+
+def _likeness(path: str, encoding: str) -> tuple[Any, ...]:
     """Return what files must have in common to be read together.
 
-    The folder, because image paths are relative to it. The columns, because Daft reads all files with the schema of
-    the first: a column of another type would become null, and CSV columns in another order would be mixed up.
+    The folder, because image paths are relative to it. The columns, because Daft reads all parquet files with the
+    schema of the first: a column of another type would become null.
     """
     if path.startswith(_WEB):
         return (path,)
-    part = Part((path,))
-    return part.folder, _format_of(path), tuple((column.name, str(column.dtype)) for column in part.read().schema())
+    part, kind = Part((path,)), _format_of(path)
+    if kind == "parquet" and part.is_local:
+        columns = [(field.name, str(field.type)) for field in pq.read_schema(path.removeprefix(_LOCAL))]
+    elif kind == "parquet":
+        columns = [(column.name, str(column.dtype)) for column in part.read().schema()]
+    else:
+        try:
+            schema = text_schema([_text_file(path, kind, encoding)], first_rows=True)
+        except EncodingError:
+            raise
+        except ValueError as error:
+            raise _Broken(str(error)) from error
+        columns = [(field.name, str(field.type)) for field in schema]
+    return part.folder, kind, tuple(columns)
 
 
 def _files(pattern: str) -> list[tuple[str, int]]:

@@ -4,6 +4,8 @@ A part of the input becomes a folder of parquet files, which hold the offers and
 them by. Later steps read only the columns that they need; images are read once more, when shards are written.
 """
 
+import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import daft.functions as F
 import numpy as np
 from daft import DataType, Expression, Series, col
 from daft.context import execution_config_ctx
+from daft.exceptions import DaftCoreException
 
 from training.corpus.fetch_images import image_bytes
 from training.corpus.image_facts import THUMBNAIL_SIDE, ImageLimits
@@ -22,9 +25,12 @@ from training.corpus.plan_parts import Part
 from training.corpus.sandbox import in_process
 from training.corpus.title_rules import TitleRule
 from training.data.columns import catalog_numbers
-from training.data.files import whole_folder
+from training.data.files import whole_folder, write_json
+from training.data.ids import id_texts
 
-__all__ = ["OWN", "has_number_ids", "part_name", "part_of", "prepare_part", "read_rows"]
+__all__ = ["OWN", "part_name", "part_of", "prepare_part", "read_rows", "read_unreadable"]
+
+logger = logging.getLogger("training")
 
 OWN = "own."
 """Prefix of the input's further columns, which are kept under their own names."""
@@ -45,6 +51,8 @@ def prepare_part(
 ) -> None:
     """Read a part of the input and write `folder/part-NUMBER`, unless it exists.
 
+    What of it can't be read is left out, and told in `folder/unreadable-NUMBER.json`.
+
     Args:
         number: The part's number.
         part: The part.
@@ -53,26 +61,45 @@ def prepare_part(
         rules: Rules that clean titles.
 
     Raises:
-        ValueError: a column is missing.
+        EncodingError: a CSV or JSON file is not of the encoding.
+        ValueError: a column is missing, or an id is none.
     """
     done = folder / part_name(number)
     if done.is_dir():
         return
-    with whole_folder(done) as partial, execution_config_ctx(**_SMALL_STEPS):
-        _frame(number, part, arguments, rules).write_parquet(str(partial), write_mode="append")
+    unreadable: dict[str, str] = {}
+
+    def write(offers: daft.DataFrame) -> None:
+        with whole_folder(done) as partial, execution_config_ctx(**_SMALL_STEPS):
+            _frame(number, part, offers, arguments, rules).write_parquet(str(partial), write_mode="append")
+            if unreadable:  # before the folder has its name: a part that is done is not looked at again
+                write_json(unreadable, folder / f"unreadable-{number:05d}.json")
+
+    try:
+        write(part.read(arguments.encoding, unreadable))
+    except BaseException as error:
+        # Daft's engine ends in a panic, which is no `Exception`, where text is no UTF-8.
+        is_of_engine = isinstance(error, DaftCoreException) or type(error).__name__ == "PanicException"
+        if not (is_of_engine and part.is_parquet and part.is_local):
+            raise
+        logger.warning("part %s is read again, without what is broken: %s", number, str(error).splitlines()[0])
+        write(part.read_what_is_whole(unreadable))
+    for what, why in unreadable.items():
+        logger.warning("%s is skipped: %s", what, why)
+
+
+def read_unreadable(folder: Path) -> dict[str, str]:
+    """Return what of the parts' input could not be read, and why."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("unreadable-*.json")):
+        found |= json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def read_rows(folder: Path, number: int | None = None) -> daft.DataFrame:
     """Return the offers of one part, or of all parts."""
     name = "part-*" if number is None else part_name(number)
     return daft.read_parquet(str(folder / name / "*.parquet"))
-
-
-def has_number_ids(folder: Path) -> bool:
-    """Tell whether every id is a whole number, written as text without leading zeros or a plus sign."""
-    ids = read_rows(folder).select(col("id").cast(DataType.string()).alias("id"))
-    numbers = ids.where(col("id").regexp(r"^(0|-?[1-9][0-9]{0,17})$")).count_rows()
-    return numbers == ids.count_rows()
 
 
 def part_name(number: int) -> str:
@@ -85,9 +112,10 @@ def part_of(rows: np.ndarray) -> np.ndarray:
     return (rows >> np.uint64(48)).astype(np.int64)
 
 
-def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence[TitleRule]) -> daft.DataFrame:
+def _frame(
+    number: int, part: Part, offers: daft.DataFrame, arguments: PrepareArguments, rules: Sequence[TitleRule]
+) -> daft.DataFrame:
     mapped = [arguments.title_column, arguments.image_column, arguments.id_column, arguments.catalog_id_column]
-    offers = part.read(mapped)
     names = offers.column_names
     for field in ("title_column", "image_column", "id_column", "catalog_id_column", "category_column"):
         name = getattr(arguments, field)
@@ -115,15 +143,41 @@ def _frame(number: int, part: Part, arguments: PrepareArguments, rules: Sequence
     facts = {name: col("_facts")[name] for name in FACTS.names if name != "thumbnail"}
     canonical = {
         "row": _row_number(number),
-        "id": col(arguments.id_column) if arguments.id_column else facts["content"],
+        "id": _ids(offers, arguments.id_column) if arguments.id_column else facts["content"],
         **facts,
         "title_original": title,
         "image": col("_image")["bytes"],
     }
     for name, pixels in (("image_hash", _upright), ("mirrored_hash", _mirrored)):
         canonical[name] = F.image_hash(pixels(col("_facts")["thumbnail"])).cast(DataType.binary())
-    own = [col(name).alias(OWN + name) for name in names if name not in mapped]
+    own = [col(name).alias(OWN + name) for name in names if name not in _told_otherwise(offers, arguments)]
     return offers.select(*[value.alias(name) for name, value in canonical.items()], *own)
+
+
+def _told_otherwise(offers: daft.DataFrame, arguments: PrepareArguments) -> set[str]:
+    """Return the columns that the corpus holds as they are given under another name, or that are large."""
+    kinds = {field.name: field.dtype for field in offers.schema()}
+    found = {arguments.id_column}
+    if arguments.title_column == "title":  # it is there as `title_original`
+        found.add("title")
+    if arguments.image_column == "image" or not kinds[arguments.image_column].is_string():
+        found.add(arguments.image_column)
+    catalog = arguments.catalog_id_column
+    if catalog == "catalog_id" and catalog in kinds and (kinds[catalog].is_integer() or kinds[catalog].is_null()):
+        found.add(catalog)
+    return found
+
+
+def _ids(offers: daft.DataFrame, name: str) -> Expression:
+    """Return ids as they are given: whole numbers of a column of whole numbers, or text."""
+    if offers.schema()[name].dtype.is_integer():
+        return col(name)
+
+    @daft.func.batch(return_dtype=DataType.string())
+    def texts(ids: Series) -> Series:
+        return Series.from_arrow(id_texts(ids.to_arrow(), "`id_column`"))
+
+    return texts(col(name))
 
 
 def _row_number(part: int) -> Expression:

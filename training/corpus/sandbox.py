@@ -75,9 +75,12 @@ def _pool(function: Callable[..., Any]) -> ProcessPoolExecutor:
 
 
 def _executor(num_processes: int, function: Callable[..., Any]) -> ProcessPoolExecutor:
-    # Forked from a server that has imported the function's module and has no threads, which a fork would break.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
+    # Forked from a server that has imported the function's module and has no threads, which a fork would break; on
+    # Windows started anew.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([function.__module__])
     return ProcessPoolExecutor(num_processes, context, initializer=_begin)
 
 

@@ -93,8 +93,6 @@ def write_shards(
     decisions: Path,
     schema: pa.Schema,
     id_column: str,
-    *,
-    number_ids: bool = False,
 ) -> int:
     """Write the files that do not exist yet, on all cores or machines of the engine.
 
@@ -105,13 +103,12 @@ def write_shards(
         decisions: Folder of the decisions.
         schema: Schema of the offers, from [`rows_schema`].
         id_column: Name of the id column in the corpus.
-        number_ids: Whether ids, which are text here, are written as whole numbers.
 
     Returns:
         Number of files that were written.
     """
     missing = [place for place, shard in enumerate(shards) if not (folder / shard.path).is_file()]
-    for_each(lambda place: _write(shards[place], folder, rows, decisions, schema, id_column, number_ids), missing)
+    for_each(lambda place: _write(shards[place], folder, rows, decisions, schema, id_column), missing)
     return len(missing)
 
 
@@ -138,9 +135,7 @@ def _count(decided: pa.Table) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in splits.to_pylist()}
 
 
-def _write(
-    shard: Shard, folder: Path, rows: Path, decisions: Path, schema: pa.Schema, id_column: str, number_ids: bool
-) -> None:
+def _write(shard: Shard, folder: Path, rows: Path, decisions: Path, schema: pa.Schema, id_column: str) -> None:
     with whole_file(folder / shard.path) as partial, ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         for part, start, end in shard.runs:
@@ -151,7 +146,7 @@ def _write(
             for found in iterate_rows(rows / part_name(part), decided["row"], _ROWS_PER_GROUP, schema=schema):
                 for first, last in _groups(found["image"]):
                     some, of_some = found.slice(first, last - first), decided.slice(done, last - first)
-                    table = _as_corpus(some, of_some, not shard.in_corpus, id_column, number_ids)
+                    table = _as_corpus(some, of_some, not shard.in_corpus, id_column)
                     if writer is None:
                         writer = stack.enter_context(pq.ParquetWriter(partial, table.schema, compression="zstd"))
                     writer.write_table(table)
@@ -213,12 +208,12 @@ def iterate_rows(
             yield found.take(places[first : first + rows_at_once])
 
 
-def _as_corpus(found: pa.Table, decided: pa.Table, dropped: bool, id_column: str, number_ids: bool) -> pa.Table:
+def _as_corpus(found: pa.Table, decided: pa.Table, dropped: bool, id_column: str) -> pa.Table:
     """Return offers with the columns that training reads, and the further columns of the input."""
     own = {name.removeprefix(OWN): found[name] for name in found.column_names if name.startswith(OWN)}
     images = found["image"].cast(pa.binary()).combine_chunks()
     columns = {
-        id_column: found["id"].cast(pa.int64()) if number_ids else found["id"],
+        id_column: found["id"],
         "title": found["title"],
         "image": pa.StructArray.from_arrays([images, pa.nulls(len(images), pa.string())], ["bytes", "path"]),
         "catalog_id": decided["catalog_id"],

@@ -135,17 +135,19 @@ class ProductCollator:
         Returns:
             The batch, as the module describes it.
         """
-        usable, skipped = [], []
+        usable, skipped, places = [], [], []
         for row, position in zip(rows, positions, strict=True):
             read = self.read(row, position)
             if isinstance(read, ReadRow):
                 usable.append(read)
+                places.append(position)
             else:
                 skipped.append((row["row_id"], read))
         return {
             **self.inputs(usable or [self.placeholder_row()]),
             "catalog_ids": torch.tensor([row.catalog_id for row in usable], dtype=torch.int64),
             "row_ids": [row.row_id for row in usable],
+            "positions": places,
             "titles": [row.title for row in usable],
             "skipped": skipped,
             "num_rows": len(rows),

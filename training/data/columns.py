@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from training.data.ids import id_texts, word_of
+
 __all__ = [
     "CANONICAL_FEATURES",
     "NO_CATALOG",
     "ColumnLayout",
     "ProductColumns",
     "catalog_numbers",
-    "excluded_rows",
     "stable_id",
 ]
 
@@ -48,8 +49,9 @@ class ProductColumns:
             folders of `datasets`.
         catalog_id: Columns with the id of the product, tried in this order; per row the first that is not null wins.
             A non-negative integer is kept, any other integer or text is hashed; null, NaN, -1 and blank text mean
-            "alone". The same id in two sources is the same product.
-        row_id: Column with the id of the row. Without it, or where it is null, the id is `<source>:<index>`.
+            "alone". The same id in two sources is the same product. `"none"` where there are no ids.
+        row_id: Column with the id of the row, which becomes text as `training.data.ids` says. Without it, or where it
+            is null, the id is `<source>:<index>`.
     """
 
     title: str = "title"
@@ -58,9 +60,9 @@ class ProductColumns:
     row_id: str | None = None
 
     def __post_init__(self) -> None:
-        """Accepts a single column name for `catalog_id`."""
+        """Accepts a single column name for `catalog_id`, and `"none"`."""
         names = (self.catalog_id,) if isinstance(self.catalog_id, str) else tuple(self.catalog_id)
-        object.__setattr__(self, "catalog_id", names)
+        object.__setattr__(self, "catalog_id", () if names == (_NONE,) else names)
 
 
 class ColumnLayout:
@@ -76,6 +78,8 @@ class ColumnLayout:
         names: Columns of the part.
         image_is_path: Whether the image column holds text, that is paths, or is absent.
         kept: Columns that are kept beside the canonical ones, and their new names.
+        class_names: Those of them, by their new names, that hold numbers of classes whose names the part tells
+            (`datasets.ClassLabel`), and their type once they hold the names.
 
     Raises:
         ValueError: If the part has no title or no image column.
@@ -97,6 +101,10 @@ class ColumnLayout:
             name: f"{name}_original" if name in CANONICAL_FEATURES else name
             for name in self.names
             if name not in replaced
+        }
+        self._features = features
+        self.class_names = {
+            new: named for old, new in self.kept.items() if (named := _named_feature(features[old])) is not None
         }
 
     def _require(self, field: str, name: str) -> str | None:
@@ -140,12 +148,15 @@ class ColumnLayout:
             return pa.nulls(len(index), pa.string()) if self.title is None else self._titles(table, self.title)
         if name == "row_id":
             made = pa.array([f"{self.source}:{i}" for i in index.tolist()], type=pa.string())
-            return made if self.row_id is None else pc.coalesce(_column(table, self.row_id).cast(pa.string()), made)
+            if self.row_id is None:
+                return made
+            place = f"id_column={self.row_id!r}: source {self.source!r}"
+            return pc.coalesce(id_texts(self._column(table, self.row_id), place), made)
         if name == "catalog_id":
             catalog_ids = np.full(len(index), NO_CATALOG, dtype=np.int64)
             for column in self.catalog_ids:
                 place = f"catalog_id_column={column!r}: source {self.source!r}"
-                found = catalog_numbers(_column(table, column), place)
+                found = catalog_numbers(self._column(table, column), place)
                 catalog_ids = np.where(catalog_ids == NO_CATALOG, found, catalog_ids)
             return pa.array(catalog_ids)
         if name == "image":
@@ -153,10 +164,45 @@ class ColumnLayout:
             if self.image_is_path:
                 images = pa.array([self._resolve(path) for path in images.to_pylist()], type=pa.string())
             return CANONICAL_FEATURES["image"].cast_storage(images)
-        return _column(table, self._kept_from(name))
+        return self._column(table, self._kept_from(name))
+
+    def _column(self, table: pa.Table, name: str) -> pa.Array:
+        """Returns a column; class numbers become the names that the part tells."""
+        column = _column(table, name)
+        return column if _named_feature(self._features[name]) is None else _class_names(column, self._features[name])
+
+    def excluded_rows(self, table: pa.Table, rules: Sequence[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
+        """Finds the rows that rules exclude.
+
+        Args:
+            table: `N` rows.
+            rules: Columns, and the value of each, written as text, whose rows are excluded.
+
+        Returns:
+            For every rule whose column the table has, which rows it excludes, bool, shape `(N,)`.
+
+        Raises:
+            ValueError: If a column does not hold single values.
+        """
+        excluded = {}
+        for name, value in rules:
+            if name in table.column_names:
+                column = self._column(table, name)
+                if pa.types.is_nested(column.type):
+                    raise ValueError(
+                        f"exclude_rows={name}={value!r}: column {name!r} holds {column.type}. Name a column of single "
+                        "values."
+                    )
+                distinct = column.dictionary_encode()
+                words = [_rule_word(found, name) for found in distinct.dictionary.to_pylist()]
+                is_equal = np.array([*(word == _rule_word(value, name) for word in words), False])
+                excluded[name, value] = is_equal[distinct.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+        return excluded
 
     def _titles(self, table: pa.Table, name: str) -> pa.Array:
-        titles = _column(table, name)
+        titles = self._column(table, name)
+        if pa.types.is_floating(titles.type):
+            return pa.array([word_of(value, name) for value in titles.to_pylist()], pa.string())
         if pa.types.is_nested(titles.type) or pa.types.is_binary(titles.type):
             raise ValueError(
                 f"title_column={name!r}: source {self.source!r} holds {titles.type} there. Name a text column."
@@ -169,33 +215,6 @@ class ColumnLayout:
         return str(self.folder / path)
 
 
-def excluded_rows(table: pa.Table, rules: Sequence[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
-    """Finds the rows that rules exclude.
-
-    Args:
-        table: `N` rows.
-        rules: Columns, and the value of each, written as text, whose rows are excluded.
-
-    Returns:
-        For every rule whose column the table has, which rows it excludes, bool, shape `(N,)`.
-
-    Raises:
-        ValueError: If a column does not hold single values.
-    """
-    excluded = {}
-    for name, value in rules:
-        if name in table.column_names:
-            column = _column(table, name)
-            if pa.types.is_nested(column.type):
-                raise ValueError(
-                    f"exclude_rows={name}={value!r}: column {name!r} holds {column.type}. Name a column of single "
-                    "values."
-                )
-            is_equal = pc.equal(column.cast(pa.string()), value).fill_null(False)
-            excluded[name, value] = is_equal.to_numpy(zero_copy_only=False)
-    return excluded
-
-
 def stable_id(text: str) -> int:
     """Hashes text to a non-negative 63-bit id, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) >> 1
@@ -205,7 +224,7 @@ def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
     """Turns a user's ids into catalog ids.
 
     Args:
-        column: Ids `(N,)`: integers, floats with integral values (how tables hold integers with gaps), or text.
+        column: Ids `(N,)`, as `training.data.ids` takes them.
         place: Name of the column and its source, for the error.
 
     Returns:
@@ -213,35 +232,55 @@ def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
         and blank text become `NO_CATALOG`; every other value is hashed.
 
     Raises:
-        ValueError: If the column holds anything else.
+        ValueError: If a value is no id.
     """
     if pa.types.is_signed_integer(column.type):
         numbers = column.cast(pa.int64()).fill_null(NO_CATALOG).to_numpy(zero_copy_only=False)
         if numbers.size == 0 or numbers.min() >= NO_CATALOG:
             return numbers
-    if pa.types.is_nested(column.type):
-        raise ValueError(
-            f"{place} holds {column.type} there. A catalog id is an integer or text: name another column."
-        )
-    distinct = column.dictionary_encode()
-    numbers = np.array([_catalog_number(value, place) for value in distinct.dictionary.to_pylist()], dtype=np.int64)
+    distinct = column.dictionary_encode() if not pa.types.is_nested(column.type) else None
+    if distinct is None or pa.types.is_null(column.type):
+        return np.array([_catalog_number(text) for text in id_texts(column, place).to_pylist()], dtype=np.int64)
+    numbers = [_catalog_number(text) for text in id_texts(distinct.dictionary, place).to_pylist()]
     indices = distinct.indices.fill_null(len(numbers)).to_numpy(zero_copy_only=False)
-    return np.append(numbers, NO_CATALOG)[indices]
+    return np.array([*numbers, NO_CATALOG], dtype=np.int64)[indices]
 
 
-def _catalog_number(value: Any, place: str) -> int:
-    """Returns one catalog id: non-negative integers, also as text or float, are kept; other values are hashed."""
-    if isinstance(value, float) and (value != value or value.is_integer()):
-        value = None if value != value else int(value)
-    if isinstance(value, str):
-        value = value.strip() or None
-        if value is not None and value.isdecimal() and str(int(value)) == value:
-            value = int(value)
-    if value is None or value == NO_CATALOG:
+def _catalog_number(text: str | None) -> int:
+    """Returns one catalog id: non-negative integers are kept; other texts are hashed."""
+    text = (text or "").strip()
+    if text in ("", str(NO_CATALOG)):
         return NO_CATALOG
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{place} holds {value!r} there. A catalog id is an integer or text: name another column.")
-    return value if isinstance(value, int) and 0 <= value < 2**63 else stable_id(str(value))
+    if text.isascii() and text.isdecimal() and len(text) < 20 and str(int(text)) == text and int(text) < 2**63:
+        return int(text)
+    return stable_id(text)
+
+
+def _rule_word(value: Any, column: str) -> str | None:
+    """Returns a value as rules compare it: truth values by either spelling."""
+    word = word_of(value, column)
+    return word.lower() if word is not None and word.lower() in ("true", "false") else word
+
+
+def _named_feature(feature: Any) -> Any:
+    """Returns the type of a column of class numbers once it holds their names; nothing for another column."""
+    if isinstance(feature, datasets.ClassLabel):
+        return datasets.Value("string") if feature.names else None
+    if isinstance(feature, datasets.List | datasets.LargeList) and _named_feature(feature.feature) is not None:
+        return datasets.List(_named_feature(feature.feature))
+    return None
+
+
+def _class_names(column: pa.Array, feature: Any) -> pa.Array:
+    """Returns the names of class numbers, also in lists; a negative number is no class."""
+
+    def named(value: Any, feature: Any) -> Any:
+        if isinstance(value, list):
+            return [named(one, feature.feature) for one in value]
+        return None if value is None or value < 0 else feature.int2str(value)
+
+    kind = datasets.Features({"named": _named_feature(feature)}).arrow_schema.field("named").type
+    return pa.array([named(value, feature) for value in column.to_pylist()], kind)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

@@ -6,16 +6,18 @@ that it skipped and why (see `training.data.collator`, which also says what a ba
 """
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.collator import FROZEN_COLUMNS, ProductCollator, RowLabels, modalities_of
@@ -24,7 +26,7 @@ from training.data.parquet_stream import StreamedProducts
 from training.data.read_tables import Products
 from training.data.sampler import BlockOrder, EpochOrder, RowOrder, batch_spans, rank_slice
 
-__all__ = ["ProductBatches", "batch_loader", "evaluation_loader", "train_loader"]
+__all__ = ["ProductBatches", "batch_loader", "evaluation_loader", "train_loader", "with_progress"]
 
 logger = logging.getLogger(__name__)
 
@@ -258,6 +260,22 @@ def batch_loader(
     )
 
 
+def with_progress(loader: Iterable[Any], description: str, *, disable: bool = False) -> Iterator[Any]:
+    """Iterates over a loader behind a progress bar, which goes when the loader ends.
+
+    Args:
+        loader: The loader, or anything else to iterate over.
+        description: What the bar says.
+        disable: Shows no bar.
+
+    Returns:
+        The loader's batches.
+    """
+    total = len(loader) if isinstance(loader, Sized) else None
+    # tqdm asks for an iterator twice, and a loader would start its workers twice.
+    return iter(tqdm(iter(loader), total=total, desc=description, leave=False, disable=disable))
+
+
 def _as_is(batch: Any) -> Any:
     return batch
 
@@ -269,8 +287,12 @@ def _set_up_worker(worker_id: int) -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with_parent(forked_by: int) -> None:
     """Ends a worker whose main process was killed: torch's own watchdog may wait forever to hand over a batch."""
-    while os.getppid() == parent:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a child process
+    # A worker's siblings may hold what `is_alive` looks at; a fork server outlives the program, and so does a number
+    # on Windows: each way notices what the other misses.
+    while os.getppid() == forked_by and parent.is_alive():
         time.sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)

@@ -13,17 +13,19 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from training.data.collator import ProductCollator, ReadRow
 from training.data.columns import CANONICAL_FEATURES, NO_CATALOG
+from training.data.ids import id_texts, word_of
+from training.data.table_files import read_table
 
-__all__ = ["PairCollator", "ProductPairs", "load_pairs", "load_title_pairs", "pairs_of_catalogs"]
+__all__ = ["PairCollator", "ProductPairs", "find_pairs", "load_pairs", "load_title_pairs", "pairs_of_catalogs"]
 
 logger = logging.getLogger(__name__)
 
 _PAIR_COLUMNS = ("left", "right", "label")
+_LABELS = {"1": 1, "true": 1, "0": 0, "false": 0}
 
 
 @dataclass(frozen=True)
@@ -113,26 +115,57 @@ class PairCollator:
         }
 
 
-def load_pairs(path: str, products: datasets.Dataset) -> ProductPairs:
+def load_pairs(path: str, products: datasets.Dataset, *, encoding: str = "utf-8") -> ProductPairs:
     """Loads labelled pairs of products.
 
     Args:
-        path: Parquet file with `left` and `right`, ids of rows, and `label`, 1 for the same product, else 0.
+        path: Table with `left` and `right`, ids of rows, and `label`, 1 for the same product, else 0.
         products: Products whose `row_id` the pairs name.
+        encoding: Encoding of a CSV or JSON file.
 
     Returns:
         The pairs of which both products are present; the number of other pairs is logged.
 
     Raises:
-        ValueError: If a column is missing, a label is neither 0 nor 1, or no pair names two of these products.
+        ValueError: As `find_pairs` raises it.
     """
-    table = _read_pairs(path)
-    place = {row_id: index for index, row_id in enumerate(products["row_id"])}
-    rows = [
-        (place[str(left)], place[str(right)], label)
-        for left, right, label in zip(*(table[name].to_pylist() for name in _PAIR_COLUMNS), strict=True)
-        if str(left) in place and str(right) in place
-    ]
+    return ProductPairs(products, *find_pairs(path, products["row_id"], encoding=encoding))
+
+
+def find_pairs(
+    path: str, row_ids: Sequence[str], *, encoding: str = "utf-8"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads labelled pairs, and finds the rows that they name.
+
+    Args:
+        path: Table with `left` and `right`, ids of rows, and `label`, 1 for the same product, else 0.
+        row_ids: Ids of the rows.
+        encoding: Encoding of a CSV or JSON file.
+
+    Returns:
+        Rows of the pairs' first and second products, and the labels, int64, shape `(N,)` each, of the pairs of which
+        both products are present; the number of other pairs is logged.
+
+    Raises:
+        ValueError: If a column is missing, a label is neither 0 nor 1, no pair names two of these products, or one
+            names an id that several rows have.
+    """
+    table, labels = _read_pairs(path, encoding)
+    place: dict[str, int] = {}
+    repeated: set[str] = set()
+    for row, row_id in enumerate(row_ids):
+        if place.setdefault(row_id, row) != row:
+            repeated.add(row_id)
+    lefts, rights = (id_texts(_one_array(table[name]), f"{path}: column {name!r}") for name in ("left", "right"))
+    rows = []
+    for left, right, label in zip(lefts.to_pylist(), rights.to_pylist(), labels, strict=True):
+        if unclear := {left, right} & repeated:
+            raise ValueError(
+                f"{path} names the product {min(unclear)!r}, but {sum(one in unclear for one in row_ids)} rows have "
+                "that id; give a column whose values differ as `pair_id_column`, or leave repeated rows out."
+            )
+        if left in place and right in place:
+            rows.append((place[left], place[right], label))
     if len(rows) < len(table):
         logger.warning("%s: %s of %s pairs name offers that are absent", path, len(table) - len(rows), len(table))
     if not rows:
@@ -140,15 +173,16 @@ def load_pairs(path: str, products: datasets.Dataset) -> ProductPairs:
             f"no pair of {path} names two of the products, whose ids look like {list(place)[:3]}; set "
             "`pair_id_column` to the column that holds the ids in that file."
         )
-    left, right, labels = (np.asarray(values, dtype=np.int64) for values in zip(*rows, strict=True))
-    return ProductPairs(products, left, right, labels)
+    left, right, label = np.asarray(rows, dtype=np.int64).T
+    return left, right, label
 
 
-def load_title_pairs(path: str) -> ProductPairs:
+def load_title_pairs(path: str, *, encoding: str = "utf-8") -> ProductPairs:
     """Loads labelled pairs of titles: `left` and `right` are titles, and there are no images.
 
     Args:
-        path: Parquet file with `left`, `right` and `label`.
+        path: Table with `left`, `right` and `label`.
+        encoding: Encoding of a CSV or JSON file.
 
     Returns:
         The pairs, of products that have only a title.
@@ -156,15 +190,13 @@ def load_title_pairs(path: str) -> ProductPairs:
     Raises:
         ValueError: If a column is missing or is no text, or a label is neither 0 nor 1.
     """
-    table = _read_pairs(path)
+    table, labels = _read_pairs(path, encoding)
     for name in ("left", "right"):
-        if not (
-            pa.types.is_string(table.schema.field(name).type)
-            or pa.types.is_large_string(table.schema.field(name).type)
-        ):
+        kind = table.schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise ValueError(
-                f"{path} holds {table.schema.field(name).type} as {name!r} and no titles; set `pair_id_column` to the "
-                "column of the products that holds these ids."
+                f"{path} holds {kind} as {name!r} and no titles; set `pair_id_column` to the column of the products "
+                "that holds these ids."
             )
     both = [["" if title is None else title for title in table[name].to_pylist()] for name in ("left", "right")]
     titles = list(dict.fromkeys(both[0] + both[1]))
@@ -173,19 +205,23 @@ def load_title_pairs(path: str) -> ProductPairs:
     columns = {"title": titles, "image": [None] * number, "catalog_id": [NO_CATALOG] * number, "row_id": titles}
     products = datasets.Dataset.from_dict(columns, features=datasets.Features(CANONICAL_FEATURES))
     left, right = (np.asarray([place[title] for title in column], dtype=np.int64) for column in both)
-    return ProductPairs(products, left, right, np.asarray(table["label"].to_pylist(), dtype=np.int64))
+    return ProductPairs(products, left, right, np.asarray(labels, dtype=np.int64))
 
 
-def _read_pairs(path: str) -> pa.Table:
-    table = pq.read_table(path)
+def _read_pairs(path: str, encoding: str) -> tuple[pa.Table, list[int]]:
+    table = read_table(path, encoding)
     for column in _PAIR_COLUMNS:
         if column not in table.column_names:
             raise ValueError(f"{path} has no column {column!r}; it has {table.column_names}.")
-    table = table.select(list(_PAIR_COLUMNS))
-    others = {label for label in table["label"].to_pylist() if label not in (0, 1)}
-    if others:
-        raise ValueError(f"{path} has the labels {sorted(map(str, others))[:5]}; give 1 for the same product, else 0.")
-    return table
+    words = [word_of(label, "label") for label in table["label"].to_pylist()]
+    labels = [_LABELS.get((word or "").lower()) for word in words]
+    if others := sorted({str(word) for word, label in zip(words, labels, strict=True) if label is None}):
+        raise ValueError(f"{path} has the labels {others[:5]}; give 1 for the same product, else 0.")
+    return table.select(list(_PAIR_COLUMNS)), [label for label in labels if label is not None]
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def pairs_of_catalogs(

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns, excluded_rows
+from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
+from training.data.table_files import plain_schema, plain_table, read_row_group
 
 __all__ = ["ParquetBlocks", "StreamedProducts", "TableBlocks"]
 
@@ -79,13 +80,15 @@ class ParquetBlocks:
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             self._footers = list(pool.map(_read_footer, files))
         self._files = list(files)
-        schema = self._footers[0].schema.to_arrow_schema()
+        # A part without rows is often one without types, too.
+        chosen = next((number for number, footer in enumerate(self._footers) if footer.num_rows), 0)
+        schema = plain_schema(self._footers[chosen].schema.to_arrow_schema(), str(files[chosen]))
         for file, footer in zip(files, self._footers, strict=True):
             missing = set(schema.names) - set(footer.schema.to_arrow_schema().names)
-            if missing:
+            if missing and footer.num_rows:
                 raise ValueError(
-                    f"source {source!r}: {file} has no column {sorted(missing)[0]!r}, which {files[0]} has. Name them "
-                    "as separate sources."
+                    f"source {source!r}: {file} has no column {sorted(missing)[0]!r}, which {files[chosen]} has. "
+                    "Name them as separate sources."
                 )
         self.layout = ColumnLayout(source, datasets.Features.from_arrow_schema(schema), columns, folder)
         self.column_names = [*CANONICAL_FEATURES, *self.layout.kept.values()]
@@ -100,11 +103,13 @@ class ParquetBlocks:
                 rule_columns = [name for name, _ in rules if name in schema.names]
                 if rule_columns:
                     keep = np.ones(length, dtype=bool)
-                    for rule, is_excluded in excluded_rows(self._read(number, group, rule_columns), rules).items():
+                    for rule, is_excluded in self.layout.excluded_rows(
+                        self._read(number, group, rule_columns), rules
+                    ).items():
                         num_excluded[rule] += int((keep & is_excluded).sum())
                         keep &= ~is_excluded
                     kept = None if keep.all() else np.flatnonzero(keep)
-                if kept is None or len(kept):
+                if length and (kept is None or len(kept)):
                     self._places.append((number, group, first_index, kept))
                     self.lengths.append(length if kept is None else len(kept))
                     self.num_bytes.append(footer.row_group(group).total_byte_size)
@@ -135,7 +140,9 @@ class ParquetBlocks:
         # Opened for each read: processes that share an open file would share its position.
         with _open(self._files[number]) as file:
             parquet = pq.ParquetFile(file, metadata=self._footers[number])
-            return parquet.read_row_group(group, columns=list(dict.fromkeys(columns)), use_threads=False)
+            table = read_row_group(parquet, group, self._files[number], list(dict.fromkeys(columns)))
+        first_row = sum(self._footers[number].row_group(before).num_rows for before in range(group))
+        return plain_table(table, self._files[number], first_row)
 
 
 class TableBlocks:
@@ -200,7 +207,7 @@ class StreamedProducts:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Reads all rows in the order of the files."""
         for block in range(len(self.block_lengths)):
-            yield from self._read(block).to_pylist()
+            yield from self.read_block(block).to_pylist()
 
     def __getitem__(self, key: int | str) -> Any:
         """Reads a row, or all values of a column."""
@@ -246,17 +253,18 @@ class StreamedProducts:
         held._cache = OrderedDict()
         return held
 
+    def read_block(self, block: int) -> pa.Table:
+        """Reads a block."""
+        part, number = self._places[block]
+        return part.read(number, self.column_names).slice(0, int(self.block_lengths[block]))
+
     def _block(self, block: int) -> pa.Table:
         if block not in self._cache:
             while len(self._cache) >= self.cached_blocks:
                 self._cache.popitem(last=False)
-            self._cache[block] = self._read(block)
+            self._cache[block] = self.read_block(block)
         self._cache.move_to_end(block)
         return self._cache[block]
-
-    def _read(self, block: int) -> pa.Table:
-        part, number = self._places[block]
-        return part.read(number, self.column_names).slice(0, int(self.block_lengths[block]))
 
 
 def _open(file: str) -> Any:

@@ -17,15 +17,16 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import datasets
 import fsspec
 import numpy as np
 import pyarrow as pa
 
-from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns, excluded_rows
+from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
 from training.data.parquet_stream import ParquetBlocks, StreamedProducts, TableBlocks
+from training.data.table_files import FORMATS, RULES, TableFiles, format_of
 
 __all__ = ["Products", "load_products", "source_files"]
 
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 Products: TypeAlias = datasets.Dataset | StreamedProducts
 """Products with the canonical columns: a table, or a stream that is read in blocks."""
-
-_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
 
 
 def load_products(
@@ -45,6 +44,7 @@ def load_products(
     streaming: bool = False,
     exclude_rows: Sequence[str] = (),
     max_rows: int | None = None,
+    encoding: str = "utf-8",
     toy_offers: int = 4000,
     toy_seed: int = 0,
 ) -> Products:
@@ -66,8 +66,9 @@ def load_products(
             in another format is downloaded first, since its rows cannot be found one by one, and a dataset of the Hub
             in another format is refused.
         exclude_rows: Rules `"column=value"`; rows whose column, where a source has it, equals the value are left out.
-            Values are compared as text (`"true"` and `"false"` for booleans).
+            Values are compared as words: `"40"` and `"40.0"` are the same, and so are `"true"` and `"True"`.
         max_rows: Keeps only the first rows of all sources together.
+        encoding: Encoding of CSV and JSON files.
         toy_offers: Number of offers of the toy data, all splits together.
         toy_seed: Seed of the toy data.
 
@@ -93,7 +94,7 @@ def load_products(
     seen_columns: dict[str, list[str]] = {}
     for source in sources:
         num_rows = 0
-        for opened, folder in _open_source(source, split, streaming, toy_offers, toy_seed):
+        for opened, folder in _open_source(source, split, streaming, encoding, toy_offers, toy_seed):
             if isinstance(opened, list):
                 part = ParquetBlocks(source, opened, columns, folder, rules, num_rows)
                 layout, num_part_rows = part.layout, part.num_source_rows
@@ -138,7 +139,7 @@ def _toy_data(num_offers: int, seed: int) -> datasets.DatasetDict:
 
 
 def _open_source(
-    source: str, split: str, streaming: bool, toy_offers: int, toy_seed: int
+    source: str, split: str, streaming: bool, encoding: str, toy_offers: int, toy_seed: int
 ) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
     """Opens one source: its tables or, to be streamed, parquet files, and the folder that image paths start from."""
     if source == "toy":
@@ -147,12 +148,24 @@ def _open_source(
             raise ValueError(f"split={split!r} is not in the toy data. Use one of {sorted(splits)}.")
         return [(splits[split], None)]
     if files := _table_files(source, split):
-        return _open_files(source, files, streaming)
+        return _open_files(source, files, streaming, encoding)
     path = Path(source).expanduser()
+    if path.is_dir() and (saved := _saved_dataset(source, path, split)) is not None:
+        return [(saved, path)]
     if path.is_dir():
-        return [(_open_dataset(source, str(path), None, split, streaming), path)]
+        return [(_open_dataset(source, str(path), None, split, streaming, encoding), path)]
     name, _, config = source.partition(":")
-    return [(_open_dataset(source, name, config or None, split, streaming), None)]
+    return [(_open_dataset(source, name, config or None, split, streaming, encoding), None)]
+
+
+def _saved_dataset(source: str, folder: Path, split: str) -> datasets.Dataset | None:
+    """Opens what `save_to_disk` wrote; nothing for another folder."""
+    if (folder / "dataset_dict.json").is_file():
+        saved = datasets.load_from_disk(str(folder))
+        if split not in saved:
+            raise ValueError(f"source {source!r} has no split {split!r}. Use one of {sorted(saved)}.")
+        return saved[split]
+    return datasets.load_from_disk(str(folder)) if (folder / "state.json").is_file() else None
 
 
 def _table_files(source: str, split: str) -> list[str]:
@@ -174,7 +187,7 @@ def _table_files(source: str, split: str) -> list[str]:
         if not files:
             raise FileNotFoundError(f"source {source!r} matches no file. Check the pattern and the working directory.")
         return files
-    if path.suffix in _BUILDERS or path.is_absolute() or source.startswith((".", "~")):
+    if path.suffix.lower() in FORMATS or path.is_absolute() or source.startswith((".", "~")):
         raise FileNotFoundError(
             f"source {source!r} does not exist (working directory: {os.getcwd()}). Check the path, or name 'toy', a "
             "glob, or a dataset of the Hub as 'owner/name'."
@@ -206,47 +219,61 @@ def source_files(source: str, split: str) -> list[str]:
 def _table_in_folder(folder: Path, split: str) -> Path | None:
     """Finds the table that describes a folder by its name, if there is one."""
     for stem in ("metadata", f"{split}/metadata", split):
-        for suffix in (".parquet", ".jsonl", ".csv"):
+        for suffix in (".parquet", ".jsonl", ".csv", ".tsv"):
             if (folder / f"{stem}{suffix}").is_file():
                 return folder / f"{stem}{suffix}"
     return None
 
 
 def _open_files(
-    source: str, files: Sequence[str], streaming: bool
+    source: str, files: Sequence[str], streaming: bool, encoding: str
 ) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
     """Opens table files, those of one format and folder together, since image paths are relative to the folder."""
     groups: dict[tuple[str, Path | None], list[str]] = {}
     for file in files:
-        suffix = Path(file).suffix
-        if suffix not in _BUILDERS:
+        kind = format_of(file)
+        if kind is None:
             raise ValueError(
                 f"source {source!r}: {Path(file).name!r} is not a table that can be read. Use one of "
-                f"{sorted(_BUILDERS)}."
+                f"{sorted(FORMATS)}."
             )
         folder = None if "://" in file else Path(file).parent
-        groups.setdefault((_BUILDERS[suffix], folder), []).append(file)
+        groups.setdefault((kind, folder), []).append(file)
     opened: list[tuple[datasets.Dataset | list[str], Path | None]] = []
-    for (builder, folder), group in groups.items():
-        if streaming and builder == "parquet":
+    for (kind, folder), group in groups.items():
+        if streaming and kind == "parquet":
             opened.append((group, folder))
         else:
             # these are names of files and no patterns; addresses stay as they are
             names = [file if "://" in file else glob.escape(file) for file in group]
-            with _named_errors(source, "train"):
-                opened.append((datasets.load_dataset(builder, data_files=names, split="train"), folder))
+            opened.append((_read_files(source, kind, names, encoding), folder))
     return opened
 
 
+def _read_files(source: str, kind: str, data_files: Any, encoding: str) -> datasets.Dataset:
+    settings = {"dataset_name": kind, "data_files": {"train": data_files}, "kind": kind, "encoding": encoding}
+    try:
+        builder = TableFiles(**settings, rules=RULES)
+        builder.download_and_prepare()
+    except (OSError, datasets.exceptions.DatasetGenerationError) as error:
+        if isinstance(error.__cause__, ValueError):  # it names the file
+            raise error.__cause__ from error
+        raise ValueError(f"source {source!r} could not be read. {type(error).__name__}: {error}") from error
+    return builder.as_dataset(split="train")
+
+
 def _open_dataset(
-    source: str, name: str, config: str | None, split: str, streaming: bool
+    source: str, name: str, config: str | None, split: str, streaming: bool, encoding: str
 ) -> datasets.Dataset | list[str]:
     """Opens a dataset that `datasets` knows by name; to be streamed, finds its parquet files."""
     with _named_errors(source, split):
-        if not streaming:
-            return datasets.load_dataset(name, config, split=split)
         builder = datasets.load_dataset_builder(name, config)
-    files = builder.config.data_files or {}
+        files = getattr(builder.config, "data_files", None) or {}
+        if not streaming:
+            kind = {"csv": "csv", "json": "json"}.get(builder.name)
+            if kind is not None and split in files and builder.info.features is None:
+                return _read_files(source, kind, files[split], encoding)
+            return datasets.load_dataset(name, config, split=split)
     if builder.name != "parquet":
         raise ValueError(
             f"source {source!r} is not stored as parquet but as {builder.name}, whose rows cannot be found one by "
@@ -275,23 +302,25 @@ def _with_canonical_columns(
     part: datasets.Dataset, layout: ColumnLayout, rules: list[tuple[str, str]], first_index: int
 ) -> datasets.Dataset:
     """Makes the canonical columns without copying the images' bytes."""
-    names = [name for name in CANONICAL_FEATURES if name != "image" or layout.image_is_path]
+    made_features = CANONICAL_FEATURES | layout.class_names
+    names = [name for name in made_features if name != "image" or layout.image_is_path]
     read_from = list(dict.fromkeys(column for name in names for column in layout.read_from(name)))
     table = part.select_columns(read_from).with_format("arrow")[:]
     index = np.arange(first_index, first_index + len(part))
-    features = datasets.Features({name: CANONICAL_FEATURES[name] for name in names})
+    features = datasets.Features({name: made_features[name] for name in names})
     made = pa.table({name: layout.make(name, table, index) for name in names}, schema=features.arrow_schema)
 
     keep = np.ones(len(part), dtype=bool)
     rule_columns = list(dict.fromkeys(name for name, _ in rules if name in layout.names))
     if rule_columns:
-        excluded = excluded_rows(part.select_columns(rule_columns).with_format("arrow")[:], rules)
+        excluded = layout.excluded_rows(part.select_columns(rule_columns).with_format("arrow")[:], rules)
         for (name, value), is_excluded in excluded.items():
             logger.info("%s: %d rows excluded by %s=%s", layout.source, int((keep & is_excluded).sum()), name, value)
             keep &= ~is_excluded
 
-    kept = part.select_columns([*layout.kept, *([] if layout.image_is_path else [layout.image])])
-    renames = {old: new for old, new in layout.kept.items() if old != new}
+    as_is = {old: new for old, new in layout.kept.items() if new not in layout.class_names}
+    kept = part.select_columns([*as_is, *([] if layout.image_is_path else [layout.image])])
+    renames = {old: new for old, new in as_is.items() if old != new}
     if not layout.image_is_path and layout.image != "image":
         renames[layout.image] = "image"
     kept = kept.rename_columns(renames)

@@ -1,10 +1,10 @@
 """A run that embeds a corpus: its arguments, its devices or machines, and its report."""
 
+import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,20 +13,27 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.arguments.groups import option
+from training.arguments.options import check_encoding, check_ranges, option
 from training.data.columns import ProductColumns
 from training.data.digests import config_digest, processor_digest, weights_digest
 from training.data.files import files_digest, write_json
+from training.data.once import loaded_once
 from training.data.read_tables import load_products, source_files
 from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards
-from training.engine.precision import fastest_precision
+from training.engine.nonfinite import check_weights
+from training.engine.precision import precision_of_device
 
 __all__ = ["EmbedArguments", "embed_corpus"]
 
 logger = logging.getLogger("training")
 
-_DTYPES = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# By the mixed precision of a training on the same device.
+_DTYPES: dict[str, Literal["float32", "float16", "bfloat16"]] = {
+    "no": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+}
 _LONGEST_WAIT = timedelta(days=30)  # of a finished rank for the others
 
 
@@ -43,18 +50,26 @@ class EmbedArguments:
     catalog_id_column: list[str] = option("Columns of the catalog id; per row the first that is not null is used.",
                                           ["catalog_id"])  # fmt: skip
     id_column: str | None = option("Column of the product's id; rows are numbered if not given.", None)
+    encoding: str = option("Encoding of CSV and JSON files, such as latin-1 or cp1252.", "utf-8")
     streaming: bool = option("Read parquet files while embedding, not beforehand.", True)
     modality: Literal["text", "image", "both"] = option("Modalities that are embedded.", "both")
-    truncate_dim: int | None = option("Number of an embedding's first values that are kept; all if not given.", None)
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "Number format of the computation; auto chooses a fast one of this machine.", "auto"
+    truncate_dim: int | None = option(
+        "Number of an embedding's first values that are kept; all if not given.", None, within="[1, inf)"
     )
-    token_budget: int | None = option("Tokens of a batch of titles; chosen for the device if not given.", None)
-    image_batch_size: int | None = option("Images of a batch; chosen for the device if not given.", None)
-    num_workers: int = option("Processes that read images, per device.", 1)
-    rows_per_shard: int = option("Rows of a file.", 10_000)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
+        "Number format of the computation; auto is float32 on CPUs, and bfloat16 on accelerators that compute in it.",
+        "auto",
+    )
+    token_budget: int | None = option(
+        "Tokens of a batch of titles; chosen for the device if not given.", None, within="[1, inf)"
+    )
+    image_batch_size: int | None = option(
+        "Images of a batch; chosen for the device if not given.", None, within="[1, inf)"
+    )
+    num_workers: int = option("Processes that read images, per device.", 1, within="[0, inf)")
+    rows_per_shard: int = option("Rows of a file.", 10_000, within="[1, inf)")
     max_skipped_share: float = option(
-        "Stop if more than this share of the titles, or of the images, can't be used.", 0.05
+        "Stop if more than this share of the titles, or of the images, can't be used.", 0.05, within="[0, 1]"
     )
     engine: Literal["processes", "ray"] = option(
         "processes: the processes that accelerate launched; ray: Daft spreads the files over a Ray cluster.",
@@ -63,13 +78,11 @@ class EmbedArguments:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""
+        check_encoding(self.encoding)
+        check_ranges(self)
         for name in ("checkpoint", "input"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; name the {'model' if name == 'checkpoint' else 'products'}.")
-        for name in ("rows_per_shard", "token_budget", "image_batch_size", "truncate_dim"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` is {value}; give at least 1.")
 
 
 def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
@@ -86,8 +99,11 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
         ValueError: the folder was begun with other settings, or too many rows could not be used.
     """
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)])
-    arguments.dtype = _dtype_of(arguments.dtype)
-    embedder = _open_embedder(arguments, str(accelerator.device))
+    if arguments.dtype == "auto":  # decided here, so that every process and every machine of a cluster does the same
+        arguments = replace(arguments, dtype=_DTYPES[precision_of_device(accelerator.device)])
+    if accelerator.is_main_process:
+        logger.info("embedding on %s in %s", accelerator.device.type, arguments.dtype)
+    embedder = _open_embedder(arguments, _load_model(arguments).to(accelerator.device))
     shards = _shards(arguments, embedder)
     if accelerator.is_main_process:
         shards.begin(_settings(arguments, embedder))
@@ -122,14 +138,10 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     return report
 
 
-def _dtype_of(dtype: str) -> Any:
-    return _DTYPES[fastest_precision()] if dtype == "auto" else dtype
-
-
 def _settings(arguments: EmbedArguments, embedder: CorpusEmbedder) -> dict[str, Any]:
     """Return what the files depend on: not batches, workers or devices, which change neither order nor values."""
     names = ("input", "split", "title_column", "image_column", "catalog_id_column", "id_column", "modality",
-             "truncate_dim", "dtype")  # fmt: skip
+             "encoding", "truncate_dim", "dtype")  # fmt: skip
     return {name: getattr(arguments, name) for name in names} | {
         "input_files": [files_digest(source_files(source, arguments.split)) for source in arguments.input],
         "model": weights_digest(embedder.model),
@@ -148,24 +160,34 @@ def _key(arguments: EmbedArguments) -> tuple[tuple[str, Any], ...]:
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in content)
 
 
-@lru_cache(maxsize=8)  # a process of a cluster embeds many files, on any of its devices
-def _embedder(key: tuple[tuple[str, Any], ...], device: str) -> CorpusEmbedder:
+@loaded_once  # a process of a cluster embeds many files, in several threads
+def _embedders(key: tuple[tuple[str, Any], ...]) -> list[CorpusEmbedder]:
+    """Return an embedder for each device of this process: all at once, since nothing may load while another embeds."""
     given: dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in key}
-    return _open_embedder(EmbedArguments(**given), device)
+    arguments = EmbedArguments(**given)
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    model = _load_model(arguments)
+    return [_open_embedder(arguments, copy.deepcopy(model).to(device)) for device in devices]
 
 
-def _open_embedder(arguments: EmbedArguments, device: str) -> CorpusEmbedder:
+def _load_model(arguments: EmbedArguments) -> EClipModel:
+    model = EClipModel.from_pretrained(arguments.checkpoint, dtype=getattr(torch, arguments.dtype)).eval()
+    check_weights(model, f"not used to embed ({arguments.checkpoint})")
+    # Convolutions on CPUs are half as fast again this way, and nothing is slower.
+    return model.to(memory_format=torch.channels_last)
+
+
+def _open_embedder(arguments: EmbedArguments, model: EClipModel) -> CorpusEmbedder:
     columns = ProductColumns(
         title=arguments.title_column if arguments.modality != "image" else "none",
         image=arguments.image_column if arguments.modality != "text" else "none",
         catalog_id=tuple(arguments.catalog_id_column),
         row_id=arguments.id_column,
     )
-    model = EClipModel.from_pretrained(arguments.checkpoint, dtype=getattr(torch, arguments.dtype))
-    # Convolutions on CPUs are half as fast again this way, and nothing is slower.
-    model = model.eval().to(device, memory_format=torch.channels_last)
     return CorpusEmbedder(
-        load_products(arguments.input, columns, split=arguments.split, streaming=arguments.streaming),
+        load_products(
+            arguments.input, columns, split=arguments.split, streaming=arguments.streaming, encoding=arguments.encoding
+        ),
         model,
         EClipProcessor.from_pretrained(arguments.checkpoint),
         modality=arguments.modality,
@@ -185,8 +207,8 @@ def _embed_on_ray(arguments: EmbedArguments, missing: Sequence[int]) -> None:
     key = _key(arguments)
 
     def embed(number: int) -> None:
-        devices = torch.cuda.device_count()
-        embedder = _embedder(key, f"cuda:{number % devices}" if devices else "cpu")
+        embedders = _embedders(key)
+        embedder = embedders[number % len(embedders)]
         shards = _shards(arguments, embedder)
         if not shards.path(number).is_file():
             embedder(shards, [number], show_progress=False)

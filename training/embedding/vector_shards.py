@@ -146,6 +146,9 @@ class ShardInProgress:
         Args:
             path: The file.
             text_embeds: Embeddings of the titles, in the order of `tokens`, shape `(num_titles, dim)`.
+
+        Raises:
+            FloatingPointError: an embedding is not finite.
         """
         columns = {
             "row_id": pa.array(self.row_ids, pa.string()),
@@ -175,6 +178,12 @@ def _add_vectors(
         if rows:
             values[rows] = embeds.cpu().numpy()
             has[rows] = True
+    if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=1))):
+        raise FloatingPointError(
+            f"the {modality} embeddings of {len(bad)} rows are not finite, the first of "
+            f"{columns['row_id'][int(bad[0])]}; embed with `dtype` float32, or with a checkpoint whose training went "
+            "well."
+        )
     columns[f"has_{modality}"] = pa.array(has)
     # Zeros, not null, where there is none: not every pyarrow reads null lists of fixed size from parquet.
     columns[f"{modality}_embeds"] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), shape[1])

@@ -54,6 +54,7 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         streaming=training and arguments.streaming,
         exclude_rows=arguments.exclude_rows if training else (),
         max_rows=arguments.max_train_rows if training else None,
+        encoding=arguments.encoding,
         toy_offers=arguments.toy_offers,
         toy_seed=arguments.toy_seed,
     )

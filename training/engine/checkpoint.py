@@ -171,14 +171,17 @@ def _flush(folder: Path) -> None:
     """Have the disk hold the files before the name says that they are whole."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with open(path, "rb") as file:
+            with open(path, "r+b") as file:  # Windows flushes no file that is opened to be read
                 os.fsync(file.fileno())
     _flush_folder(folder)
 
 
 def _flush_folder(folder: Path) -> None:
     """Have the disk hold the names in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder
+        return
     try:
         os.fsync(descriptor)
     finally:

@@ -20,13 +20,13 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data.collator import ProductCollator
 from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
 from training.data.files import whole_file
+from training.data.loaders import with_progress
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 
@@ -122,9 +122,7 @@ def cache_frozen_towers(
                 collate_fn=_Collator(modality, processor, model),
                 num_workers=num_workers,
             )
-            progress = tqdm(
-                batches, desc=f"encoding {modality}s", leave=False, disable=not accelerator.is_local_main_process
-            )
+            progress = with_progress(batches, f"encoding {modality}s", disable=not accelerator.is_local_main_process)
             _write(path, f"{modality}_pooler_output", _encode(modality, progress, model, accelerator))
         accelerator.wait_for_everyone()
         columns.append(datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in pieces]))

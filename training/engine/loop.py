@@ -27,8 +27,10 @@ from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
 from training.engine.interruption import EXIT_STATUS, Interruption
 from training.engine.lora import AdapterState, plain_state_dict
+from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
 from training.engine.step import OptimizerStep, TrainingStep
+from training.engine.tower_products import allow_tf32
 from training.engine.waiting import WaitingTime
 from training.retrieval.offer_embeddings import embed_dataset
 from training.retrieval.retrieval_metrics import retrieval_metrics
@@ -44,6 +46,7 @@ class RunResult:
         untrained: Retrieval metrics of the model at the start of the run.
         trained: The same at the end.
         samples: Samples trained on.
+        mixed_precision: What the towers computed in: `"no"` is float32.
         seconds: Time spent training, before a resumption included, evaluation and checkpoints not.
         waiting_seconds: The part of it that was spent waiting for data.
         bad_steps: Steps that were skipped because their loss or gradient was not a number.
@@ -54,6 +57,7 @@ class RunResult:
     untrained: dict[str, float]
     trained: dict[str, float]
     samples: int
+    mixed_precision: str
     seconds: float
     waiting_seconds: float
     bad_steps: int
@@ -95,6 +99,7 @@ class TrainingLoop:
         if arguments.channels_last:
             model = model.to(memory_format=torch.channels_last)
         drop_patches(model.base_model, arguments.keep_patches)
+        allow_tf32(arguments.tf32)
         if arguments.compile:
             compile_towers(model.base_model, arguments.compile_backend)
         self.step: OptimizerStep = self._make_step(model)
@@ -187,6 +192,7 @@ class TrainingLoop:
             untrained=self._evaluations()[0],
             trained=trained,
             samples=progress.samples_seen,
+            mixed_precision=self.accelerator.mixed_precision,
             seconds=progress.seconds,
             waiting_seconds=progress.waiting_seconds,
             bad_steps=self.step.bad_steps.total,
@@ -219,6 +225,7 @@ class TrainingLoop:
             )
 
     def _save(self) -> None:
+        check_weights(self.bare_model, "not saved")
         self.progress.skips = self.skips.state_dict()
         self.checkpoints.save(self.progress.samples_seen)
 

@@ -1,4 +1,8 @@
-"""Steps whose loss or gradient is not a number: skipped, counted, and too many of them in a row stop the run."""
+"""Numbers that are none.
+
+Steps whose loss or gradient is not a number are skipped, counted, and too many of them in a row stop the run. Weights
+and vectors that are not numbers are never written.
+"""
 
 import json
 import logging
@@ -81,4 +85,28 @@ class BadSteps:
         self.total, self._in_a_row = state["total"], list(state["in_a_row"])
 
 
-__all__ = ["BadSteps"]
+def check_weights(model: torch.nn.Module, place: str) -> None:
+    """Refuse a model with weights that are not finite.
+
+    Args:
+        model: The model.
+        place: What is not done with them, such as `"not saved"`.
+
+    Raises:
+        FloatingPointError: a weight or a buffer holds NaN or infinity.
+    """
+    bad = [name for name, value in model.state_dict().items() if value.is_floating_point() and not is_finite(value)]
+    if bad:
+        raise FloatingPointError(
+            f"{len(bad)} tensors of the model hold numbers that are not finite ({', '.join(bad[:3])}); it is {place}. "
+            "Go on from an earlier checkpoint, with a lower `learning_rate`, or with bf16 in place of fp16."
+        )
+
+
+def is_finite(value: torch.Tensor) -> bool:
+    """Tell whether a tensor holds neither NaN nor infinity."""
+    # Not by `isfinite`, which takes a byte a value: the sum of finite numbers could be infinite, their extremes not.
+    return value.numel() == 0 or all(torch.isfinite(one).item() for one in value.aminmax())
+
+
+__all__ = ["BadSteps", "check_weights", "is_finite"]

@@ -13,7 +13,7 @@ from accelerate.utils import ProjectConfiguration
 from training.arguments.groups import TrainArguments
 from training.data.files import write_json
 from training.engine.checkpoint import choose_checkpoint, remove_checkpoints
-from training.engine.precision import fastest_precision
+from training.engine.precision import training_precision
 
 logger = logging.getLogger("training")
 
@@ -35,9 +35,8 @@ def start_run(arguments: TrainArguments, groups: tuple[Any, ...]) -> tuple[Accel
     resume_from = choose_checkpoint(
         output_dir, arguments.resume_from_checkpoint, overwrite=arguments.overwrite_output_dir
     )
-    precision = fastest_precision() if arguments.mixed_precision == "auto" else arguments.mixed_precision
     accelerator = Accelerator(
-        mixed_precision=precision,
+        mixed_precision=training_precision(arguments.mixed_precision),
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
     )

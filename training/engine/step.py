@@ -40,9 +40,10 @@ class OptimizerStep:
         """Prepare model and optimizer for the accelerator's devices."""
         if accelerator.distributed_type not in (DistributedType.NO, *_PLAIN):
             raise NotImplementedError(
-                f"`accelerate` is set to {accelerator.distributed_type.value}, which shards the model: ranks with "
-                "different numbers of streams would wait for each other for ever. Use plain multi-GPU training; where "
-                "a tower does not fit, use smaller streams and `gradient_checkpointing`."
+                f"`accelerate` is set to {accelerator.distributed_type.value}, which shards the model; averages, "
+                "evaluation and checkpoints of a run are of whole weights. Use plain multi-GPU training; where a "
+                "tower does not fit, use smaller streams and `gradient_checkpointing`, or in a loop of your own "
+                "`fully_shard` and `MultiStreamAccumulation` (training/SCALING.md)."
             )
         self.arguments, self.accelerator, self.total_samples = arguments, accelerator, total_samples
         self.batch_size = BatchSizeSchedule(

@@ -1,6 +1,5 @@
 """Let a head answer about a split; what is left out is counted, and mistakes are sorted."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def answer_task(
             f"the split has no column {missing[0]!r}, where the checkpoint's labels are looked for; it has "
             f"{', '.join(sorted(table.column_names))}."
         )
-    rows = _rows_of(represented.row_ids, _row_ids(products))
+    rows = represented.rows
     all_label_rows = list(table.select_columns(columns)) if columns else []
     label_rows = [all_label_rows[row] for row in rows] if columns else []
     catalogs = np.asarray(table["catalog_id"], dtype=np.int64)
@@ -53,17 +52,3 @@ def answer_task(
     answers.unknown = {column: counts for column, counts in answers.unknown.items() if counts}
     answers.mistakes.sort(key=lambda mistake: -mistake.weight)
     return answers
-
-
-def _row_ids(products: Products | ProductPairs) -> list[str]:
-    if not isinstance(products, ProductPairs):
-        return list(products["row_id"])
-    names = list(products.products["row_id"])
-    return [f"{names[left]} | {names[right]}" for left, right in zip(products.left, products.right, strict=True)]
-
-
-def _rows_of(row_ids: Sequence[str], all_row_ids: Sequence[str]) -> np.ndarray:
-    """Return the place of each id, both being in the same order; ids may repeat."""
-    candidates = iter(enumerate(all_row_ids))
-    places = [next(place for place, candidate in candidates if candidate == row_id) for row_id in row_ids]
-    return np.array(places, dtype=np.int64)

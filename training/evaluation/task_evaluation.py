@@ -10,15 +10,17 @@ from functools import partial
 from typing import Any
 
 import datasets
+import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipConfig, EClipProcessor
 from training.arguments.groups import DataArguments, EvaluationArguments
+from training.data.catalogs import CatalogSizes
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.evaluation.predictions import answer_task
-from training.evaluation.task_metrics import MetricValue, Outcomes, measure, metrics_to_json
+from training.evaluation.task_metrics import Estimate, Outcomes, measure, metrics_to_json
 from training.tasks.answers import TaskAnswers
 from training.tasks.features import represent
 from training.tasks.heads import load_head
@@ -53,7 +55,7 @@ class TaskEvaluation:
     modality: str
     split: str
     answers: TaskAnswers
-    metrics: dict[str, MetricValue]
+    metrics: dict[str, Estimate]
 
     def to_json(self) -> dict[str, Any]:
         """Return what the report holds."""
@@ -96,7 +98,7 @@ def load_task_head(task: type[Task], folder: str, modality: str | None) -> Any:
             f"--checkpoint {folder} --task {task.name}`."
         )
     if wanted not in architectures:
-        return task.head_class.from_pretrained(folder, modality=modality or "both").eval()
+        return task.head_class.from_pretrained(folder, modality=modality or "both", dtype=torch.float32).eval()
     head = load_head(folder)
     if modality is not None and head.config.modality not in ("both", modality):
         raise ValueError(f"`modality` is {modality!r}, but the head of {folder!r} sees {head.config.modality} only.")
@@ -128,7 +130,9 @@ def load_zero_shot_head(
         head = load_task_head(task, folder, modality)
     else:
         fields = task.find_labels(products, data).config_fields()
-        head = task.head_class.from_pretrained(folder, modality=modality or "both", **fields).eval()
+        head = task.head_class.from_pretrained(
+            folder, modality=modality or "both", dtype=torch.float32, **fields
+        ).eval()
     head.answer = partial(head.zero_shot, task.embed_classes(head, EClipProcessor.from_pretrained(folder)))
     return head
 
@@ -182,6 +186,9 @@ def evaluate_head(
     )
     if answers is None:
         return None
+    sizes = CatalogSizes.of(answers.groups)
+    if arguments.resample_by == "catalogs" and sizes.largest > data.max_catalog_share * sizes.num_rows:
+        logger.warning("intervals say little, since rows of one catalog are resampled together: %s", sizes)
     metrics = measure(
         [Outcomes.of(answers)],
         num_resamples=arguments.num_resamples,

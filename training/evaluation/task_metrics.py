@@ -14,13 +14,13 @@ from scipy.stats import t
 from training.evaluation.bootstrap import bootstrap_intervals, jackknife_intervals
 from training.tasks.answers import TaskAnswers
 
-__all__ = ["MetricValue", "Outcomes", "load_metric", "measure", "metrics_to_json"]
+__all__ = ["Estimate", "Outcomes", "load_metric", "measure", "metrics_to_json"]
 
 METRICS = Path(__file__).parents[1] / "metrics"
 
 
-class MetricValue(NamedTuple):
-    """A metric and the ends of its 95 % interval; not-a-number where it is not defined."""
+class Estimate(NamedTuple):
+    """A metric's value and the ends of its 95 % interval; not-a-number where it is not defined."""
 
     value: float
     low: float
@@ -82,7 +82,7 @@ def load_metric(name: str) -> Any:
 
 def measure(
     runs: Sequence[Outcomes], *, num_resamples: int = 1000, by_catalog: bool = True, seed: int = 0
-) -> dict[str, MetricValue]:
+) -> dict[str, Estimate]:
     """Measure one run, or several of the same rows.
 
     Args:
@@ -128,11 +128,11 @@ def measure(
             error = float(t.ppf(0.975, len(values) - 1)) * values.std(ddof=1) / math.sqrt(len(values))
             low = value - math.hypot(value - low, error)
             high = min(value + math.hypot(high - value, error), 1.0)
-        found[name] = MetricValue(value, low, high)
+        found[name] = Estimate(value, low, high)
     return found
 
 
-def metrics_to_json(metrics: Mapping[str, MetricValue]) -> dict[str, dict[str, Any]]:
+def metrics_to_json(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     """Return metrics as JSON has them: `{name: {"value", "low", "high"}}`, null for what is not a number."""
     return {
         name: {part: None if math.isnan(number) else number for part, number in value._asdict().items()}

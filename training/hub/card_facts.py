@@ -26,7 +26,7 @@ __all__ = ["checkpoint_facts", "publish_checkpoint"]
 logger = logging.getLogger("training")
 
 _COUNTS = ("samples",)  # reported beside metrics, and none itself
-_TOY = "drawn products"
+_TOY = "generated products"
 _T = TypeVar("_T")
 _METHODS = {"linear": "a linear probe of frozen towers", "full": "all weights", "lora": "adapters (LoRA)"}
 
@@ -90,7 +90,7 @@ def checkpoint_facts(
         license_name=arguments.license_name,
         license_link=arguments.license_link,
         base_models=arguments.base_models or _sources(folder, settings),
-        data=dict(entry.split("=", 1) for entry in arguments.card_data) or _drawn_data(settings),
+        data=dict(entry.split("=", 1) for entry in arguments.card_data) or _generated_data(settings),
         languages=arguments.card_languages,
         metrics=[
             *_own_metrics(report, evaluated_on or _data_name(settings.get("validation_data") or [])),
@@ -233,7 +233,7 @@ def _data_name(sources: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(names)) or "held-out offers"
 
 
-def _drawn_data(settings: dict[str, Any]) -> dict[str, str]:
+def _generated_data(settings: dict[str, Any]) -> dict[str, str]:
     """Name the one kind of data whose licence is known, being this package's own."""
     return {_TOY: "apache-2.0"} if settings.get("train_data") == ["toy"] else {}
 

@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm.auto import tqdm
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.data.loaders import evaluation_loader
+from training.data.loaders import evaluation_loader, with_progress
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 
 logger = logging.getLogger(__name__)
 
 # What the loader adds to the model's inputs.
-_NOT_INPUTS = ("catalog_ids", "row_ids", "titles", "skipped", "num_rows")
+_NOT_INPUTS = ("catalog_ids", "row_ids", "positions", "titles", "skipped", "num_rows")
 
 
 @dataclass
@@ -33,6 +32,7 @@ class OfferEmbeddings:
         image_features: The image tower's vectors before the projection, shape `(N, vision width)`.
         catalog_ids: Catalog of each offer, int64, shape `(N,)`, -1 for an offer that is alone.
         row_ids: Id of each offer.
+        positions: Its row in the table.
         titles: Title of each offer.
     """
 
@@ -42,6 +42,7 @@ class OfferEmbeddings:
     image_features: torch.Tensor
     catalog_ids: torch.Tensor
     row_ids: list[str]
+    positions: list[int]
     titles: list[str]
 
 
@@ -145,7 +146,7 @@ def encode_all(
 
     Returns:
         What `encode` returned of all usable rows, in their order, on the CPU and in float32 where it is no integer,
-        and `catalog_ids`, `row_ids` and `titles`.
+        and `catalog_ids`, `row_ids`, `positions` and `titles`.
 
     Raises:
         ValueError: no row could be used.
@@ -153,16 +154,15 @@ def encode_all(
     was_training = model.training
     model.eval()
     parts: list[dict[str, Any]] = []
-    for number, batch in enumerate(
-        tqdm(loader, desc=description, leave=False, disable=not accelerator.is_main_process)
-    ):
+    batches = with_progress(loader, description, disable=not accelerator.is_main_process)
+    for number, batch in enumerate(batches):
         part: dict[str, Any] = {"number": number, "num_rows": batch["num_rows"], "skipped": batch["skipped"]}
         if batch["row_ids"]:
             with accelerator.autocast():
                 encoded = encode(model_inputs(batch, accelerator.device))
             tensors = {name: value for name, value in encoded.items() if value is not None}
             part["columns"] = {name: (v.float() if v.is_floating_point() else v).cpu() for name, v in tensors.items()}
-            part["columns"] |= {name: batch[name] for name in ("catalog_ids", "row_ids", "titles")}
+            part["columns"] |= {name: batch[name] for name in ("catalog_ids", "row_ids", "positions", "titles")}
         parts.append(part)
     model.train(was_training)
     # Ranks take contiguous shares of each batch: batch by batch, in rank order, is the order of the rows.

@@ -1,17 +1,13 @@
 """Metrics of embeddings without training on a task: retrieval by title and by image, and matching by similarity."""
 
-import logging
-
-import pyarrow.parquet as pq
 import torch
 from sklearn.metrics import average_precision_score
 
 from modeling_eclip.modeling_eclip import normalize
 from modeling_eclip.retrieval.recall import retrieval_recall
 from training.data.columns import stable_id
+from training.data.pairs import find_pairs
 from training.retrieval.offer_embeddings import OfferEmbeddings
-
-logger = logging.getLogger(__name__)
 
 
 def retrieval_metrics(offers: OfferEmbeddings) -> dict[str, float]:
@@ -34,7 +30,7 @@ def retrieval_metrics(offers: OfferEmbeddings) -> dict[str, float]:
     }
 
 
-def matching_metrics(offers: OfferEmbeddings, pairs_path: str) -> dict[str, float]:
+def matching_metrics(offers: OfferEmbeddings, pairs_path: str, *, encoding: str = "utf-8") -> dict[str, float]:
     """Measure how well cosine similarity tells pairs of offers of one product from pairs of two.
 
     Measured on the towers' vectors and on the projected ones, from titles, from images, and from both (the mean of the
@@ -42,31 +38,18 @@ def matching_metrics(offers: OfferEmbeddings, pairs_path: str) -> dict[str, floa
 
     Args:
         offers: Embedded offers, with the ids that the pairs are given by.
-        pairs_path: Parquet file with `left` and `right`, ids of offers, and `label`, 1 for the same product.
+        pairs_path: Table with `left` and `right`, ids of offers, and `label`, 1 for the same product.
+        encoding: Encoding of a CSV or JSON file.
 
     Returns:
         `{"matching_<features or embeds>_<text, image or both>": average precision}`.
 
     Raises:
-        ValueError: a column is missing, or no pair is of embedded offers.
+        ValueError: a column is missing, no pair is of embedded offers, or several offers have the id of one.
     """
-    table = pq.read_table(pairs_path)
-    for column in ("left", "right", "label"):
-        if column not in table.column_names:
-            raise ValueError(f"{pairs_path} has no column {column!r}; it has {table.column_names}.")
-    place = {row_id: index for index, row_id in enumerate(offers.row_ids)}
-    pairs = [
-        (place[str(pair["left"])], place[str(pair["right"])], pair["label"])
-        for pair in table.to_pylist()
-        if str(pair["left"]) in place and str(pair["right"]) in place
-    ]
-    if len(pairs) < len(table):
-        logger.warning(
-            "%s: %s of %s pairs are of offers that are not embedded", pairs_path, len(table) - len(pairs), len(table)
-        )
-    if not pairs:
-        raise ValueError(f"no pair of {pairs_path} is of embedded offers; is `id_column` the one it means?")
-    left, right, labels = (torch.tensor(values) for values in zip(*pairs, strict=True))
+    left, right, labels = (
+        torch.from_numpy(found) for found in find_pairs(pairs_path, offers.row_ids, encoding=encoding)
+    )
     metrics = {}
     for kind in ("features", "embeds"):
         similarities = {}

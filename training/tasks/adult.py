@@ -9,8 +9,8 @@ import torch
 
 from modeling_eclip import EClipConfig, EClipForAdultRecognition
 from modeling_eclip.fitting.thresholds import threshold_of_recall
-from modeling_eclip.processing_eclip import is_missing
 from training.arguments.groups import DataArguments
+from training.data.ids import word_of
 from training.data.read_tables import Products
 from training.metrics.adult_recognition.adult_recognition import AdultRecognition
 from training.tasks.answers import TaskAnswers
@@ -37,22 +37,20 @@ class RestrictedLabels(TaskLabels):
 
     def encode(self, row: Mapping[str, Any]) -> int:
         """Return 1 for a restricted product, 0 for another."""
-        value = row[self.columns[0]]
-        return NO_LABEL if is_missing(value) else _truth(value, self.columns[0])
+        word = self.values(row)[self.columns[0]]
+        return NO_LABEL if word is None else _truth(word, self.columns[0])
 
     def values(self, row: Mapping[str, Any]) -> dict[str, str | None]:
         """Return the label as a word."""
-        value = row[self.columns[0]]
-        return {self.columns[0]: None if is_missing(value) else str(value)}
+        (column,) = self.columns
+        return {column: word_of(row[column], column)}
 
 
-def _truth(value: Any, column: str) -> int:
-    if value in (0, 1):  # booleans are numbers
-        return int(value)
+def _truth(word: str, column: str) -> int:
     words = {"true": 1, "yes": 1, "1": 1, "false": 0, "no": 0, "0": 0}
-    if isinstance(value, str) and value.strip().lower() in words:
-        return words[value.strip().lower()]
-    raise ValueError(f"column {column!r} holds {value!r}; give true and false, or null where it is not known.")
+    if word.lower() in words:
+        return words[word.lower()]
+    raise ValueError(f"column {column!r} holds {word!r}; give true and false, or null where it is not known.")
 
 
 @register_task

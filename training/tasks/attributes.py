@@ -9,8 +9,8 @@ import numpy as np
 
 from modeling_eclip import EClipConfig, EClipForAttributeExtraction
 from modeling_eclip.fusion_eclip import LateFusionClassifier
-from modeling_eclip.processing_eclip import is_missing
 from training.arguments.groups import DataArguments
+from training.data.ids import word_of
 from training.data.read_tables import Products
 from training.metrics.product_attributes.product_attributes import ProductAttributes
 from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
@@ -51,7 +51,7 @@ class AttributeLabels(TaskLabels):
         found: dict[str, set[str]] = {name: set() for name in sorted(columns)}
         for row in products.select_columns(sorted(columns)):
             for name, values in found.items():
-                if (value := _text(row[name])) is not None:
+                if (value := word_of(row[name], name)) is not None:
                     values.add(value)
         for name, values in found.items():
             check_classes(name, values)
@@ -59,20 +59,15 @@ class AttributeLabels(TaskLabels):
 
     def encode(self, row: Mapping[str, Any]) -> list[int]:
         """Return the number of the row's value of each attribute."""
-        return [self._numbers[name].get(_text(row[name]) or "", NO_LABEL) for name in self.columns]
+        return [self._numbers[name].get(word_of(row[name], name) or "", NO_LABEL) for name in self.columns]
 
     def values(self, row: Mapping[str, Any]) -> dict[str, str | None]:
         """Return the value of each attribute."""
-        return {name: _text(row[name]) for name in self.columns}
+        return {name: word_of(row[name], name) for name in self.columns}
 
     def config_fields(self) -> dict[str, Any]:
         """Return the values of each attribute."""
         return {"attributes": self.classes}
-
-
-def _text(value: Any) -> str | None:
-    """Return an attribute's value as a word; nothing for null and blank text."""
-    return None if is_missing(value) else str(value).strip() or None
 
 
 @register_task
@@ -111,12 +106,10 @@ class AttributesTask(ClassifierTask):
         return super().config_fields(train_labels) | {"decision_threshold": self.arguments.min_probability}
 
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
-        """Measure every attribute."""
-        names, values = head.config.attribute_names, head.config.attributes
-        labels = [
-            [None if number == NO_LABEL else values[name][number] for name, number in zip(names, row, strict=True)]
-            for row in rows.labels.tolist()
-        ]
+        """Measure every attribute; an unknown value counts as a mistake, as in evaluation."""
+        assert isinstance(self.labels, AttributeLabels)
+        names = head.config.attribute_names
+        labels = [[values[name] for name in names] for values in map(self.labels.values, rows.label_rows)]
         predictions = [[row[name] for name in names] for row in head.decode(answer(head, rows).logits)]
         outcomes = ProductAttributes.outcomes(predictions, labels, names, head.config.not_stated)
         return ProductAttributes.metrics(outcomes, names)

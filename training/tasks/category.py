@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import softmax
 
 from modeling_eclip import EClipConfig, EClipForCategoryClassification
-from modeling_eclip.processing_eclip import is_missing
 from training.arguments.groups import DataArguments
+from training.data.ids import word_of
 from training.data.read_tables import Products
 from training.metrics.product_category.product_category import ProductCategory
 from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
@@ -49,10 +49,11 @@ class CategoryLabels(TaskLabels):
         return cls([column], [list(path) for path in sorted(found)], separator)
 
     def path(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return a row's path, root first; empty where it has none."""
-        value = row[self.columns[0]]
-        levels = () if is_missing(value) else value.split(self.separator) if isinstance(value, str) else value
-        return tuple(str(level).strip() for level in levels if level is not None and str(level).strip())
+        """Return a row's path, root first; empty where it has none. A number is a path of one level."""
+        (column,), value = self.columns, row[self.columns[0]]
+        levels = value.split(self.separator) if isinstance(value, str) else value
+        levels = levels if isinstance(levels, list | tuple) else [levels]
+        return tuple(word for level in levels if (word := word_of(level, column)) is not None)
 
     def encode(self, row: Mapping[str, Any]) -> int:
         """Return the number of the row's leaf."""
@@ -95,11 +96,12 @@ class CategoryTask(ClassifierTask):
         return CategoryLabels([data.category_column], config.category_paths, data.category_separator)
 
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
-        """Measure every level of the tree."""
-        counted = rows.labels != NO_LABEL
-        probabilities = answer(head, rows).logits[counted].softmax(dim=-1).numpy()
-        paths = head.config.category_paths
-        labels = [paths[leaf] for leaf in rows.labels[counted].tolist()]
+        """Measure every level of the tree; a row of an unknown leaf counts as a mistake, as in evaluation."""
+        assert isinstance(self.labels, CategoryLabels)
+        labels = [self.labels.path(row) for row in rows.label_rows]
+        labelled = np.array([bool(path) for path in labels])
+        probabilities = answer(head, rows).logits.softmax(dim=-1).numpy()[labelled]
+        paths, labels = head.config.category_paths, [path for path in labels if path]
         return ProductCategory.metrics(ProductCategory.outcomes(probabilities, labels, paths))
 
     @classmethod

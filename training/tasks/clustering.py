@@ -108,6 +108,10 @@ class ClusteringTask(Task):
         groups = head.cluster(answer(head, rows).embeds)
         return ProductClustering.metrics(ProductClustering.outcomes(groups.numpy(), rows.labels.numpy()))
 
+    def count_rows(self, rows: Represented) -> dict[str, int]:
+        """Count all rows: an offer that is alone is a group of its own."""
+        return {"measured": len(rows.rows)}
+
     @classmethod
     def answers(cls, split: AnsweredSplit) -> TaskAnswers:
         """Answer with the group of each offer."""

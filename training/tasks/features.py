@@ -4,7 +4,7 @@
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,15 +36,19 @@ class Represented:
         embeds: The products; of pairs, the first of each.
         labels: Their labels, shape `(N,)` or `(N, attributes)`.
         row_ids: Id of each row.
+        rows: Its place in the table, or the pair's among the pairs, int64, shape `(N,)`.
         titles: Title of each product; of pairs, both.
         right: Of pairs, the second of each.
+        label_rows: Of products whose labels were read, the columns of the labels of each.
     """
 
     embeds: ProductEmbeds
     labels: torch.Tensor
     row_ids: list[str]
+    rows: np.ndarray
     titles: list[str]
     right: ProductEmbeds | None = None
+    label_rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 def represent(
@@ -102,14 +106,17 @@ def represent(
         logger.warning("%s: %s", description, skips.report())
     names = [name for name in _FIELDS if name in columns]
     row_ids, titles = columns["row_ids"], columns["titles"]
+    rows = np.asarray(columns["positions"], dtype=np.int64)
     if not isinstance(products, ProductPairs):
         embeds = ProductEmbeds(**{name: columns[name] for name in names})
-        return Represented(embeds, columns.get("labels", columns["catalog_ids"]), row_ids, titles)
+        read = list(products.select_columns(labels.columns)) if labels is not None else []
+        label_rows = [read[row] for row in rows.tolist()] if read else []
+        numbers = columns.get("labels", columns["catalog_ids"])
+        return Represented(embeds, numbers, row_ids, rows, titles, label_rows=label_rows)
 
     # Which place in `columns` each row of the table has; -1 for one that could not be used.
-    found = {row_id: place for place, row_id in enumerate(row_ids)}
     place_of = np.full(len(products.products), -1)
-    place_of[places] = [found.get(row_id, -1) for row_id in table["row_id"]]
+    place_of[places[rows]] = np.arange(len(rows))
     left, right = place_of[products.left], place_of[products.right]
     whole = (left >= 0) & (right >= 0)
     left, right = left[whole], right[whole]
@@ -117,6 +124,7 @@ def represent(
         ProductEmbeds(**{name: columns[name][left] for name in names}),
         torch.from_numpy(products.labels[whole]),
         [f"{row_ids[one]} | {row_ids[other]}" for one, other in zip(left, right, strict=True)],
+        np.flatnonzero(whole),
         [f"{titles[one]} | {titles[other]}" for one, other in zip(left, right, strict=True)],
         ProductEmbeds(**{name: columns[name][right] for name in names}),
     )

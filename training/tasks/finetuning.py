@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
 from training.arguments.groups import DataArguments, FinetuneArguments, ModelArguments
+from training.data.catalogs import check_catalogs
 from training.data.collator import modalities_of
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
@@ -20,6 +21,7 @@ from training.engine.build import build_processor, on_checkpoint, source_of
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import describe
 from training.engine.lora import add_adapters, merge_adapters
+from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters
 from training.engine.setup import start_run
 from training.hub.card_facts import publish_checkpoint
@@ -91,6 +93,10 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     with accelerator.main_process_first():
         train_products = task_class.load_split(data, "train", arguments.seed)
         validation_products = task_class.load_split(data, "validation", arguments.seed)
+    if task_class.reads_catalogs(data):
+        for name, products in (("training offers", train_products), ("held-out offers", validation_products)):
+            table = products.products if isinstance(products, ProductPairs) else products
+            check_catalogs(table, name, data.max_catalog_share)
     task, rows, train_labels = choose_rows(task_class, train_products, validation_products, data, arguments)
     start = model_arguments if resume_from is None else ModelArguments(checkpoint=str(resume_from))
     table = train_products.products if isinstance(train_products, ProductPairs) else train_products
@@ -111,7 +117,13 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
         found = train_head(parts, rows, model_arguments, data, arguments, resume_from)
     names = ("task", "modality", "method", "label_share", "seed")
     report = {name: getattr(arguments, name) for name in names}
-    report |= {"rows": len(train_labels), **found, "weights": num_weights, "seconds": time.perf_counter() - started}
+    report |= {
+        "rows": len(train_labels),
+        "mixed_precision": accelerator.mixed_precision,
+        **found,
+        "weights": num_weights,
+        "seconds": time.perf_counter() - started,
+    }
     if accelerator.is_main_process:
         # A metric that is not defined is null there.
         told = {name: None if math.isnan(value) else value for name, value in report["validation"].items()}
@@ -146,9 +158,9 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     head.cpu()
     parts.task.fit_linear(head, train, validation)
     parts.task.fit_decisions(head, validation)
-    metrics = parts.task.metrics(head, validation)
+    found = _measured(parts, validation)
     _save(parts, arguments)
-    return {"validation": metrics, "trained_weights": trained_weights}
+    return found | {"trained_weights": trained_weights}
 
 
 def fit_joined(parts: Parts, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:
@@ -159,9 +171,9 @@ def fit_joined(parts: Parts, data: DataArguments, arguments: FinetuneArguments) 
     validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")
     head.cpu()
     parts.task.settle(head, parts.train_labels, validation)
-    metrics = parts.task.metrics(head, validation)
+    found = _measured(parts, validation)
     _save(parts, arguments)
-    return {"validation": metrics, "trained_weights": 0}
+    return found | {"trained_weights": 0}
 
 
 def train_head(
@@ -210,10 +222,11 @@ def train_head(
     validation = _represent(parts, parts.validation_products, data, arguments, "validation rows")
     head.cpu()
     parts.task.settle(head, parts.train_labels, validation)
-    metrics = parts.task.metrics(head, validation)
+    found = _measured(parts, validation)
     if accelerator.is_main_process:
         logger.info(loop.skips.report())
     if arguments.method == "lora" and not arguments.merge:
+        check_weights(head, "not saved")
         if accelerator.is_main_process:
             save_adapters(head, layers, Path(arguments.output_dir), model_arguments.checkpoint)
             parts.processor.save_pretrained(arguments.output_dir)
@@ -221,8 +234,22 @@ def train_head(
         merge_adapters(head.eclip)
         _save(parts, arguments)
     loop.skips.check(data.max_skipped_share, min_rows=1)  # a short run is judged at its end
-    found = {"validation": metrics, "trained_weights": trained_weights, "best_at_samples": loop.best.samples}
+    found |= {"trained_weights": trained_weights, "best_at_samples": loop.best.samples}
     return found | {"training": describe(result)}
+
+
+def _measured(parts: Parts, validation: Represented) -> dict[str, Any]:
+    """Measure the finished head, and count the rows that the metrics are over."""
+    metrics = parts.task.metrics(parts.head, validation)
+    counts = parts.task.count_rows(validation)
+    counts["unusable"] = len(parts.validation_products) - len(validation.rows)
+    if parts.accelerator.is_main_process:
+        logger.info(
+            "validation: %s rows measured, %s of them with labels that training has not seen, which count as mistakes",
+            counts["measured"],
+            counts.get("unknown", 0),
+        )
+    return {"validation": metrics, "validation_rows": counts}
 
 
 def _cached(
@@ -262,6 +289,7 @@ def _represent(
 
 def _save(parts: Parts, arguments: FinetuneArguments) -> None:
     """Write the whole model and its processor."""
+    check_weights(parts.head, "not saved")
     if not parts.accelerator.is_main_process:
         return
     parts.head.save_pretrained(arguments.output_dir)

@@ -117,7 +117,7 @@ def load_head(folder: str) -> EClipTaskModel:
         folder: Folder or Hub id, of a whole model or of adapters.
 
     Returns:
-        The head, in evaluation mode.
+        The head in float32, in evaluation mode.
 
     Raises:
         ValueError: it is no head's checkpoint.
@@ -130,9 +130,9 @@ def load_head(folder: str) -> EClipTaskModel:
         raise ValueError(f"{folder!r} holds {config.architectures} and no head; give one of {known}.")
     head_class = task.head_class
     if find_adapter_config_file(folder) is None:
-        return head_class.from_pretrained(folder)
+        return head_class.from_pretrained(folder, dtype=torch.float32)
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    head = head_class.from_pretrained(base, config=config)
+    head = head_class.from_pretrained(base, config=config, dtype=torch.float32)
     return PeftModel.from_pretrained(head, folder).merge_and_unload().eval()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from training.data.read_tables import Products
 
-__all__ = ["NO_LABEL", "LabelTable", "TaskLabels", "check_classes", "check_columns", "read_labels"]
+__all__ = ["NO_LABEL", "LabelTable", "TaskLabels", "check_classes", "check_columns", "count_labels", "read_labels"]
 
 NO_LABEL = -100
 """The label of a row that has none; losses and metrics leave it out."""
@@ -106,6 +106,29 @@ def read_labels(products: Products, labels: TaskLabels) -> LabelTable:
             elif number == NO_LABEL:
                 unknown[name][value] += 1
     return LabelTable(row_ids, np.asarray(encoded), absent, unknown)
+
+
+def count_labels(labels: TaskLabels, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Count the rows that a metric is over.
+
+    Args:
+        labels: Reads the labels.
+        rows: The columns of the labels of each row.
+
+    Returns:
+        `measured`, the rows with a label; `unknown`, how many of them have one that training has not seen, which
+        counts as a mistake; and `unlabelled`.
+    """
+    counts = {"measured": 0, "unknown": 0, "unlabelled": 0}
+    for row in rows:
+        label, words = labels.encode(row), list(labels.values(row).values())
+        numbers = label if isinstance(label, list) else [label]
+        is_measured = any(word is not None for word in words)
+        counts["measured" if is_measured else "unlabelled"] += 1
+        counts["unknown"] += any(
+            word is not None and number == NO_LABEL for word, number in zip(words, numbers, strict=True)
+        )
+    return counts
 
 
 def check_columns(products: Products, columns: Mapping[str, Sequence[str]]) -> None:

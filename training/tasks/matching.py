@@ -49,14 +49,14 @@ class MatchingTask(YesOrNoTask):
         """
         path = getattr(data, f"{split}_pairs")
         if path and data.pair_id_column == data.title_column:
-            return load_title_pairs(path)
+            return load_title_pairs(path, encoding=data.encoding)
         products = load_split(data, split)
         if not hasattr(products, "select"):
             raise ValueError(
                 "`streaming` is true, but the products of pairs must be found by their ids; leave it out."
             )
         if path:
-            return load_pairs(path, products)
+            return load_pairs(path, products, encoding=data.encoding)
         return pairs_of_catalogs(products, seed=seed, group_column=data.category_column)
 
     @classmethod
@@ -71,6 +71,11 @@ class MatchingTask(YesOrNoTask):
     @classmethod
     def draws_rows(cls, data: DataArguments) -> bool:
         """Pairs of catalogs are drawn."""
+        return not data.train_pairs
+
+    @classmethod
+    def reads_catalogs(cls, data: DataArguments) -> bool:
+        """Pairs are drawn from catalogs where none are named."""
         return not data.train_pairs
 
     def seen(self, head: Any, rows: Represented) -> ProductEmbeds:

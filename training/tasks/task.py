@@ -21,7 +21,7 @@ from training.tasks.answers import AnsweredSplit, TaskAnswers
 from training.tasks.baseline import BaselineData
 from training.tasks.features import Represented
 from training.tasks.label_share import choose_labelled
-from training.tasks.labels import NO_LABEL, TaskLabels, check_columns
+from training.tasks.labels import NO_LABEL, TaskLabels, check_columns, count_labels
 
 __all__ = ["REGISTERED", "Intervals", "PlotFile", "Task", "register_task"]
 
@@ -105,6 +105,11 @@ class Task:
     def draws_rows(cls, data: DataArguments) -> bool:
         """Whether the training rows themselves are drawn by the seed."""
         return False
+
+    @classmethod
+    def reads_catalogs(cls, data: DataArguments) -> bool:
+        """Whether the labels are catalogs."""
+        return cls.contrasts_mates
 
     @classmethod
     def choose_rows(cls, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -203,9 +208,13 @@ class Task:
             rows: Rows as it represents them.
 
         Returns:
-            The values of the task's metric, over the rows that have a label.
+            The values of the task's metric, over the rows that have a label, as evaluation measures them.
         """
         raise NotImplementedError
+
+    def count_rows(self, rows: Represented) -> dict[str, int]:
+        """Count the rows that `metrics` is over, and those whose labels training has not seen: they are mistakes."""
+        return {"measured": len(rows.rows)} if self.labels is None else count_labels(self.labels, rows.label_rows)
 
     def settle(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
         """Fit everything that is fitted on validation once training is over.

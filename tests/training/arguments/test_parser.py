@@ -1,11 +1,13 @@
 """Arguments: one parser for file and command line, unknown keys refused."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import yaml
 
 from training.arguments.groups import DataArguments, EvaluationArguments, ModelArguments, TrainArguments
+from training.arguments.options import option
 from training.arguments.parser import parse_arguments
 
 TRAIN = (ModelArguments, DataArguments, TrainArguments)
@@ -33,11 +35,17 @@ def test_file_values_have_the_types_of_the_command_line(tmp_path):
 
 
 def test_numbers_and_words_as_people_write_them(tmp_path):
-    text = "mixed_precision: no\nmax_samples: 1e6\ncolour_jitter: -1e-4\nstreaming: false\ntitle_column: yes\n"
+    @dataclass
+    class Shifts:  # arguments that may be negative, which no argument of training may
+        first: float = option("A number.", 0.0)
+        second: float = option("A number.", 0.0)
+
+    text = "mixed_precision: no\nmax_samples: 1e6\nfirst: -1e-4\nstreaming: false\ntitle_column: yes\n"
     config = write(tmp_path / "run.yaml", text)
-    _, data, train = parse_arguments(TRAIN, ["--config", config, "--weight_decay", "-1e-4"])
-    assert (train.mixed_precision, train.max_samples, train.weight_decay) == ("no", 1_000_000, -1e-4)
-    assert (data.colour_jitter, data.streaming, data.title_column) == (-1e-4, False, "yes")
+    _, data, train, shifts = parse_arguments((*TRAIN, Shifts), ["--config", config, "--second", "-1e-4"])
+    assert (train.mixed_precision, train.max_samples) == ("no", 1_000_000)
+    assert (shifts.first, shifts.second) == (-1e-4, -1e-4)
+    assert (data.streaming, data.title_column) == (False, "yes")
 
 
 def test_lists_may_be_empty_and_hold_negative_numbers():
@@ -105,3 +113,9 @@ def test_shipped_configurations_parse(name):
 def test_how_often_is_at_least_each_sample(name):
     with pytest.raises(ValueError, match=f"`{name}` is 0; give at least 1, or leave it out"):
         TrainArguments(**{name: 0})
+
+
+@pytest.mark.parametrize(("given", "titles"), [({}, None), ({"image_stream_size": 32}, 128)])
+def test_streams_of_titles_are_larger_than_those_of_images(given, titles):
+    assert TrainArguments(**given).text_stream_size == titles
+    assert TrainArguments(**given, text_stream_size=8).text_stream_size == 8

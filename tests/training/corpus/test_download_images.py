@@ -1,4 +1,4 @@
-"""Pictures are downloaded from servers that lie, stall, and point to where nobody should look."""
+"""Images are downloaded from servers that lie, stall, and point to where nobody should look."""
 
 import gzip
 import http.server
@@ -18,7 +18,7 @@ import pytest
 from training.corpus import download_images as downloads
 from training.corpus.download_images import DownloadLimits, ImageDownloadError, download_image, download_images
 
-PICTURE = b"\xff\xd8\xff an image"
+IMAGE = b"\xff\xd8\xff an image"
 LOCAL = DownloadLimits(allow_private_addresses=True)
 # Downloads that must not end by themselves get half a second; a machine that is busy gets ten to notice.
 HASTY = DownloadLimits(timeout=0.5, allow_private_addresses=True)
@@ -57,7 +57,7 @@ class Shop(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Request)
-        self.pages: dict[str, Callable[[Request], None]] = {"/a.jpg": lambda r: r.page(body=PICTURE)}
+        self.pages: dict[str, Callable[[Request], None]] = {"/a.jpg": lambda r: r.page(body=IMAGE)}
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.connections = 0
 
@@ -137,7 +137,7 @@ def reason(url, limits: DownloadLimits = LOCAL) -> str:
 def test_an_image_arrives_and_little_is_told_about_us(shop, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert download_image(shop.url(), LOCAL) == PICTURE
+    assert download_image(shop.url(), LOCAL) == IMAGE
     (path, headers) = shop.requests[0]
     assert path == "/a.jpg"
     assert headers == {
@@ -150,7 +150,7 @@ def test_an_image_arrives_and_little_is_told_about_us(shop, monkeypatch):
 
 def test_cookies_are_not_kept(shop):
     shop.pages["/set"] = lambda r: r.page(302, Location="/a.jpg", Set_Cookie="visitor=1; Path=/")
-    assert download_image(shop.url("/set"), LOCAL) == PICTURE
+    assert download_image(shop.url("/set"), LOCAL) == IMAGE
     assert [headers.get("Cookie") for _, headers in shop.requests] == [None, None]
 
 
@@ -167,8 +167,8 @@ def test_cookies_are_not_kept(shop):
 )
 def test_addresses_are_read_as_browsers_read_them(shop, internet, url, host, path):
     internet.names = {name: [[PUBLIC]] for name in ("shop.example", "xn--bcher-kva.example")}
-    shop.pages[path] = lambda r: r.page(body=PICTURE)
-    assert download_image(url) == PICTURE
+    shop.pages[path] = lambda r: r.page(body=IMAGE)
+    assert download_image(url) == IMAGE
     assert shop.paths == [path]
     assert shop.requests[0][1]["Host"] == host
 
@@ -246,7 +246,7 @@ def test_a_password_is_not_repeated():
 def test_this_machine_is_refused_however_it_is_written(shop, host):
     assert reason(shop.url(host=host), DownloadLimits()) == "private_address"
     assert shop.connections == 0
-    assert download_image(shop.url(), LOCAL) == PICTURE  # and it was there
+    assert download_image(shop.url(), LOCAL) == IMAGE  # and it was there
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_addresses_that_are_not_public(internet, address):
 )
 def test_addresses_that_are_public(internet, address):
     internet.names = {"shop.example": [[address]]}
-    assert download_image("http://shop.example/a.jpg") == PICTURE
+    assert download_image("http://shop.example/a.jpg") == IMAGE
     assert internet.connected == [str(ipaddress.ip_address(address))]
 
 
@@ -314,7 +314,7 @@ def test_one_private_address_among_public_ones_is_enough(internet, addresses):
 
 def test_a_name_that_changes_its_answer_is_asked_once(internet):
     internet.names = {"shop.example": [[PUBLIC], ["127.0.0.1"]]}
-    assert download_image("http://shop.example/a.jpg") == PICTURE
+    assert download_image("http://shop.example/a.jpg") == IMAGE
     assert internet.lookups == ["shop.example"]
     assert internet.connected == [PUBLIC]
     assert reason("http://shop.example/a.jpg", DownloadLimits()) == "private_address"
@@ -322,7 +322,7 @@ def test_a_name_that_changes_its_answer_is_asked_once(internet):
 
 def test_the_next_address_is_tried_where_one_is_dead(internet):
     internet.names, internet.dead = {"shop.example": [[OTHER_PUBLIC, PUBLIC]]}, {OTHER_PUBLIC}
-    assert download_image("http://shop.example/a.jpg") == PICTURE
+    assert download_image("http://shop.example/a.jpg") == IMAGE
     assert internet.connected == [OTHER_PUBLIC, PUBLIC]
     internet.dead.add(PUBLIC)
     assert reason("http://shop.example/a.jpg") == "unreachable"
@@ -330,7 +330,7 @@ def test_the_next_address_is_tried_where_one_is_dead(internet):
 
 def test_an_address_that_does_not_answer_leaves_time_to_the_next(internet):
     internet.names, internet.silent = {"shop.example": [[OTHER_PUBLIC, PUBLIC]]}, {OTHER_PUBLIC}
-    assert download_image("http://shop.example/a.jpg", DownloadLimits(timeout=2.0)) == PICTURE
+    assert download_image("http://shop.example/a.jpg", DownloadLimits(timeout=2.0)) == IMAGE
     internet.silent.add(PUBLIC)
     assert ends_in_time("http://shop.example/a.jpg")
 
@@ -359,7 +359,7 @@ def test_redirects_are_followed_and_each_name_is_asked_once(shop, internet, stat
     internet.names = {"shop.example": [[PUBLIC]], "cdn.example": [[OTHER_PUBLIC], ["127.0.0.1"]]}
     shop.pages["/old/b"] = lambda r: r.page(status, b"moved", Location="../new")
     redirect(shop, "/new", "//cdn.example/a.jpg")
-    assert download_image("http://shop.example/old/b") == PICTURE
+    assert download_image("http://shop.example/old/b") == IMAGE
     assert internet.lookups == ["shop.example", "shop.example", "cdn.example"]
     assert internet.connected == [PUBLIC, PUBLIC, OTHER_PUBLIC]
     assert [headers["Host"] for _, headers in shop.requests] == ["shop.example", "shop.example", "cdn.example"]
@@ -401,7 +401,7 @@ def test_redirects_end(shop):
     for i in range(3):
         redirect(shop, f"/{i}", f"/{i + 1}")
     redirect(shop, "/3", "/a.jpg")
-    assert download_image(shop.url("/1"), LOCAL) == PICTURE
+    assert download_image(shop.url("/1"), LOCAL) == IMAGE
     with pytest.raises(
         ImageDownloadError, match=r"/0': more redirects than max_redirects=3, the next one to '.*/a\.jpg'"
     ):
@@ -495,15 +495,15 @@ def test_bodies_that_are_too_large_end_while_they_are_read(shop):
 
 
 def test_a_body_longer_than_stated_is_cut_there(shop):
-    shop.pages["/b"] = lambda r: r.page(body=PICTURE + b"more", Content_Length=str(len(PICTURE)))
-    assert download_image(shop.url("/b"), LOCAL) == PICTURE
+    shop.pages["/b"] = lambda r: r.page(body=IMAGE + b"more", Content_Length=str(len(IMAGE)))
+    assert download_image(shop.url("/b"), LOCAL) == IMAGE
 
 
 def test_single_bytes_arrive_whole(shop):
-    chunks = [b"1\r\n%c\r\n" % byte for byte in PICTURE]
+    chunks = [b"1\r\n%c\r\n" % byte for byte in IMAGE]
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     shop.pages["/b"] = lambda r: r.raw(head, *chunks, b"0\r\n\r\n")
-    assert download_image(shop.url("/b"), LOCAL) == PICTURE
+    assert download_image(shop.url("/b"), LOCAL) == IMAGE
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip", "Identity, gzip", "?"])
@@ -511,16 +511,16 @@ def test_compressed_bodies_are_refused(shop, encoding):
     bomb = gzip.compress(bytes(10_000_000))
     shop.pages["/bomb"] = lambda r: r.page(body=bomb, Content_Encoding=encoding)
     assert reason(shop.url("/bomb")) == "bad_response"
-    shop.pages["/plain"] = lambda r: r.page(body=PICTURE, Content_Encoding="Identity")
-    assert download_image(shop.url("/plain"), LOCAL) == PICTURE
+    shop.pages["/plain"] = lambda r: r.page(body=IMAGE, Content_Encoding="Identity")
+    assert download_image(shop.url("/plain"), LOCAL) == IMAGE
 
 
 # Answers
 
 
 @pytest.mark.parametrize("status", [201, 204, 206, 304, 302, 400, 401, 403, 404, 407, 410, 429, 500, 503, 599])
-def test_only_status_200_is_a_picture(shop, status):
-    shop.pages["/b"] = lambda r: r.page(status, b"" if status in (204, 304) else PICTURE)
+def test_only_status_200_is_an_image(shop, status):
+    shop.pages["/b"] = lambda r: r.page(status, b"" if status in (204, 304) else IMAGE)
     with pytest.raises(ImageDownloadError, match=f"/b': status {status}") as caught:
         download_image(shop.url("/b"), LOCAL)
     assert caught.value.reason == "bad_status"
@@ -548,7 +548,7 @@ def test_only_status_200_is_a_picture(shop, status):
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nabc\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 200_000,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nabc",
-        # Pictures that end early
+        # Images that end early
         b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
@@ -593,7 +593,7 @@ def tls_shop(shop, certificate):
 
 def test_tls_is_verified_against_the_name_and_connects_to_the_checked_address(tls_shop, internet):
     internet.names = {"shop.example": [[PUBLIC], ["127.0.0.1"]], "other.example": [[PUBLIC]]}
-    assert download_image("https://shop.example./a.jpg") == PICTURE
+    assert download_image("https://shop.example./a.jpg") == IMAGE
     assert tls_shop.names == ["shop.example"]
     assert internet.lookups == ["shop.example"]
     assert internet.connected == [PUBLIC]
@@ -649,7 +649,7 @@ def test_many_images_in_order(shop):
 def test_an_address_that_occurs_twice_is_asked_for_once(shop):
     shop.pages["/gone"] = lambda r: r.page(404)
     found = download_images([shop.url(), shop.url("/gone"), None, shop.url(), shop.url("/gone")], LOCAL)
-    assert found[0] == found[3] == PICTURE
+    assert found[0] == found[3] == IMAGE
     assert found[1] is found[4]
     assert sorted(shop.paths) == ["/a.jpg", "/gone"]
 

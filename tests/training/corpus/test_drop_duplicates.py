@@ -288,7 +288,7 @@ def test_pairs_that_are_only_alike_are_no_duplicates():
     assert near_duplicates(offers(range(8)), pairs) == {7: 6}
 
 
-def test_a_picture_in_other_colours_is_no_near_duplicate():
+def test_an_image_in_other_colours_is_no_near_duplicate():
     colours = [bytes(of) for of in ([200, 158, 0], [255, 0, 0], [195, 164, 0])]  # cosines with the first: 0.78, 0.999
     rows = offers(range(3), colours=pa.array(colours, pa.binary()))
     assert near_duplicates(rows, pairs_of((0, 1), (0, 2), (1, 2))) == {2: 0}

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from conftest import MODEL
 
-import training.train
 from training.corpus import mismatch_scores
 from training.corpus.mismatch_scores import embed_parts, read_embeddings, relative_scores
 from training.corpus.options import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.corpus.toy_raw_offers import write_raw_offers
+from training.engine import contrastive_training
 from training.engine.build import build_model, build_processor
 from training.prepare import first_model_trainer
 
@@ -231,8 +231,8 @@ def test_a_first_model_is_trained_each_round_on_what_the_one_before_left(raw, fi
         trained.append(given[-1].output_dir)
         return original(*given)
 
-    original, stop_at = training.train.train, 1
-    monkeypatch.setattr(training.train, "train", train)
+    original, stop_at = contrastive_training.train, 1
+    monkeypatch.setattr(contrastive_training, "train", train)
     settings = {"first_model": str(first_model), "mismatch_share": 0.1, "mismatch_rounds": 2}
     output = tmp_path / "corpus"
     with pytest.raises(KeyboardInterrupt):

@@ -20,9 +20,9 @@ def scene(width=64, height=48, seed=0):
     return Image.fromarray(pixels).resize((width, height), resample=0)
 
 
-def encode(picture, kind="PNG", **settings):
+def encode(image, kind="PNG", **settings):
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **settings)
+    image.save(buffer, kind, **settings)
     return buffer.getvalue()
 
 
@@ -38,9 +38,9 @@ def png_header(width, height):
 
 def two_greys(difference):
     """Half of one grey, half of another: their standard deviation is half of the difference."""
-    picture = Image.new("RGB", (64, 64), (100, 100, 100))
-    picture.paste((100 + difference,) * 3, (0, 0, 32, 64))
-    return encode(picture)
+    image = Image.new("RGB", (64, 64), (100, 100, 100))
+    image.paste((100 + difference,) * 3, (0, 0, 32, 64))
+    return encode(image)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_limits_are_the_users():
     assert examine_image(small, ImageLimits(max_bytes=len(small) - 1)).reason == "image_too_large"
 
 
-def test_facts_of_a_picture_that_stays():
+def test_facts_of_an_image_that_stays():
     facts = examine_image(encode(scene(100, 60)), LIMITS)
     assert (facts.reason, facts.width, facts.height, len(facts.pixel_hash)) == (None, 100, 60, 16)
     assert facts.thumbnail.shape == (32, 32) and facts.thumbnail.dtype == np.uint8
@@ -91,43 +91,43 @@ def test_facts_of_a_picture_that_stays():
 
 
 def test_the_hash_is_that_of_the_pixels():
-    picture = scene()
-    as_png = examine_image(encode(picture, "PNG"), LIMITS).pixel_hash
+    image = scene()
+    as_png = examine_image(encode(image, "PNG"), LIMITS).pixel_hash
     for kind, settings in (("BMP", {}), ("TIFF", {}), ("PNG", {"compress_level": 0}), ("WEBP", {"lossless": True})):
-        assert examine_image(encode(picture, kind, **settings), LIMITS).pixel_hash == as_png
-    changed = picture.copy()
-    changed.putpixel((63, 47), tuple(255 - value for value in picture.getpixel((63, 47))))
+        assert examine_image(encode(image, kind, **settings), LIMITS).pixel_hash == as_png
+    changed = image.copy()
+    changed.putpixel((63, 47), tuple(255 - value for value in image.getpixel((63, 47))))
     assert examine_image(encode(changed), LIMITS).pixel_hash != as_png
-    # The same bytes of pixels in another shape are another picture.
+    # The same bytes of pixels in another shape are another image.
     grey = [Image.new("RGB", size, (7, 7, 7)) for size in ((64, 48), (48, 64))]
     assert len({examine_image(encode(one), LIMITS).pixel_hash for one in grey}) == 2
 
 
-def test_a_picture_is_turned_upright():
-    picture = scene()
+def test_an_image_is_turned_upright():
+    image = scene()
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    facts = examine_image(encode(picture, "PNG", exif=exif), LIMITS)
+    facts = examine_image(encode(image, "PNG", exif=exif), LIMITS)
     assert (facts.width, facts.height) == (48, 64)
-    upright = examine_image(encode(picture.transpose(Image.Transpose.ROTATE_270)), LIMITS)
+    upright = examine_image(encode(image.transpose(Image.Transpose.ROTATE_270)), LIMITS)
     assert facts.pixel_hash == upright.pixel_hash
 
 
 def test_transparency_lies_on_white():
-    picture = scene().convert("RGBA")
-    picture.putalpha(Image.new("L", picture.size, 255))
-    assert examine_image(encode(picture), LIMITS).pixel_hash == examine_image(encode(scene()), LIMITS).pixel_hash
-    picture.putalpha(Image.new("L", picture.size, 0))
-    assert examine_image(encode(picture), LIMITS).reason == "image_blank"
+    image = scene().convert("RGBA")
+    image.putalpha(Image.new("L", image.size, 255))
+    assert examine_image(encode(image), LIMITS).pixel_hash == examine_image(encode(scene()), LIMITS).pixel_hash
+    image.putalpha(Image.new("L", image.size, 0))
+    assert examine_image(encode(image), LIMITS).reason == "image_blank"
 
 
 def test_modes_and_animations_are_decoded():
-    picture = scene()
-    grey = picture.convert("L")
+    image = scene()
+    grey = image.convert("L")
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     assert examine_image(encode(deep), LIMITS).pixel_hash == examine_image(encode(grey), LIMITS).pixel_hash
     for mode, kind in (("CMYK", "JPEG"), ("CMYK", "TIFF"), ("P", "PNG"), ("1", "PNG"), ("LA", "PNG")):
-        facts = examine_image(encode(picture.convert(mode), kind), LIMITS)
+        facts = examine_image(encode(image.convert(mode), kind), LIMITS)
         assert (facts.reason, facts.width, facts.height) == (None, 64, 48), (mode, kind)
     frames = [scene(seed=number).convert("P") for number in range(3)]
     animation = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -161,7 +161,7 @@ def test_colours_are_those_of_the_product_whatever_its_light():
     assert cosine(red, blue) < 0.1
 
 
-def test_colours_of_all_sorts_of_pictures_have_unit_norm():
+def test_colours_of_all_sorts_of_images_have_unit_norm():
     for seed in range(20):
         colours = examine_image(encode(scene(seed=seed)), LIMITS).colours
         assert cosine(colours, colours) == pytest.approx(1, abs=0.02)

@@ -14,6 +14,7 @@ from PIL import Image
 from training.corpus.options import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.corpus.plan_parts import Part, plan_parts
+from training.data.columns import stable_id
 
 
 def table(number, size=10):
@@ -146,7 +147,7 @@ def test_what_is_not_there_is_named(tmp_path):
 WORDS = ["alder", "birch", "cedar", "ebony", "maple", "olive", "pine", "teak", "walnut", "willow"]
 
 
-def picture(number):
+def png_of(number):
     pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((48, 48), resample=0).save(buffer, "PNG")
@@ -159,7 +160,7 @@ def offers_in(folder, number):
     rows = []
     for place in range(10):
         code = random.Random(100 * number + place).randbytes(8).hex()
-        (folder / "images" / f"{place}.png").write_bytes(picture(100 * number + place))
+        (folder / "images" / f"{place}.png").write_bytes(png_of(100 * number + place))
         rows.append({"sku": 100 * number + place, "name": f"{WORDS[place]} {code}", "photo": f"images/{place}.png"})
     rows[8]["photo"] = ""
     rows[9]["photo"] = "images/none.png"
@@ -195,8 +196,11 @@ def test_tables_of_several_folders_find_their_images(tmp_path, kind):
     report = run(raw, tmp_path / "corpus")
     assert report["dropped"] == {"image_missing": 2, "image_unreachable": 2}
     kept = corpus(tmp_path / "corpus")
+    if kind != "jsonl":  # CSV has no types: ids are text, as they are written
+        assert all(isinstance(sku, str) for sku in kept)
+    kept = {int(sku): row for sku, row in kept.items()}
     assert sorted(kept) == [*range(8), *range(100, 108)]
-    assert all(row["image"]["bytes"] == picture(sku) for sku, row in kept.items())
+    assert all(row["image"]["bytes"] == png_of(sku) for sku, row in kept.items())
 
 
 @pytest.mark.parametrize("bytes_at_once", [1, 10**6])
@@ -224,9 +228,137 @@ def test_columns_of_csv_may_come_in_any_order(tmp_path):
     turned = [dict(sorted(row.items(), reverse=True)) | {"stock": 1} for row in rows[4:8]]
     write_lines(tmp_path / "raw" / "b.csv", [dict(reversed(row.items())) for row in turned], "csv")
     run(tmp_path / "raw", tmp_path / "corpus")
-    assert {sku: row["title"].split()[0] for sku, row in corpus(tmp_path / "corpus").items()} == dict(
-        enumerate(WORDS[:8])
-    )
+    found = {sku: row["title"].split()[0] for sku, row in corpus(tmp_path / "corpus").items()}
+    assert found == {str(sku): word for sku, word in enumerate(WORDS[:8])}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_ids_are_as_they_are_given(tmp_path, kind):
+    rows = offers_in(tmp_path / "raw", 0)[:5]
+    given = {
+        "csv": ["00012345", "12345", "NA", "4006381333931.0", "1e5"],
+        "jsonl": [2**63 + 5, 2**63 + 6, 7, "007", "7" * 5000],
+    }[kind]
+    catalogs = ["G0001", "G0001", "0007", "7", None]
+    for row, sku, catalog in zip(rows, given, catalogs, strict=True):
+        row |= {"sku": sku, "product": catalog, "catalog_id": catalog}
+    write_lines(tmp_path / "raw" / f"offers.{kind}", rows, kind)
+    run(tmp_path / "raw", tmp_path / "corpus", catalog_id_column="product")
+    kept = corpus(tmp_path / "corpus")
+    assert set(kept) == set(map(str, given))
+    places = {str(sku): place for place, sku in enumerate(given)}
+    for sku, row in kept.items():
+        # A user's columns stay under their own names, beside those that training reads.
+        assert (row["name"], row["photo"]) == (rows[places[sku]]["name"], rows[places[sku]]["photo"])
+        assert row["product"] == row["catalog_id_own"] == catalogs[places[sku]]
+    (of_g,) = {kept[str(sku)]["catalog_id"] for sku in given[:2]}
+    assert of_g == stable_id("G0001")
+    assert [kept[str(sku)]["catalog_id"] for sku in given[2:]] == [stable_id("0007"), 7, None]
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pa.array([4006381333931.0, None, 4006381333955.0]), ["4006381333931", None, "4006381333955"]),
+        (pa.array([b"\xff\x01", b"ab", b"\xfe\xfe"], pa.binary(2)), ["ff01", "ab", "fefe"]),
+        (pa.array(["a", "b", "c"], pa.string_view()), ["a", "b", "c"]),
+        (pa.array([5, 6, 7], pa.uint16()), [5, 6, 7]),
+    ],
+)
+def test_ids_of_any_type(tmp_path, ids, expected):
+    rows = offers_in(tmp_path / "raw", 0)[:3]
+    table = pa.Table.from_pylist(rows).drop_columns("sku").append_column("sku", ids)
+    pq.write_table(table, tmp_path / "raw" / "offers.parquet")
+    assert run(tmp_path / "raw", tmp_path / "corpus")["kept"] == 3
+    assert set(corpus(tmp_path / "corpus")) == set(expected)
+
+
+def test_what_is_no_id_is_named(tmp_path):
+    rows = offers_in(tmp_path / "raw", 0)[:3]
+    table = pa.Table.from_pylist(rows).drop_columns("sku").append_column("sku", pa.array([[1], [2], [3]]))
+    pq.write_table(table, tmp_path / "raw" / "offers.parquet")
+    with pytest.raises(Exception, match=r"`id_column` holds \[1\], a list"):
+        run(tmp_path / "raw", tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_another_encoding(tmp_path, kind):
+    rows = [row | {"name": f"café {row['name']}", "category": "Möbel"} for row in offers_in(tmp_path / "raw", 0)[:3]]
+    path = tmp_path / "raw" / f"offers.{kind}"
+    write_lines(path, rows, kind)
+    text = path.read_text(encoding="utf-8")
+    if kind == "jsonl":
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(
+        ValueError, match=rf"offers.{kind}, line {2 if kind == 'csv' else 1}, is not text in `encoding`"
+    ):
+        run(tmp_path / "raw", tmp_path / "corpus")
+    run(tmp_path / "raw", tmp_path / "corpus", encoding="latin-1")
+    kept = corpus(tmp_path / "corpus").values()
+    assert len(kept) == 3 and all("café" in row["title"] and row["category"] == "Möbel" for row in kept)
+
+
+def test_words_that_look_like_null_are_words(tmp_path):
+    rows = [
+        row | {"pattern": word} for row, word in zip(offers_in(tmp_path / "raw", 0), ["None", "NA", ""], strict=False)
+    ]
+    write_lines(tmp_path / "raw" / "offers.csv", rows, "csv")
+    run(tmp_path / "raw", tmp_path / "corpus")
+    assert [corpus(tmp_path / "corpus")[sku]["pattern"] for sku in "012"] == ["None", "NA", None]
+
+
+def test_a_broken_row_group_is_left_out_and_told(tmp_path):
+    rows = offers_in(tmp_path / "raw", 0)[:8]
+    path = tmp_path / "raw" / "offers.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=4, compression="gzip")
+    place = pq.read_metadata(path).row_group(1).column(1).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[place + 20 : place + 60] = bytes(40)
+    path.write_bytes(content)
+    report = run(tmp_path / "raw", tmp_path / "corpus")
+    assert (report["input"], report["kept"]) == (4, 4)
+    (told,) = report["skipped_files"]
+    assert told == f"{path}, row group 1 (4 rows)"
+
+
+def test_a_broken_line_is_told_and_other_files_are_prepared(tmp_path):
+    rows = offers_in(tmp_path / "raw", 0)
+    write_lines(tmp_path / "raw" / "a.jsonl", rows[:4], "jsonl")
+    path = tmp_path / "raw" / "b.jsonl"
+    # Later than what is looked at to plan the parts.
+    path.write_text(json.dumps(rows[4]) + "\n" + "{}\n" * 10_000 + '{"sku": ', encoding="utf-8")
+    report = run(tmp_path / "raw", tmp_path / "corpus")
+    assert report["input"] == 4
+    assert "line 10002: no JSON object" in report["skipped_files"][str(path)]
+
+
+def test_titles_that_are_no_utf8_are_offers_without_a_title(tmp_path):
+    rows = offers_in(tmp_path / "raw", 0)[:3]
+    table = pa.Table.from_pylist(rows)
+    given = [row["name"].encode() for row in rows]
+    given[1] = b"caf\xe9"
+    ends = np.cumsum([0, *map(len, given)]).astype(np.int32)
+    names = pa.StringArray.from_buffers(3, pa.py_buffer(ends), pa.py_buffer(b"".join(given)))
+    pq.write_table(table.set_column(1, "name", names), tmp_path / "raw" / "offers.parquet")
+    report = run(tmp_path / "raw", tmp_path / "corpus")
+    assert (report["input"], report["kept"], report["dropped"]) == (3, 2, {"empty_title": 1})
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "raw").mkdir()
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c.png"])]
+    pq.write_table(pa.table(columns, names=["name", "name", "photo"]), tmp_path / "raw" / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet has two columns named 'name'"):
+        run(tmp_path / "raw", tmp_path / "corpus")
+
+
+def test_one_catalog_for_all_is_refused(tmp_path):
+    rows = [row | {"catalog_id": "season 7"} for row in offers_in(tmp_path / "raw", 0)]
+    write_lines(tmp_path / "raw" / "offers.jsonl", rows, "jsonl")
+    with pytest.raises(ValueError, match=r"`input`: 10 offers in 1 catalogs, 10 of them.*`max_catalog_share`"):
+        run(tmp_path / "raw", tmp_path / "corpus")
+    assert run(tmp_path / "raw", tmp_path / "corpus", max_catalog_share=1.0)["kept"] == 8
 
 
 @pytest.mark.parametrize(
@@ -261,7 +393,7 @@ def test_offers_without_an_id_are_offers(tmp_path):
     for number in range(6):
         code = random.Random(number).randbytes(16).hex()
         for seller in ("new", "fast shipping"):
-            image = np.array(Image.open(io.BytesIO(picture(number))))
+            image = np.array(Image.open(io.BytesIO(png_of(number))))
             image[0, 0] = 0 if seller == "new" else 255  # another file of the same photograph
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG")

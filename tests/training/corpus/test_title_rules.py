@@ -189,7 +189,7 @@ def test_real_titles_are_clean_after_one_cleaning(rules, real_data):
         assert cleaned.title and not any(
             word in cleaned.title.lower() for word in (*noise, "2012 new", "100% genuine")
         )
-    assert 0.2 < changed / len(titles) < 0.6  # half of the titles are as the catalogue has them
+    assert 0.2 < changed / len(titles) < 0.6  # half of the titles are as the generator wrote them
 
 
 @pytest.mark.parametrize(

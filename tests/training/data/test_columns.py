@@ -51,7 +51,7 @@ def test_integers_beyond_the_range_are_hashed():
     assert numbers([2**64 - 1, 3], pa.uint64()) == [stable_id(str(2**64 - 1)), 3]
 
 
-@pytest.mark.parametrize("values", [[True], [1.5], [["a"]], [b"a"]])
+@pytest.mark.parametrize("values", [[True], [1.5], [["a"]]])
 def test_other_types_are_refused(values):
-    with pytest.raises(ValueError, match="here holds .* A catalog id is an integer or text"):
+    with pytest.raises(ValueError, match="here holds .* An id is text or a whole number"):
         numbers(values)

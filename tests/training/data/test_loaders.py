@@ -306,7 +306,7 @@ def test_vectors_of_frozen_towers_take_the_place_of_their_inputs(processor, colu
     vector = {name: lambda i, width=width: [i + k / 4 for k in range(width)] for name, width in FROZEN.items()}
     rows = [
         # an image that is not needed is not read
-        make_row(i, image={"bytes": b"no picture", "path": None} if "image_pooler_output" in columns else png_of(i))
+        make_row(i, image={"bytes": b"no image", "path": None} if "image_pooler_output" in columns else png_of(i))
         | {name: None if i == 2 else vector[name](i) for name in columns}
         for i in range(5)
     ]
@@ -337,7 +337,8 @@ def test_a_frozen_column_of_nulls_is_an_error(processor):
 
 
 _ENDLESS = """
-import sys, time
+import multiprocessing, sys, time
+multiprocessing.set_start_method({method!r})
 sys.path.insert(0, {tests!r})
 import datasets
 from test_loaders import FEATURES, make_row
@@ -367,8 +368,9 @@ time.sleep(600)
 """
 
 
-def test_workers_end_with_their_killed_main_process(tmp_path):
-    script = _ENDLESS.format(tests=str(Path(__file__).parent))
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_their_killed_main_process(method, tmp_path):
+    script = _ENDLESS.format(tests=str(Path(__file__).parent), method=method)
     root = Path(__file__).parents[3]
     main = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root)
     try:

@@ -31,9 +31,9 @@ def photograph(width: int, height: int, seed: int = 0, detail: int = 6) -> Image
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encode(picture: Image.Image, format: str = "PNG", **options) -> bytes:
+def encode(image: Image.Image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -56,9 +56,9 @@ SHAPES = [(100, 100), (157, 80), (70, 130), (64, 64), (20, 33)]
 def test_whole_images_come_out_as_from_the_image_processor(image_processor):
     reader = ImageReader(Processor(image_processor))
     assert reader.is_fast
-    pictures = [photograph(*shape, seed) for seed, shape in enumerate(SHAPES)]
-    found = reader.batch([reader.read(encode(picture), RNG) for picture in pictures])["pixel_values"]
-    expected = image_processor(images=pictures, return_tensors="pt")["pixel_values"].float()
+    images = [photograph(*shape, seed) for seed, shape in enumerate(SHAPES)]
+    found = reader.batch([reader.read(encode(image), RNG) for image in images])["pixel_values"]
+    expected = image_processor(images=images, return_tensors="pt")["pixel_values"].float()
     assert found.dtype == torch.float32
     assert found.shape == expected.shape
     level = (expected.max() - expected.min()) / 255
@@ -83,9 +83,9 @@ def test_whole_images_come_out_as_from_the_image_processor(image_processor):
 def test_other_image_processors_are_called_as_they_are(image_processor):
     reader = ImageReader(Processor(image_processor))
     assert not reader.is_fast
-    pictures = [photograph(100, 100, seed) for seed in range(2)]
-    found = reader.batch([reader.read(encode(picture), RNG) for picture in pictures])["pixel_values"]
-    assert torch.equal(found, image_processor(images=pictures, return_tensors="pt")["pixel_values"])
+    images = [photograph(100, 100, seed) for seed in range(2)]
+    found = reader.batch([reader.read(encode(image), RNG) for image in images])["pixel_values"]
+    assert torch.equal(found, image_processor(images=images, return_tensors="pt")["pixel_values"])
 
 
 def test_a_view_is_what_the_model_sees():
@@ -103,9 +103,9 @@ def test_a_view_is_what_the_model_sees():
 
 
 @pytest.mark.parametrize("min_crop_scale", [0.4, 0.9])
-def test_a_view_does_not_depend_on_the_scale_that_a_picture_is_decoded_at(min_crop_scale):
-    picture = photograph(501, 397, detail=40)
-    small, large = encode(picture, "JPEG", quality=90), encode(picture, "PNG")
+def test_a_view_does_not_depend_on_the_scale_that_an_image_is_decoded_at(min_crop_scale):
+    image = photograph(501, 397, detail=40)
+    small, large = encode(image, "JPEG", quality=90), encode(image, "PNG")
     augmentation = ProductAugmentation((100, 100), min_crop_scale=min_crop_scale)
     differences = []
     for seed in range(20):

@@ -2,12 +2,15 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +23,15 @@ from PIL import Image
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data.read_tables import load_products
+from training.embedding import embed_corpus as embedding
 from training.embedding.embed_corpus import EmbedArguments, embed_corpus
 from training.embedding.embedder import CorpusEmbedder, deal_to_workers
 from training.embedding.vector_shards import EmbeddedShards
 from training.engine.build import build_model, build_processor
 
 NUM_ROWS = 37
+# Of a vector of unit length that was computed in bfloat16, whose numbers have three digits.
+HALF = 0.02
 WORDS = ["red", "blue", "shoes", "shirt", "long", "cotton", "mug"]
 
 
@@ -119,6 +125,14 @@ def test_every_row_is_embedded_once_and_in_order(fields, checkpoint, corpus, exp
     assert report == json.loads((tmp_path / "report.json").read_text())
 
 
+def test_workers_may_be_spawned(checkpoint, corpus, expected, tmp_path, start_method):
+    """As on macOS and Windows: all that a worker needs is pickled."""
+    start_method("spawn")
+    embed_corpus(arguments(checkpoint, corpus, tmp_path, num_workers=1, rows_per_shard=64))
+    for name, rows in expected.items():
+        np.testing.assert_allclose(vectors(read(tmp_path), name), rows, atol=1e-3 if "image" in name else 1e-5)
+
+
 def test_one_modality_cut_short(checkpoint, corpus, expected, tmp_path):
     embed_corpus(arguments(checkpoint, corpus, tmp_path, modality="text", truncate_dim=4))
     table = read(tmp_path)
@@ -133,6 +147,25 @@ def test_a_size_that_does_not_fit_leaves_the_folder_free(checkpoint, corpus, tmp
         embed_corpus(arguments(checkpoint, corpus, tmp_path, truncate_dim=999))
     assert not any(tmp_path.iterdir())
     assert embed_corpus(arguments(checkpoint, corpus, tmp_path, truncate_dim=16))["dim"] == 16
+
+
+def test_vectors_that_are_no_numbers_are_not_written(checkpoint, corpus, tmp_path, monkeypatch):
+    broken = EClipModel.from_pretrained(checkpoint)
+    with torch.no_grad():
+        broken.text_projection.weight[0, 0] = math.nan
+    broken.save_pretrained(tmp_path / "broken")
+    EClipProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "broken")
+    with pytest.raises(FloatingPointError, match=r"not finite \(text_projection.weight\); it is not used to embed"):
+        embed_corpus(arguments(str(tmp_path / "broken"), corpus, tmp_path / "out"))
+
+    # Weights may be numbers and their products none, as in float16.
+    def overflow(self, shard):
+        return torch.full((len(shard.tokens["input_ids"]), self.dim), math.inf)
+
+    monkeypatch.setattr(CorpusEmbedder, "_embed_titles", overflow)
+    with pytest.raises(FloatingPointError, match="the text embeddings of 8 rows are not finite, the first of"):
+        embed_corpus(arguments(checkpoint, corpus, tmp_path / "out", rows_per_shard=9))
+    assert not list((tmp_path / "out").glob("*.parquet"))
 
 
 def test_a_shard_without_one_vector_has_the_columns_of_the_others(checkpoint, tmp_path):
@@ -300,6 +333,48 @@ def test_ray_makes_the_same_files(checkpoint, corpus, expected, tmp_path):
     assert table["row_id"].to_pylist() == [f"offer {row}" for row in range(NUM_ROWS)]
     for name in ("text_embeds", "image_embeds"):
         np.testing.assert_allclose(vectors(table, name), expected[name], atol=1e-5)
+    assert json.loads((tmp_path / "settings.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_threads_that_ask_at_once_get_one_whole_model(dtype, checkpoint, corpus, expected, tmp_path, monkeypatch):
+    """As an engine runs them: loaded side by side, some weights stay float32, and the default dtype changes."""
+    loaded, load, together = [], EClipModel.from_pretrained, threading.Barrier(4)
+
+    def slow_load(*words, **settings):
+        time.sleep(0.2)  # the other threads come meanwhile
+        loaded.append(load(*words, **settings))
+        return loaded[-1]
+
+    def in_threads(function, numbers):
+        def call(number):
+            together.wait(timeout=60)
+            function(number)
+
+        with ThreadPoolExecutor(len(numbers)) as pool:
+            list(pool.map(call, numbers))
+
+    given = arguments(checkpoint, corpus, tmp_path, dtype=dtype)
+    shards = EmbeddedShards(tmp_path, NUM_ROWS, given.rows_per_shard)
+    monkeypatch.setattr("training.data.parallel.for_each", in_threads)
+    monkeypatch.setattr("training.data.parallel.use_engine", lambda engine: None)
+    monkeypatch.setattr(EClipModel, "from_pretrained", slow_load)
+    embedding._embed_on_ray(given, shards.missing())
+    assert len(loaded) == 1
+    assert {parameter.dtype for parameter in loaded[0].parameters()} == {getattr(torch, dtype)}
+    assert torch.get_default_dtype() == torch.float32
+    for name in ("text_embeds", "image_embeds"):
+        found = vectors(read(tmp_path), name)
+        np.testing.assert_allclose(found, expected[name], atol=1e-5 if dtype == "float32" else HALF)
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_a_cpu_embeds_in_float32_whatever_its_instructions(has_bfloat16, checkpoint, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bfloat16, "amx_bf16": has_bfloat16})
+    report = embed_corpus(arguments(checkpoint, corpus, tmp_path))
+    assert report["dtype"] == "float32" == json.loads((tmp_path / "settings.json").read_text())["dtype"]
+    with pytest.raises(ValueError, match="`dtype` is 'bfloat16', but .* was begun with 'float32'"):
+        embed_corpus(arguments(checkpoint, corpus, tmp_path, dtype="bfloat16"))
 
 
 KILLED = """

@@ -50,7 +50,7 @@ def test_average_is_that_of_torch_and_frozen_weights_have_none(model):
     raw = copy.deepcopy(model.state_dict())
     with average.in_use():
         for name, tensor in expected.module.state_dict().items():
-            assert torch.allclose(model.state_dict()[name], tensor, rtol=0, atol=1e-7), name
+            assert torch.allclose(model.state_dict()[name], tensor, rtol=0, atol=1e-6), name  # three steps of float32
         assert not torch.equal(model.text_projection.weight, raw["text_projection.weight"])
     assert all(torch.equal(tensor, raw[name]) for name, tensor in model.state_dict().items())
 

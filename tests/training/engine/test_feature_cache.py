@@ -95,6 +95,22 @@ def test_vectors_are_those_of_evaluation(frozen, model, products, processor, acc
             assert torch.allclose(torch.tensor(found[place]), expected[modality][place], atol=1e-5)
 
 
+def test_a_loader_starts_its_workers_once(model, products, processor, accelerator, tmp_path, loaders_started):
+    freeze_parameters(model, [r"^vision_model\."])
+    cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)
+    assert len(loaders_started) == 1
+
+
+def test_workers_may_be_spawned(model, products, processor, accelerator, tmp_path, start_method):
+    start_method("spawn")
+    freeze_parameters(model, [r"^vision_model\."])
+    first, second = (
+        cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path / str(n), num_workers=n)
+        for n in (0, 1)
+    )
+    assert first["image_pooler_output"] == second["image_pooler_output"]
+
+
 def test_offers_are_encoded_once(model, products, processor, accelerator, tmp_path, monkeypatch):
     freeze_parameters(model, [r"^vision_model\."])
     monkeypatch.setattr(feature_cache, "_ROWS_IN_A_PIECE", 3)

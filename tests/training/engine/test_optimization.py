@@ -1,4 +1,6 @@
-"""Freezing, parameter groups, batch norm."""
+"""Freezing, parameter groups, the optimizer's steps."""
+
+import copy
 
 import pytest
 import torch
@@ -54,6 +56,25 @@ def test_parameter_groups(model):
     assert named["text_model.encoder.layer.0.output.dense.bias"] == (1e-4, 0.0)
     assert named["text_model.embeddings.word_embeddings.weight"] == (1e-4, 0.0)
     assert named["vision_model.layernorm.weight"] == (1e-4, 0.0)
+
+
+def test_the_fused_optimizer_takes_the_steps_of_the_plain_one(model):
+    plain_model = copy.deepcopy(model)
+    optimizer = build_optimizer(model, learning_rate=1e-3, tower_learning_rate=1e-4)
+    plain = build_optimizer(plain_model, learning_rate=1e-3, tower_learning_rate=1e-4)
+    assert {group["fused"] for group in optimizer.param_groups} == {True}
+    for group in plain.param_groups:
+        group.update(fused=False, foreach=False)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for parameter, other in zip(model.parameters(), plain_model.parameters(), strict=True):
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            other.grad = parameter.grad.clone()
+        optimizer.step()
+        plain.step()
+    for (name, parameter), other in zip(model.named_parameters(), plain_model.parameters(), strict=True):
+        # Both round in float32, but not after the same operations.
+        torch.testing.assert_close(parameter, other, rtol=1e-5, atol=1e-7, msg=name)
 
 
 # Rates at 1 with a decay of 0.5: the last block has 1, the one below 0.5, embeddings below two blocks 0.25.

@@ -12,8 +12,8 @@ import torch
 from conftest import DATA, MODEL, ROOT, saved_weights, train_arguments
 
 from training.engine.checkpoint import find_checkpoints
+from training.engine.contrastive_training import train
 from training.engine.interruption import EXIT_STATUS
-from training.train import train
 
 # Ends its own process, as a machine that is switched off would, in the middle of something.
 KILLED = """
@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import DATA, MODEL, train_arguments
 import modeling_eclip.losses.objective, training.engine.checkpoint, training.engine.loop
-from training.train import train
+from training.engine.contrastive_training import train
 
 calls = 0
 
@@ -107,7 +107,7 @@ def test_workers_end_with_a_killed_run(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from dataclasses import replace\nfrom pathlib import Path\n"
-        "from conftest import DATA, MODEL, train_arguments\nfrom training.train import train\n"
+        "from conftest import DATA, MODEL, train_arguments\nfrom training.engine.contrastive_training import train\n"
         f"train(MODEL, replace(DATA, num_workers=2), train_arguments(Path({str(tmp_path)!r}), max_samples=100_000))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -114,7 +114,7 @@ def test_seeds_decide():
         assert first == same != other
 
 
-def test_figures_that_are_not_defined():
+def test_metrics_that_are_not_defined():
     def of_positives(outcomes):
         return {"recall": float(outcomes["found"][outcomes["label"]].mean()) if outcomes["label"].any() else math.nan}
 

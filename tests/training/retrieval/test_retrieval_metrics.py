@@ -21,6 +21,7 @@ def offers(titles=("one", "two", "three", "four")):
         image_features=5 * IMAGES,
         catalog_ids=torch.tensor([-1, -1, -1, -1]),
         row_ids=["10", "11", "12", "13"],
+        positions=[0, 1, 2, 3],
         titles=list(titles),
     )
 
@@ -45,7 +46,7 @@ def test_pairs_of_unknown_offers(tmp_path, caplog):
     path = pairs_file(tmp_path, [(10, 11, 1), (12, 13, 0), (10, 99, 1)])
     matching_metrics(offers(), path)
     assert "1 of 3 pairs" in caplog.text
-    with pytest.raises(ValueError, match="is `id_column` the one"):
+    with pytest.raises(ValueError, match="set `pair_id_column` to the column"):
         matching_metrics(offers(), pairs_file(tmp_path, [(1, 2, 1)]))
     with pytest.raises(ValueError, match="no column 'label'"):
         matching_metrics(offers(), pairs_file(tmp_path, [(1, 2, 1)], names=("left", "right", "same")))

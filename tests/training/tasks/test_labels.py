@@ -64,11 +64,37 @@ def test_each_attribute_has_its_own_values_and_its_own_gaps():
     assert labels.blank == [NO_LABEL, NO_LABEL]
 
 
+@pytest.mark.parametrize(
+    "values", [[1, 2, 1, None], [1.0, 2.0, 1.0, None], ["1", "2.0", "1", ""], [[1], [2], [1], []]]
+)
+def test_a_category_may_be_a_number(values):
+    labels = find_task("category").find_labels(table(category=values), DataArguments())
+    assert labels.paths == [["1"], ["2"]]
+    assert read_labels(table(category=[2, 3]), labels).labels.tolist() == [1, NO_LABEL]
+
+
+def test_a_whole_number_is_one_class_however_it_is_stored():
+    columns = DataArguments(attribute_columns=["size"])
+    labels = find_task("attributes").find_labels(table(size=[40.0, 41.5, None]), columns)
+    assert labels.classes == {"size": ["40", "41.5"]}
+    for stored in ([40, 41], ["40", "41.5"], ["40.0", "41.5"], [[40], []]):
+        assert read_labels(table(size=stored), labels).labels[0].tolist() == [0]
+
+
+def test_an_attribute_in_a_list_is_its_one_value():
+    columns = DataArguments(attribute_columns=["colour"])
+    labels = find_task("attributes").find_labels(table(colour=[["red"], ["blue", None], None, []]), columns)
+    assert labels.classes == {"colour": ["blue", "red"]}
+    with pytest.raises(ValueError, match=r"column 'colour' holds \['red', 'blue'\].*one value is wanted"):
+        read_labels(table(colour=[["red", "blue"]]), labels)
+
+
 def test_restricted_products_are_told_by_booleans_numbers_or_words():
     labels = find_task("adult").find_labels(table(restricted=[True, False, None]), DataArguments())
     assert read_labels(table(restricted=[True, False, None]), labels).labels.tolist() == [1, 0, NO_LABEL]
     assert read_labels(table(restricted=["yes", "False"]), labels).labels.tolist() == [1, 0]
     assert read_labels(table(restricted=[1.0, float("nan")]), labels).labels.tolist() == [1, NO_LABEL]
+    assert read_labels(table(restricted=["1.0", "0", ""]), labels).labels.tolist() == [1, 0, NO_LABEL]  # as in CSV
     with pytest.raises(ValueError, match="'perhaps'; give true and false"):
         read_labels(table(restricted=["perhaps"]), labels)
 
@@ -153,6 +179,34 @@ def test_pairs_of_ids_and_their_batches(processor, toy, tmp_path):
     titles = processor.batch_decode(batch["input_ids"].flatten(0, 1), skip_special_tokens=True)
     alone = processor(text=[products[row]["title"] for row in (0, 2, 1, 3)], return_tensors="pt")["input_ids"]
     assert titles == processor.batch_decode(alone, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("ids", "named"),
+    [
+        (["00012345", "12345"], ["00012345", "12345"]),
+        (["4006381333931", "4006381333955"], [4006381333931, 4006381333955]),
+        (["4006381333931", "4006381333955"], [4006381333931.0, 4006381333955.0]),  # of a column with a gap
+        (["ff01", "ab"], [b"\xff\x01", b"ab"]),
+    ],
+)
+def test_ids_of_pairs_are_written_as_those_of_products(tmp_path, ids, named):
+    products = table(row_id=ids, category=["a", "b"])
+    pairs = load_pairs(write_pairs(tmp_path / "p.parquet", named[:1], named[1:], [1]), products)
+    assert (pairs.left.tolist(), pairs.right.tolist()) == ([0], [1])
+
+
+def test_pairs_may_be_csv(tmp_path):
+    products = table(row_id=["007", "NA"], category=["a", "b"])
+    (tmp_path / "p.csv").write_text("left,right,label\n007,NA,1\n7,NA,0\nNA,007,0.0\n")
+    pairs = load_pairs(str(tmp_path / "p.csv"), products)
+    assert (pairs.left.tolist(), pairs.right.tolist(), pairs.labels.tolist()) == ([0, 1], [1, 0], [1, 0])
+
+
+def test_a_pair_of_an_id_that_several_rows_have_is_refused(tmp_path):
+    products = table(row_id=["a", "b", "a"], category=["x", "y", "z"])
+    with pytest.raises(ValueError, match="names the product 'a', but 2 rows have that id"):
+        load_pairs(write_pairs(tmp_path / "p.parquet", ["a"], ["b"], [1]), products)
 
 
 def test_a_pair_with_an_unusable_product_is_skipped(processor, toy, tmp_path):

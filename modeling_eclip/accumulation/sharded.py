@@ -1,0 +1,97 @@
+"""Streams of a model whose weights are sharded over the ranks (FSDP2, `fully_shard`).
+
+Whoever encodes gathers weights, block by block, from all ranks. Ranks therefore encode the same streams in the same
+order, twice or once alike: those with fewer add streams of one row that does not count.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..losses.gather import count_rows
+from .plan import INPUTS, Stream
+
+if dist.is_available():
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Tell whether a model's weights are sharded, in a way that streams can follow.
+
+    Args:
+        model: An [`EClipModel`], or one that is wrapped.
+
+    Raises:
+        NotImplementedError: they are sharded by FSDP1.
+        ValueError: they are sharded only in part.
+    """
+    if not dist.is_available():
+        return False
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise NotImplementedError(
+            "the model is wrapped by `FullyShardedDataParallel` (FSDP1), which reduces gradients in every backward "
+            "pass; shard it with `torch.distributed.fsdp.fully_shard` (FSDP2), or use DistributedDataParallel."
+        )
+    if not any(isinstance(module, FSDPModule) for module in model.modules()):
+        return False
+    whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
+    if whole != ["logit_scale"]:
+        raise ValueError(
+            f"the model is sharded, but {whole[:3]} are not: their gradients would stay each rank's own. Shard its "
+            "blocks and then the model itself: `fully_shard(model, ignored_params={model.logit_scale})`; the scalar "
+            "`logit_scale` alone cannot be sharded, and is averaged here."
+        )
+    return True
+
+
+def pad_streams(streams: list[Stream], device: torch.device) -> list[Stream]:
+    """Add streams of one row that does not count, so that all ranks encode as many of each modality.
+
+    Args:
+        streams: This rank's, as [`plan_streams`] returns them: titles, images, and the last of both.
+        device: Device over which ranks exchange numbers.
+
+    Returns:
+        Streams in the same order, with the added ones at the end of their modality's.
+    """
+    *others, last = streams
+    nothing = last.text_rows[:0]
+    padded = []
+    for modality, other in (("text", "image"), ("image", "text")):
+        own = [stream for stream in others if stream.units(modality)]
+        inputs = {
+            name: value.new_ones((1, *value.shape[1:])) if isinstance(value, torch.Tensor) else value
+            for name, value in last.inputs.items()
+            if name not in INPUTS[other] and (modality == "image" or name in INPUTS[modality])
+        }
+        placeholder = replace(last, inputs=inputs, text_rows=nothing, image_rows=nothing)
+        padded += own + [placeholder] * (max(count_rows(len(own), device)) - len(own))
+    return [*padded, last]
+
+
+@contextlib.contextmanager
+def without_reduction(model: nn.Module) -> Iterator[None]:
+    """Have backward passes inside add to gradients on this rank alone; the next one outside reduces them."""
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(False)
+    model.set_is_last_backward(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
+        model.set_is_last_backward(True)
+
+
+def average_over_ranks(gradient: torch.Tensor) -> torch.Tensor:
+    """Return the average of a gradient over the ranks, as a reduction of sharded ones takes it."""
+    gradient = gradient.clone()
+    dist.all_reduce(gradient)
+    return gradient / dist.get_world_size()
+
+
+__all__ = ["average_over_ranks", "is_sharded", "pad_streams", "without_reduction"]

@@ -1,0 +1,81 @@
+"""One argument of a script: its help, its default, and the values that it may have."""
+
+import codecs
+import dataclasses
+import math
+from dataclasses import field
+from typing import Any
+
+__all__ = ["check_encoding", "check_ranges", "option"]
+
+
+def option(
+    text: str, default: Any = dataclasses.MISSING, choices: list[str] | None = None, *, within: str | None = None
+) -> Any:
+    """Return a field with the help that `--help` prints, and with what it may be where that is no type.
+
+    Args:
+        text: The help.
+        default: The default.
+        choices: The words that it may be.
+        within: The range that a number must lie in, as mathematicians write it: `"(0, 1]"` is above 0 and at most 1.
+    """
+    metadata = {name: value for name, value in (("choices", choices), ("within", within)) if value is not None}
+    metadata |= {"help": text}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check_ranges(arguments: Any) -> None:
+    """Refuse numbers that are none, and numbers out of their range; `None` is always allowed.
+
+    Args:
+        arguments: An instance of a dataclass whose fields `option` made.
+
+    Raises:
+        ValueError: a number is not finite, or out of range.
+    """
+    for entry in dataclasses.fields(arguments):
+        given = getattr(arguments, entry.name)
+        within = entry.metadata.get("within")
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if not math.isfinite(value) or (within is not None and not _lies_within(value, within)):
+                leave = ", or leave it out" if entry.default is None else ""
+                raise ValueError(f"`{entry.name}` is {value}; give {_in_words(within)}{leave}.")
+
+
+def _bounds(within: str) -> tuple[float, float]:
+    low, high = within[1:-1].split(",")
+    return float(low), float(high)
+
+
+def _lies_within(value: float, within: str) -> bool:
+    low, high = _bounds(within)
+    above = value >= low if within[0] == "[" else value > low
+    return above and (value <= high if within[-1] == "]" else value < high)
+
+
+def _in_words(within: str | None) -> str:
+    if within is None:
+        return "a finite number"
+    low, high = _bounds(within)
+    if high == math.inf:
+        return f"at least {low:g}" if within[0] == "[" else f"more than {low:g}"
+    first = f"{low:g} to" if within[0] == "[" else f"above {low:g} and"
+    last = "at most" if within[0] == "(" and within[-1] == "]" else "" if within[-1] == "]" else "below"
+    return " ".join(word for word in (first, last, f"{high:g}") if word)
+
+
+def check_encoding(name: str) -> None:
+    """Refuse an encoding that Python does not know.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        codecs.lookup(name)
+    except LookupError as error:
+        raise ValueError(f"`encoding` is {name!r}; give one that Python knows, such as utf-8 or latin-1.") from error

@@ -1,0 +1,118 @@
+"""A contrastive training, from arguments to a saved model, its report and its plot."""
+
+import json
+import logging
+from pathlib import Path
+
+from training.arguments.groups import DataArguments, ModelArguments, TrainArguments
+from training.data.catalogs import check_catalogs
+from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
+from training.engine.feature_cache import cache_frozen_towers
+from training.engine.loop import RunResult, TrainingLoop, describe
+from training.engine.lora import add_adapters, merge_adapters
+from training.engine.nonfinite import check_weights
+from training.engine.optimization import freeze_parameters
+from training.engine.setup import start_run
+from training.hub.card_facts import publish_checkpoint
+from training.plots.curves import draw_history
+
+__all__ = ["train"]
+
+logger = logging.getLogger("training")
+
+
+def train(model_arguments: ModelArguments, data: DataArguments, arguments: TrainArguments) -> RunResult:
+    """Run one training from arguments to saved model.
+
+    Args:
+        model_arguments: What is trained.
+        data: On which offers.
+        arguments: How.
+
+    Returns:
+        The run's result, the same on every rank.
+    """
+    output_dir = Path(arguments.output_dir)
+    source_of(model_arguments)  # an error there comes before any data is read
+    accelerator, resume_from = start_run(arguments, (model_arguments, data, arguments))
+    with accelerator.main_process_first():
+        train_products = load_split(data, "train")
+        validation_products = load_split(data, "validation")
+    check_catalogs(train_products, "training offers", data.max_catalog_share)
+    check_catalogs(validation_products, "held-out offers", data.max_catalog_share)
+    if resume_from is not None:
+        model_arguments = on_checkpoint(model_arguments, str(resume_from))
+    titles = (row["title"] for row in train_products.select_columns("title"))
+    processor = build_processor(model_arguments, titles)
+    model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed)
+    freeze_parameters(model, model_arguments.freeze)
+    if model_arguments.lora_rank is not None:
+        layers = add_adapters(
+            model,
+            rank=model_arguments.lora_rank,
+            alpha=model_arguments.lora_alpha,
+            targets=model_arguments.lora_targets,
+        )
+        logger.info("%s layers of the towers have adapters of rank %s", len(layers), model_arguments.lora_rank)
+    if arguments.cache_frozen_towers:
+        train_products = cache_frozen_towers(
+            train_products,
+            model,
+            processor,
+            accelerator,
+            batch_size=arguments.eval_batch_size,
+            num_workers=data.num_workers,
+        )
+    loop = TrainingLoop(
+        model,
+        processor,
+        train_products,
+        validation_products,
+        data=data,
+        arguments=arguments,
+        accelerator=accelerator,
+    )
+    logger.info(
+        "%s training offers, %s held-out ones; %s weights, %s of them trained; %s ranks, precision %s",
+        len(train_products),
+        len(validation_products),
+        f"{model.num_parameters():,}",
+        f"{model.num_parameters(only_trainable=True):,}",
+        accelerator.num_processes,
+        accelerator.mixed_precision,
+    )
+    if arguments.report_to:
+        accelerator.init_trackers("e-clip", config={k: str(v) for k, v in vars(arguments).items()})
+    result = loop.run(resume_from)
+    merge_adapters(loop.bare_model)
+    check_weights(loop.bare_model, "not saved")
+    if accelerator.is_main_process:
+        save_results(loop, result, output_dir)
+        if arguments.push_to_hub:
+            repository = arguments.hub_model_id or output_dir.resolve().name
+            publish_checkpoint(output_dir, repository, arguments, private=arguments.hub_private or None)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    # A short run is checked at its end, when its model is saved.
+    loop.skips.check(data.max_skipped_share, min_rows=1)
+    return result
+
+
+def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> None:
+    """Write the model, its processor, the report and the plot, and print the metrics."""
+    loop.bare_model.save_pretrained(output_dir)
+    loop.processor.save_pretrained(output_dir)
+    (output_dir / "report.json").write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
+    draw_history(result.history, output_dir / "history.png")
+    logger.info(loop.skips.report())
+    logger.info("%-26s %10s %10s", "held-out offers", "untrained", "trained")
+    for name, value in result.trained.items():
+        if name != "samples":
+            logger.info("%-26s %10.3f %10.3f", name, result.untrained[name], value)
+    logger.info(
+        "%s samples in %.0f s (%.1f samples/s); model, report.json and history.png are in %s",
+        result.samples,
+        result.seconds,
+        result.samples / max(result.seconds, 1e-9),
+        output_dir,
+    )

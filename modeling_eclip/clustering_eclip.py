@@ -11,6 +11,7 @@ Notable choices:
 - a missing modality is zero in a product's vector: what has no title is compared by images.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -99,6 +100,8 @@ class EClipForProductClustering(EClipTaskModel):
         """Build the maps."""
         super().__init__(config)
         self.product_projection = ModalityProjection(modality_widths(config))
+        # Over this process's rows; a training loop puts one in its place that is over those of all ranks.
+        self.contrast: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = _mate_loss
         if config.modality == "both":
             # A missing modality is zero here, and has no embedding to learn.
             self.representation.missing_text_embedding.requires_grad_(False)
@@ -130,12 +133,12 @@ class EClipForProductClustering(EClipTaskModel):
         if labels is not None:
             labels = labels.to(joined.device)
             scale = torch.tensor(float(self.config.logit_scale_init_value), device=joined.device)
-            loss = _mate_loss(joined, scale, labels)
+            loss = self.contrast(joined, scale, labels)
             if len(mapped) == 2:
                 own = []
                 for modality, (_, has_modality) in embeds.modalities.items():
                     rows = has_modality.to(joined.device)
-                    own.append(_mate_loss(mapped[modality].to(joined.device)[rows], scale, labels[rows]))
+                    own.append(self.contrast(mapped[modality].to(joined.device)[rows], scale, labels[rows]))
                 loss = loss + torch.stack(own).mean()
         return ClusteringOutput(loss=loss, embeds=joined)
 

@@ -378,6 +378,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         catalog_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
+        return_logits: bool = True,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         pixel_attention_mask: torch.Tensor | None = None,
@@ -396,6 +397,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             catalog_ids: Catalog of each offer, int64, shape `(num_titles,)`, negative for an offer that is alone; read
                 by the loss only.
             return_loss: Whether to compute the loss; title `i` and image `i` must then be of one offer.
+            return_logits: Whether to compute the similarities of all pairs; a loss that does its own does without.
             position_ids: As for [`EClipModel.encode_text`], as is `token_type_ids`.
             token_type_ids: See there.
             pixel_attention_mask: As for [`EClipModel.encode_image`], as are the next two.
@@ -434,9 +436,10 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             image_embeds = normalize(self.visual_projection(image_pooler_output))  # (num_images, projection_dim)
         if text_embeds is not None and image_embeds is not None:
             image_embeds = image_embeds.to(text_embeds.device)
-            logit_scale = self.logit_scale.to(text_embeds.device)
-            logits_per_text = logit_scale.exp() * text_embeds @ image_embeds.T  # (num_titles, num_images)
-            logits_per_image = logits_per_text.T
+            if return_logits:
+                scale = self.logit_scale.to(text_embeds.device).exp()
+                logits_per_text = scale * text_embeds @ image_embeds.T  # (num_titles, num_images)
+                logits_per_image = logits_per_text.T
             if return_loss:
                 loss = self._loss(text_embeds, image_embeds, catalog_ids)
         return EClipOutput(
@@ -482,14 +485,9 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             without it. All of it is what heads take in place of titles and images.
         """
         encoded = {"has_text": inputs["has_text"], "has_image": inputs["has_image"]}
-        encoders: dict[str, tuple[Any, Sequence[str]]] = {
-            "text": (self.encode_text, TEXT_INPUTS),
-            "image": (self.encode_image, IMAGE_INPUTS),
-        }
-        for modality, (encode, names) in encoders.items():
-            given = {name: inputs[name] for name in names if name in inputs}
-            if given:
-                vectors = encode(**given).pooler_output
+        for modality, names in (("text", TEXT_INPUTS), ("image", IMAGE_INPUTS)):
+            if given := {name: inputs[name] for name in names if name in inputs}:
+                vectors = getattr(self, f"encode_{modality}")(**given).pooler_output
                 has_modality = inputs[f"has_{modality}"].to(vectors.device)
                 rows = vectors.new_zeros(len(has_modality), vectors.shape[1])
                 rows[has_modality] = vectors

@@ -19,13 +19,13 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import DataArguments, EvaluationArguments, ModelArguments
 from training.arguments.parser import parse_arguments
 from training.data.catalogs import check_catalogs
 from training.engine.build import build_model, build_processor, load_split
+from training.engine.setup import open_accelerator
 from training.evaluation.gallery import draw_evaluations
 from training.evaluation.task_evaluation import (
     evaluate_head,
@@ -55,7 +55,7 @@ def evaluate(
     Returns:
         `{name: {metric: value}}`.
     """
-    accelerator = Accelerator(mixed_precision=arguments.eval_mixed_precision)
+    accelerator = open_accelerator(mixed_precision=arguments.eval_mixed_precision)
     test_products = load_split(data, "test")
     check_catalogs(test_products, "test offers", data.max_catalog_share)
     pair_products = load_split(data, "pairs") if data.test_pairs else None
@@ -64,7 +64,9 @@ def evaluate(
         model, processor = load()
         model.to(accelerator.device)
         settings = {"batch_size": arguments.eval_batch_size, "num_workers": data.num_workers}
-        metrics[name] = retrieval_metrics(embed_dataset(model, processor, test_products, accelerator, **settings))
+        metrics[name] = retrieval_metrics(
+            embed_dataset(model, processor, test_products, accelerator, **settings), accelerator
+        )
         if pair_products is not None and data.test_pairs:
             offers = embed_dataset(model, processor, pair_products, accelerator, **settings)
             metrics[name] |= matching_metrics(offers, data.test_pairs, encoding=data.encoding)
@@ -104,7 +106,7 @@ def evaluate_task(task_name: str, data: DataArguments, arguments: EvaluationArgu
     Raises:
         ValueError: a checkpoint has no such head, or a column of labels is missing.
     """
-    accelerator = Accelerator(mixed_precision=arguments.eval_mixed_precision)
+    accelerator = open_accelerator(mixed_precision=arguments.eval_mixed_precision)
     task = find_task(task_name)
     checkpoints = list(dict.fromkeys(arguments.checkpoints))
     # A mistake in one of them is told before any is measured.

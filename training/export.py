@@ -25,6 +25,7 @@ from training.arguments.options import option
 from training.arguments.parser import parse_arguments
 from training.data.columns import stable_id
 from training.data.files import whole_folder, write_json
+from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
 from training.data.skipped_rows import SkipCounter
 from training.engine.build import load_split
@@ -90,7 +91,7 @@ def read_batches(
         batch_size: Products in a batch.
 
     Returns:
-        Batches as `evaluation_loader` yields them.
+        Batches as `evaluation_loader` yields them, with their pixels normalised.
 
     Raises:
         ValueError: too few of them can be used.
@@ -107,7 +108,7 @@ def read_batches(
     for batch in with_progress(loader, f"reading {split}"):
         skips.add(batch)
         if batch["row_ids"]:
-            batches.append(batch)
+            batches.append(batch | model_inputs(batch, torch.device("cpu")))
     if skips.num_skipped:
         logger.warning("%s: %s", split, skips.report())
     skips.check(data.max_skipped_share, min_rows=1)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,14 +14,18 @@ from .plan import Stream
 # Share of the free memory that is left free, for fragmentation and for what else grows during a step.
 _SPARE = 0.2
 _MODALITIES = ("text", "image")
+Embeds = dict[str, torch.Tensor]
 
 
 class GraphBudget:
-    """Decides which streams keep their graphs.
+    """Decides which streams keep their graphs, and holds those.
 
     Args:
         model: The model that encodes them.
         keep_graphs: Share of the streams, or `"auto"` for as many as the memory allows.
+
+    Attributes:
+        graphs: Of each stream that was encoded in this step, the embeddings with their graph, or `None`.
     """
 
     def __init__(self, model: nn.Module, keep_graphs: float | Literal["auto"]) -> None:
@@ -29,52 +33,86 @@ class GraphBudget:
         self.model = model
         self.keep_graphs = keep_graphs
         self.bytes_per_unit: dict[str, float] = {}
-        self._left = 0.0
+        self.graphs: list[Embeds | None] = []
+        self._streams: list[Stream] = []
+        self._limit = 0.0
+        self._held: dict[int, float] = {}
         self._streams_left = 0
 
     def start_step(self, streams: list[Stream]) -> None:
         """Measure the free memory before the first encoding of a step."""
+        self.graphs, self._held, self._streams = [], {}, streams
         if self.keep_graphs == "auto":
-            # A stream that is encoded a second time needs memory beside the graphs that are kept: that of the largest.
-            second = max(self._size(stream) for stream in streams)
-            self._left = (1 - _SPARE) * free_memory(next(self.model.parameters()).device) - second
+            parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            to_come = sum(parameter.nbytes for parameter in parameters if parameter.grad is None)
+            self._limit = (1 - _SPARE) * (free_memory(next(self.model.parameters()).device) - to_come)
         else:
             self._streams_left = round(self.keep_graphs * len(streams))
 
-    @contextlib.contextmanager
-    def encode(self, stream: Stream, may_keep: bool) -> Iterator[bool]:
-        """Encode a stream inside, with a graph if one is to be kept.
+    def encode(self, may_keep: bool, encode: Callable[[], Embeds], rewind: Callable[[], None]) -> Embeds:
+        """Encode the next stream of the step, with a graph if it is to be kept.
+
+        A graph whose size is not known yet is measured, and kept if it fits. Where memory ends in the middle, all
+        graphs are let go, the step keeps no more of them, and the stream is encoded again without one.
 
         Args:
-            stream: The stream.
             may_keep: Whether its graph can be used at all.
+            encode: Encodes it.
+            rewind: Sets the random state back to what it was before.
 
-        Yields:
-            Whether its graph is kept.
+        Returns:
+            Its embeddings by modality.
+
+        Raises:
+            torch.OutOfMemoryError: there is too little memory without any graph.
         """
-        if not may_keep:
-            keeps = False
-        elif self._is_frozen(stream):
-            keeps = True  # its graph begins at the projection
+        stream, number = self._streams[len(self.graphs)], len(self.graphs)
+        is_frozen = self._is_frozen(stream)
+        unknown = [name for name in _MODALITIES if stream.units(name) and name not in self.bytes_per_unit]
+        if not may_keep or is_frozen:
+            keeps = may_keep  # a frozen tower's graph begins at the projection
         elif self.keep_graphs != "auto":
             keeps = self._streams_left > 0
             self._streams_left -= keeps
         else:
-            used = [modality for modality in _MODALITIES if stream.units(modality)]
-            unknown = [modality for modality in used if modality not in self.bytes_per_unit]
-            if unknown:
-                meter = GraphMeter(self.model)
-                with torch.enable_grad(), meter:
-                    yield True
-                for modality in unknown:
-                    # A stream of both modalities counts in full for each: an overestimate, so never too many graphs.
-                    self.bytes_per_unit[modality] = meter.bytes / stream.units(modality)
-                self._left -= 2 * meter.bytes  # of the graph that is kept, and of a stream that is encoded again
-                return
-            keeps = self._size(stream) <= self._left
-            self._left -= self._size(stream) * keeps
-        with torch.set_grad_enabled(keeps):
-            yield keeps
+            keeps = self._limit > 0 and (bool(unknown) or self._fits(self._size(stream)))
+        meter = GraphMeter(self.model) if keeps and not is_frozen and self.keep_graphs == "auto" and unknown else None
+        output = None
+        try:
+            with torch.set_grad_enabled(keeps), meter or contextlib.nullcontext():
+                output = encode()
+        except torch.OutOfMemoryError:
+            if self.keep_graphs != "auto" or not (keeps or self._held):
+                raise
+        if output is None:  # here, where the error holds on to nothing any more
+            self._let_go(0.0)
+            self._limit, keeps, meter = 0.0, False, None
+            rewind()
+            with torch.no_grad():
+                output = encode()
+        if meter is not None:
+            for modality in unknown:
+                # A stream of both modalities counts in full for each: an overestimate, so never too many graphs.
+                self.bytes_per_unit[modality] = meter.bytes / stream.units(modality)
+            keeps = self._fits(meter.bytes)
+            self._let_go(self._limit - self._second())  # what is kept was so without knowing of this
+        self.graphs.append(output if keeps else None)
+        if keeps and not is_frozen:
+            self._held[number] = self._size(stream)
+        return output
+
+    def _fits(self, size: float) -> bool:
+        """Tell whether a graph fits beside those that are held and a stream that is encoded a second time."""
+        return sum(self._held.values()) + size + self._second() <= self._limit
+
+    def _second(self) -> float:
+        """Return what encoding a stream a second time takes, beside the graphs that are kept: that of the largest."""
+        return max(self._size(stream) for stream in self._streams)
+
+    def _let_go(self, limit: float) -> None:
+        """Let go of graphs, the latest first, until the others are within a limit."""
+        while self._held and sum(self._held.values()) > limit:
+            self.graphs[self._held.popitem()[0]] = None
 
     def _size(self, stream: Stream) -> float:
         return sum(self.bytes_per_unit.get(modality, 0.0) * stream.units(modality) for modality in _MODALITIES)
@@ -138,4 +176,4 @@ def _free_of_group() -> float:
     return float("inf")
 
 
-__all__ = ["GraphBudget", "GraphMeter", "free_memory"]
+__all__ = ["Embeds", "GraphBudget", "GraphMeter", "free_memory"]

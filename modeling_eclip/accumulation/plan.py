@@ -25,7 +25,8 @@ class Stream:
     """Part of a batch that is encoded at once.
 
     Args:
-        inputs: Arguments of the model; one placeholder row each on a rank without offers.
+        inputs: Arguments of the model, on the device that the batch's lie on; one placeholder row each on a rank
+            without offers.
         text_rows: Places in the batch of its titles, int64, shape `(num_titles,)`, on the CPU.
         image_rows: Places of its images, likewise.
     """
@@ -68,7 +69,7 @@ def plan_streams(
     text = {name: inputs[name] for name in INPUTS["text"] if name in inputs}
     image = {name: inputs[name] for name in INPUTS["image"] if name in inputs}
     others = {name: value for name, value in inputs.items() if name not in text and name not in image}
-    if reserved := [name for name in ("return_loss", "return_dict") if name in others]:
+    if reserved := [name for name in ("return_loss", "return_logits", "return_dict") if name in others]:
         raise ValueError(f"`inputs` has {reserved}: the loss and the outputs' form are the step's own; leave it out.")
     if odd := [name for name, value in (text | image).items() if not isinstance(value, torch.Tensor)]:
         raise ValueError(f"`inputs` has {odd} that are no tensors; have the processor `return_tensors='pt'`.")
@@ -85,14 +86,18 @@ def plan_streams(
         placeholder = {name: value.new_ones((1, *value.shape[1:])) for name, value in (text | image).items()}
         nothing = torch.zeros(0, dtype=torch.int64)
         return [Stream(placeholder | others, nothing, nothing)]
-    text_rows = _cut(_by_length(text, num_offers, text_stream_size), text_stream_size)
+    # Counted once and on the CPU: of inputs on a GPU, each of these would be waited for.
+    lengths = _lengths(text["attention_mask"]).cpu() if "attention_mask" in text else None
+    text_rows = _cut(_by_length(lengths, num_offers, text_stream_size), text_stream_size)
     image_rows = _cut(torch.arange(num_offers), image_stream_size)
     if len(text_rows) == len(image_rows) == 1:
         return [Stream(dict(inputs), text_rows[0], image_rows[0])]
     trims = (
         getattr(config.text_config, "model_type", None) not in _FIXED_LENGTH_TOWERS or config.text_pooling != "pooler"
     )
-    text_parts = [_trim(_take(text, rows), trims) for rows in text_rows]
+    text_parts = [
+        _trim(_take(text, rows), lengths[rows] if trims and lengths is not None else None) for rows in text_rows
+    ]
     image_parts = [_take(image, rows) | others for rows in image_rows]
     nothing = torch.zeros(0, dtype=torch.int64)
     return [
@@ -102,11 +107,11 @@ def plan_streams(
     ]
 
 
-def _by_length(text: dict[str, torch.Tensor], num_offers: int, stream_size: int | None) -> torch.Tensor:
+def _by_length(lengths: torch.Tensor | None, num_offers: int, stream_size: int | None) -> torch.Tensor:
     """Return the titles' places, the longest first where they are cut."""
-    if stream_size is None or stream_size >= num_offers or "attention_mask" not in text:
+    if lengths is None or stream_size is None or stream_size >= num_offers:
         return torch.arange(num_offers)
-    return _lengths(text["attention_mask"]).argsort(descending=True, stable=True).cpu()
+    return lengths.argsort(descending=True, stable=True)
 
 
 def _lengths(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -127,11 +132,11 @@ def _take(inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torc
     return {name: value[rows.to(value.device)] for name, value in inputs.items()}
 
 
-def _trim(text: dict[str, torch.Tensor], trims: bool) -> dict[str, torch.Tensor]:
-    """Cut off the places that are padding in all titles of a stream."""
-    if not trims or "attention_mask" not in text:
+def _trim(text: dict[str, torch.Tensor], lengths: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Cut off the places that are padding in all titles of a stream; nothing where their lengths are not given."""
+    if lengths is None:
         return text
-    longest = max(1, int(_lengths(text["attention_mask"]).max()))
+    longest = max(1, int(lengths.max()))
     return {name: value if name == "text_pooler_output" else value[:, :longest] for name, value in text.items()}
 
 

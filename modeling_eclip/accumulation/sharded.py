@@ -5,14 +5,13 @@ order, twice or once alike: those with fewer add streams of one row that does no
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..losses.gather import count_rows
 from .plan import INPUTS, Stream
 
 if dist.is_available():
@@ -49,12 +48,18 @@ def is_sharded(model: nn.Module) -> bool:
     return True
 
 
-def pad_streams(streams: list[Stream], device: torch.device) -> list[Stream]:
+def count_streams(streams: Sequence[Stream]) -> tuple[int, ...]:
+    """Return how many streams of titles alone there are, and how many of images alone."""
+    others = streams[:-1]
+    return tuple(sum(stream.units(modality) > 0 for stream in others) for modality in ("text", "image"))
+
+
+def pad_streams(streams: Sequence[Stream], num_streams: Sequence[int]) -> list[Stream]:
     """Add streams of one row that does not count, so that all ranks encode as many of each modality.
 
     Args:
         streams: This rank's, as [`plan_streams`] returns them: titles, images, and the last of both.
-        device: Device over which ranks exchange numbers.
+        num_streams: The most that any rank has of titles alone, and of images alone, as [`count_streams`] counts.
 
     Returns:
         Streams in the same order, with the added ones at the end of their modality's.
@@ -62,7 +67,7 @@ def pad_streams(streams: list[Stream], device: torch.device) -> list[Stream]:
     *others, last = streams
     nothing = last.text_rows[:0]
     padded = []
-    for modality, other in (("text", "image"), ("image", "text")):
+    for modality, other, number in zip(("text", "image"), ("image", "text"), num_streams, strict=True):
         own = [stream for stream in others if stream.units(modality)]
         inputs = {
             name: value.new_ones((1, *value.shape[1:])) if isinstance(value, torch.Tensor) else value
@@ -70,7 +75,7 @@ def pad_streams(streams: list[Stream], device: torch.device) -> list[Stream]:
             if name not in INPUTS[other] and (modality == "image" or name in INPUTS[modality])
         }
         placeholder = replace(last, inputs=inputs, text_rows=nothing, image_rows=nothing)
-        padded += own + [placeholder] * (max(count_rows(len(own), device)) - len(own))
+        padded += own + [placeholder] * (number - len(own))
     return [*padded, last]
 
 
@@ -94,4 +99,4 @@ def average_over_ranks(gradient: torch.Tensor) -> torch.Tensor:
     return gradient / dist.get_world_size()
 
 
-__all__ = ["average_over_ranks", "is_sharded", "pad_streams", "without_reduction"]
+__all__ = ["average_over_ranks", "count_streams", "is_sharded", "pad_streams", "without_reduction"]

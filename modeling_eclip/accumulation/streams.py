@@ -3,7 +3,8 @@
 e-CLIP (Shin et al. 2022, section 3.3) names it; the form is this package's. The contrast is over the whole batch,
 and the gradient is that of one forward over it, exactly:
 
-1. every stream is encoded, and its embeddings are kept; its graph only as far as memory allows;
+1. every stream is brought to the model's device and encoded. Its embeddings are kept, its graph only as far as memory
+   allows;
 2. the loss over the embeddings of all streams and ranks gives their gradients;
 3. streams without a graph are encoded again, under the same random state, and the gradients go back through all.
 
@@ -17,6 +18,7 @@ Plain gradient accumulation is something else: it contrasts each stream with its
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -25,11 +27,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from ..losses.gather import count_rows
+from ..losses.gather import gather_numbers
 from ..losses.objective import ContrastiveObjective
 from .memory import GraphBudget
 from .plan import Stream, plan_streams
-from .sharded import average_over_ranks, is_sharded, pad_streams, without_reduction
+from .sharded import average_over_ranks, count_streams, is_sharded, pad_streams, without_reduction
+from .transfer import InputTransfer, PrepareFunction
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 # Of the CPU's generator, and of each device's by its number.
@@ -45,13 +48,16 @@ class MultiStreamAccumulation:
     `fully_shard(model, ignored_params={model.logit_scale})`.
 
     Args:
-        model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`.
+        model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`, by `torch.compile`, or by both.
         stream_size: Offers of a stream, for both towers; the whole batch if not given.
         text_stream_size: Offers of a stream of titles, where it shall differ.
         image_stream_size: Offers of a stream of images, where it shall differ.
         keep_graphs: Share of the streams, from 0 to 1, whose graphs are kept from the first encoding, so that they
             need no second one; `"auto"` keeps as many as the memory that is free at the start of the step allows, and
             none where the weights are sharded, since ranks must decide alike. The gradients are the same.
+        prepare: Takes a stream's inputs on the model's device, as a dictionary, and returns the model's: a place to
+            normalise 8-bit pixels, which are a quarter of the bytes to keep and to copy. Every stream of images gets
+            what `inputs` hold that is no tensor, too.
         fix_batch_norm: Leave batch norm's statistics as they are. What it makes of an image otherwise depends on the
             images beside it, and so on how a batch is cut.
         loss_function: Takes titles' and images' embeddings, both `(B_rank, D)` in float32 (float64 of a model in
@@ -77,6 +83,7 @@ class MultiStreamAccumulation:
         text_stream_size: int | None = None,
         image_stream_size: int | None = None,
         keep_graphs: float | Literal["auto"] = "auto",
+        prepare: PrepareFunction | None = None,
         fix_batch_norm: bool = True,
         loss_function: LossFunction | None = None,
         tile_size: int | None = None,
@@ -91,29 +98,36 @@ class MultiStreamAccumulation:
         if keep_graphs != "auto" and not (isinstance(keep_graphs, int | float) and 0 <= keep_graphs <= 1):
             raise ValueError(f"`keep_graphs` is {keep_graphs!r}; give a share from 0 to 1, or 'auto'.")
         self._is_sharded = is_sharded(model)
-        if isinstance(model, DistributedDataParallel) and model.static_graph:
+        self._reducer = _find_reducer(model)
+        if self._reducer is not None and self._reducer.static_graph:
             raise NotImplementedError(
                 "the model is wrapped with `static_graph=True`, which counts gradients by the first backward pass; a "
                 "step has one per stream. Leave it out."
             )
         self.model = model
         self.module = _unwrap(model)
+        # Encodes without announcing a reduction; compiled as a whole where that is not wrapped around the reduction.
+        self._alone = model if self._reducer is None else self.module
         self.fix_batch_norm = fix_batch_norm
         self.loss_function = loss_function or ContrastiveObjective(
             self.module.config, tile_size=tile_size, distributed=True
         )
         self.backward = backward
         self.num_streams = self.num_kept = 0
+        self._row_counts: tuple[int, ...] = ()
         if self._is_sharded and keep_graphs == "auto":
             keep_graphs = 0.0
         self._budget = GraphBudget(self.module, keep_graphs)
+        self._transfer = InputTransfer(prepare)
 
     def __call__(self, inputs: Mapping[str, Any], catalog_ids: torch.Tensor | None = None) -> torch.Tensor:
         """Run forward and backward over one batch; the parameters' gradients are added to.
 
         Args:
             inputs: Arguments of [`EClipModel.forward`] for titles and images of the same `B_rank` offers; without an
-                offer on this rank, tensors of no rows.
+                offer on this rank, tensors of no rows. They may lie on the CPU: each stream's are copied to the
+                model's device when it is encoded, and when it is encoded again, so that the device never holds those
+                of the whole batch.
             catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone.
 
         Returns:
@@ -128,10 +142,14 @@ class MultiStreamAccumulation:
         streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
         num_offers = sum(len(stream.text_rows) for stream in streams)
         device = self.module.logit_scale.device
+        catalog_ids = catalog_ids if catalog_ids is None else catalog_ids.to(device)
+        # All that ranks have to know of each other's share, in one message a step.
+        *stream_counts, row_counts = zip(*gather_numbers((*count_streams(streams), num_offers), device), strict=True)
+        self._row_counts = row_counts
+        in_one = not any(map(any, stream_counts))
         if self._is_sharded:
-            streams = pad_streams(streams, device)
+            streams = pad_streams(streams, [max(counts) for counts in stream_counts])
         self.num_streams = len(streams)
-        in_one = max(count_rows(len(streams), device)) == 1
         with self._batch_norm(in_one):
             if in_one and not self._is_sharded:  # whose scale has no reduction of its own
                 return self._step_in_one(streams[0], num_offers, catalog_ids)
@@ -140,10 +158,11 @@ class MultiStreamAccumulation:
     def _step_in_one(self, stream: Stream, num_offers: int, catalog_ids: torch.Tensor | None) -> torch.Tensor:
         """Run a step as any other model's: nothing is cut on any rank."""
         self.num_kept = 1
-        output = self.model(**stream.inputs)
+        ((_, inputs),) = self._transfer([stream], self.module.logit_scale.device)
+        output = self.model(**inputs, return_logits=False)
         # without offers the inputs are a placeholder row, which does not count
         embeds = _full(output.text_embeds[:num_offers]), _full(output.image_embeds[:num_offers])
-        loss = self.loss_function(*embeds, self.module.logit_scale, catalog_ids)
+        loss = self._loss(*embeds, self.module.logit_scale, catalog_ids)
         self.backward(loss)
         return loss.detach()
 
@@ -151,43 +170,51 @@ class MultiStreamAccumulation:
         self, streams: list[Stream], num_offers: int, catalog_ids: torch.Tensor | None
     ) -> torch.Tensor:
         """Run a step in two passes; the last stream holds titles and images, and reduces the gradients."""
+        device = self.module.logit_scale.device
         states: list[RandomState] = []
-        graphs: list[Any] = []
         rows: dict[str, list[torch.Tensor]] = {"text": [], "image": []}
         self._budget.start_step(streams)
-        for number, stream in enumerate(streams):
+        for number, (stream, inputs) in enumerate(self._transfer(streams, device)):
             states.append(_random_state(self.module))
             # A reduction belongs to the forward that announced it, which the wrapped model alone does.
-            may_keep = self.model is self.module or number + 1 < len(streams)
-            with self._budget.encode(stream, may_keep) as is_kept:
-                output = self._encode(self.module, stream)
-            graphs.append(output if is_kept else None)
+            may_keep = self._reducer is None or number + 1 < len(streams)
+            output = self._budget.encode(
+                may_keep,
+                functools.partial(self._encode, self._alone, inputs),
+                functools.partial(_set_random_state, self.module, states[number]),
+            )
             for modality, embeds in output.items():
                 rows[modality].append(_full(embeds.detach())[: len(stream.rows(modality))])
+        graphs = self._budget.graphs
         self.num_kept = sum(graph is not None for graph in graphs)
         after = _random_state(self.module)
 
-        order = {modality: torch.cat([stream.rows(modality) for stream in streams]) for modality in rows}
-        leaves = {}
+        leaves: dict[str, torch.Tensor] = {}
+        places: dict[str, tuple[torch.Tensor, ...]] = {}  # of each stream's rows, on the device, copied in one go
         for modality, parts in rows.items():
-            joined = torch.cat(parts)
-            leaves[modality] = torch.empty_like(joined).index_copy_(0, order[modality].to(joined.device), joined)
-            leaves[modality].requires_grad_()
+            joined, places_of = torch.cat(parts), [stream.rows(modality) for stream in streams]
+            order = torch.cat(places_of).to(joined.device, non_blocking=True)
+            places[modality] = order.split([len(part) for part in places_of])
+            leaves[modality] = torch.empty_like(joined).index_copy_(0, order, joined).requires_grad_()
         logit_scale = self.module.logit_scale.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self.loss_function(leaves["text"], leaves["image"], logit_scale, catalog_ids)
+            loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids)
         self.backward(loss)
 
+        encoded_again = self._transfer(
+            [stream for stream, graph in zip(streams, graphs, strict=True) if graph is None], device
+        )
         for number, stream in enumerate(streams):
             is_last = number + 1 == len(streams)
             with contextlib.nullcontext() if is_last else self._no_reduction():
                 output = graphs[number]
                 if output is None:
+                    _, inputs = next(encoded_again)
                     _set_random_state(self.module, states[number])
-                    output = self._encode(self.model if is_last else self.module, stream)
+                    output = self._encode(self.model if is_last else self._alone, inputs)
                 roots, gradients = list(output.values()), []
                 for modality, embeds in output.items():
-                    gradients.append(_gradient(leaves[modality], stream.rows(modality), embeds))
+                    gradients.append(_gradient(leaves[modality], places[modality][number], embeds))
                 if is_last:  # an operation of the parameter, since a reduction waits for gradients that come by graph
                     roots.append(self.module.logit_scale * 1)
                     scale_gradient = torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad
@@ -198,18 +225,24 @@ class MultiStreamAccumulation:
         _set_random_state(self.module, after)
         return loss.detach()
 
-    def _encode(self, model: nn.Module, stream: Stream) -> dict[str, torch.Tensor]:
+    def _loss(self, *arguments: Any) -> torch.Tensor:
+        """Compute the loss; that of this package need not count the ranks' rows again."""
+        if isinstance(self.loss_function, ContrastiveObjective):
+            return self.loss_function(*arguments, row_counts=self._row_counts)
+        return self.loss_function(*arguments)
+
+    def _encode(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the embeddings of a stream by modality."""
         if torch.is_autocast_enabled(self.module.logit_scale.device.type):
             torch.clear_autocast_cache()  # weights that were cast without a graph would be taken for constants
-        output = model(**stream.inputs)
+        output = model(**inputs, return_logits=False)
         embeds = {"text": output.text_embeds, "image": output.image_embeds}
         return {modality: value for modality, value in embeds.items() if value is not None}
 
     def _no_reduction(self) -> contextlib.AbstractContextManager[None]:
         if self._is_sharded:
             return without_reduction(self.model)
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext()
+        return contextlib.nullcontext() if self._reducer is None else self._reducer.no_sync()
 
     @contextlib.contextmanager
     def _batch_norm(self, in_one: bool) -> Iterator[None]:
@@ -247,9 +280,17 @@ def _set_random_state(model: nn.Module, state: RandomState) -> None:
     set_device_states(devices, on_devices, device_type=next(model.parameters()).device.type)
 
 
+def _find_reducer(model: nn.Module) -> DistributedDataParallel | None:
+    """Return the wrapper that reduces gradients, whatever `torch.compile` wrapped around it."""
+    model = getattr(model, "_orig_mod", model)
+    return model if isinstance(model, DistributedDataParallel) else None
+
+
 def _unwrap(model: nn.Module) -> Any:
-    """Return the model that `DistributedDataParallel` may wrap."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """Return the model that `DistributedDataParallel`, `torch.compile` or both wrap, in any order."""
+    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
+    return model
 
 
 def _full(embeds: torch.Tensor) -> torch.Tensor:
@@ -268,7 +309,7 @@ def _gradient(leaf: torch.Tensor, rows: torch.Tensor, embeds: torch.Tensor) -> t
     """Return the gradient of a stream's embeddings: zero for a placeholder row, or without influence on the loss."""
     gradient = torch.zeros_like(embeds)
     if leaf.grad is not None and len(rows):
-        gradient.copy_(leaf.grad[rows.to(leaf.device)])
+        gradient.copy_(leaf.grad[rows])
     return gradient
 
 

@@ -8,6 +8,7 @@ processor is called as it is.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,44 @@ import torch
 from .jpeg import load_product_pixels
 from .resizing import RESAMPLE_KERNELS, resize_pixels
 
-__all__ = ["PixelReader"]
+__all__ = ["PixelNormalization", "PixelReader"]
 
 _BLANK_SIDE = 32  # pixels of a white image for an image processor without a fixed size
+
+
+@dataclass(frozen=True)
+class PixelNormalization:
+    """Makes the values that an image tower takes of 8-bit levels, on the device where they lie.
+
+    Args:
+        mean: Subtracted from levels of 0 to 255, one number a channel.
+        factor: Multiplies the difference, likewise.
+    """
+
+    mean: tuple[float, ...]
+    factor: tuple[float, ...]
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return float32 values of the same shape.
+
+        Args:
+            pixels: uint8, shape `(..., channels, height, width)`.
+        """
+        mean, factor = self.constants(pixels.device)
+        return pixels.to(torch.float32).sub_(mean).mul_(factor)
+
+    def constants(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and factor, float32, shape `(channels, 1, 1)`, which are brought to each device once."""
+        return _constants(self, device)
+
+
+@cache
+def _constants(normalization: PixelNormalization, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, factor = (
+        torch.tensor(numbers, dtype=torch.float32, device=device)[:, None, None]
+        for numbers in (normalization.mean, normalization.factor)
+    )
+    return mean, factor
 
 
 class PixelReader:
@@ -37,6 +73,11 @@ class PixelReader:
     def is_fast(self) -> bool:
         """Whether the fast path takes the place of the image processor."""
         return self._recipe is not None
+
+    @property
+    def normalization(self) -> PixelNormalization | None:
+        """What is still to be done to the pixels of `stack`; nothing where the image processor has done it."""
+        return self._recipe.normalization if self._recipe is not None else None
 
     def read(self, source: Any) -> torch.Tensor:
         """Read one image.
@@ -69,6 +110,17 @@ class PixelReader:
             return dict(self.processor(images=list(images), return_tensors="pt"))
         return {"pixel_values": self._recipe.normalised(images)}
 
+    def stack(self, images: Sequence[torch.Tensor]) -> dict[str, Any]:
+        """Join images that were read, a quarter of the bytes of `batch`; `normalization` makes the same of them.
+
+        Args:
+            images: `N` images from `read`.
+
+        Returns:
+            `pixel_values`, uint8, shape `(N, 3, height, width)`; on the slow path what `batch` returns.
+        """
+        return self.batch(images) if self._recipe is None else {"pixel_values": torch.stack(list(images))}
+
     def blank(self) -> torch.Tensor:
         """Return a white image of the shape that `read` returns, for a product without an image."""
         height, width = self._recipe.output_size if self._recipe is not None else (_BLANK_SIDE, _BLANK_SIDE)
@@ -84,16 +136,14 @@ class _Recipe:
         keeps_shape: Whether the image keeps its aspect ratio.
         output_size: Height and width of the centre crop.
         resample: A key of `RESAMPLE_KERNELS`.
-        mean: Subtracted from levels of 0 to 255, shape `(3, 1, 1)`.
-        factor: Multiplies the difference, shape `(3, 1, 1)`.
+        normalization: What is done to the levels last.
     """
 
     size: tuple[int, int]
     keeps_shape: bool
     output_size: tuple[int, int]
     resample: int
-    mean: torch.Tensor
-    factor: torch.Tensor
+    normalization: PixelNormalization
 
     def resized(self, pixels: np.ndarray, extent: tuple[float, float]) -> torch.Tensor:
         size = self.size
@@ -108,8 +158,9 @@ class _Recipe:
 
     def normalised(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         values = torch.empty(len(images), 3, *self.output_size)
+        mean, factor = self.normalization.constants(values.device)
         for row, image in zip(values, images, strict=True):  # one by one, so that an image stays in the CPU's cache
-            row.copy_(image).sub_(self.mean).mul_(self.factor)
+            row.copy_(image).sub_(mean).mul_(factor)
         return values
 
 
@@ -141,8 +192,9 @@ def _recipe_of(image_processor: Any) -> _Recipe | None:
         keeps_shape=keeps_shape,
         output_size=output_size,
         resample=int(settings["resample"]),
-        mean=torch.tensor([value / scale for value in mean])[:, None, None],
-        factor=torch.tensor([scale / value for value in deviation])[:, None, None],
+        normalization=PixelNormalization(
+            mean=tuple(value / scale for value in mean), factor=tuple(scale / value for value in deviation)
+        ),
     )
     return recipe if _agree(recipe, image_processor) else None
 
@@ -166,7 +218,7 @@ def _agree(recipe: _Recipe, image_processor: Any) -> bool:
         if set(expected) != {"pixel_values"}:
             return False
         found = recipe.normalised([recipe.resized(probe, probe.shape[:2]) for probe in probes])
-        difference = (found - expected["pixel_values"]) / recipe.factor
+        difference = (found - expected["pixel_values"]) / recipe.normalization.constants(found.device)[1]
         return bool(difference.abs().mean() < 0.5)
     except Exception:  # image processors raise different errors for inputs that they do not support
         return False

@@ -6,11 +6,12 @@ Notable choices:
 - with `distributed=True` a rank gives its own rows, and the loss is over those of all ranks.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 
-from .gather import gather_rows
+from .gather import count_rows, gather_rows, is_distributed
 from .tiles import Targets, find_catalogs, tiled_cross_entropy
 
 CatalogMates = Literal["positive", "negative", "masked"]
@@ -26,6 +27,7 @@ def contrastive_loss(
     mates: CatalogMates = "positive",
     tile_size: int | None = None,
     distributed: bool = False,
+    row_counts: Sequence[int] | None = None,
 ) -> torch.Tensor:
     r"""Symmetric cross entropy between titles and images, with soft labels over catalogs.
 
@@ -53,6 +55,7 @@ def contrastive_loss(
         distributed: Whether the rows are this rank's share of a batch over all ranks, which may have different
             numbers of rows, or none. The loss is the same on every rank; its gradients are multiplied by the number
             of ranks, so that their average over ranks, as distributed training takes it, is exact.
+        row_counts: Rows of every rank, for a caller who has counted them; they are asked for if not given.
 
     Returns:
         The loss, a scalar in float32 (float64 for float64 embeddings).
@@ -65,8 +68,11 @@ def contrastive_loss(
         raise ValueError(f"`mates` is {mates!r}; choose one of {', '.join(map(repr, get_args(CatalogMates)))}.")
     if not 0 <= catalog_weight <= 1:
         raise ValueError(f"`catalog_weight` is {catalog_weight}; give a number from 0 to 1.")
-    ids = _ids_of_all(catalog_ids, text_embeds, distributed)
-    groups, sizes = find_catalogs(ids)
+    row_counts = _count_rows(text_embeds, distributed, row_counts)
+    ids = _ids_of_all(catalog_ids, text_embeds, row_counts)
+    if len(ids) == 0:
+        raise ValueError("the batch holds no offers on any rank; give at least one.")
+    groups, sizes, largest_catalog = _find_catalogs(ids, text_embeds.device)
     # A catalog of n offers has the mass 1 + catalog_weight (n - 1) to share.
     mate_mass = catalog_weight if mates == "positive" else 0.0
     masses = 1 / (1 + mate_mass * (torch.cat([sizes, sizes.new_ones(1)])[groups] - 1).double())
@@ -76,11 +82,11 @@ def contrastive_loss(
         own=masses,
         mate=mate_mass * masses * (groups < len(sizes)),
         weights=torch.full_like(masses, 1 / len(ids)),
-        largest_catalog=int(sizes.max()) if len(sizes) and mate_mass else 0,
+        largest_catalog=largest_catalog if mate_mass else 0,
         excluded="mates" if mates == "masked" else "none",
     )
     return tiled_cross_entropy(
-        text_embeds, image_embeds, logit_scale, targets, tile_size=tile_size, distributed=distributed
+        text_embeds, image_embeds, logit_scale, targets, tile_size=tile_size, row_counts=row_counts
     )
 
 
@@ -91,6 +97,7 @@ def mate_contrast_loss(
     *,
     tile_size: int | None = None,
     distributed: bool = False,
+    row_counts: Sequence[int] | None = None,
 ) -> torch.Tensor:
     r"""Contrast of titles with titles, or of images with images, between catalog mates (this package's addition).
 
@@ -104,16 +111,18 @@ def mate_contrast_loss(
         catalog_ids: As for [`contrastive_loss`].
         tile_size: As for [`contrastive_loss`].
         distributed: As for [`contrastive_loss`].
+        row_counts: As for [`contrastive_loss`].
 
     Returns:
-        The loss, a scalar in float32 (float64 for float64 embeddings); zero where no row has a mate.
+        The loss, a scalar in float32 (float64 for float64 embeddings); zero where no row has a mate, or there is none.
 
     Raises:
         ValueError: shapes that do not fit, or ids that are not integers.
     """
     _check_embeds(embeds, embeds, logit_scale, tile_size)
-    ids = _ids_of_all(catalog_ids, embeds, distributed)
-    groups, sizes = find_catalogs(ids)
+    row_counts = _count_rows(embeds, distributed, row_counts)
+    ids = _ids_of_all(catalog_ids, embeds, row_counts)
+    groups, sizes, largest_catalog = _find_catalogs(ids, embeds.device)
     if len(sizes) == 0:
         return embeds.sum(dtype=torch.promote_types(embeds.dtype, torch.float32)) * 0
     has_mates = groups < len(sizes)
@@ -124,16 +133,25 @@ def mate_contrast_loss(
         own=torch.zeros_like(masses),
         mate=masses * has_mates,
         weights=has_mates.double() / has_mates.sum(),
-        largest_catalog=int(sizes.max()),
+        largest_catalog=largest_catalog,
         excluded="self",
     )
-    return tiled_cross_entropy(embeds, embeds, logit_scale, targets, tile_size=tile_size, distributed=distributed)
+    return tiled_cross_entropy(embeds, embeds, logit_scale, targets, tile_size=tile_size, row_counts=row_counts)
 
 
-def _ids_of_all(catalog_ids: torch.Tensor | None, embeds: torch.Tensor, distributed: bool) -> torch.Tensor:
-    """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`."""
+def _count_rows(embeds: torch.Tensor, distributed: bool, row_counts: Sequence[int] | None) -> Sequence[int] | None:
+    """Return the rows of every rank; `None` where no other rank takes part."""
+    if not distributed or not is_distributed():
+        return None
+    return count_rows(len(embeds), embeds.device) if row_counts is None else row_counts
+
+
+def _ids_of_all(
+    catalog_ids: torch.Tensor | None, embeds: torch.Tensor, row_counts: Sequence[int] | None
+) -> torch.Tensor:
+    """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`, on the CPU."""
     if catalog_ids is None:
-        catalog_ids = torch.full((len(embeds),), -1, device=embeds.device)
+        catalog_ids = torch.full((len(embeds),), -1)
     if not isinstance(catalog_ids, torch.Tensor):
         raise ValueError(f"`catalog_ids` is a {type(catalog_ids).__name__}; give a tensor of int64, one id per offer.")
     if catalog_ids.shape != embeds.shape[:1]:
@@ -143,11 +161,21 @@ def _ids_of_all(catalog_ids: torch.Tensor | None, embeds: torch.Tensor, distribu
         )
     if catalog_ids.is_floating_point() or catalog_ids.is_complex() or catalog_ids.dtype == torch.bool:
         raise ValueError(f"`catalog_ids` has dtype {catalog_ids.dtype}; give integers (int64).")
-    catalog_ids = catalog_ids.to(embeds.device, torch.int64)
-    catalog_ids = gather_rows(catalog_ids) if distributed else catalog_ids
-    if len(catalog_ids) == 0:
-        raise ValueError("the batch holds no offers on any rank; give at least one.")
-    return catalog_ids
+    catalog_ids = catalog_ids.to(torch.int64)
+    if row_counts is not None:
+        catalog_ids = gather_rows(catalog_ids.to(embeds.device, non_blocking=True), row_counts)
+    return catalog_ids.cpu()
+
+
+def _find_catalogs(catalog_ids: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return what `find_catalogs` does, on a device, and the rows of the largest catalog, 0 without any.
+
+    How many catalogs there are depends on the ids: found on a GPU, the host would wait for it several times. Ids that
+    lie on the CPU, as loaders give them, need no wait at all.
+    """
+    groups, sizes = find_catalogs(catalog_ids)
+    largest = int(sizes.max()) if len(sizes) else 0
+    return groups.to(device, non_blocking=True), sizes.to(device, non_blocking=True), largest
 
 
 def _check_embeds(

@@ -7,12 +7,14 @@ logit that is off by .1. Towers bear that, a softmax over a large batch does not
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 # From torch 2.9 on every backend has a switch of its own; reading the older, common one is an error there once
 # anything has used these.
-_HAS_SWITCHES = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+_backends: Any = torch.backends
+_HAS_SWITCHES = hasattr(_backends.cuda.matmul, "fp32_precision")
 _EXACT = ("ieee", "ieee") if _HAS_SWITCHES else ("highest",)
 
 # The switches belong to the process, not to a thread: the first that enters turns them, the last that leaves puts
@@ -51,14 +53,14 @@ def exact_products(device_type: str) -> Iterator[None]:
 def _product_precisions() -> tuple[str, ...]:
     """Return the precision of float32 products: on GPUs and on CPUs, or the common one."""
     if _HAS_SWITCHES:
-        return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+        return _backends.cuda.matmul.fp32_precision, _backends.mkldnn.matmul.fp32_precision
     return (torch.get_float32_matmul_precision(),)
 
 
 def _set_product_precisions(precisions: tuple[str, ...]) -> None:
     """Set what [`_product_precisions`] returns."""
     if _HAS_SWITCHES:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = precisions
+        _backends.cuda.matmul.fp32_precision, _backends.mkldnn.matmul.fp32_precision = precisions
     else:
         torch.set_float32_matmul_precision(*precisions)
 

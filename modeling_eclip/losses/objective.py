@@ -1,11 +1,13 @@
 """What training minimises: the one place where the terms of the loss are added up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..configuration_eclip import EClipConfig
 from .contrastive import contrastive_loss, mate_contrast_loss
+from .gather import count_rows
 from .matryoshka import matryoshka_loss
 
 
@@ -36,6 +38,8 @@ class ContrastiveObjective:
         image_embeds: torch.Tensor,
         logit_scale: torch.Tensor,
         catalog_ids: torch.Tensor | None = None,
+        *,
+        row_counts: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Compute the loss.
 
@@ -44,11 +48,14 @@ class ContrastiveObjective:
             image_embeds: Embeddings of the images of the same offers in the same order, shape `(B, D)`.
             logit_scale: Log of the inverse temperature, a single element.
             catalog_ids: Catalog of each offer, int64, shape `(B,)`; negative, or `None`, for offers that are alone.
+            row_counts: As for [`contrastive_loss`]; counted once for all terms if not given.
 
         Returns:
             The loss, a scalar.
         """
         config = self.config
+        if self.distributed and row_counts is None:
+            row_counts = count_rows(len(text_embeds), text_embeds.device)
 
         def loss_at_one_size(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
             loss = contrastive_loss(
@@ -60,11 +67,17 @@ class ContrastiveObjective:
                 mates=config.catalog_mates,
                 tile_size=self.tile_size,
                 distributed=self.distributed,
+                row_counts=row_counts,
             )
             if self.mate_contrast_weight and catalog_ids is not None:
                 among_titles, among_images = (
                     mate_contrast_loss(
-                        embeds, logit_scale, catalog_ids, tile_size=self.tile_size, distributed=self.distributed
+                        embeds,
+                        logit_scale,
+                        catalog_ids,
+                        tile_size=self.tile_size,
+                        distributed=self.distributed,
+                        row_counts=row_counts,
                     )
                     for embeds in (text, image)
                 )

@@ -12,6 +12,7 @@ rows came from. One process is the case of one rank.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from .exact_products import exact_products
-from .gather import add_up_rows, count_rows, gather_rows, is_distributed
+from .gather import add_up_rows, gather_rows
 
 # A row whose largest similarity lies this far below its tile's largest would lose digits in a shared exponential.
 _SHARED_RANGE = 60.0
@@ -81,7 +82,7 @@ def tiled_cross_entropy(
     targets: Targets,
     *,
     tile_size: int | None = None,
-    distributed: bool = False,
+    row_counts: Sequence[int] | None = None,
 ) -> torch.Tensor:
     r"""Return the sum of both directions' weighted cross entropies, halved.
 
@@ -95,15 +96,15 @@ def tiled_cross_entropy(
         logit_scale: Log of the inverse temperature, a single element.
         targets: Soft labels of the rows of all ranks.
         tile_size: Rows and columns of a tile; by the device if not given.
-        distributed: Whether other ranks hold further rows. Gradients are then those of the loss times the number of
-            ranks, whose average over the ranks, as distributed training takes it, is exact.
+        row_counts: `B_rank` of every rank, where other ranks hold further rows. Gradients are then those of the loss
+            times the number of ranks, whose average over the ranks, as distributed training takes it, is exact.
 
     Returns:
         The loss, a scalar in float32 (float64 for float64 embeddings), the same on every rank.
     """
     if tile_size is None:
         tile_size = _CPU_TILE if u.device.type == "cpu" else _ACCELERATOR_TILE
-    return _TiledCrossEntropy.apply(u, w, logit_scale, targets, tile_size, distributed and is_distributed())
+    return _TiledCrossEntropy.apply(u, w, logit_scale, targets, tile_size, row_counts)
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
@@ -117,13 +118,13 @@ class _TiledCrossEntropy(torch.autograd.Function):
         logit_scale: torch.Tensor,
         targets: Targets,
         tile_size: int,
-        distributed: bool,
+        row_counts: Sequence[int] | None,
     ) -> torch.Tensor:
-        all_w = gather_rows(w) if distributed else w
-        offset = sum(count_rows(len(u), u.device)[: dist.get_rank()]) if distributed else 0
+        all_w = w if row_counts is None else gather_rows(w, row_counts)
+        offset = 0 if row_counts is None else sum(row_counts[: dist.get_rank()])
         sweep = _Sweep(u, all_w, logit_scale, targets, tile_size, offset)
         row_sums, column_sums, own_logits, mates_agreement = sweep.log_sums()
-        if distributed:
+        if row_counts is not None:
             column_sums = _join_log_sums(column_sums)
         own_column_sums = sweep.own(column_sums)
         # CE(P_i, softmax_j s_ij) = (log-sum-exp - s_ii) + (1 - P_ii) s_ii - sum over mates of P_ij s_ij
@@ -132,24 +133,26 @@ class _TiledCrossEntropy(torch.autograd.Function):
         else:
             nll = softplus(row_sums - own_logits) + softplus(own_column_sums - own_logits)
             losses = nll / 2 + (1 - sweep.own(targets.own)) * own_logits - mates_agreement
-            column_sums = torch.logaddexp(column_sums, gather_rows(own_logits) if distributed else own_logits)
+            all_own_logits = own_logits if row_counts is None else gather_rows(own_logits, row_counts)
+            column_sums = torch.logaddexp(column_sums, all_own_logits)
         total = (sweep.own(targets.weights) * losses).sum()
-        if distributed:
+        if row_counts is not None:
             dist.all_reduce(total)
         ctx.save_for_backward(u, all_w, logit_scale, row_sums, column_sums, own_column_sums, own_logits)
-        ctx.targets, ctx.tile_size, ctx.offset, ctx.distributed = targets, tile_size, offset, distributed
+        ctx.targets, ctx.tile_size, ctx.offset, ctx.row_counts = targets, tile_size, offset, row_counts
+        ctx.is_plain = sweep.is_plain
         return total.to(torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         u, all_w, logit_scale, *sums = ctx.saved_tensors
-        sweep = _Sweep(u, all_w, logit_scale, ctx.targets, ctx.tile_size, ctx.offset)
+        sweep = _Sweep(u, all_w, logit_scale, ctx.targets, ctx.tile_size, ctx.offset, ctx.is_plain)
         u_grad, w_grad, scale_grad = sweep.gradients(*sums, *ctx.needs_input_grad[:2])
-        if ctx.distributed:
-            grad = grad * dist.get_world_size()
+        if ctx.row_counts is not None:
+            grad = grad * len(ctx.row_counts)
             if w_grad is not None:
-                w_grad = add_up_rows(w_grad, len(u))
+                w_grad = add_up_rows(w_grad, ctx.row_counts)
         return (
             None if u_grad is None else u_grad.mul_(grad).to(u.dtype),
             None if w_grad is None else w_grad.mul_(grad).to(all_w.dtype),
@@ -171,6 +174,7 @@ class _Sweep:
         targets: Targets,
         tile_size: int,
         offset: int,
+        is_plain: bool | None = None,
     ) -> None:
         self.u, self.w, self.targets, self.offset = u, w, targets, offset
         self.dtype = torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32)
@@ -179,7 +183,9 @@ class _Sweep:
             self.dtype = torch.float64
         self.mate_mass, self.weights = targets.mate.to(self.dtype), targets.weights.to(self.dtype)
         self.scale = logit_scale.double().reshape(()).exp()
-        self.is_plain = bool(self.scale * _largest_norm(u) * _largest_norm(w) < _PLAIN_RANGE)
+        if is_plain is None:  # the host waits for a GPU's answer, so the backward pass is told
+            is_plain = bool(self.scale * _largest_norm(u) * _largest_norm(w) < _PLAIN_RANGE)
+        self.is_plain = is_plain
         self.row_tiles = [slice(start, min(start + tile_size, len(u))) for start in range(0, len(u), tile_size)]
         self.column_tiles = [slice(start, min(start + tile_size, len(w))) for start in range(0, len(w), tile_size)]
 
@@ -367,9 +373,10 @@ def _softmax_both(
 
 
 def _join_log_sums(log_sums: torch.Tensor) -> torch.Tensor:
-    """Return the log-sum-exp over all ranks of what each has of it."""
+    """Return the log-sum-exp over all ranks of what each has of it; `-inf` where none has a row but the own pair's."""
     largest = log_sums.clone()
     dist.all_reduce(largest, dist.ReduceOp.MAX)
+    largest.clamp_(min=torch.finfo(largest.dtype).min)  # -inf less -inf would be no number
     total = (log_sums - largest).exp()
     dist.all_reduce(total)
     return total.log() + largest

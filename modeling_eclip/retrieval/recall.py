@@ -1,8 +1,12 @@
-"""Recall at k, as a pure function of embeddings."""
+"""Recall at k, as a pure function of embeddings: in tiles, on any device, and shared among ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.distributed as dist
+
+from ..losses.exact_products import exact_products
+from ..losses.gather import is_distributed
 
 __all__ = ["retrieval_recall"]
 
@@ -14,6 +18,8 @@ def retrieval_recall(
     *,
     ranks: Sequence[int] = (1, 5, 10),
     block_size: int = 1024,
+    device: torch.device | str | None = None,
+    distributed: bool = False,
 ) -> dict[str, float]:
     """Return how often a relevant candidate is among the nearest.
 
@@ -26,7 +32,9 @@ def retrieval_recall(
             `i`.
         group_ids: Groupings of the rows, each int64 of shape `(N,)`, negative for a row that is alone in it.
         ranks: The `k` of each recall@k.
-        block_size: Queries compared at a time; no `N x N` matrix is held.
+        block_size: Queries, and candidates, compared at a time: memory beside the embeddings is that of one tile.
+        device: Where they are compared; where the queries lie if not given.
+        distributed: Whether all ranks have the same rows and call this together, each for its share of the queries.
 
     Returns:
         `{"recall@k": share}`, and `{"chance@k": share}`, the expected recall of random embeddings.
@@ -40,24 +48,61 @@ def retrieval_recall(
             f"`query_embeds` and `candidate_embeds` have shapes {tuple(query_embeds.shape)} and "
             f"{tuple(candidate_embeds.shape)}; give two of the same shape (N, D) with at least one row."
         )
-    hits = torch.zeros(len(ranks), dtype=torch.float64)
-    chances = torch.zeros(len(ranks), dtype=torch.float64)
-    for start in range(0, num_rows, block_size):
-        rows = torch.arange(start, min(start + block_size, num_rows))
-        similarity = query_embeds[rows].float() @ candidate_embeds.float().T  # (block, N)
-        is_relevant = rows[:, None] == torch.arange(num_rows)[None, :]
-        for ids in group_ids:
-            is_relevant |= (ids[rows, None] == ids[None, :]) & (ids[rows, None] >= 0)
-        # In a tie the relevant candidate comes last, so that equal embeddings do not count as found.
-        best_relevant = similarity.masked_fill(~is_relevant, float("-inf")).amax(dim=1, keepdim=True)
-        # Negated, so that NaN counts as ahead, too.
-        num_ahead = (~(similarity < best_relevant) & ~is_relevant).sum(dim=1)
-        num_others = num_rows - is_relevant.sum(dim=1).double()
+    device = query_embeds.device if device is None else torch.device(device)
+    candidates = candidate_embeds.to(device, torch.float32)
+    groups = [ids.to(device) for ids in group_ids]
+    totals = torch.zeros(2, len(ranks), dtype=torch.float64)  # of hits and of chances
+    blocks = list(torch.arange(num_rows, device=device).split(block_size))
+    shared = distributed and is_distributed()
+    for rows in blocks[dist.get_rank() :: dist.get_world_size()] if shared else blocks:
+        queries = query_embeds[rows.to(query_embeds.device)].to(device, torch.float32)
+        num_relevant, num_ahead = (count.cpu() for count in _count(queries, rows, candidates, groups, blocks))
+        num_others = num_rows - num_relevant.double()
         for place, k in enumerate(ranks):
-            hits[place] += (num_ahead < k).sum()
+            totals[0, place] += (num_ahead < k).sum()
             missed = torch.ones_like(num_others)
             for drawn in range(min(k, num_rows)):  # without replacement: each candidate has one rank
                 missed *= (num_others - drawn).clamp_min(0) / (num_rows - drawn)
-            chances[place] += (1 - missed).sum()
-    recalls = {f"recall@{k}": (hits[place] / num_rows).item() for place, k in enumerate(ranks)}
-    return recalls | {f"chance@{k}": (chances[place] / num_rows).item() for place, k in enumerate(ranks)}
+            totals[1, place] += (1 - missed).sum()
+    if shared:
+        on_device = totals.to(device)
+        dist.all_reduce(on_device)
+        totals = on_device.cpu()
+    recalls, chances = (totals / num_rows).tolist()
+    return {
+        **{f"recall@{k}": share for k, share in zip(ranks, recalls, strict=True)},
+        **{f"chance@{k}": share for k, share in zip(ranks, chances, strict=True)},
+    }
+
+
+def _count(
+    queries: torch.Tensor,
+    rows: torch.Tensor,
+    candidates: torch.Tensor,
+    groups: Sequence[torch.Tensor],
+    blocks: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how many candidates are relevant for each query of a block, and how many others come before all of those.
+
+    Two sweeps over the candidates: the second counts what comes before the best that the first found.
+    """
+
+    def tiles() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for columns in blocks:
+            is_relevant = rows[:, None] == columns
+            for ids in groups:
+                is_relevant |= (ids[rows, None] == ids[columns]) & (ids[rows, None] >= 0)
+            with exact_products(queries.device.type):
+                similarity = queries @ candidates[columns].T
+            yield similarity, is_relevant
+
+    best = queries.new_full((len(rows), 1), float("-inf"))
+    num_relevant, num_ahead = torch.zeros_like(rows), torch.zeros_like(rows)
+    for similarity, is_relevant in tiles():
+        best = torch.maximum(best, similarity.masked_fill(~is_relevant, float("-inf")).amax(dim=1, keepdim=True))
+        num_relevant += is_relevant.sum(dim=1)
+    for similarity, is_relevant in tiles():
+        # In a tie the relevant candidate comes last, so that equal embeddings do not count as found.
+        # Negated, so that NaN counts as ahead, too.
+        num_ahead += (~(similarity < best) & ~is_relevant).sum(dim=1)
+    return num_relevant, num_ahead

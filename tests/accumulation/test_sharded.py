@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from modeling_eclip import EClipModel, MultiStreamAccumulation
 from modeling_eclip.accumulation.plan import plan_streams
-from modeling_eclip.accumulation.sharded import pad_streams
+from modeling_eclip.accumulation.sharded import count_streams, pad_streams
 from training.engine.optimization import build_optimizer
 
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 2, 2, -1, 5])
@@ -156,10 +156,11 @@ def test_models_that_are_sharded_otherwise_are_refused(one_rank):
         MultiStreamAccumulation(FullyShardedDataParallel(torch.nn.Linear(2, 2), device_id=torch.device("cpu")))
 
 
-def test_added_streams_stand_at_the_end_of_their_modality(monkeypatch):
-    monkeypatch.setattr("modeling_eclip.accumulation.sharded.count_rows", lambda number, device: [number, 4])
+def test_added_streams_stand_at_the_end_of_their_modality():
     inputs = make_inputs(6) | {"interpolate_pos_encoding": True}
-    streams = pad_streams(plan_streams(inputs, make_config(), 3, 2), torch.device("cpu"))
+    planned = plan_streams(inputs, make_config(), 3, 2)
+    assert count_streams(planned) == (1, 2)
+    streams = pad_streams(planned, (4, 4))
     kinds = [(len(stream.text_rows), len(stream.image_rows)) for stream in streams]
     # 1 + 1 streams of titles and 2 + 1 of images, each last one in common: others have 4 and 4 besides
     assert kinds == [(3, 0), (0, 0), (0, 0), (0, 0), (0, 2), (0, 2), (0, 0), (0, 0), (3, 2)]

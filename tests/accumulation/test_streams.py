@@ -1,16 +1,20 @@
 """Multi-stream accumulation: the gradient of the whole batch, however it is cut."""
 
+import contextlib
 import os
 import socket
+import weakref
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 from conftest import assert_same_gradients, make_config, make_inputs
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_eclip import EClipModel, MultiStreamAccumulation, contrastive_loss
-from modeling_eclip.accumulation.plan import plan_streams
+from modeling_eclip.accumulation.plan import Stream, plan_streams
+from modeling_eclip.accumulation.transfer import InputTransfer
 
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 2, 2, -1, 5])
 NUM_OFFERS = len(CATALOG_IDS)
@@ -172,6 +176,70 @@ def test_gradients_are_added_to():
     assert_same((loss, gradients_of(model)), (loss, {name: 2 * gradient for name, gradient in once.items()}))
 
 
+@pytest.mark.parametrize("sizes", [{"stream_size": 4}, {}], ids=str)
+@pytest.mark.parametrize("keep_graphs", [0.0, 0.5])
+def test_streams_are_prepared_where_they_are_encoded(sizes, keep_graphs):
+    """8-bit pixels are normalised stream by stream, and no more than two streams' at a time."""
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    levels = torch.randint(0, 256, inputs["pixel_values"].shape, dtype=torch.uint8)
+    expected = whole_batch(model, {**inputs, "pixel_values": levels.float() / 64 - 2})
+    alive, most, rows = weakref.WeakSet(), [], []
+
+    def prepare(given):
+        prepared = dict(given)
+        if "pixel_values" in given:
+            pixels = given["pixel_values"].float() / prepared.pop("divisor") - 2
+            rows.append(len(pixels))
+            alive.add(pixels)
+            most.append(len(alive))
+            prepared["pixel_values"] = pixels
+        return prepared
+
+    given = {**inputs, "pixel_values": levels, "divisor": 64}
+    assert_same(in_streams(model, given, **sizes, keep_graphs=keep_graphs, prepare=prepare), expected)
+    if sizes and not keep_graphs:
+        assert rows == [4, 4, 3] * 2
+        assert max(most) <= 2
+    elif not sizes:
+        assert rows == [NUM_OFFERS]
+
+
+def test_copies_run_one_stream_ahead_and_their_memory_is_reused_in_order(monkeypatch):
+    """The order of a GPU's two queues; what they compute needs a GPU."""
+    events = []
+    queues = {name: Queue(name, events) for name in ("copies", "computation")}
+    transfer = InputTransfer()
+    monkeypatch.setattr(transfer, "_queue", lambda device: queues["copies"])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: queues["computation"])
+    monkeypatch.setattr(torch.cuda, "stream", lambda queue: contextlib.nullcontext())
+    monkeypatch.setattr(
+        "modeling_eclip.accumulation.transfer.move_inputs",
+        lambda inputs, device: events.append(f"copy {len(inputs['input_ids'])}") or inputs,
+    )
+    nothing = torch.zeros(0, dtype=torch.int64)
+    streams = [Stream({"input_ids": torch.zeros(number, 2)}, nothing, nothing) for number in (1, 2, 3)]
+    for stream, inputs in transfer(streams, torch.device("cpu")):
+        events.append(f"encode {len(inputs['input_ids'])}")
+        assert inputs is stream.inputs
+    ahead, arrived = "copies after computation", "computation after copies"
+    assert events == [
+        *(ahead, "copy 1", arrived),
+        *(ahead, "copy 2", "encode 1", arrived),
+        *(ahead, "copy 3", "encode 2", arrived),
+        "encode 3",
+    ]
+
+
+class Queue:
+    """Stands for a queue of a GPU's work and keeps what waits for what."""
+
+    def __init__(self, name, events):
+        self.name, self.events = name, events
+
+    def wait_stream(self, other):
+        self.events.append(f"{self.name} after {other.name}")
+
+
 def test_titles_are_sorted_and_trimmed():
     inputs = make_inputs(10)  # lengths 3, 4, 5, 6, 7, 3, 4, 5, 6, 7
     streams = plan_streams(inputs, make_config(), 4, 10)
@@ -240,6 +308,98 @@ def test_graphs_are_kept_as_memory_allows(monkeypatch):
     assert image_stream > 2 * 3 * 32 * 32 * 4  # more than the pixels alone
 
 
+def first_step(accumulate, monkeypatch, free_bytes):
+    """Run a first step, which knows no graph's size yet, and return how many graphs it kept."""
+    monkeypatch.setattr("modeling_eclip.accumulation.memory.free_memory", lambda device: free_bytes)
+    ours = (accumulate(make_inputs(NUM_OFFERS), CATALOG_IDS), gradients_of(accumulate.module))
+    assert_same(ours, whole_batch(build(), make_inputs(NUM_OFFERS)))
+    return accumulate.num_kept
+
+
+def test_the_first_step_keeps_what_fits(monkeypatch):
+    measured = MultiStreamAccumulation(build(), stream_size=2)
+    first_step(measured, monkeypatch, 1e12)
+    streams = plan_streams(make_inputs(NUM_OFFERS), measured.module.config, 2, 2)
+    text, image, *_ = (measured._budget._size(streams[number]) for number in (0, 5))
+    gradients = sum(parameter.nbytes for parameter in measured.module.parameters())
+    assert text < image
+
+    def bytes_for(graphs):
+        return gradients + graphs / 0.8 + 1  # a fifth stays free
+
+    # Two graphs of titles are kept before anything is known of images. The first image does not fit beside the room
+    # that an encoding without a graph will need, and neither do the titles.
+    accumulate = MultiStreamAccumulation(build(), stream_size=2)
+    assert first_step(accumulate, monkeypatch, bytes_for(image)) == 0
+    # Room for an image's graph, for that of a second encoding, and for nothing else but small titles at the end.
+    accumulate = MultiStreamAccumulation(build(), stream_size=2)
+    kept = first_step(accumulate, monkeypatch, bytes_for(2 * image + text))
+    assert 1 <= kept < 11
+    assert len(accumulate._budget._held) == kept
+    assert sum(accumulate._budget._held.values()) <= image + text + 1
+
+
+def test_a_graph_that_does_not_fit_is_let_go(monkeypatch):
+    """Memory that ends in the middle of an encoding costs graphs, and not the run."""
+    model, inputs = build(dropout=0.3), make_inputs(NUM_OFFERS)
+    torch.manual_seed(7)
+    expected = in_streams(model, inputs, stream_size=2, keep_graphs=0.0)
+    calls = []
+
+    def encode_image(*arguments, **settings):
+        calls.append(torch.is_grad_enabled())
+        output = encode(*arguments, **settings)
+        if len(calls) == 3:  # dropout has drawn already
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return output
+
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", encode_image)
+    model.zero_grad()
+    torch.manual_seed(7)
+    accumulate = MultiStreamAccumulation(model, stream_size=2)
+    assert_same((accumulate(inputs, CATALOG_IDS), gradients_of(model)), expected)
+    assert accumulate.num_kept == 0
+    assert calls[:5] == [True, True, True, False, False]  # the third again, and the rest of the step, without
+    calls.clear()
+    calls.extend([False] * 3)  # beyond the third
+    accumulate(inputs, CATALOG_IDS)
+    assert accumulate.num_kept == 11  # another step tries again
+    # Without a graph there is nothing to let go, and a share that was asked for is not changed in silence.
+    for keep_graphs in (0.0, 1.0):
+        calls.clear()
+        with pytest.raises(torch.OutOfMemoryError):
+            MultiStreamAccumulation(model, stream_size=2, keep_graphs=keep_graphs)(inputs, CATALOG_IDS)
+
+
+@pytest.mark.parametrize("stream_size", [None, 6])
+def test_no_step_compares_all_pairs(stream_size):
+    """The loss is in tiles: whatever the batch, nothing of its square is computed on the way."""
+
+    class LargestSquare(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+            output = function(*arguments, **(settings or {}))
+            if isinstance(output, torch.Tensor) and output.ndim == 2 and output.shape[0] == output.shape[1]:
+                self.largest = max(self.largest, len(output) if len(output) in (NUM_OFFERS, 5) else 0)
+            return output
+
+    model = build()
+    accumulate = MultiStreamAccumulation(model, stream_size=stream_size, tile_size=2)
+    with LargestSquare() as squares:
+        accumulate(make_inputs(NUM_OFFERS), CATALOG_IDS)
+    assert squares.largest == 0
+
+
+@pytest.mark.parametrize("stream_size", [None, 4])
+def test_a_compiled_model_in_streams(stream_size):
+    model, inputs = build(), make_inputs(NUM_OFFERS)
+    compiled = torch.compile(model, backend="eager")
+    loss, _ = in_streams(compiled, inputs, stream_size=stream_size)
+    assert_same((loss, gradients_of(model)), whole_batch(build(), inputs))
+
+
 def test_measured_memory_is_what_the_graph_holds():
     from modeling_eclip.accumulation.memory import GraphMeter
 
@@ -291,6 +451,8 @@ RANK_CASES = [
     ((11, 0), {"stream_size": 3}),
     # one of the ranks cuts nothing, but steps in time with the other
     ((2, 9), {"stream_size": 4, "keep_graphs": 0.0}),
+    # `accelerate launch --dynamo_backend` compiles around the reduction
+    ((9, 2), {"stream_size": 3, "compiled": True}),
 ]
 
 
@@ -303,10 +465,11 @@ def run_rank(rank, port, folder):
 
 
 def run_case(rank, shares, arguments):
-    bare = build()
+    bare, arguments = build(), dict(arguments)
     model = nn.parallel.DistributedDataParallel(bare)
     reductions = []
     model.register_comm_hook(reductions, count_reduction)
+    model = torch.compile(model, backend="eager") if arguments.pop("compiled", False) else model
     accumulate = MultiStreamAccumulation(model, **arguments)
     start = sum(shares[:rank])
     rows = slice(start, start + shares[rank])

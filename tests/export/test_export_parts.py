@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, make_inputs, wake
+from conftest import make_config, make_inputs, save_checkpoint, wake
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.export import parts as exporting
@@ -45,16 +45,16 @@ def check(model, part, format, rows=(1, 3, 5), cut=2):
 
 
 def record_hints(monkeypatch):
-    """Return a list that gets the precision hint of every graph that OpenVINO compiles for the export's caller."""
-    import openvino
+    """Return a list that gets the precision hint of every graph that is compiled to embed with."""
+    from transformers.exporters.runners.runner_openvino import OpenVINOModelRunner
 
-    hints, compile_model = [], openvino.Core.compile_model
+    hints, from_program = [], OpenVINOModelRunner.from_program
 
-    def compile_and_record(core, program, *words):
-        hints.extend(word["INFERENCE_PRECISION_HINT"] for word in words if "PERFORMANCE_HINT" in str(word))
-        return compile_model(core, program, *words)
+    def compile_and_record(*words, config=None, **settings):
+        hints.append((config or {}).get("INFERENCE_PRECISION_HINT"))
+        return from_program(*words, config=config, **settings)
 
-    monkeypatch.setattr(openvino.Core, "compile_model", compile_and_record)
+    monkeypatch.setattr(OpenVINOModelRunner, "from_program", staticmethod(compile_and_record))
     return hints
 
 
@@ -115,8 +115,6 @@ def test_mistakes_are_named(monkeypatch):
 
 
 def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkeypatch):
-    from test_examples import save_checkpoint
-
     save_checkpoint(tmp_path / "checkpoint")
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", "text"]
     words += ["--precision", "int8", "--toy_offers", "120", "--num_workers", "0", "--calibration_products", "40"]
@@ -142,8 +140,6 @@ def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkey
 
 @pytest.mark.parametrize("part", ["text", "image"])
 def test_a_modality_alone_is_exported_from_tables_of_that_modality(part, tmp_path, monkeypatch):
-    from test_examples import save_checkpoint
-
     save_checkpoint(tmp_path / "checkpoint")
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "export"), "--part", part]
     words += ["--toy_offers", "120", "--num_workers", "0", "--agreement_products", "10"]

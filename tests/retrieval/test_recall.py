@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_eclip.retrieval.recall import retrieval_recall
 
@@ -49,6 +50,40 @@ def test_blocks_do_not_matter():
     whole = retrieval_recall(queries, candidates, [ids])
     assert retrieval_recall(queries, candidates, [ids], block_size=7) == pytest.approx(whole)
     assert 0 < whole["recall@1"] < whole["recall@10"] < 1
+
+
+def one_by_one(queries, candidates, ids, rank):
+    """Return recall at a rank by sorting all candidates of each query."""
+    hits = 0
+    for row, query in enumerate(queries):
+        order = (candidates @ query).argsort(descending=True)[:rank].tolist()
+        hits += any(found == row or (ids[row] >= 0 and ids[row] == ids[found]) for found in order)
+    return hits / len(queries)
+
+
+def test_tiles_find_what_sorting_finds():
+    generator = torch.Generator().manual_seed(1)
+    queries, candidates = torch.randn(40, 6, generator=generator), torch.randn(40, 6, generator=generator)
+    ids = torch.randint(-1, 12, (40,), generator=generator)
+    metrics = retrieval_recall(queries, candidates, [ids], ranks=(1, 3), block_size=9, device="cpu")
+    for rank in (1, 3):
+        assert metrics[f"recall@{rank}"] == one_by_one(queries, candidates, ids, rank)
+
+
+def test_memory_is_that_of_a_tile():
+    class LargestTensor(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+            output = function(*arguments, **(settings or {}))
+            if isinstance(output, torch.Tensor):
+                self.numbers = max(self.numbers, output.numel())
+            return output
+
+    vectors = torch.randn(200, 4)
+    with LargestTensor() as largest:
+        retrieval_recall(vectors, vectors, [torch.zeros(200, dtype=torch.int64)], block_size=8)
+    assert largest.numbers <= 200 * 4  # the vectors themselves; a block of queries with all candidates is 200 x 8
 
 
 def test_embeddings_that_are_no_numbers_find_nothing():

@@ -3,16 +3,20 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import DATA, MODEL, saved_weights, train_arguments
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.losses import objective
+from training.engine import setup
 from training.engine.build import load_split
 from training.engine.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
 from training.engine.contrastive_training import train
+from training.engine.step import OptimizerStep
 
 
 def test_a_run_leaves_model_report_and_plot(tmp_path):
@@ -182,6 +186,38 @@ def test_a_single_step_that_is_no_number_is_left_out(tmp_path, monkeypatch):
     assert train_with_a_bad_second_step(tmp_path / "short", 32).bad_steps == 1
     before, after = saved_weights(tmp_path / "short" / "checkpoint-16"), saved_weights(tmp_path / "short")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class ScalingAccelerator(Accelerator):
+    """Scales gradients on a CPU, which accelerate does for float16 on GPUs alone."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        # The largest power of two of float32: the first gradients overflow, and the next have 20 digits of room.
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-20)
+
+    def unscale_gradients(self, optimizer=None):
+        for wrapped in self._optimizers:
+            self.scaler.unscale_(wrapped.optimizer)
+
+
+def test_an_overflow_that_the_scaler_handles_is_no_bad_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "Accelerator", ScalingAccelerator)
+    result = train(MODEL, DATA, train_arguments(tmp_path, max_bad_steps=1))  # a bad step would end the run
+    assert result.bad_steps == 0
+    assert [record["samples"] for record in result.history if "loss" in record] == [32, 48, 64]
+    # It is no step in a row of bad ones either: what came before it is worth a checkpoint.
+    assert find_checkpoints(tmp_path)[0].name == "checkpoint-16"
+
+
+def test_an_overflow_without_scaling_is_a_bad_step():
+    for scale, adapts in ((2.0, True), (0.5, False)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaler.scale(torch.ones(()))  # sets it up
+        step = SimpleNamespace(accelerator=SimpleNamespace(scaler=scaler))
+        assert OptimizerStep._scaler_adapts(step, torch.tensor(1.0)) is adapts
+        assert not OptimizerStep._scaler_adapts(step, torch.tensor(math.nan))
+    assert not OptimizerStep._scaler_adapts(SimpleNamespace(accelerator=SimpleNamespace(scaler=None)), torch.ones(()))
 
 
 def test_streams_change_nothing(tmp_path):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from training.arguments.options import check_encoding, check_ranges, option
 from training.arguments.schedule import BatchSizeRule, BatchSizeSchedule, parse_batch_size_steps
+from training.arguments.workers import workers_per_rank
 
 TASK_NAMES: list[str] = []
 """What `--task` may be; each task of `training.tasks` adds its name when it is registered."""
@@ -120,7 +121,22 @@ class DataArguments:
     )
     word_dropout: float = option("Probability of leaving out each word of a title.", 0.0, within="[0, 1)")
     shuffle_probability: float = option("Probability of shuffling the words of a title.", 0.0, within="[0, 1]")
-    num_workers: int = option("Processes that decode images, per rank.", 1, within="[0, inf)")
+    num_workers: int = option(
+        "Processes that decode images, per rank; 0 decodes in the rank's own. As many as the machine's cores allow if "
+        "not given.",
+        default_factory=workers_per_rank,
+        within="[0, inf)",
+    )
+    prefetch_factor: int = option(
+        "Parts of a batch that each of these processes prepares ahead.", 2, within="[1, inf)"
+    )
+    part_size: int = option("Offers of such a part; batches do not depend on it.", 64, within="[1, inf)")
+    batch_memory_gib: float = option(
+        "GiB of memory that the pixels of a rank's share of a batch may take; those of a larger one lie in a "
+        "temporary file (TMPDIR). There are two shares at a time: one is trained on, one is read.",
+        4.0,
+        within="[0, inf)",
+    )
 
     def __post_init__(self) -> None:
         """Check the encoding; use generated offers for validation and test where training uses them."""

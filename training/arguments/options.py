@@ -3,6 +3,7 @@
 import codecs
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
@@ -10,7 +11,12 @@ __all__ = ["check_encoding", "check_ranges", "option"]
 
 
 def option(
-    text: str, default: Any = dataclasses.MISSING, choices: list[str] | None = None, *, within: str | None = None
+    text: str,
+    default: Any = dataclasses.MISSING,
+    choices: list[str] | None = None,
+    *,
+    within: str | None = None,
+    default_factory: Callable[[], Any] | None = None,
 ) -> Any:
     """Return a field with the help that `--help` prints, and with what it may be where that is no type.
 
@@ -18,12 +24,15 @@ def option(
         text: The help.
         default: The default.
         choices: The words that it may be.
+        default_factory: Finds out the default where it is that of the machine.
         within: The range that a number must lie in, as mathematicians write it: `"(0, 1]"` is above 0 and at most 1.
     """
     metadata = {name: value for name, value in (("choices", choices), ("within", within)) if value is not None}
     metadata |= {"help": text}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
+    if default_factory is not None:
+        return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from modeling_eclip import EClipProcessor
 from training.benchmark.runs import RunGroup, head_folder, run_file
 from training.data.files import whole_folder
+from training.engine.setup import open_accelerator
 from training.evaluation.gallery import draw_evaluations
 from training.evaluation.task_evaluation import evaluate_head, load_evaluated_split, load_task_head
 from training.tasks.registry import find_task
@@ -71,7 +71,7 @@ def draw_checkpoints(checkpoints: Mapping[str, RunGroup], folder: Path) -> dict[
         The files by the checkpoint's name, in `pictures/NAME`.
     """
     drawn: dict[str, list[Path]] = {}
-    accelerator = Accelerator()
+    accelerator = open_accelerator()
     level = logging.getLogger("training").level
     logging.getLogger("training").setLevel(logging.WARNING)
     for name, group in tqdm(checkpoints.items(), desc="drawing"):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
 from training.arguments.groups import (
@@ -27,6 +26,7 @@ from training.benchmark.classical import answer_classically
 from training.data.collator import modalities_of
 from training.data.files import write_json
 from training.engine.feature_cache import cache_frozen_towers
+from training.engine.setup import open_accelerator
 from training.evaluation.task_evaluation import answer_split, load_evaluated_split
 from training.evaluation.task_metrics import Outcomes
 from training.tasks.answers import TaskAnswers
@@ -277,7 +277,7 @@ def _learn(group: RunGroup, run: Run, folder: Path) -> dict[str, Any]:
 
 def _answer(run: Run, head_dir: Path, test: Any, data: DataArguments, arguments: FinetuneArguments) -> TaskAnswers:
     """Let a head answer about the test split, from vectors on disk where there are any."""
-    accelerator = Accelerator()
+    accelerator = open_accelerator()
     head, processor = load_head(str(head_dir)), EClipProcessor.from_pretrained(head_dir)
     head.eclip.requires_grad_(False)
     products = cache_frozen_towers(

@@ -3,6 +3,8 @@
 A batch is a dictionary of
 
 - what the processor returns: `input_ids` `(N, L)`, `attention_mask` `(N, L)`, `pixel_values` `(N, C, H, W)`, ...;
+- `normalization`: where `pixel_values` are still 8-bit levels, the `PixelNormalization` that the device is to apply,
+  else `None` (see `training.data.inputs`);
 - where the rows hold a frozen tower's vectors, these in place of its inputs: `image_pooler_output` and
   `text_pooler_output`, float32 `(N, width)`;
 - for a task on both modalities: `has_text` and `has_image`, bool `(N,)`; where one is false, that modality's inputs
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 
 from modeling_eclip.images_eclip import ProductImageError
+from modeling_eclip.inference.pixels import PixelNormalization
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.columns import NO_CATALOG, stable_id
 from training.data.images import ImageReader
@@ -123,6 +126,7 @@ class ProductCollator:
         }
         self.labels = labels
         self.images = ImageReader(processor, augmentation)
+        self.reads_images = "image" in self.modalities and "image_pooler_output" not in self.frozen_widths
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], positions: Sequence[int]) -> dict[str, Any]:
         """Makes a batch.
@@ -145,6 +149,7 @@ class ProductCollator:
                 skipped.append((row["row_id"], read))
         return {
             **self.inputs(usable or [self.placeholder_row()]),
+            "normalization": self.normalization,
             "catalog_ids": torch.tensor([row.catalog_id for row in usable], dtype=torch.int64),
             "row_ids": [row.row_id for row in usable],
             "positions": places,
@@ -152,6 +157,11 @@ class ProductCollator:
             "skipped": skipped,
             "num_rows": len(rows),
         }
+
+    @property
+    def normalization(self) -> PixelNormalization | None:
+        """What is still to be done to the pixels of a batch."""
+        return self.images.normalization if self.reads_images else None
 
     def read(self, row: Mapping[str, Any], position: int) -> ReadRow | str:
         """Reads one row.
@@ -174,7 +184,7 @@ class ProductCollator:
             return reason
         rng = np.random.default_rng((self.seed, position))
         image = None
-        if "image" in self.modalities and "image_pooler_output" not in self.frozen_widths:
+        if self.reads_images:
             try:
                 image = self.images.read(row["image"], rng)
             except ProductImageError as error:
@@ -205,9 +215,9 @@ class ProductCollator:
         inputs: dict[str, Any] = {}
         if "text" in self.modalities and "text_pooler_output" not in self.frozen_widths:
             inputs |= self.processor(text=[row.title or "none" for row in rows], return_tensors="pt")
-        if "image" in self.modalities and "image_pooler_output" not in self.frozen_widths:
+        if self.reads_images:
             images = [self.images.blank() if row.image is None else row.image for row in rows]
-            inputs |= self.images.batch(images)
+            inputs |= self.images.stack(images)
         for name, width in self.frozen_widths.items():
             vectors = [row.vectors[name] if row.vectors[name] is not None else [0.0] * width for row in rows]
             inputs[name] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))

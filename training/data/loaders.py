@@ -3,6 +3,9 @@
 A batch is a function of the seed and of the samples seen: its rows (see `training.data.sampler`) and their
 augmentation do not change with the number of workers or ranks, nor when a run is resumed. Every batch lists the rows
 that it skipped and why (see `training.data.collator`, which also says what a batch holds).
+
+Batches of a training run may be very large, so workers read parts of them (see `training.data.assembly`). Those of an
+evaluation are small, and read whole.
 """
 
 import logging
@@ -19,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from training.data.assembly import AssembledBatches
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.collator import FROZEN_COLUMNS, ProductCollator, RowLabels, modalities_of
 from training.data.pairs import PairCollator, ProductPairs
@@ -36,7 +40,7 @@ _PARENT_CHECK_SECONDS = 1.0
 
 
 class ProductBatches(Dataset[dict[str, Any]]):
-    """Batches of products: item `k` is this rank's share of the `k`-th global batch.
+    """Parts of batches of products: this rank's share of each global batch, in order, a few rows at a time.
 
     Args:
         products: Products, or pairs of products, with the columns that the collator reads.
@@ -45,6 +49,11 @@ class ProductBatches(Dataset[dict[str, Any]]):
         spans: `(start, stop)` positions of each global batch.
         rank: This rank.
         num_ranks: Number of ranks.
+        part_size: Largest number of rows of a part; a part is the whole share if not given.
+
+    Attributes:
+        num_parts: Parts of each share, int64, shape `(num_batches,)`; one, without rows, of an empty share.
+        num_rows: Rows of each share, likewise.
     """
 
     def __init__(
@@ -55,23 +64,33 @@ class ProductBatches(Dataset[dict[str, Any]]):
         spans: Sequence[tuple[int, int]],
         rank: int = 0,
         num_ranks: int = 1,
+        part_size: int | None = None,
     ) -> None:
-        """Checks the rank."""
+        """Checks the rank and the size of a part."""
         rank_slice(0, 0, rank, num_ranks)
+        if part_size is not None and part_size < 1:
+            raise ValueError(f"part_size must be at least 1, received {part_size}.")
         self.products = products
         self.collator = collator
         self.order = order
-        self.spans = list(spans)
-        self.rank = rank
-        self.num_ranks = num_ranks
+        self.part_size = part_size
+        shares = np.asarray([rank_slice(*span, rank, num_ranks) for span in spans], dtype=np.int64).reshape(-1, 2)
+        self._starts, self._stops = shares.T
+        self.num_rows = self._stops - self._starts
+        self.num_parts = np.maximum(1, -(-self.num_rows // (part_size or max(1, self.num_rows.max(initial=1)))))
+        self._first_parts = np.cumsum(self.num_parts) - self.num_parts
 
     def __len__(self) -> int:
-        """Number of global batches."""
-        return len(self.spans)
+        """Number of parts of all batches."""
+        return int(self.num_parts.sum())
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Reads, decodes and collates one batch."""
-        start, stop = rank_slice(*self.spans[number], self.rank, self.num_ranks)
+        """Reads, decodes and collates one part."""
+        share = int(np.searchsorted(self._first_parts, number, side="right")) - 1
+        start, stop = int(self._starts[share]), int(self._stops[share])
+        if self.part_size is not None:
+            start += (number - int(self._first_parts[share])) * self.part_size
+            stop = min(stop, start + self.part_size)
         rows = self.products.__getitems__(self.order.rows(start, stop).tolist()) if stop > start else []
         return self.collator(rows, range(start, stop))
 
@@ -119,7 +138,9 @@ def train_loader(
     labels: RowLabels | None = None,
     num_workers: int = 0,
     prefetch_factor: int = 2,
-) -> DataLoader[dict[str, Any]]:
+    part_size: int = 64,
+    memory_gib: float = 4.0,
+) -> AssembledBatches:
     """Loads the batches of a training run in order; each item is this rank's share of one global batch.
 
     Args:
@@ -137,14 +158,17 @@ def train_loader(
         mates_share: Share of the catalogs whose offers come one after the other; see `RowOrder`.
         shuffle_buffer: About how many rows of streamed products are shuffled together; see `BlockOrder`. Each worker
             holds that many in memory. A block is read once by each worker of each rank that needs rows of it: by all
-            of them if `shuffle_buffer` is many times a rank's share of a batch, by one or two if it is less.
+            of them if `shuffle_buffer` is many times `part_size`.
         modality: What a task uses; see `ProductCollator`.
         labels: Reads the labels of a task.
         num_workers: Worker processes; 0 loads in this process.
-        prefetch_factor: Batches that each worker prepares ahead.
+        prefetch_factor: Parts that each worker prepares ahead.
+        part_size: Rows of a part, which a worker reads at once. Batches do not depend on it.
+        memory_gib: GiB of memory that the pixels of this rank's share of a batch may take. A larger share lies in a
+            temporary file. With workers there are two shares at a time.
 
     Returns:
-        A loader of batches, as `training.data.collator` describes them.
+        The batches, as `training.data.collator` describes them.
 
     Raises:
         ValueError: If `mates_share` is set for a stream, whose catalogs are not known in advance.
@@ -182,8 +206,10 @@ def train_loader(
         if mates_share and not isinstance(products, ProductPairs):
             catalog_ids = np.asarray(products["catalog_id"])
         order = RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
-    batches = ProductBatches(products, _collator_for(products, collator), order, spans, rank, num_ranks)
-    return batch_loader(batches, num_workers, prefetch_factor)
+    parts = ProductBatches(products, _collator_for(products, collator), order, spans, rank, num_ranks, part_size)
+    # not pinned: a large batch would take that much memory from the system for good; streams pin their own inputs
+    loader = batch_loader(parts, num_workers, prefetch_factor, pin_memory=False)
+    return AssembledBatches(loader, parts.num_parts, parts.num_rows, processor.tokenizer, memory_gib)
 
 
 def evaluation_loader(
@@ -233,14 +259,15 @@ def _collator_for(products: Products | ProductPairs, collator: ProductCollator) 
 
 
 def batch_loader(
-    batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int = 2
+    batches: Dataset[dict[str, Any]], num_workers: int, prefetch_factor: int = 2, *, pin_memory: bool = True
 ) -> DataLoader[dict[str, Any]]:
-    """Loads the items of a dataset, each of which is a whole batch, in order.
+    """Loads the items of a dataset, each of which is a batch or a part of one, in order.
 
     Args:
         batches: The batches.
         num_workers: Worker processes, which end with this one; 0 loads in this process.
-        prefetch_factor: Batches that each worker prepares ahead.
+        prefetch_factor: Items that each worker prepares ahead.
+        pin_memory: Whether to bring items into memory that a GPU copies from, where there is one.
 
     Returns:
         The loader.
@@ -250,11 +277,11 @@ def batch_loader(
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return DataLoader(
         batches,
-        batch_size=None,  # an item is a whole batch
+        batch_size=None,  # an item is a batch
         collate_fn=_as_is,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory and torch.cuda.is_available(),
         worker_init_fn=_set_up_worker,
         generator=torch.Generator(),  # a loader draws a seed at its start; not from the generator that dropout uses
     )

@@ -106,6 +106,7 @@ class PairCollator:
         inputs = self.collator.inputs(usable or [self.collator.placeholder_row()] * 2)
         return {
             **{name: value.reshape(len(value) // 2, 2, *value.shape[1:]) for name, value in inputs.items()},
+            "normalization": self.collator.normalization,
             "labels": torch.tensor([row["label"] for row in pairs] or [-100]),
             "catalog_ids": torch.tensor([row.catalog_id for row in usable], dtype=torch.int64).reshape(-1, 2),
             "row_ids": [row["row_id"] for row in pairs],

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.options import check_encoding, check_ranges, option
@@ -23,6 +21,7 @@ from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards
 from training.engine.nonfinite import check_weights
 from training.engine.precision import precision_of_device
+from training.engine.setup import open_accelerator
 
 __all__ = ["EmbedArguments", "embed_corpus"]
 
@@ -98,7 +97,7 @@ def embed_corpus(arguments: EmbedArguments) -> dict[str, Any]:
     Raises:
         ValueError: the folder was begun with other settings, or too many rows could not be used.
     """
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)])
+    accelerator = open_accelerator(longest_wait=_LONGEST_WAIT)
     if arguments.dtype == "auto":  # decided here, so that every process and every machine of a cluster does the same
         arguments = replace(arguments, dtype=_DTYPES[precision_of_device(accelerator.device)])
     if accelerator.is_main_process:

@@ -26,6 +26,7 @@ from training.data.collator import ProductCollator
 from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
 from training.data.files import whole_file
+from training.data.inputs import model_inputs
 from training.data.loaders import with_progress
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
@@ -138,7 +139,7 @@ class _Collator:
         self.names = set(inspect.signature(getattr(model, f"encode_{modality}")).parameters)
         self.collator = ProductCollator(processor, own_catalog_for_singles=False)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[int], dict[str, torch.Tensor]]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[int], dict[str, Any]]:
         """Return the number of rows, the places of the usable ones, and their inputs."""
         if self.modality == "text":
             titles = [(row["title"] or "").strip() for row in rows]
@@ -150,7 +151,8 @@ class _Collator:
             named = [{**placeholder, "image": row["image"], "row_id": str(place)} for place, row in enumerate(rows)]
             batch = self.collator(named, range(len(rows)))
             usable = [int(row_id) for row_id in batch["row_ids"]]
-        return len(rows), usable, {name: value for name, value in batch.items() if name in self.names}
+        names = {*self.names, "normalization"}
+        return len(rows), usable, {name: value for name, value in batch.items() if name in names}
 
 
 @torch.no_grad()
@@ -166,7 +168,7 @@ def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Acceler
         found = [None] * num_rows
         if usable:
             with accelerator.autocast():
-                output = encode(**{name: value.to(accelerator.device) for name, value in inputs.items()})
+                output = encode(**model_inputs(inputs, accelerator.device))
             for place, vector in zip(usable, output.pooler_output.float().cpu().numpy(), strict=True):
                 found[place] = vector
         vectors += found

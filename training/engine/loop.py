@@ -21,6 +21,7 @@ from modeling_eclip import EClipProcessor
 from training.arguments.groups import DataArguments, TrainArguments
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.loaders import train_loader
+from training.data.ranks import gather_objects
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 from training.engine.checkpoint import Checkpoints, Progress
@@ -29,6 +30,7 @@ from training.engine.interruption import EXIT_STATUS, Interruption
 from training.engine.lora import AdapterState, plain_state_dict
 from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
+from training.engine.setup import seed_rank
 from training.engine.step import OptimizerStep, TrainingStep
 from training.engine.tower_products import allow_tf32
 from training.engine.waiting import WaitingTime
@@ -145,6 +147,7 @@ class TrainingLoop:
             SystemExit: SIGTERM came; a checkpoint is written.
         """
         progress = self.progress
+        seed_rank(self.arguments.seed, self.accelerator.process_index)
         if resume_from is not None:
             self._resume(resume_from)
         else:
@@ -164,7 +167,7 @@ class TrainingLoop:
             started = time.perf_counter()
             for batch in batches:
                 before = progress.samples_seen
-                ranks = self._gather((batch["num_rows"], batch["skipped"], interruption.requested))
+                ranks = gather_objects((batch["num_rows"], batch["skipped"], interruption.requested))
                 if any(is_stopped for _, _, is_stopped in ranks):
                     self._stop()
                 num_rows, num_usable = self._count(ranks)
@@ -183,7 +186,7 @@ class TrainingLoop:
                 if is_due and not self.step.bad_steps.is_in_a_row:
                     self._save()
                 started = time.perf_counter()
-            if any(self._gather(interruption.requested)):
+            if any(gather_objects(interruption.requested)):
                 self._stop()
             # The last evaluation takes less time than another start would: a signal that comes now waits for its end.
             self._evaluate()
@@ -250,6 +253,9 @@ class TrainingLoop:
             mates_share=self.data.mates_share,
             shuffle_buffer=self.data.shuffle_buffer,
             num_workers=self.data.num_workers,
+            prefetch_factor=self.data.prefetch_factor,
+            part_size=self.data.part_size,
+            memory_gib=self.data.batch_memory_gib,
             **self._loader_settings(),
         )
 
@@ -277,14 +283,6 @@ class TrainingLoop:
         )
         raise SystemExit(EXIT_STATUS)
 
-    def _gather(self, message: Any) -> list[Any]:
-        """Send a message to all ranks, and return the messages of all."""
-        if self.accelerator.num_processes == 1:
-            return [message]
-        messages: list[Any] = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(messages, message)
-        return messages
-
     def _count(self, ranks: list[Any]) -> tuple[int, int]:
         """Count the rows of all ranks, asked for and usable."""
         for num_rows, skipped, _ in ranks:
@@ -303,7 +301,7 @@ class TrainingLoop:
                 batch_size=self.arguments.eval_batch_size,
                 num_workers=self.data.num_workers,
             )
-        metrics = retrieval_metrics(offers)
+        metrics = retrieval_metrics(offers, self.accelerator)
         self.progress.history.append({"samples": self.progress.samples_seen} | metrics)
         self.accelerator.log(metrics, step=self.progress.samples_seen)
         if self.accelerator.is_main_process:

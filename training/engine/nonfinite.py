@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from training.data.ranks import gather_objects
+
 logger = logging.getLogger(__name__)
 
 
 class BadSteps:
     """Counts the steps that are skipped because their loss or gradient is not a finite number.
+
+    Not those whose gradients a scaler has scaled beyond float16: it finds its scale by such steps.
 
     Args:
         accelerator: The process's accelerator.
@@ -59,10 +63,7 @@ class BadSteps:
         logger.warning("after %s samples: loss %s, gradient norm %s; step skipped", samples_seen, loss, gradient_norm)
         if len(self._in_a_row) < self.limit:
             return
-        ranks: list[Any] = [self._in_a_row]
-        if self.accelerator.num_processes > 1:
-            ranks = [None] * self.accelerator.num_processes
-            torch.distributed.all_gather_object(ranks, self._in_a_row)
+        ranks = gather_objects(self._in_a_row)
         steps = [
             parts[0] | {"row_ids": [row_id for part in parts for row_id in part["row_ids"]]}
             for parts in zip(*ranks, strict=True)

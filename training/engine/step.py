@@ -3,22 +3,22 @@
 `OptimizerStep` does this for any loss; `TrainingStep` is pre-training's, over a batch in streams.
 """
 
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from modeling_eclip import ContrastiveObjective, MultiStreamAccumulation
 from training.arguments.groups import TrainArguments
 from training.arguments.schedule import BatchSizeSchedule, learning_rate_share, parse_batch_size_steps
+from training.data.inputs import finish_pixels, raw_inputs
 from training.engine.ema import WeightAverage
 from training.engine.nonfinite import BadSteps
 from training.engine.optimization import build_optimizer
-from training.retrieval.offer_embeddings import model_inputs
-
-_PLAIN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_NPU, DistributedType.MULTI_XPU)
 
 
 class OptimizerStep:
@@ -29,22 +29,12 @@ class OptimizerStep:
         arguments: The training arguments.
         accelerator: The process's accelerator.
         total_samples: Samples of the whole run.
-
-    Raises:
-        NotImplementedError: `accelerate` is set to shard the parameters.
     """
 
     def __init__(
         self, model: PreTrainedModel, arguments: TrainArguments, accelerator: Accelerator, total_samples: int
     ) -> None:
         """Prepare model and optimizer for the accelerator's devices."""
-        if accelerator.distributed_type not in (DistributedType.NO, *_PLAIN):
-            raise NotImplementedError(
-                f"`accelerate` is set to {accelerator.distributed_type.value}, which shards the model; averages, "
-                "evaluation and checkpoints of a run are of whole weights. Use plain multi-GPU training; where a "
-                "tower does not fit, use smaller streams and `gradient_checkpointing`, or in a loop of your own "
-                "`fully_shard` and `MultiStreamAccumulation` (training/SCALING.md)."
-            )
         self.arguments, self.accelerator, self.total_samples = arguments, accelerator, total_samples
         self.batch_size = BatchSizeSchedule(
             arguments.batch_size,
@@ -63,7 +53,8 @@ class OptimizerStep:
             epsilon=arguments.adam_epsilon,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.bare_model: Any = accelerator.unwrap_model(self.model)
+        # With `keep_torch_compile`, accelerate would take the reduction of gradients out of the compiled model.
+        self.bare_model: Any = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self.bad_steps = BadSteps(
             accelerator, arguments.max_bad_steps, Path(arguments.output_dir) / "not_a_number.json"
         )
@@ -91,37 +82,43 @@ class OptimizerStep:
         ) * self.batch_size.learning_rate_factor(samples_seen)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
-        inputs = model_inputs(batch, self.accelerator.device)
-        if arguments.channels_last and "pixel_values" in inputs and inputs["pixel_values"].ndim == 4:
-            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
         self.model.train()
-        loss = self.backward(inputs, batch)
+        loss = self.backward(batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
-        is_finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))
+        # Read in one go: each read makes the host wait for the device.
+        watched = {"loss": loss, "gradient_norm": norm} | self.watched()
+        values = dict(zip(watched, torch.stack([value.float() for value in watched.values()]).tolist(), strict=True))
+        is_finite = math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])
         if is_finite or self.accelerator.scaler is not None:  # a scaler skips such a step itself, and adapts
             self.optimizer.step()
         self.optimizer.zero_grad()
         if not is_finite:
-            self.bad_steps.bad(samples_seen, loss.item(), norm.item(), batch["row_ids"])
+            if self._scaler_adapts(values["loss"]):
+                return None
+            self.bad_steps.bad(samples_seen, values["loss"], values["gradient_norm"], batch["row_ids"])
             return None
         self.bad_steps.good()
         self.after_step()
         if self.average is not None:
             self.average.update()
         return {
-            "loss": loss.item(),
+            **values,
             "learning_rate": arguments.learning_rate * rate,
             "batch_size": float(self.batch_size(samples_seen)),
-            "gradient_norm": norm.item(),
             **self.metrics(),
         }
 
-    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    def _scaler_adapts(self, loss: float) -> bool:
+        """Tell whether a step was left out since gradients were scaled beyond float16, which the next are less."""
+        scaler = self.accelerator.scaler
+        # Gradients that overflow unscaled, or a loss that does, are the model's own fault.
+        return scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1
+
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Compute the loss and its gradient.
 
         Args:
-            inputs: The model's inputs on its device; a placeholder row where the rank has no usable row.
-            batch: The batch that they are of.
+            batch: This rank's share, on the CPU; a placeholder row where the rank has no usable row.
 
         Returns:
             The loss, without a graph.
@@ -131,8 +128,12 @@ class OptimizerStep:
     def after_step(self) -> None:
         """Constrain the weights after the optimizer's step."""
 
+    def watched(self) -> dict[str, torch.Tensor]:
+        """Return further metrics that lie on the device, scalars without a graph, before the step is taken."""
+        return {}
+
     def metrics(self) -> dict[str, float]:
-        """Return further metrics of a step."""
+        """Return further metrics of a step, which the host knows."""
         return {}
 
 
@@ -149,6 +150,7 @@ class TrainingStep(OptimizerStep):
             text_stream_size=arguments.text_stream_size,
             image_stream_size=arguments.image_stream_size,
             keep_graphs="auto" if arguments.keep_graphs == "auto" else float(arguments.keep_graphs),
+            prepare=partial(finish_pixels, channels_last=arguments.channels_last),
             fix_batch_norm=arguments.fix_batch_norm,
             loss_function=ContrastiveObjective(
                 self.bare_model.config, mate_contrast_weight=arguments.mate_contrast_weight, distributed=True
@@ -156,19 +158,26 @@ class TrainingStep(OptimizerStep):
             backward=accelerator.backward,
         )
 
-    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Contrast the usable rows of all ranks."""
-        usable = {name: value[: len(batch["row_ids"])] for name, value in inputs.items()}
-        return self.accumulate(usable, batch["catalog_ids"].to(self.accelerator.device))
+        num_usable = len(batch["row_ids"])
+        usable = {
+            name: value[:num_usable] if isinstance(value, torch.Tensor) else value
+            for name, value in raw_inputs(batch).items()
+        }
+        return self.accumulate(usable, batch["catalog_ids"])
 
     def after_step(self) -> None:
         """Keep the temperature in range."""
         self.bare_model.clamp_logit_scale()
 
+    def watched(self) -> dict[str, torch.Tensor]:
+        """Return the inverse temperature."""
+        return {"scale": self.bare_model.logit_scale.detach().exp()}
+
     def metrics(self) -> dict[str, float]:
-        """Return the temperature and the number of streams."""
+        """Return the number of streams."""
         return {
-            "scale": self.bare_model.logit_scale.exp().item(),
             "streams": float(self.accumulate.num_streams),
             "streams_kept": float(self.accumulate.num_kept),
         }

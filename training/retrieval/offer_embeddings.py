@@ -11,14 +11,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_eclip import EClipModel, EClipProcessor
+from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
+from training.data.ranks import gather_objects
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 
 logger = logging.getLogger(__name__)
-
-# What the loader adds to the model's inputs.
-_NOT_INPUTS = ("catalog_ids", "row_ids", "positions", "titles", "skipped", "num_rows")
 
 
 @dataclass
@@ -44,11 +43,6 @@ class OfferEmbeddings:
     row_ids: list[str]
     positions: list[int]
     titles: list[str]
-
-
-def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the model's inputs of a batch, on its device."""
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items() if name not in _NOT_INPUTS}
 
 
 def embed_dataset(
@@ -166,7 +160,7 @@ def encode_all(
         parts.append(part)
     model.train(was_training)
     # Ranks take contiguous shares of each batch: batch by batch, in rank order, is the order of the rows.
-    parts = [part for rank_parts in _gather_objects(parts, accelerator) for part in rank_parts]
+    parts = [part for rank_parts in gather_objects(parts) for part in rank_parts]
     parts.sort(key=lambda part: part["number"])
     for part in parts:
         skips.add(part)
@@ -183,12 +177,4 @@ def encode_all(
     return columns
 
 
-def _gather_objects(parts: list[dict[str, Any]], accelerator: Accelerator) -> list[list[dict[str, Any]]]:
-    if accelerator.num_processes == 1:
-        return [parts]
-    gathered: list[Any] = [None] * accelerator.num_processes
-    torch.distributed.all_gather_object(gathered, parts)
-    return gathered
-
-
-__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "encode_all", "model_inputs"]
+__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "encode_all"]

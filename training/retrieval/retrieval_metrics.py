@@ -1,6 +1,7 @@
 """Metrics of embeddings without training on a task: retrieval by title and by image, and matching by similarity."""
 
 import torch
+from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 
 from modeling_eclip.modeling_eclip import normalize
@@ -10,19 +11,28 @@ from training.data.pairs import find_pairs
 from training.retrieval.offer_embeddings import OfferEmbeddings
 
 
-def retrieval_metrics(offers: OfferEmbeddings) -> dict[str, float]:
+def retrieval_metrics(offers: OfferEmbeddings, accelerator: Accelerator | None = None) -> dict[str, float]:
     """Measure retrieval in both directions; offers of one catalog, and of equal titles, count as found.
 
     Args:
         offers: Embedded held-out offers.
+        accelerator: The process's accelerator, on whose device similarities are computed; all of its ranks call this
+            together and share the queries. Without one, this process computes all of them on the CPU.
 
     Returns:
         `{"text_to_image_recall@k": ..., "image_to_text_recall@k": ..., "chance@k": ...}`.
     """
     titles = torch.tensor([stable_id(title) for title in offers.titles])
     groups = [offers.catalog_ids, titles]
-    to_image = retrieval_recall(offers.text_embeds, offers.image_embeds, groups)
-    to_text = retrieval_recall(offers.image_embeds, offers.text_embeds, groups)
+    device = None if accelerator is None else accelerator.device
+    shared = accelerator is not None and accelerator.num_processes > 1
+    to_image, to_text = (
+        retrieval_recall(queries, candidates, groups, device=device, distributed=shared)
+        for queries, candidates in (
+            (offers.text_embeds, offers.image_embeds),
+            (offers.image_embeds, offers.text_embeds),
+        )
+    )
     return {
         **{f"text_to_image_{name}": value for name, value in to_image.items() if name.startswith("recall")},
         **{f"image_to_text_{name}": value for name, value in to_text.items() if name.startswith("recall")},

@@ -10,9 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from modeling_eclip import EClipProcessor
+from modeling_eclip import EClipProcessor, mate_contrast_loss
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.groups import DataArguments, FinetuneArguments, TrainArguments
+from training.data.inputs import model_inputs
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.engine.loop import TrainingLoop
@@ -38,17 +39,47 @@ class TaskStep(OptimizerStep):
         if not arguments.fix_batch_norm:
             self._fixed = []
 
-    def backward(self, inputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Compute the head's loss and its gradient."""
-        for module in self._fixed:
-            module.eval()
+        inputs = model_inputs(batch, self.accelerator.device, channels_last=self.arguments.channels_last)
+        self._fix_batch_norm()
         loss = self.model(**inputs).loss
         # Ranks' gradients are averaged, so each counts by its rows; one with a placeholder row alone does not count.
-        num_rows = torch.tensor(float(len(batch["row_ids"])), device=self.accelerator.device)
+        num_rows = torch.full((), float(len(batch["row_ids"])), device=self.accelerator.device)
         num_all = self.accelerator.reduce(num_rows, "sum")
         share = num_rows / num_all
         self.accelerator.backward(loss * share * self.accelerator.num_processes)
         return self.accelerator.reduce(loss.detach() * share, "sum")
+
+    def _fix_batch_norm(self) -> None:
+        for module in self._fixed:
+            module.eval()
+
+
+class ContrastStep(TaskStep):
+    """Steps on a head whose loss contrasts the rows of a batch: each with those of all ranks. See [`TaskStep`]."""
+
+    def __init__(
+        self, model: PreTrainedModel, arguments: TrainArguments, accelerator: Accelerator, total_samples: int
+    ) -> None:
+        """Have the head contrast over the ranks."""
+        super().__init__(model, arguments, accelerator, total_samples)
+        self._has_rows = True
+        self.bare_model.contrast = self._contrast
+
+    def backward(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Compute the loss over all ranks' rows, and its gradient."""
+        inputs = model_inputs(batch, self.accelerator.device, channels_last=self.arguments.channels_last)
+        self._fix_batch_norm()
+        self._has_rows = bool(batch["row_ids"])
+        loss = self.model(**inputs).loss
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _contrast(self, embeds: torch.Tensor, logit_scale: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Contrast rows with the other rows of their catalog; a placeholder row is nobody's."""
+        num_rows = len(embeds) if self._has_rows else 0
+        return mate_contrast_loss(embeds[:num_rows], logit_scale, labels[:num_rows], distributed=True)
 
 
 class TaskLoop(TrainingLoop):
@@ -91,7 +122,8 @@ class TaskLoop(TrainingLoop):
 
     def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
         """Have the head's own loss."""
-        return TaskStep(model, self.arguments, self.accelerator, self.total_samples)
+        step = ContrastStep if self.task.contrasts_mates else TaskStep
+        return step(model, self.arguments, self.accelerator, self.total_samples)
 
     def _also_kept(self) -> list[Any]:
         """Keep the best weights so far."""

@@ -1,5 +1,6 @@
 """Processes that examine offers: work is shared out, and a row that ends one costs nothing but itself."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -48,6 +49,22 @@ def blank(row):
 def test_rows_are_answered_in_their_order_by_other_processes():
     assert in_process(lengths, ["a", "bbb", ""], 10, without=blank).to_pylist() == [11, 13, 10]
     assert os.getpid() not in in_process(process_ids, ["a"], without=blank).to_pylist()
+
+
+def test_processes_are_started_anew_where_none_is_forked(monkeypatch):
+    """As on Windows."""
+    get_context = multiprocessing.get_context
+
+    def no_forks(method=None):
+        if method != "spawn":
+            raise ValueError(f"cannot find context for {method!r}")
+        return get_context(method)
+
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    monkeypatch.setattr(multiprocessing, "get_context", no_forks)
+    stop_processes()
+    assert in_process(lengths, ["a", "bbb"], without=blank).to_pylist() == [1, 3]
+    stop_processes()
 
 
 def test_threads_have_a_process_each():

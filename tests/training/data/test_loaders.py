@@ -4,6 +4,7 @@ import io
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -21,11 +22,13 @@ from modeling_eclip.processing_eclip import EClipProcessor
 from training.data.augmentation import ProductAugmentation
 from training.data.collator import ProductCollator
 from training.data.columns import ProductColumns, stable_id
+from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, train_loader
+from training.data.pairs import ProductPairs
 from training.data.parquet_stream import StreamedProducts
 from training.data.read_tables import load_products
 
-_READ = StreamedProducts._read
+_READ = StreamedProducts.read_block
 NUM_ROWS = 23  # a prime: no batch size divides it
 FEATURES = datasets.Features(
     {
@@ -101,6 +104,7 @@ def test_a_batch_holds_what_the_model_needs(processor):
         "input_ids",
         "attention_mask",
         "pixel_values",
+        "normalization",
         "catalog_ids",
         "row_ids",
         "skipped",
@@ -130,6 +134,89 @@ def test_every_pass_sees_every_row_once_and_the_last_batch_is_short(processor, p
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(processor, products, num_workers):
     assert same(load(products, processor), load(products, processor, num_workers=num_workers))
+
+
+@pytest.mark.parametrize(("num_workers", "part_size"), [(0, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize("memory_gib", [4.0, 0.0], ids=["memory", "file"])
+def test_batches_do_not_depend_on_how_they_are_read(processor, num_workers, part_size, memory_gib):
+    """In parts of any size, with titles of other lengths and rows that are skipped, in memory and in a file."""
+    rows = [make_row(i, title="title" + i % 5 * " 1") for i in range(NUM_ROWS)]
+    for place in (0, 3, 4, 11, 12, 13):
+        rows[place]["image"] = None
+    products = datasets.Dataset.from_list(rows, features=FEATURES)
+    found = load(products, processor, num_workers=num_workers, part_size=part_size, memory_gib=memory_gib)
+    assert same(load(products, processor), found)
+    assert sum(len(batch["skipped"]) for batch in found) == 12
+
+
+def test_pairs_do_not_depend_on_how_they_are_read(processor):
+    products = datasets.Dataset.from_list(
+        [make_row(i, title="title" + i % 5 * " 1") for i in range(8)], features=FEATURES
+    )
+    pairs = ProductPairs(products, np.arange(7), np.arange(1, 8), np.arange(7) % 2)
+    whole, parts = (load(pairs, processor, batch_size=4, total_samples=12, part_size=size) for size in (64, 1))
+    assert same(whole, parts)
+    assert parts[0]["pixel_values"].shape == (4, 2, 3, 8, 8)
+
+
+def test_no_worker_holds_more_than_a_part(processor):
+    """Neither a worker nor the queue from it grows with the batch, and pixels are a byte each on the way."""
+    products = make_products()
+    few, many = (train_loader(products, processor, batch_size=size, total_samples=64, seed=0, part_size=4).parts
+                 for size in (8, 64))  # fmt: skip
+    assert len(few.dataset) == len(many.dataset) == 16
+    for parts in (few, many):
+        assert {part["num_rows"] for part in parts} == {4}
+        assert {part["pixel_values"].dtype for part in parts} == {torch.uint8}
+    with pytest.raises(ValueError, match="part_size must be at least 1, received 0"):
+        load(products, processor, part_size=0)
+
+
+def test_a_batch_of_nothing_usable_comes_in_parts(processor):
+    products = datasets.Dataset.from_list([make_row(i, title="") for i in range(4)], features=FEATURES)
+    (batch,) = load(products, processor, batch_size=4, total_samples=4, part_size=2)
+    assert batch["pixel_values"].shape == (1, 3, 8, 8) and batch["catalog_ids"].shape == (0,)
+    assert (batch["num_rows"], len(batch["skipped"])) == (4, 4)
+
+
+def test_the_next_batch_is_read_while_one_is_trained_on(processor):
+    loader = train_loader(
+        make_products(), processor, batch_size=8, total_samples=64, seed=0, part_size=4, num_workers=1
+    )
+    numbers, assemble, begun = [], loader._assemble, threading.Semaphore(0)
+
+    def counted(parts, number, is_stopped):
+        numbers.append(number)
+        begun.release()
+        return assemble(parts, number, is_stopped)
+
+    loader._assemble = counted
+    batches = iter(loader)
+    for place in range(3):
+        next(batches)
+        for _ in range(2 if place == 0 else 1):
+            assert begun.acquire(timeout=60)
+        assert numbers == list(range(place + 2))  # one ahead, and no more
+
+
+def test_images_of_more_than_one_size_are_refused_by_name(processor):
+    unresized = EClipProcessor(ViTImageProcessorPil(do_resize=False), processor.tokenizer)
+    sides = [io.BytesIO(), io.BytesIO()]
+    for side, buffer in zip((8, 9), sides, strict=True):
+        Image.new("RGB", (side, side)).save(buffer, "PNG")
+    rows = [make_row(i, image={"bytes": buffer.getvalue(), "path": None}) for i, buffer in enumerate(sides)]
+    products = datasets.Dataset.from_list(rows, features=FEATURES)
+    with pytest.raises(ValueError, match="rows of `pixel_values` have the shapes"):
+        list(train_loader(products, unresized, batch_size=2, total_samples=2, seed=0, part_size=1))
+
+
+def test_a_disk_without_room_is_an_error_that_says_so(processor, monkeypatch):
+    def no_room(descriptor, num_bytes):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("training.data.assembly._reserve", no_room)
+    with pytest.raises(OSError, match="raise `batch_memory_gib`"):
+        load(make_products(), processor, memory_gib=0.0)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -180,7 +267,7 @@ def test_a_stream_that_starts_late_reads_what_it_needs(processor, tmp_path, monk
     whole = ids(load(products, processor, batch_size=2, total_samples=50))
     reads = []
     monkeypatch.setattr(
-        "training.data.parquet_stream.StreamedProducts._read",
+        "training.data.parquet_stream.StreamedProducts.read_block",
         lambda self, block: reads.append(block) or _READ(self, block),
     )
     assert ids(load(products, processor, batch_size=2, total_samples=50, start=48)) == whole[48:]
@@ -261,8 +348,9 @@ def test_evaluation_sees_all_rows_once_in_order_as_they_are(processor, products,
     batches = list(evaluation_loader(products, processor, batch_size=4, num_workers=num_workers))
     assert ids(batches) == [f"r{i}" for i in range(NUM_ROWS)]
     plain = processor(images=[png(i) for i in range(4)], return_tensors="pt")["pixel_values"]
+    found = model_inputs(batches[0], torch.device("cpu"))["pixel_values"]
     # values from -1 to 1: no further from the image processor's own than a level of 255
-    assert (batches[0]["pixel_values"] - plain).abs().max() < 2.1 / 255
+    assert (found - plain).abs().max() < 2.1 / 255
     shares = [evaluation_loader(products, processor, batch_size=4, rank=rank, num_ranks=2) for rank in range(2)]
     for first, second, batch in zip(*shares, batches, strict=True):
         assert first["row_ids"] + second["row_ids"] == batch["row_ids"]
@@ -361,8 +449,8 @@ loader = train_loader(
     num_workers=2,
 )
 batches = iter(loader)
-print(*(worker.pid for worker in batches._workers), flush=True)
 next(batches)
+print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
 print("ready", flush=True)
 time.sleep(600)
 """

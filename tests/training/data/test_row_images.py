@@ -66,6 +66,10 @@ def test_whole_images_come_out_as_from_the_image_processor(image_processor):
     assert difference.max() <= 4
     assert difference.mean() < 0.1
     assert reader.blank().shape == found.shape[1:]
+    # the same operations in the same order, on whichever device
+    pixels = reader.stack([reader.read(encode(image), RNG) for image in images])["pixel_values"]
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(reader.normalization(pixels), found)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_whole_images_come_out_as_from_the_image_processor(image_processor):
 )
 def test_other_image_processors_are_called_as_they_are(image_processor):
     reader = ImageReader(Processor(image_processor))
-    assert not reader.is_fast
+    assert not reader.is_fast and reader.normalization is None
     images = [photograph(100, 100, seed) for seed in range(2)]
     found = reader.batch([reader.read(encode(image), RNG) for image in images])["pixel_values"]
     assert torch.equal(found, image_processor(images=images, return_tensors="pt")["pixel_values"])

@@ -17,6 +17,7 @@ from PIL import Image
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.groups import ModelArguments
+from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader
 from training.data.read_tables import load_products
 from training.engine import feature_cache
@@ -80,7 +81,7 @@ def test_vectors_are_those_of_evaluation(frozen, model, products, processor, acc
     expected = {"image": [None] * len(TITLES), "text": [None] * len(TITLES)}
     places = {row_id: place for place, row_id in enumerate(products["row_id"])}
     for batch in evaluation_loader(products, processor, batch_size=2):
-        images = model.encode_image(batch["pixel_values"]).pooler_output
+        images = model.encode_image(model_inputs(batch, accelerator.device)["pixel_values"]).pooler_output
         texts = model.encode_text(batch["input_ids"], batch["attention_mask"]).pooler_output
         for row_id, image, text in zip(batch["row_ids"], images, texts, strict=False):
             expected["image"][places[row_id]] = image

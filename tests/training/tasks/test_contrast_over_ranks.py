@@ -1,0 +1,77 @@
+"""What compares rows with each other does so over all ranks: clustering's loss, and retrieval's queries."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import assert_same_gradients, make_config, make_inputs, train_arguments
+
+from modeling_eclip import EClipForProductClustering
+from modeling_eclip.retrieval.recall import retrieval_recall
+from training.engine.setup import open_accelerator
+from training.tasks.loop import ContrastStep
+
+# Offers of one product lie on different ranks; the last two are alone. Some lack a title or an image.
+LABELS = torch.tensor([3, 7, 7, 3, 5, 5, -1, -1])
+HAS = {
+    "has_text": torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).bool(),
+    "has_image": torch.tensor([1, 0, 1, 1, 1, 1, 1, 1]).bool(),
+}
+SHARES = [(3, 5), (8, 0)]
+VECTORS = torch.randn(2, 30, 6, generator=torch.Generator().manual_seed(0))
+GROUPS = torch.arange(30) // 3
+
+
+def inputs_of(rows):
+    return {name: value[rows] for name, value in {**make_inputs(8), **HAS, "labels": LABELS}.items()}
+
+
+def make_head():
+    torch.manual_seed(0)
+    config = make_config(modality_dropout=0.0)
+    for tower in (config.vision_config, config.text_config):
+        tower.hidden_dropout_prob = tower.attention_probs_dropout_prob = 0.0
+    return EClipForProductClustering(config)
+
+
+def run_rank(rank, port, folder):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    accelerator = open_accelerator()
+    found = {"recall": retrieval_recall(*VECTORS, [GROUPS], block_size=4, distributed=True)}
+    for shares in SHARES:
+        step = ContrastStep(make_head(), train_arguments(folder), accelerator, 8)
+        start = sum(shares[:rank])
+        # A rank without rows has a placeholder row.
+        rows = slice(start, start + shares[rank]) if shares[rank] else slice(0, 1)
+        loss = step.backward({**inputs_of(rows), "row_ids": ["row"] * shares[rank]})
+        found[shares] = loss, {name: parameter.grad for name, parameter in step.bare_model.named_parameters()}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_contrast_as_one(tmp_path, subtests):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(run_rank, (port, str(tmp_path)), nprocs=2)
+    head = make_head().train()
+    loss = head(**inputs_of(slice(0, 8))).loss
+    loss.backward()
+    expected = {name: parameter.grad for name, parameter in head.named_parameters() if parameter.grad is not None}
+    alone = retrieval_recall(*VECTORS, [GROUPS])
+    assert 0 < alone["recall@1"] < alone["recall@10"]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        with subtests.test("recall", rank=rank):
+            assert found["recall"] == pytest.approx(alone, rel=1e-12)
+        for shares in SHARES:
+            with subtests.test(shares=shares, rank=rank):
+                rank_loss, gradients = found[shares]
+                torch.testing.assert_close(rank_loss, loss.detach())
+                # the head's vectors are float32
+                assert_same_gradients({name: gradients[name] for name in expected}, expected, rtol=1e-5)

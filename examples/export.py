@@ -2,8 +2,7 @@
 
     python examples/export.py outputs/quickstart outputs/exported openvino
 
-Needs a checkpoint, for instance the one that `make quickstart` leaves, and `pip install -e ".[export]"` in a clone.
-In int8, and compared on your own products: `python training/export.py --help`.
+Needs `pip install -e ".[export]"`. In int8, compared on your own products: `python training/export.py --help`.
 """
 
 import sys
@@ -25,8 +24,7 @@ def load(folder: str, format: str) -> Callable[[dict[str, np.ndarray]], np.ndarr
     if format == "onnx":
         session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
         return lambda inputs: session.run(["text_embeds"], inputs)[0]
-    # Without the hint, OpenVINO computes in bfloat16 on CPUs that can, and its vectors differ in the third digit.
-    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}  # else CPUs that can compute in bfloat16: the third digit differs
     compiled = openvino.Core().compile_model(f"{folder}/openvino_model.xml", "CPU", hint)
     return lambda inputs: compiled(inputs)["text_embeds"]
 

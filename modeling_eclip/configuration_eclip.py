@@ -87,7 +87,7 @@ class EClipConfig(PreTrainedConfig):
     model_type = "eclip"
     _auto_class = "AutoConfig"
     # What `Trainer` does not collect from every batch that it predicts.
-    keys_to_ignore_at_inference = ["products", "right_products"]
+    keys_to_ignore_at_inference = ["text_model_output", "vision_model_output", "products", "right_products"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),

@@ -41,14 +41,14 @@ class MatchingOutput(ModelOutput):
     Args:
         loss: The loss, a scalar; with `labels`.
         logits: Log odds that the two products are one, before calibration, float32, shape `(B,)`.
-        embeds: The first products of the pairs as the head saw them.
-        right_embeds: The second ones.
+        products: The first products of the pairs as the head saw them.
+        right_products: The second ones.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    embeds: ProductEmbeds | None = None
-    right_embeds: ProductEmbeds | None = None
+    products: ProductEmbeds | None = None
+    right_products: ProductEmbeds | None = None
 
 
 class PairLinear(nn.Linear):
@@ -179,7 +179,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
                 labels = labels.to(logits.device).masked_fill(~can_cross, IGNORED_LABEL)
                 both_classes = torch.stack([-cross_logits / 2, cross_logits / 2], dim=1)
                 loss = loss + mean_cross_entropy(both_classes, labels)
-        return MatchingOutput(loss=loss, logits=logits, embeds=embeds, right_embeds=right)
+        return MatchingOutput(loss=loss, logits=logits, products=embeds, right_products=right)
 
     def pair_features(self, left: ProductEmbeds, right: ProductEmbeds) -> ProductEmbeds:
         """Describe pairs of products by modality: what the classifier reads.

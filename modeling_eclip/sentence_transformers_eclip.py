@@ -138,13 +138,7 @@ class ProductEmbedding(nn.Module):
         return {**features, "sentence_embedding": embeds}
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Save the checkpoint, as [`EClipModel.save_pretrained`] and the processor do.
-
-        Args:
-            output_path: Folder.
-            *args: Not used.
-            **kwargs: Not used; weights are saved as safetensors only.
-        """
+        """Save the checkpoint to a folder; further arguments are not used, weights are saved as safetensors only."""
         self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
 

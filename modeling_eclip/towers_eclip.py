@@ -284,12 +284,4 @@ def _attention(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (kwargs or {}).items() if key == "attn_implementation"}
 
 
-__all__ = [
-    "FromPretrainedParts",
-    "build_tower",
-    "count_patches",
-    "load_tower",
-    "load_tower_config",
-    "pool_tower_output",
-    "tower_width",
-]
+__all__ = ["FromPretrainedParts", "build_tower", "count_patches", "load_tower", "pool_tower_output", "tower_width"]

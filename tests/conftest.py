@@ -113,6 +113,19 @@ def make_config(vision: str = "vit", text: str = "bert", **fields: Any) -> EClip
     )
 
 
+def make_training_model(
+    vision: str = "vit", text: str = "bert", dropout: float = 0.0, dtype: torch.dtype = torch.float64, **fields: Any
+) -> EClipModel:
+    """Return a small model in training mode with this dropout; in float64, see `assert_same_gradients`."""
+    config = make_config(vision, text, **fields)
+    for tower in (config.vision_config, config.text_config):
+        for name in vars(tower):
+            if "drop" in name:
+                setattr(tower, name, dropout)
+    torch.manual_seed(0)
+    return EClipModel(config).train().to(dtype)
+
+
 def make_inputs(batch_size: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     """Return random inputs whose titles differ in length; CLIP's end token 99 closes each."""
     generator = torch.Generator().manual_seed(seed)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, ImageCms
 
 from modeling_eclip.images_eclip import ProductImageError, load_product_image
+from modeling_eclip.inference.jpeg import load_product_pixels
 
 WHITE = (255, 255, 255)
 
@@ -127,6 +128,65 @@ def test_modes_without_a_stated_range():
     assert reason_of(two_pixels(-1, 5, "I")) == "unsupported"
     assert reason_of(two_pixels(0.0, 1e6, "F")) == "unsupported"
     assert reason_of(two_pixels(0.0, float("nan"), "F")) == "not_finite"
+
+
+def s15(value):
+    return struct.pack(">i", round(value * 65536))
+
+
+def colour_profile(red, green, blue, gamma=2.2):
+    """Return an ICC profile of RGB with these primaries, as cameras and phones put it into their files."""
+    curve, name = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0", b"ours\0"
+    tags = {b"desc": b"desc\0\0\0\0" + struct.pack(">I", 5) + name + bytes(78)}
+    for tag, values in ((b"wtpt", (0.9642, 1, 0.8249)), (b"rXYZ", red), (b"gXYZ", green), (b"bXYZ", blue)):
+        tags[tag] = b"XYZ \0\0\0\0" + b"".join(map(s15, values))
+    tags |= {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    table, body = struct.pack(">I", len(tags)), b""
+    for tag, data in tags.items():
+        table += tag + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    size = 128 + len(table) + len(body)
+    head = struct.pack(">I", size) + b"lcms" + struct.pack(">I", 0x02400000) + b"mntrRGB XYZ " + bytes(12) + b"acsp"
+    return head + bytes(28) + s15(0.9642) + s15(1) + s15(0.8249) + bytes(48) + table + body
+
+
+DISPLAY_P3 = colour_profile((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
+ADOBE_RGB = colour_profile((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+
+
+@pytest.mark.parametrize("profile", [DISPLAY_P3, ADOBE_RGB], ids=["Display P3", "Adobe RGB"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_colour_profiles_are_applied(profile, format):
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    for meant in ((200, 30, 30), (30, 160, 60), (240, 200, 20)):
+        stored = ImageCms.profileToProfile(Image.new("RGB", (16, 16), meant), ImageCms.createProfile("sRGB"), own)
+        content = encode(stored, format, icc_profile=profile, quality=100)
+        for pixel in (load_product_image(content).getpixel((8, 8)), load_product_pixels(content)[0][8, 8]):
+            # 6 levels: what 8 bits in the profile's space and the format's compression leave of the colour
+            np.testing.assert_allclose(np.asarray(pixel, int), meant, atol=6)
+
+
+def test_colour_profiles_are_applied_beside_transparency():
+    image = Image.new("RGBA", (4, 4), (78, 156, 74, 255))
+    image.putpixel((0, 0), (78, 156, 74, 0))
+    loaded = load_product_image(encode(image, icc_profile=DISPLAY_P3))
+    assert loaded.getpixel((0, 0)) == (255, 255, 255)
+    np.testing.assert_allclose(loaded.getpixel((1, 1)), (30, 160, 60), atol=4)  # as in the test above
+
+
+@pytest.mark.parametrize("profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"damaged"])
+def test_profiles_that_change_nothing_leave_every_level_as_it_is(profile):
+    levels = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
+    assert np.array_equal(load_product_image(encode(levels, icc_profile=profile)), levels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_transparent_level_of_a_grey_png_is_on_white(dtype):
+    array = np.full((4, 4), np.iinfo(dtype).max // 2, dtype)
+    array[0, 0] = 0
+    loaded = load_product_image(encode(Image.fromarray(array), transparency=0))
+    assert loaded.getpixel((0, 0)) == (255, 255, 255)
+    assert loaded.getpixel((1, 1)) == (127, 127, 127)
 
 
 def test_exif_orientation():

@@ -44,7 +44,7 @@ def test_output_has_the_documented_shapes():
     output = make_head()(**make_pairs(3), labels=torch.tensor([1, 0, -100]))
     assert isinstance(output, MatchingOutput)
     assert (output.loss.shape, output.logits.shape, output.logits.dtype) == ((), (3,), torch.float32)
-    assert output.embeds.text.shape == output.right_embeds.text.shape == (3, 32)
+    assert output.products.text.shape == output.right_products.text.shape == (3, 32)
     loss, logits, *_ = make_head()(**make_pairs(3), labels=torch.tensor([1, 0, -100]), return_dict=False)
     assert torch.equal(loss, output.loss) and torch.equal(logits, output.logits)
 
@@ -82,7 +82,7 @@ def test_before_training_the_cosine_speaks(modality):
     head, pairs = make_head(modality=modality), make_pairs(5)
     with torch.no_grad():
         output = head(**pairs)
-        modalities = zip(output.embeds.modalities.values(), output.right_embeds.modalities.values(), strict=True)
+        modalities = zip(output.products.modalities.values(), output.right_products.modalities.values(), strict=True)
         cosines = [torch.nn.functional.cosine_similarity(left, right) for (left, _), (right, _) in modalities]
     torch.testing.assert_close(output.logits, 10 * (torch.stack(cosines).mean(0) - 0.7))
 

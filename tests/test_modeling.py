@@ -1,5 +1,6 @@
 """EClipModel: forward, either modality, every tower, the two ways to start from pretrained weights."""
 
+import dataclasses
 import json
 
 import pytest
@@ -17,7 +18,8 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_eclip import EClipModel, EClipOutput, contrastive_loss
+from modeling_eclip import EClipConfig, EClipModel, EClipOutput, contrastive_loss
+from modeling_eclip.matching_eclip import MatchingOutput
 
 
 def test_output_has_the_documented_shapes(model):
@@ -346,3 +348,21 @@ def test_auto_map_is_written_into_the_config(model, tmp_path):
     for reference in written.values():
         assert (tmp_path / f"{reference.split('.')[0]}.py").is_file()
     assert type(AutoModel.from_pretrained(tmp_path)) is EClipModel
+
+
+def test_pixels_take_the_number_format_of_the_tower_not_of_quantised_weights():
+    model = EClipModel(make_config()).eval()
+    pixels = make_inputs()["pixel_values"]
+    expected = model.encode_image(pixels).pooler_output
+    # as bitsandbytes keeps a projection's weights: whole numbers in place of the floats
+    model.visual_projection.weight = torch.nn.Parameter(
+        model.visual_projection.weight.detach().to(torch.int8), requires_grad=False
+    )
+    assert torch.equal(model.encode_image(pixels).pooler_output, expected)
+
+
+def test_trainer_does_not_collect_the_towers_outputs():
+    ignored = EClipConfig().keys_to_ignore_at_inference
+    fields = {field.name for field in dataclasses.fields(EClipOutput)}
+    assert fields - set(ignored) == {"loss", "logits_per_text", "logits_per_image", "text_embeds", "image_embeds"}
+    assert {field.name for field in dataclasses.fields(MatchingOutput)} - set(ignored) == {"loss", "logits"}

@@ -128,7 +128,8 @@ class MultiStreamAccumulation:
                 offer on this rank, tensors of no rows. They may lie on the CPU: each stream's are copied to the
                 model's device when it is encoded, and when it is encoded again, so that the device never holds those
                 of the whole batch.
-            catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone.
+            catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone. Best
+                on the CPU, as loaders give them: catalogs are found there, and the host would wait for a GPU's.
 
         Returns:
             The loss over the whole batch, detached, the same on every rank.
@@ -142,7 +143,6 @@ class MultiStreamAccumulation:
         streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
         num_offers = sum(len(stream.text_rows) for stream in streams)
         device = self.module.logit_scale.device
-        catalog_ids = catalog_ids if catalog_ids is None else catalog_ids.to(device)
         # All that ranks have to know of each other's share, in one message a step.
         *stream_counts, row_counts = zip(*gather_numbers((*count_streams(streams), num_offers), device), strict=True)
         self._row_counts = row_counts
@@ -204,11 +204,13 @@ class MultiStreamAccumulation:
         encoded_again = self._transfer(
             [stream for stream, graph in zip(streams, graphs, strict=True) if graph is None], device
         )
-        for number, stream in enumerate(streams):
+        for number in range(len(streams)):
             is_last = number + 1 == len(streams)
             with contextlib.nullcontext() if is_last else self._no_reduction():
-                output = graphs[number]
-                if output is None:
+                kept = graphs[number]
+                if kept is not None:
+                    output = kept
+                else:
                     _, inputs = next(encoded_again)
                     _set_random_state(self.module, states[number])
                     output = self._encode(self.model if is_last else self._alone, inputs)
@@ -221,7 +223,7 @@ class MultiStreamAccumulation:
                     gradients.append(average_over_ranks(scale_gradient) if self._is_sharded else scale_gradient)
                 _back_propagate(roots, gradients)
             graphs[number] = None
-            del output, roots
+            del kept, output, roots
         _set_random_state(self.module, after)
         return loss.detach()
 
@@ -286,7 +288,7 @@ def _find_reducer(model: nn.Module) -> DistributedDataParallel | None:
     return model if isinstance(model, DistributedDataParallel) else None
 
 
-def _unwrap(model: nn.Module) -> Any:
+def _unwrap(model: Any) -> Any:
     """Return the model that `DistributedDataParallel`, `torch.compile` or both wrap, in any order."""
     while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod

@@ -11,17 +11,15 @@ from typing import Any
 
 import torch
 
-# From torch 2.9 on every backend has a switch of its own; reading the older, common one is an error there once
-# anything has used these.
+# Every backend has a switch of its own; reading the older, common one is an error once anything has used these.
 _backends: Any = torch.backends
-_HAS_SWITCHES = hasattr(_backends.cuda.matmul, "fp32_precision")
-_EXACT = ("ieee", "ieee") if _HAS_SWITCHES else ("highest",)
+_EXACT = ("ieee", "ieee")
 
 # The switches belong to the process, not to a thread: the first that enters turns them, the last that leaves puts
 # them back. On a GPU a backward pass runs in a thread of its own.
 _lock = threading.Lock()
 _entered = 0
-_outside: tuple[str, ...] = ()
+_outside = _EXACT
 
 
 @contextlib.contextmanager
@@ -50,19 +48,14 @@ def exact_products(device_type: str) -> Iterator[None]:
                 _set_product_precisions(_outside)
 
 
-def _product_precisions() -> tuple[str, ...]:
-    """Return the precision of float32 products: on GPUs and on CPUs, or the common one."""
-    if _HAS_SWITCHES:
-        return _backends.cuda.matmul.fp32_precision, _backends.mkldnn.matmul.fp32_precision
-    return (torch.get_float32_matmul_precision(),)
+def _product_precisions() -> tuple[str, str]:
+    """Return the precision of float32 products: on GPUs and on CPUs."""
+    return _backends.cuda.matmul.fp32_precision, _backends.mkldnn.matmul.fp32_precision
 
 
-def _set_product_precisions(precisions: tuple[str, ...]) -> None:
+def _set_product_precisions(precisions: tuple[str, str]) -> None:
     """Set what [`_product_precisions`] returns."""
-    if _HAS_SWITCHES:
-        _backends.cuda.matmul.fp32_precision, _backends.mkldnn.matmul.fp32_precision = precisions
-    else:
-        torch.set_float32_matmul_precision(*precisions)
+    _backends.cuda.matmul.fp32_precision, _backends.mkldnn.matmul.fp32_precision = precisions
 
 
 __all__ = ["exact_products"]

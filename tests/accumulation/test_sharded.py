@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import assert_same_gradients, make_config, make_inputs
+from conftest import assert_same_gradients, make_config, make_inputs, make_training_model
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
@@ -29,13 +29,7 @@ CASES = [
 
 
 def build(frozen="", dropout=0.0):
-    config = make_config()
-    for tower in (config.vision_config, config.text_config):
-        for name in vars(tower):
-            if "drop" in name:
-                setattr(tower, name, dropout)
-    torch.manual_seed(0)
-    model = EClipModel(config).train()
+    model = make_training_model(dropout=dropout, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.startswith(frozen)))
     return model
@@ -106,7 +100,8 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path, subtests):
             with subtests.test(shares=shares, arguments=arguments, frozen=frozen):
                 # The same sums in another order: float32 keeps seven digits.
                 torch.testing.assert_close(loss, expected_loss.detach(), rtol=1e-5, atol=1e-6)
-                assert_same_gradients(gradients, expected)
+                # Sums in another order: float32 leaves up to 1e-5 of the largest.
+                assert_same_gradients(gradients, expected, rtol=1e-4)
         assert len({num_streams for *_, num_streams in results}) == 1
         # Each rank holds a part of the gradients, and both together hold all: a scalar aside, there is no second copy.
         total = sum(gradient.numel() for gradient in expected.values()) - 1
@@ -143,7 +138,7 @@ def test_dropout_is_the_same_in_both_passes(one_rank):
         )
         results.append((loss, {name: full(p.grad) for name, p in model.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(results[1][0], results[0][0])
-    assert_same_gradients(results[1][1], results[0][1])
+    assert_same_gradients(results[1][1], results[0][1], rtol=1e-4)  # as above
 
 
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use:UserWarning")

@@ -8,26 +8,16 @@ import weakref
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import assert_same_gradients, make_config, make_inputs
+from conftest import assert_same_gradients, make_config, make_inputs, make_training_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_eclip import EClipModel, MultiStreamAccumulation, contrastive_loss
+from modeling_eclip import MultiStreamAccumulation, contrastive_loss
 from modeling_eclip.accumulation.plan import Stream, plan_streams
 from modeling_eclip.accumulation.transfer import InputTransfer
 
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 2, 2, -1, 5])
 NUM_OFFERS = len(CATALOG_IDS)
-
-
-def build(vision="vit", text="bert", dropout=0.0, **fields):
-    config = make_config(vision, text, **fields)
-    for tower in (config.vision_config, config.text_config):
-        for name in vars(tower):
-            if "drop" in name:
-                setattr(tower, name, dropout)
-    torch.manual_seed(0)
-    return EClipModel(config).train().double()  # see `assert_same_gradients`
 
 
 def gradients_of(model):
@@ -58,12 +48,12 @@ def assert_same(ours, expected, rtol=1e-9):
 @pytest.mark.parametrize("sizes", [{"stream_size": 4}, {"text_stream_size": 5, "image_stream_size": 2}, {}], ids=str)
 @pytest.mark.parametrize("towers", [("vit", "bert"), ("convnext", "siglip_text_model"), ("swin", "clip_text_model")])
 def test_gradients_are_those_of_the_whole_batch(towers, sizes, keep_graphs):
-    model, inputs = build(*towers), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(*towers), make_inputs(NUM_OFFERS)
     assert_same(in_streams(model, inputs, **sizes, keep_graphs=keep_graphs), whole_batch(model, inputs))
 
 
 def test_in_float32_they_differ_by_its_rounding():
-    model, inputs = build().float(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model().float(), make_inputs(NUM_OFFERS)
     ours = in_streams(model, inputs, stream_size=4)
     assert ours[0].dtype == torch.float32
     assert_same(ours, whole_batch(model, inputs), rtol=1e-4)  # ten times what a CPU may round
@@ -71,14 +61,14 @@ def test_in_float32_they_differ_by_its_rounding():
 
 @pytest.mark.parametrize("mates", ["negative", "masked"])
 def test_the_mode_for_mates_is_the_configurations(mates):
-    model, inputs = build(catalog_mates=mates), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(catalog_mates=mates), make_inputs(NUM_OFFERS)
     assert_same(in_streams(model, inputs, stream_size=3), whole_batch(model, inputs))
 
 
 @pytest.mark.parametrize("vision", ["vit", "swin"])  # swin's is drop-path too
 def test_dropout_is_the_same_in_both_passes(vision):
     """The embeddings' gradients, found with one draw of dropout, must go back through that same draw."""
-    model, inputs = build(vision, dropout=0.3), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(vision, dropout=0.3), make_inputs(NUM_OFFERS)
     # A reference with all graphs at once: the streams one after the other, their embeddings joined, one backward.
     streams = plan_streams(inputs, model.config, 4, 3)
     torch.manual_seed(7)
@@ -104,7 +94,7 @@ def test_dropout_is_the_same_in_both_passes(vision):
 
 
 def test_kept_and_encoded_again_agree():
-    model, inputs = build(dropout=0.3), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(dropout=0.3), make_inputs(NUM_OFFERS)
     results = []
     for keep_graphs in (0.0, 1.0):
         torch.manual_seed(7)
@@ -116,7 +106,7 @@ def test_kept_and_encoded_again_agree():
     "frozen", ["vision_model", "text_model", "vision_model.encoder.layer.0", "logit_scale", "visual_projection"]
 )
 def test_frozen_parts_get_no_gradient(frozen):
-    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))
     expected = whole_batch(model, inputs)
@@ -126,7 +116,7 @@ def test_frozen_parts_get_no_gradient(frozen):
 
 
 def test_a_frozen_tower_is_encoded_once():
-    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
     model.vision_model.requires_grad_(False)
     rows_encoded = []
     model.vision_model.register_forward_hook(lambda module, inputs, output: rows_encoded.append(len(output[0])))
@@ -137,7 +127,7 @@ def test_a_frozen_tower_is_encoded_once():
 
 
 def test_gradient_checkpointing():
-    model, inputs = build(dropout=0.3), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(dropout=0.3), make_inputs(NUM_OFFERS)
     torch.manual_seed(7)
     expected = in_streams(model, inputs, stream_size=4)
     model.activation_checkpointing_enable({"use_reentrant": False})
@@ -148,7 +138,7 @@ def test_gradient_checkpointing():
 
 def test_autocast():
     """Weights that autocast casts in the first pass must not be taken for constants in the second."""
-    model, inputs = build().float(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model().float(), make_inputs(NUM_OFFERS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = whole_batch(model, inputs)
         for keep_graphs in (0.0, 0.5, 1.0):
@@ -157,7 +147,7 @@ def test_autocast():
 
 
 def test_scaled_gradients_are_the_scale_times_the_gradients():
-    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 
     def backward(loss):
@@ -169,7 +159,7 @@ def test_scaled_gradients_are_the_scale_times_the_gradients():
 
 
 def test_gradients_are_added_to():
-    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
     loss, once = in_streams(model, inputs, stream_size=4)
     once = {name: gradient.clone() for name, gradient in once.items()}
     MultiStreamAccumulation(model, stream_size=4)(inputs, CATALOG_IDS)
@@ -180,7 +170,7 @@ def test_gradients_are_added_to():
 @pytest.mark.parametrize("keep_graphs", [0.0, 0.5])
 def test_streams_are_prepared_where_they_are_encoded(sizes, keep_graphs):
     """8-bit pixels are normalised stream by stream, and no more than two streams' at a time."""
-    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
     levels = torch.randint(0, 256, inputs["pixel_values"].shape, dtype=torch.uint8)
     expected = whole_batch(model, {**inputs, "pixel_values": levels.float() / 64 - 2})
     alive, most, rows = weakref.WeakSet(), [], []
@@ -262,7 +252,7 @@ def test_a_rank_without_offers_encodes_a_placeholder_row():
 
 
 def test_vectors_of_a_tower_replace_its_inputs():
-    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
     model.vision_model.requires_grad_(False)
     expected = whole_batch(model, inputs)
     vectors = model.encode_image(inputs.pop("pixel_values")).pooler_output
@@ -271,7 +261,7 @@ def test_vectors_of_a_tower_replace_its_inputs():
 
 @pytest.mark.parametrize("in_training", [True, False])
 def test_batch_norm_is_fixed_or_refused(in_training):
-    model, inputs = build(vision="resnet"), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(vision="resnet"), make_inputs(NUM_OFFERS)
     norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     norm.train(in_training)
     before = norm.running_mean.clone()
@@ -285,7 +275,7 @@ def test_batch_norm_is_fixed_or_refused(in_training):
 
 
 def test_batch_norm_cannot_be_trained_in_streams():
-    model, inputs = build(vision="resnet"), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(vision="resnet"), make_inputs(NUM_OFFERS)
     with pytest.raises(ValueError, match="batch norm layers are in training mode"):
         in_streams(model, inputs, stream_size=4, fix_batch_norm=False)
     expected = whole_batch(model, inputs)
@@ -293,7 +283,7 @@ def test_batch_norm_cannot_be_trained_in_streams():
 
 
 def test_graphs_are_kept_as_memory_allows(monkeypatch):
-    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
     accumulate = MultiStreamAccumulation(model, stream_size=2)
     accumulate(inputs, CATALOG_IDS)
     assert accumulate.num_streams == accumulate.num_kept == 11  # 5 of titles, 5 of images, the last of both
@@ -312,12 +302,12 @@ def first_step(accumulate, monkeypatch, free_bytes):
     """Run a first step, which knows no graph's size yet, and return how many graphs it kept."""
     monkeypatch.setattr("modeling_eclip.accumulation.memory.free_memory", lambda device: free_bytes)
     ours = (accumulate(make_inputs(NUM_OFFERS), CATALOG_IDS), gradients_of(accumulate.module))
-    assert_same(ours, whole_batch(build(), make_inputs(NUM_OFFERS)))
+    assert_same(ours, whole_batch(make_training_model(), make_inputs(NUM_OFFERS)))
     return accumulate.num_kept
 
 
 def test_the_first_step_keeps_what_fits(monkeypatch):
-    measured = MultiStreamAccumulation(build(), stream_size=2)
+    measured = MultiStreamAccumulation(make_training_model(), stream_size=2)
     first_step(measured, monkeypatch, 1e12)
     streams = plan_streams(make_inputs(NUM_OFFERS), measured.module.config, 2, 2)
     text, image, *_ = (measured._budget._size(streams[number]) for number in (0, 5))
@@ -329,10 +319,10 @@ def test_the_first_step_keeps_what_fits(monkeypatch):
 
     # Two graphs of titles are kept before anything is known of images. The first image does not fit beside the room
     # that an encoding without a graph will need, and neither do the titles.
-    accumulate = MultiStreamAccumulation(build(), stream_size=2)
+    accumulate = MultiStreamAccumulation(make_training_model(), stream_size=2)
     assert first_step(accumulate, monkeypatch, bytes_for(image)) == 0
     # Room for an image's graph, for that of a second encoding, and for nothing else but small titles at the end.
-    accumulate = MultiStreamAccumulation(build(), stream_size=2)
+    accumulate = MultiStreamAccumulation(make_training_model(), stream_size=2)
     kept = first_step(accumulate, monkeypatch, bytes_for(2 * image + text))
     assert 1 <= kept < 11
     assert len(accumulate._budget._held) == kept
@@ -341,7 +331,7 @@ def test_the_first_step_keeps_what_fits(monkeypatch):
 
 def test_a_graph_that_does_not_fit_is_let_go(monkeypatch):
     """Memory that ends in the middle of an encoding costs graphs, and not the run."""
-    model, inputs = build(dropout=0.3), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(dropout=0.3), make_inputs(NUM_OFFERS)
     torch.manual_seed(7)
     expected = in_streams(model, inputs, stream_size=2, keep_graphs=0.0)
     calls = []
@@ -385,7 +375,7 @@ def test_no_step_compares_all_pairs(stream_size):
                 self.largest = max(self.largest, len(output) if len(output) in (NUM_OFFERS, 5) else 0)
             return output
 
-    model = build()
+    model = make_training_model()
     accumulate = MultiStreamAccumulation(model, stream_size=stream_size, tile_size=2)
     with LargestSquare() as squares:
         accumulate(make_inputs(NUM_OFFERS), CATALOG_IDS)
@@ -394,10 +384,10 @@ def test_no_step_compares_all_pairs(stream_size):
 
 @pytest.mark.parametrize("stream_size", [None, 4])
 def test_a_compiled_model_in_streams(stream_size):
-    model, inputs = build(), make_inputs(NUM_OFFERS)
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
     compiled = torch.compile(model, backend="eager")
     loss, _ = in_streams(compiled, inputs, stream_size=stream_size)
-    assert_same((loss, gradients_of(model)), whole_batch(build(), inputs))
+    assert_same((loss, gradients_of(model)), whole_batch(make_training_model(), inputs))
 
 
 def test_measured_memory_is_what_the_graph_holds():
@@ -423,7 +413,7 @@ def test_measured_memory_is_what_the_graph_holds():
 )
 def test_errors_name_the_argument(arguments, message):
     with pytest.raises(ValueError, match=message):
-        MultiStreamAccumulation(build(), **arguments)
+        MultiStreamAccumulation(make_training_model(), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -438,12 +428,12 @@ def test_errors_name_the_argument(arguments, message):
 )
 def test_inputs_that_do_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
-        MultiStreamAccumulation(build(), stream_size=2)({**make_inputs(4), **change})
+        MultiStreamAccumulation(make_training_model(), stream_size=2)({**make_inputs(4), **change})
 
 
 def test_without_gradients_there_is_no_step():
     with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
-        MultiStreamAccumulation(build(), stream_size=2)(make_inputs(4))
+        MultiStreamAccumulation(make_training_model(), stream_size=2)(make_inputs(4))
 
 
 RANK_CASES = [
@@ -465,7 +455,7 @@ def run_rank(rank, port, folder):
 
 
 def run_case(rank, shares, arguments):
-    bare, arguments = build(), dict(arguments)
+    bare, arguments = make_training_model(), dict(arguments)
     model = nn.parallel.DistributedDataParallel(bare)
     reductions = []
     model.register_comm_hook(reductions, count_reduction)
@@ -493,7 +483,7 @@ def test_ranks_with_different_numbers_of_streams(tmp_path, subtests):
         port = free.getsockname()[1]
     # Processes are slow to start: one pair does all cases.
     mp.spawn(run_rank, (port, str(tmp_path)), nprocs=2)
-    expected = whole_batch(build(), make_inputs(NUM_OFFERS))
+    expected = whole_batch(make_training_model(), make_inputs(NUM_OFFERS))
     for rank in range(2):
         results = torch.load(tmp_path / f"{rank}.pt")
         for case, (loss, gradients, num_reductions) in zip(RANK_CASES, results, strict=True):

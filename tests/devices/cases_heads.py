@@ -21,8 +21,8 @@ NUM_PRODUCTS = 6
 HEADS = {
     EClipForAdultRecognition: ({}, [1.0, 0.0, -100.0, 0.0, 1.0, 0.0], lambda head, output: head.decode(output.logits)),
     EClipForAttributeExtraction: (
-        {"attributes": {"season": ["summer", "winter"], "colour": ["blue", "red", "green"]}},
-        [[0, 1], [1, -100], [-100, -100], [-100, 0], [0, 2], [1, 1]],
+        {"attributes": {"season": ["summer", "winter"], "colour": ["blue", "red"]}},
+        [[0, 1], [1, -100], [-100, -100], [-100, 0], [0, 1], [1, 1]],
         lambda head, output: head.decode(output.logits),
     ),
     EClipForCategoryClassification: (
@@ -46,7 +46,7 @@ def inputs_of(head_class):
 @pytest.mark.parametrize("head_class", HEADS, ids=lambda head_class: head_class.__name__)
 def test_loss_gradients_and_predictions(head_class, modality):
     fields, labels, predict = HEADS[head_class]
-    head = head_class(make_config(modality=modality, **fields)).eval()
+    head = head_class(make_config(modality=modality, **fields)).eval().double()
     with torch.no_grad():  # new weights say the same of all products
         for parameter in head.parameters():
             parameter.mul_(10 if parameter.ndim > 1 else 1)
@@ -61,7 +61,7 @@ def test_loss_gradients_and_predictions(head_class, modality):
         found.append((on_cpu(output.loss.detach()), on_cpu(gradients), predictions))
     (expected_loss, expected, expected_predictions), (loss, gradients, predictions) = found
     torch.testing.assert_close(loss, expected_loss)
-    assert_same_gradients(gradients, expected)
+    assert_same_gradients(gradients, expected, rtol=1e-4)  # heads answer in float32
     assert predictions == expected_predictions
 
 

@@ -19,7 +19,6 @@ def with_gradients(function, device, scale=14.0, ids_on="cpu"):
     leaves = [leaf.to(device).requires_grad_() for leaf in (text, image, torch.tensor(scale).log())]
     loss = function(*leaves, CATALOG_IDS.to(ids_on))
     loss.backward()
-    # a fraction of what float32 keeps of gradients that largely cancel
     return loss.detach(), [leaf.grad for leaf in leaves if leaf.grad is not None]
 
 
@@ -39,8 +38,7 @@ def test_contrastive(mates, tile_size, scale):
     def loss(text, image, logit_scale, ids):
         return contrastive_loss(text, image, logit_scale, ids, mates=mates, tile_size=tile_size)
 
-    assert_the_same(loss, scale=scale)
-    assert_the_same(loss, scale=scale, ids_on="cuda")
+    assert_the_same(loss, scale=scale, ids_on="cuda" if tile_size else "cpu")
 
 
 @pytest.mark.parametrize("mates", ["positive", "negative", "masked"])

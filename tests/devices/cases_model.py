@@ -5,30 +5,16 @@ import itertools
 
 import pytest
 import torch
-from conftest import TEXT_TOWERS, VISION_TOWERS, assert_same_gradients, make_config, make_inputs
+from conftest import TEXT_TOWERS, VISION_TOWERS, assert_same_gradients, make_inputs, make_training_model
 from fake_cuda import CUDA, on_cpu
 
-from modeling_eclip import EClipModel, MultiStreamAccumulation
+from modeling_eclip import MultiStreamAccumulation
 
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 7])
 NUM_OFFERS = len(CATALOG_IDS)
 
 # Every tower at least once.
 PAIRS = list(zip(VISION_TOWERS, itertools.chain(TEXT_TOWERS, itertools.repeat("bert")), strict=False))
-
-
-def build(vision="vit", text="bert", dropout=0.0):
-    config = make_config(vision, text)
-    for tower in (config.vision_config, config.text_config):
-        for name in vars(tower):
-            if "drop" in name:
-                setattr(tower, name, dropout)
-    torch.manual_seed(0)
-    return EClipModel(config).train()
-
-
-def to_device(inputs):
-    return {name: value.to(CUDA) for name, value in inputs.items()}
 
 
 def gradients_of(model):
@@ -41,23 +27,23 @@ def test_all_towers_are_here():
 
 @pytest.mark.parametrize(("vision", "text"), PAIRS)
 def test_towers(vision, text):
-    model = build(vision, text)
+    model = make_training_model(vision, text)
     moved = copy.deepcopy(model).to(CUDA)
     assert {parameter.device for parameter in moved.parameters()} == {CUDA}
-    model(**make_inputs(NUM_OFFERS), catalog_ids=CATALOG_IDS, return_loss=True).loss.backward()
-    moved(**to_device(make_inputs(NUM_OFFERS)), catalog_ids=CATALOG_IDS.to(CUDA), return_loss=True).loss.backward()
+    for each, device in ((model, "cpu"), (moved, CUDA)):
+        torch.manual_seed(7)  # some towers draw positions in training
+        inputs = {name: value.to(device) for name, value in make_inputs(NUM_OFFERS).items()}
+        each(**inputs, catalog_ids=CATALOG_IDS.to(device), return_loss=True).loss.backward()
     moved.clamp_logit_scale()
     assert_same_gradients(gradients_of(moved), gradients_of(model))
 
 
 # With dropout, the same draws: both devices take them from the CPU's generator here.
-@pytest.mark.parametrize(
-    ("keep_graphs", "dropout"), [(1.0, 0.3), (0.0, 0.3), (0.5, 0.3), ("auto", 0.3), (1.0, 0.0), (0.0, 0.0)]
-)
+@pytest.mark.parametrize(("keep_graphs", "dropout"), [("auto", 0.3), (0.0, 0.3), (0.5, 0.3), (1.0, 0.0)])
 def test_streams(keep_graphs, dropout):
     found = []
     for device in ("cpu", "cuda"):
-        model = build(dropout=dropout).to(device)
+        model = make_training_model(dropout=dropout).to(device)
         accumulate = MultiStreamAccumulation(model, text_stream_size=3, image_stream_size=2, keep_graphs=keep_graphs)
         for _ in range(1 + (keep_graphs == "auto")):  # which measures in the first step
             model.zero_grad()

@@ -26,7 +26,7 @@ def make_step(
 ):
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
-    assert accelerator.device == torch.device(device)
+    assert accelerator.device.type == torch.device(device).type
     torch.manual_seed(0)
     model = model_class(make_config(**fields or {}))
     arguments = {"max_samples": 10 * NUM_OFFERS, "batch_size": NUM_OFFERS, "ema_decay": 0.9, **arguments}
@@ -77,18 +77,18 @@ def waits_of_a_step(folder, **arguments):
     with counted_waits() as waits:
         assert step(make_batch(), NUM_OFFERS) is not None
     in_masks = sum(number for (_, place), number in waits.items() if "transformers/masking_utils" in place)
-    return step.accumulate, waits.total() - in_masks, in_masks, waits
+    return waits.total() - in_masks, in_masks, waits
 
 
-@pytest.mark.parametrize("keep_graphs", ["1", "0", "auto"])
-@pytest.mark.parametrize("stream_size", [None, 4, 1])
+# One stream, two, and eight.
+@pytest.mark.parametrize(("stream_size", "keep_graphs"), [(None, "auto"), (4, "0"), (1, "1"), (1, "0"), (1, "auto")])
 def test_waits_of_a_step_do_not_grow_with_its_streams(tmp_path, stream_size, keep_graphs):
     """Two: whether exponentials fit into float32, and the step's values.
 
     And one for each encoding of titles: transformers looks whether a mask hides anything (not where it is compiled).
     """
     sizes = {"text_stream_size": stream_size, "image_stream_size": stream_size}
-    accumulate, in_package, in_masks, waits = waits_of_a_step(tmp_path, keep_graphs=keep_graphs, **sizes)
+    in_package, in_masks, waits = waits_of_a_step(tmp_path, keep_graphs=keep_graphs, **sizes)
     assert in_package == 2, waits
     num_text_streams = NUM_OFFERS // (stream_size or NUM_OFFERS)
     assert in_masks == num_text_streams * (2 if keep_graphs == "0" and stream_size else 1), waits

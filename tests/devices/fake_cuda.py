@@ -111,10 +111,13 @@ def install() -> None:
     """Have torch believe that there is one such device; the process has to have loaded the guard (`guard.py`)."""
     torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(..., device="cuda")` is a copy that can be seen
     torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter stays the object that it was
-    replaced = {
+    replaced: dict[str, Any] = {
+        "Stream": _Stream,
+        "stream": contextlib.nullcontext,
+        "current_stream": _Stream,
         "is_available": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: True,
-        "is_initialized": lambda: False,  # no streams, events or pinned memory
+        "is_initialized": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": lambda device: None,
@@ -132,6 +135,16 @@ def install() -> None:
     }
     for name, function in replaced.items():
         setattr(torch.cuda, name, function)
+
+
+class _Stream:
+    """A queue of work, of which there is none: whatever is asked for is done at once."""
+
+    def __init__(self, device: Any = None) -> None:
+        pass
+
+    def wait_stream(self, stream: "_Stream") -> None:
+        """Have the device wait, which the host does not."""
 
 
 @contextlib.contextmanager
@@ -156,6 +169,8 @@ def on_cpu(value: Any) -> Any:
 
 def _run(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run an operation on the values, and say on which device the result lies."""
+    if function is aten._pin_memory.default:
+        return args[0].clone()
     tensors = [item for item in tree_iter((args, kwargs)) if isinstance(item, torch.Tensor)]
     is_on_cuda = any(isinstance(tensor, CudaTensor) for tensor in tensors)
     if is_on_cuda:
@@ -219,7 +234,7 @@ def _copy_kind(source: str, target: str, non_blocking: bool) -> str | None:
 
 
 def _place() -> str:
-    """Return the innermost line of this repository that the present operation comes from, and of a library below it."""
+    """Return the innermost line of this repository below which an operation was asked for, and of a library below."""
     own = below = ""
     for frame in traceback.extract_stack():
         if frame.filename == __file__:

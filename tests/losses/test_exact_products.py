@@ -11,7 +11,7 @@ from modeling_eclip import contrastive_loss
 from modeling_eclip.losses import tiles
 from modeling_eclip.losses.exact_products import _EXACT, _product_precisions, _set_product_precisions, exact_products
 
-FAST = ("tf32", "tf32") if len(_EXACT) == 2 else ("high",)
+FAST = ("tf32", "tf32")
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from daft import col
 from daft.exceptions import DaftCoreException
 
-from training.data.table_files import FORMATS, check_names, plain_table, read_row_group
-from training.data.text_files import EncodingError, TextFile, read_text_files, text_schema
+from training.data.table_files import FORMATS, plain_table, read_row_group
+from training.data.text_files import EncodingError, TextFile, check_names, read_text_files, text_schema
 
 __all__ = ["Part", "plan_parts"]
 

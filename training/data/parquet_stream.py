@@ -95,6 +95,11 @@ class ParquetBlocks:
         self.lengths: list[int] = []
         self.num_bytes: list[int] = []
         self._places: list[tuple[int, int, int, np.ndarray | None]] = []
+        # Of each file's row groups, once: summed up for every block, long files would pay for each of their groups.
+        self._first_rows = [
+            np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
+            for footer in self._footers
+        ]
         num_excluded = dict.fromkeys(rules, 0)
         for number, footer in enumerate(self._footers):
             for group in range(footer.num_row_groups):
@@ -141,8 +146,7 @@ class ParquetBlocks:
         with _open(self._files[number]) as file:
             parquet = pq.ParquetFile(file, metadata=self._footers[number])
             table = read_row_group(parquet, group, self._files[number], list(dict.fromkeys(columns)))
-        first_row = sum(self._footers[number].row_group(before).num_rows for before in range(group))
-        return plain_table(table, self._files[number], first_row)
+        return plain_table(table, self._files[number], int(self._first_rows[number][group]))
 
 
 class TableBlocks:

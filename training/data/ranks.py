@@ -1,5 +1,6 @@
 """Messages between the ranks of a run: Python objects, over the CPUs."""
 
+import weakref
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,8 @@ __all__ = ["LONGEST_WAIT", "gather_objects"]
 # minutes on GPUs. A rank that dies ends the others all the same: the launcher sees to that.
 LONGEST_WAIT = timedelta(hours=12)
 
-_groups: dict[Any, Any] = {}
+# By the default group, which they end with: a group that is held until the process ends may abort it then.
+_groups: Any = weakref.WeakKeyDictionary()
 
 
 def gather_objects(message: Any) -> list[Any]:
@@ -34,10 +36,10 @@ def gather_objects(message: Any) -> list[Any]:
 
 
 def _group_of_cpus() -> Any:
-    """Return a group of all ranks over gloo, made when it is first asked for."""
+    """Return a group of all ranks over gloo, made when it is first asked for; `None` for the default group."""
+    if dist.get_backend() == "gloo":
+        return None
     everyone = dist.group.WORLD
     if everyone not in _groups:
-        _groups.clear()  # of a group that has ended
-        is_gloo = dist.get_backend() == "gloo"
-        _groups[everyone] = everyone if is_gloo else dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        _groups[everyone] = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
     return _groups[everyone]

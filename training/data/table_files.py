@@ -19,13 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import table_cast
 
-from training.data.text_files import TextFile, read_text_files, text_schema
+from training.data.text_files import TextFile, check_names, read_text_files, text_schema
 
 __all__ = [
     "FORMATS",
     "RULES",
     "TableFiles",
-    "check_names",
     "format_of",
     "plain_schema",
     "plain_table",
@@ -143,16 +142,6 @@ def read_table(path: str, encoding: str = "utf-8") -> pa.Table:
     files = [TextFile(path, opener, kind, encoding)]
     schema = text_schema(files)
     return pa.concat_tables([schema.empty_table(), *read_text_files(files, schema)])
-
-
-def check_names(names: Sequence[str], file: str) -> None:
-    """Refuses a table that has two columns of one name.
-
-    Raises:
-        ValueError: If it has.
-    """
-    if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
-        raise ValueError(f"{file} has two columns named {repeated[0]!r}; rename or remove one of them.")
 
 
 def plain_schema(schema: pa.Schema, file: str) -> pa.Schema:

@@ -6,6 +6,7 @@
 - Bytes that are not of the encoding are an error that names the line.
 """
 
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow as pa
 
-__all__ = ["EncodingError", "TextFile", "read_text_files", "text_schema"]
+__all__ = ["EncodingError", "TextFile", "check_names", "read_text_files", "text_schema"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,16 @@ class TextFile:
             f"{self.name}{line} is not text in `encoding` {self.encoding!r} ({error}); give the encoding that it was "
             "written in, such as latin-1, cp1252, utf-16 or shift_jis."
         )
+
+
+def check_names(names: Sequence[str], file: str) -> None:
+    """Refuses a table that has two columns of one name.
+
+    Raises:
+        ValueError: If it has.
+    """
+    if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(f"{file} has two columns named {repeated[0]!r}; rename or remove one of them.")
 
 
 def text_schema(files: Sequence[TextFile], *, first_rows: bool = False) -> pa.Schema:
@@ -136,9 +147,7 @@ def _csv_header(file: TextFile) -> list[str]:
         return []
     except UnicodeError as error:
         raise file.wrong_encoding(error) from error
-    named = [name for name in found.iloc[0] if isinstance(name, str)]
-    if repeated := [name for place, name in enumerate(named) if name in named[:place]]:
-        raise ValueError(f"{file.name} has two columns named {repeated[0]!r}; rename or remove one of them.")
+    check_names([name for name in found.iloc[0] if isinstance(name, str)], file.name)
     with file.open() as raw:  # the names as pandas has them, with some for columns that have none
         return list(pd.read_csv(raw, nrows=0, **_csv_settings(file)).columns)
 
@@ -294,8 +303,6 @@ class _BadLine(Exception):
 
 
 def _decoded_lines(raw: IO[bytes], codec: str, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any]]:
-    import io
-
     for number, line in enumerate(io.TextIOWrapper(raw, encoding=codec, newline="\n"), 1):
         if line := line.strip():
             try:

@@ -8,7 +8,7 @@ from training.arguments.groups import DataArguments
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.tasks.answers import AnsweredSplit, TaskAnswers
-from training.tasks.features import Represented
+from training.tasks.features import Represented, read_rows
 from training.tasks.task import Task
 
 __all__ = ["answer_task"]
@@ -41,8 +41,7 @@ def answer_task(
             f"{', '.join(sorted(table.column_names))}."
         )
     rows = represented.rows
-    all_label_rows = list(table.select_columns(columns)) if columns else []
-    label_rows = [all_label_rows[row] for row in rows] if columns else []
+    label_rows = read_rows(table.select_columns(columns), rows) if columns else []
     catalogs = np.asarray(table["catalog_id"], dtype=np.int64)
     answers = task.answers(AnsweredSplit(head, products, represented, rows, labels, label_rows, catalogs))
     if len(answers.references) == 0:

@@ -4,7 +4,8 @@
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from training.data.skipped_rows import SkipCounter
 from training.retrieval.offer_embeddings import encode_all
 from training.tasks.labels import TaskLabels
 
-__all__ = ["Represented", "answer", "on_device", "represent"]
+__all__ = ["Represented", "answer", "on_device", "read_rows", "represent"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Represented:
         rows: Its place in the table, or the pair's among the pairs, int64, shape `(N,)`.
         titles: Title of each product; of pairs, both.
         right: Of pairs, the second of each.
-        label_rows: Of products whose labels were read, the columns of the labels of each.
+        label_table: Of products whose labels were read, the columns of the labels of the whole table.
     """
 
     embeds: ProductEmbeds
@@ -48,7 +49,26 @@ class Represented:
     rows: np.ndarray
     titles: list[str]
     right: ProductEmbeds | None = None
-    label_rows: list[dict[str, Any]] = field(default_factory=list)
+    label_table: Products | None = None
+
+    @cached_property
+    def label_rows(self) -> list[dict[str, Any]]:
+        """The columns of the labels of each row: read when first asked for, since only measuring asks."""
+        return [] if self.label_table is None else read_rows(self.label_table, self.rows)
+
+
+def read_rows(table: Products, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Read some rows of a table.
+
+    Args:
+        table: The products, with the columns that are read.
+        rows: Places in the table, int64, shape `(N,)`.
+
+    Returns:
+        The rows in the order asked for.
+    """
+    read = list(table)
+    return [read[row] for row in rows.tolist()]
 
 
 def represent(
@@ -109,10 +129,9 @@ def represent(
     rows = np.asarray(columns["positions"], dtype=np.int64)
     if not isinstance(products, ProductPairs):
         embeds = ProductEmbeds(**{name: columns[name] for name in names})
-        read = list(products.select_columns(labels.columns)) if labels is not None else []
-        label_rows = [read[row] for row in rows.tolist()] if read else []
         numbers = columns.get("labels", columns["catalog_ids"])
-        return Represented(embeds, numbers, row_ids, rows, titles, label_rows=label_rows)
+        label_table = products.select_columns(labels.columns) if labels is not None else None
+        return Represented(embeds, numbers, row_ids, rows, titles, label_table=label_table)
 
     # Which place in `columns` each row of the table has; -1 for one that could not be used.
     place_of = np.full(len(products.products), -1)

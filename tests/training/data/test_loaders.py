@@ -107,6 +107,7 @@ def test_a_batch_holds_what_the_model_needs(processor):
         "normalization",
         "catalog_ids",
         "row_ids",
+        "positions",
         "skipped",
         "num_rows",
         "titles",

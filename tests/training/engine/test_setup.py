@@ -19,10 +19,10 @@ from training.engine.setup import open_accelerator, seed_rank
 @pytest.mark.parametrize(
     ("name", "value", "error", "message"),
     [
-        ("ACCELERATE_USE_FSDP", "true", NotImplementedError, "FSDP shards the weights: .* wait for each other"),
+        ("ACCELERATE_USE_FSDP", "true", NotImplementedError, "FSDP shards the weights, and averages"),
         ("ACCELERATE_USE_DEEPSPEED", "true", NotImplementedError, "engine runs the backward pass and the optimizer"),
         ("ACCELERATE_USE_MEGATRON_LM", "true", NotImplementedError, "its own layers"),
-        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", NotImplementedError, "parallel meshes shard the weights"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", NotImplementedError, "a parallel mesh shards the weights"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", ValueError, "is '4', by which gradients would be divided"),
     ],
 )

@@ -16,7 +16,7 @@ class Numbers(torch.utils.data.Dataset):
     def __getitem__(self, number):
         rows = torch.tensor([2 * number, 2 * number + 1])
         names = [str(row) for row in rows.tolist()]
-        ids = {"row_ids": names, "titles": names, "catalog_ids": rows}
+        ids = {"row_ids": names, "titles": names, "catalog_ids": rows, "positions": rows}
         return {"input_ids": rows, **ids, "skipped": [], "num_rows": 2}
 
 

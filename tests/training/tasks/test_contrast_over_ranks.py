@@ -12,6 +12,7 @@ from conftest import assert_same_gradients, make_config, make_inputs, train_argu
 from modeling_eclip import EClipForProductClustering
 from modeling_eclip.retrieval.recall import retrieval_recall
 from training.engine.setup import open_accelerator
+from training.tasks.heads import freeze_unused
 from training.tasks.loop import ContrastStep
 
 # Offers of one product lie on different ranks; the last two are alone. Some lack a title or an image.
@@ -34,7 +35,9 @@ def make_head():
     config = make_config(modality_dropout=0.0)
     for tower in (config.vision_config, config.text_config):
         tower.hidden_dropout_prob = tower.attention_probs_dropout_prob = 0.0
-    return EClipForProductClustering(config)
+    head = EClipForProductClustering(config)
+    freeze_unused(head)  # ranks wait for the gradients of all weights that are trained
+    return head
 
 
 def run_rank(rank, port, folder):
@@ -73,5 +76,6 @@ def test_two_ranks_contrast_as_one(tmp_path, subtests):
             with subtests.test(shares=shares, rank=rank):
                 rank_loss, gradients = found[shares]
                 torch.testing.assert_close(rank_loss, loss.detach())
-                # the head's vectors are float32
-                assert_same_gradients({name: gradients[name] for name in expected}, expected, rtol=1e-5)
+                # The head computes in float32, and a new tower's vectors of images are all but alike: what tells them
+                # apart has four digits. A loss over one rank's rows has other gradients altogether.
+                assert_same_gradients({name: gradients[name] for name in expected}, expected, rtol=1e-3)

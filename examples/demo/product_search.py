@@ -14,6 +14,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ THUMBNAIL_SIZE = 224
 _INDEX_FROM = 50_000  # rows: fewer are compared in milliseconds without an index
 _CELLS, _PROBED_CELLS, _REFINE = 256, 16, 10
 _LEVELS = " > "
+_IMAGES_AT_ONCE, _IMAGE_SECONDS = 4, 20
 
 
 class ProductEmbedder:
@@ -49,12 +51,26 @@ class ProductEmbedder:
         self.model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
         self.processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
         # The checkpoint's own loader of images, which refuses what is damaged or unreasonably large.
-        self.load_image: Callable[[Any], Any] = sys.modules[type(self.processor).__module__].load_product_image
+        self._load: Callable[[Any], Any] = sys.modules[type(self.processor).__module__].load_product_image
+        self._loading = ThreadPoolExecutor(_IMAGES_AT_ONCE)
 
     @property
     def width(self) -> int:
         """Numbers in a vector."""
         return self.model.config.projection_dim
+
+    def load_image(self, image: Any) -> Any:
+        """Load an image; what takes too long is given up, and goes on in one of a few threads at most.
+
+        Raises:
+            ValueError: the image can't be used.
+        """
+        try:
+            return self._loading.submit(self._load, image).result(timeout=_IMAGE_SECONDS)
+        except TimeoutError:
+            raise ValueError(
+                f"The image takes more than {_IMAGE_SECONDS} seconds to read. Take a JPEG or PNG."
+            ) from None
 
     @torch.no_grad()
     def embed(self, titles: Sequence[str | None], images: Sequence[Any]) -> np.ndarray:

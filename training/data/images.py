@@ -14,6 +14,7 @@ from modeling_eclip.images_eclip import ProductImageError
 from modeling_eclip.inference.jpeg import load_product_pixels
 from modeling_eclip.inference.pixels import PixelReader
 from training.data.augmentation import ProductAugmentation
+from training.data.time_limit import time_limit
 
 __all__ = ["ImageReader", "read_view"]
 
@@ -65,12 +66,13 @@ class ImageReader(PixelReader):
             the augmentation's `image_size`.
 
         Raises:
-            ProductImageError: If the image cannot be used.
+            ProductImageError: If the image cannot be used, or takes too long; see `time_limit`.
         """
         source = _fetched(source)
-        if self.augmentation is None or rng is None:
-            return super().read(source)
-        return read_view(source, self.augmentation, rng, self._recipe.resample if self._recipe is not None else 3)
+        with time_limit():
+            if self.augmentation is None or rng is None:
+                return super().read(source)
+            return read_view(source, self.augmentation, rng, self._recipe.resample if self._recipe is not None else 3)
 
     def blank(self) -> torch.Tensor:
         """Returns a white image of the shape that `read` returns, for a row without an image."""

@@ -148,24 +148,14 @@ class EClipConfig(PreTrainedConfig):
             if value != "auto" and value not in POOLINGS:
                 raise ValueError(f"`{field}` is {value!r}; choose one of {', '.join(map(repr, POOLINGS))}.")
 
-    def validate_projection(self) -> None:
-        """Part of `@strict` validation: the shared space has a dimension, the temperature a usable range."""
-        if self.projection_dim < 1:
-            raise ValueError(f"`projection_dim` is {self.projection_dim}; give a positive number of dimensions.")
+    def validate_logit_scale(self) -> None:
+        """Part of `@strict` validation: the temperature has a usable range."""
         if not math.isfinite(self.logit_scale_max_value):
             raise ValueError(f"`logit_scale_max_value` is {self.logit_scale_max_value}; give a finite number.")
         if not math.isfinite(self.logit_scale_init_value) or self.logit_scale_init_value > self.logit_scale_max_value:
             raise ValueError(
                 f"`logit_scale_init_value` is {self.logit_scale_init_value}; give a finite log of the inverse "
                 f"temperature that is at most `logit_scale_max_value` ({self.logit_scale_max_value})."
-            )
-
-    def validate_catalog(self) -> None:
-        """Part of `@strict` validation: the mass of a catalog mate is a share of the row's own."""
-        if not 0 <= self.catalog_weight <= 1:
-            raise ValueError(
-                f"`catalog_weight` is {self.catalog_weight}; give a number from 0 (mates carry no mass) to 1 (as much "
-                "as the row's own partner)."
             )
 
     def validate_matryoshka(self) -> None:
@@ -208,11 +198,14 @@ class EClipConfig(PreTrainedConfig):
     def validate_decisions(self) -> None:
         """Part of `@strict` validation: probabilities, weights and similarities are in their ranges."""
         ranges: dict[str, tuple[float, float]] = {
+            "projection_dim": (1, math.inf),
+            "catalog_weight": (0, 1),
             "modality_dropout": (0, 0.5),
             "decision_threshold": (0, 1),
             "target_recall": (0, 1),
             "label_smoothing": (0, 1),
             "cluster_threshold": (-1, 1),
+            "cluster_neighbors": (1, math.inf),
         }
         for field, (low, high) in ranges.items():
             value = getattr(self, field)
@@ -220,8 +213,6 @@ class EClipConfig(PreTrainedConfig):
                 raise ValueError(f"`{field}` is {value}; give a number from {low} to {high}.")
         if not 0 < self.positive_weight < math.inf:
             raise ValueError(f"`positive_weight` is {self.positive_weight}; give a positive number.")
-        if self.cluster_neighbors < 1:
-            raise ValueError(f"`cluster_neighbors` is {self.cluster_neighbors}; give a positive number.")
         # A negative slope would turn every decision round.
         if len(self.calibration) != 2 or not all(map(math.isfinite, self.calibration)) or self.calibration[0] <= 0:
             raise ValueError(

@@ -3,15 +3,16 @@
 Contract: `load_product_image` either returns an upright, opaque sRGB image with at most `max_pixels` pixels, or raises
 `ProductImageError`, whose `reason` is a short name that rows can be counted by. A file's colour profile is applied,
 transparency is laid on white (the background of a product page), deeper bit depths are scaled rather than clipped, the
-first frame stands for an animation, and the size in a file's header is checked before its pixels are decoded. Nothing
-is fetched from the network and no Pillow setting is changed. Pillow is imported on first use.
+first frame stands for an animation, and what decoding will cost is bounded by a file's headers before it begins.
+Nothing is fetched from the network and no Pillow setting is changed. Pillow is imported on first use.
 """
 
 import contextlib
 import functools
 import io
 import os
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -33,6 +34,11 @@ MAX_ASPECT_RATIO = 50
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 # A file that starts like one of these and cannot be opened is damaged rather than something else.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+# Decoders of these formats need more memory or time a pixel: an image may have `max_pixels` divided by this.
+_COSTLY_FORMATS = {"WEBP": 4, "AVIF": 4, "JPEG2000": 8, "PPM": 4}
+_MAX_SCANNED_PIXELS = 250_000_000  # of a progressive JPEG over all scans, which usually are ten
+_MAX_FILE_BYTES = 2**29
+_MAX_CHUNKS = 100_000  # of a PNG
 _EXIF_ORIENTATION = 0x0112
 _CHANNELS = (1, 3, 4)
 
@@ -43,7 +49,8 @@ class ProductImageError(ValueError):
     Attributes:
         reason: Short snake_case name to count by: `"missing"` (no image was given, or no such file), `"empty"`
             (no bytes or no pixels), `"not_an_image"`, `"truncated"` (an image file that ends early or is damaged),
-            `"too_many_pixels"`, `"too_thin"`, `"not_finite"` (NaN or infinity in an array) or `"unsupported"`.
+            `"too_many_pixels"`, `"too_thin"`, `"too_costly"` (a file made so that decoding it takes minutes),
+            `"not_finite"` (NaN or infinity in an array) or `"unsupported"`.
     """
 
     def __init__(self, message: str, reason: str = "unsupported"):
@@ -134,33 +141,36 @@ def _from_path(path: Any, max_pixels: int, decode_jpeg: "JpegDecoder | None") ->
 
 def _from_file(file: Any, name: str, max_pixels: int, decode_jpeg: "JpegDecoder | None") -> Any:
     Image, _ = _pillow()
-    start = file.read(16)
+    start, size = file.read(32), file.seek(0, os.SEEK_END)
     if not start:
         raise ProductImageError(f"{name}: empty, there is not one byte in it. Download or export it again.", "empty")
+    if size > _MAX_FILE_BYTES:
+        raise _too_costly(name, f"{size:,} bytes")
     file.seek(0)
     Image.init()
     formats = [format for format in _FORMATS if format in Image.OPEN]
-    try:
-        pil_image = Image.open(file, formats=formats)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(name, str(error), max_pixels) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # on hostile headers Pillow's readers raise nearly every kind there is
-        if any(start.startswith(signature) for signature in _SIGNATURES) or start[8:12] == b"WEBP":
-            raise _damaged(name, error) from error
-        raise ProductImageError(
-            f"{name}: not an image in a known format ({', '.join(formats)}). Convert it to JPEG or PNG.",
-            "not_an_image",
-        ) from error
+    with _clear_errors(name, max_pixels):
+        if start[8:12] == b"WEBP":  # Pillow takes memory for its pixels before it tells how many there are
+            _check_size(*_webp_size(start), name, max_pixels // _COSTLY_FORMATS["WEBP"])
+        elif start.startswith(_SIGNATURES[1]):
+            file = io.BytesIO(_without_text(file.read(), name))
+        try:
+            pil_image = Image.open(file, formats=formats)
+        except Image.UnidentifiedImageError as error:
+            if start[8:12] == b"WEBP" or start.startswith(_SIGNATURES):
+                raise
+            raise ProductImageError(
+                f"{name}: not an image in a known format ({', '.join(formats)}). Convert it to JPEG or PNG.",
+                "not_an_image",
+            ) from error
     if decode_jpeg is not None and pil_image.format in ("JPEG", "MPO"):
-        _check_size(pil_image.width, pil_image.height, name, max_pixels)
+        _check_cost(pil_image, name, max_pixels)
         pixels = decode_jpeg(pil_image, file, _orientation(pil_image))
         if pixels is not None:
             transform = _to_srgb("RGB", pil_image.info.get("icc_profile"))
             return np.asarray(transform.apply(Image.fromarray(pixels))) if transform else pixels
-    # The copy lets go of the file.
-    return _to_rgb(_decoded(pil_image, name, max_pixels), name).copy()
+    rgb = _to_rgb(_decoded(pil_image, name, max_pixels), name)
+    return rgb.copy() if getattr(rgb, "fp", None) else rgb  # which lets go of the file
 
 
 def _orientation(pil_image: "PILImage") -> int:
@@ -173,20 +183,98 @@ def _orientation(pil_image: "PILImage") -> int:
 
 
 def _decoded(pil_image: "PILImage", name: str, max_pixels: int) -> "PILImage":
-    """Check the size that the header states, then decode."""
-    Image, _ = _pillow()
-    _check_size(pil_image.width, pil_image.height, name, max_pixels)
-    try:
+    """Check what the headers state, then decode."""
+    with _clear_errors(name, max_pixels):
+        _check_cost(pil_image, name, max_pixels)
         pil_image.load()
-    except MemoryError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(name, str(error), max_pixels) from error
-    except Exception as error:  # the decoders raise OSError, SyntaxError, EOFError, ValueError, zlib.error, ...
-        raise _damaged(name, error) from error
     # In a few formats the size is known for certain only now.
     _check_size(pil_image.width, pil_image.height, name, max_pixels)
     return pil_image
+
+
+@contextlib.contextmanager
+def _clear_errors(name: str, max_pixels: int) -> Iterator[None]:
+    """Name what Pillow's readers raise, which on hostile files is nearly every kind of exception that there is."""
+    Image, _ = _pillow()
+    try:
+        yield
+    except (ProductImageError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels(name, str(error), max_pixels) from error
+    except Exception as error:
+        raise ProductImageError(
+            f"{name}: the image file ends early or is damaged ({error}). Download or export it again.", "truncated"
+        ) from error
+
+
+def _webp_size(start: bytes) -> tuple[int, int]:
+    """Return the width and height in the header of a WebP file."""
+    kind, body = start[12:16], start[20:].ljust(12, b"\1")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    sizes = int.from_bytes(body[1:5] if kind == b"VP8L" else body[6:10], "little")
+    if kind == b"VP8L":
+        return 1 + (sizes & 0x3FFF), 1 + (sizes >> 14 & 0x3FFF)
+    return sizes & 0x3FFF, sizes >> 16 & 0x3FFF
+
+
+def _without_text(content: bytes, name: str) -> bytes:
+    """Cut what Pillow gives up at out of a PNG: texts, and profiles that are larger than any for RGB or grey."""
+    kept, start = [content[:8]], 8
+    for _ in range(_MAX_CHUNKS):
+        kind, stop = content[start + 4 : start + 8], start + 12 + int.from_bytes(content[start : start + 4], "big")
+        if kind == b"iCCP":
+            packed = content[start + 8 : stop - 4].split(b"\0", 1)[-1][1:]
+            with contextlib.suppress(zlib.error):
+                kind = b"zTXt" if len(zlib.decompressobj().decompress(packed, 2**20)) == 2**20 else kind
+        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(content[start:stop])
+        start = stop
+        if kind == b"IEND" or start >= len(content):
+            return b"".join(kept)
+    raise _too_costly(name, f"more than {_MAX_CHUNKS:,} chunks")
+
+
+def _check_cost(pil_image: "PILImage", name: str, max_pixels: int) -> None:
+    """Refuse too many pixels, and a file that makes its decoder go over them many times or over many more than it has.
+
+    A Pillow image without a file is decoded already.
+    """
+    width, height, kind = pil_image.width, pil_image.height, pil_image.format
+    file: Any = getattr(pil_image, "fp", None)
+    if file and (kind in _COSTLY_FORMATS or "progressive" in pil_image.info):
+        max_pixels //= _COSTLY_FORMATS.get(kind or "", 2)
+    _check_size(width, height, name, max_pixels)
+    if not file or kind not in ("JPEG", "MPO", "TIFF", "JPEG2000"):
+        return
+    position = file.tell()
+    file.seek(0)
+    content, found, num_parts = file.read(_MAX_FILE_BYTES), "", 1
+    file.seek(position)
+    if kind == "TIFF":
+        tags: Any = pil_image.tag_v2  # type: ignore[attr-defined]
+        tile = [int(tags.get(tag) or 1) for tag in (322, 323)]
+        parts = tags.get(325) or tags.get(279) or ()  # bytes of each tile or strip
+        num_parts = len(parts) or 1
+        if (width + tile[0]) * (height + tile[1]) > 4 * width * height + 2**21:
+            found = f"tiles of {tile[0]}x{tile[1]} for {width}x{height}"
+        elif sum(min(size, len(content)) for size in parts) > 2 * len(content):
+            found = "tiles or strips that share their bytes"
+    elif kind == "JPEG2000":
+        header = content[content.find(b"\xff\x4f\xff\x51") :].split(b"\xff\x90", 1)[0]
+        tile = [int.from_bytes(header[at : at + 4], "big") or 1 for at in (24, 28)]
+        coding = header[header.find(b"\xff\x52\0") :].ljust(13, b"\0")  # its style, and the sides of its blocks
+        precincts = coding[14 : 15 + coding[9]] if coding[4] & 1 else b""
+        if (1 + width // tile[0]) * (1 + height // tile[1]) > 1024:
+            found = f"tiles of {tile[0]}x{tile[1]} for {width}x{height}"
+        elif min(coding[10:12]) < 2 or any(min(sizes & 15, sizes >> 4) < 4 for sizes in precincts[1:]):
+            found = "blocks of fewer than 16 pixels a side"
+    if kind in ("JPEG", "MPO") or "jpeg" in str(pil_image.info.get("compression")):
+        scans = content.count(b"\xff\xda") // num_parts
+        found = f"{scans} scans of {width}x{height}" if scans * width * height > _MAX_SCANNED_PIXELS else found
+    if found:
+        raise _too_costly(name, found)
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
@@ -194,8 +282,7 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise ProductImageError(f"{name}: no pixels ({width}x{height}). Leave the image out.", "empty")
     if width * height > max_pixels:
         raise _too_many_pixels(name, f"{width}x{height} is {width * height:,} pixels", max_pixels)
-    long_side, short_side = max(width, height), min(width, height)
-    if long_side > MAX_ASPECT_RATIO * short_side:
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ProductImageError(
             f"{name}: {width}x{height} is more than {MAX_ASPECT_RATIO} times as long as wide, which an image "
             "processor that keeps proportions makes gigabytes of. Crop it, or leave the offer out.",
@@ -203,9 +290,10 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         )
 
 
-def _damaged(name: str, error: Exception) -> ProductImageError:
+def _too_costly(name: str, found: str) -> ProductImageError:
     return ProductImageError(
-        f"{name}: the image file ends early or is damaged ({error}). Download or export it again.", "truncated"
+        f"{name}: {found}, which takes minutes or gigabytes to decode. Save the image again as a plain JPEG or PNG.",
+        "too_costly",
     )
 
 

@@ -7,6 +7,7 @@ Notable choices:
 - the loss here is the plain one, from all pairs of a batch; the package trains large batches with the same in tiles.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -190,17 +191,12 @@ class EClipPreTrainedModel(PreTrainedModel):
             first = output[0] if isinstance(output, tuple) else output
             first.requires_grad_(True)
 
-        hooks = []
+        self._require_grads_hooks = []
         for module in self.modules():
             if isinstance(module, PreTrainedModel) and not isinstance(module, EClipPreTrainedModel):
-                try:
-                    embeddings = module.get_input_embeddings()
-                except NotImplementedError:
-                    continue
-                if embeddings is not None:
-                    hooks.append(embeddings.register_forward_hook(require_gradients))
-        self._require_grads_hooks = hooks
-        self._require_grads_hook = hooks[0] if hooks else None
+                with contextlib.suppress(NotImplementedError):
+                    if (embeddings := module.get_input_embeddings()) is not None:
+                        self._require_grads_hooks.append(embeddings.register_forward_hook(require_gradients))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, configuration and the code that loads them; arguments as for any transformers model."""
@@ -361,8 +357,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         """Embed images; arguments as for [`EClipModel.encode_image`].
 
         Returns:
-            The image tower's output, with the projected embeddings, not yet of unit length, as its `pooler_output`,
-            shape `(B, projection_dim)`. A tuple with `return_dict=False`.
+            The image tower's output with embeddings as [`EClipModel.get_text_features`] returns them.
         """
         output = self.encode_image(
             pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding, **kwargs

@@ -183,11 +183,7 @@ class EClipProcessor(ProcessorMixin):
         return cls(image_processor, tokenizer, max_title_length=max_title_length or length, title_padding=padding)
 
     def check_title_settings(self) -> None:
-        """Refuse settings of titles that do not fit the tokenizer, or each other.
-
-        Raises:
-            ValueError: told with the setting and the remedy.
-        """
+        """Refuse, by a `ValueError`, settings of titles that do not fit the tokenizer, or each other."""
         if self.title_padding not in _TITLE_PADDINGS:
             raise ValueError(f"title_padding={self.title_padding!r}: give one of {_TITLE_PADDINGS}.")
         special = self.tokenizer.num_special_tokens_to_add()
@@ -221,15 +217,7 @@ def _checked_titles(text: Any) -> str | list[str]:
 
 
 def check_title(title: Any, name: str) -> None:
-    """Refuse what is no title.
-
-    Args:
-        title: The title.
-        name: Where it is, for the error.
-
-    Raises:
-        ValueError: it is not text, or cannot be encoded.
-    """
+    """Refuse what is not text or cannot be encoded, by a `ValueError` that starts with the name of its place."""
     if not isinstance(title, str):
         raise ValueError(f"{name}: received {title!r:.200}, not a title. Give a string; '' for an offer without one.")
     try:

@@ -21,15 +21,12 @@ from .modeling_eclip import normalize
 from .processing_eclip import prepare_products, read_product
 
 _MODULE = "sentence_transformers_eclip.ProductEmbedding"
+_HUB_ARGUMENTS = ("local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 _IMAGE_FILES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
 
 
 def write_sentence_transformers_files(folder: str | os.PathLike) -> None:
-    """Write beside a checkpoint what sentence-transformers reads; the code travels with the model's.
-
-    Args:
-        folder: The checkpoint; made if need be.
-    """
+    """Write what sentence-transformers reads into a checkpoint's folder, which is made if need be."""
     files: dict[str, Any] = {
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": _MODULE}],
         "config_sentence_transformers.json": {
@@ -146,12 +143,7 @@ class ProductEmbedding(nn.Module):
     def load(
         cls,
         model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
         cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        trust_remote_code: bool = False,
         model_kwargs: Mapping[str, Any] | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
         config_kwargs: Mapping[str, Any] | None = None,
@@ -162,17 +154,12 @@ class ProductEmbedding(nn.Module):
 
         Args:
             model_name_or_path: Folder or Hub id.
-            subfolder: Folder in it.
-            token: Token of the Hub.
             cache_folder: Where downloads are kept.
-            revision: Revision of the Hub's repository.
-            local_files_only: Whether nothing is downloaded.
-            trust_remote_code: Whether the checkpoint's code is run.
             model_kwargs: Further arguments of the model's `from_pretrained`, such as `dtype`.
             processor_kwargs: Further arguments of the processor's.
             config_kwargs: Further arguments of the configuration's.
             backend: `"torch"`.
-            **kwargs: Not used.
+            **kwargs: Those of the Hub: `token`, `revision`, `local_files_only`, `trust_remote_code`, `subfolder`.
 
         Returns:
             The module.
@@ -182,8 +169,7 @@ class ProductEmbedding(nn.Module):
         """
         if backend != "torch":
             raise ValueError(f"`backend` is {backend!r}; e-CLIP runs on 'torch' in sentence-transformers.")
-        hub = {"subfolder": subfolder, "token": token, "cache_dir": cache_folder, "revision": revision}
-        hub |= {"local_files_only": local_files_only, "trust_remote_code": trust_remote_code}
+        hub = {"cache_dir": cache_folder, **{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}}
         config = AutoConfig.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}))
         model = AutoModel.from_pretrained(model_name_or_path, config=config, **hub, **(model_kwargs or {}))
         processor = AutoProcessor.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))

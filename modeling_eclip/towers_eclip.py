@@ -19,15 +19,9 @@ _WIDTH_FIELDS = ("hidden_size", "hidden_dim", "hidden_sizes", "num_features", "d
 
 
 def build_tower(config: PreTrainedConfig, pooling: str) -> PreTrainedModel:
-    """Build a tower with new weights.
+    """Build a tower with new weights, whose output will be pooled in that way.
 
-    Args:
-        config: The tower's configuration.
-        pooling: How its output will be pooled; a tower whose own pooler is not asked for is built without it, since
-            weights that get no gradient stop distributed training.
-
-    Returns:
-        The tower.
+    One whose own pooler is not asked for is built without it: weights without a gradient stop distributed training.
 
     Raises:
         ValueError: transformers has no model that encodes for this configuration.
@@ -39,47 +33,10 @@ def build_tower(config: PreTrainedConfig, pooling: str) -> PreTrainedModel:
     return tower_class._from_config(config, **_pooler_arguments(tower_class, pooling))
 
 
-def load_tower(checkpoint: str, config: PreTrainedConfig, pooling: str, **kwargs: Any) -> PreTrainedModel:
-    """Load a tower with the weights of a checkpoint, or of the matching half of a composite one such as CLIP's.
-
-    Args:
-        checkpoint: Hub id or folder.
-        config: The tower's configuration; of a composite checkpoint, that of the half.
-        pooling: As for [`build_tower`].
-        **kwargs: Passed to `from_pretrained` (`revision`, `token`, `cache_dir`, ...).
-
-    Returns:
-        The tower, in float32 unless `dtype` says otherwise.
-    """
-    tower_class = _tower_class(config)
-    kwargs.setdefault("dtype", torch.float32)
-    return tower_class.from_pretrained(checkpoint, config=config, **_pooler_arguments(tower_class, pooling), **kwargs)
-
-
-def load_tower_config(checkpoint: str, half: str, **kwargs: Any) -> PreTrainedConfig:
-    """Read the configuration of a checkpoint, or of one half of a composite one.
-
-    Args:
-        checkpoint: Hub id or folder.
-        half: `"vision_config"` or `"text_config"`.
-        **kwargs: Passed to `AutoConfig.from_pretrained`.
-
-    Returns:
-        The tower's configuration.
-    """
-    config = AutoConfig.from_pretrained(checkpoint, **kwargs)
-    return getattr(config, half, config)
-
-
 def tower_width(config: PreTrainedConfig, pooling: str) -> int:
     """Read the width of a tower's pooled output from its configuration; families name the field differently.
 
-    Args:
-        config: The tower's configuration.
-        pooling: How its output will be pooled: the pooler of SigLIP's text tower has a width of its own.
-
-    Returns:
-        The last dimension of the pooled output.
+    It depends on the pooling: the pooler of SigLIP's text tower has a width of its own.
 
     Raises:
         ValueError: no field of the configuration tells.
@@ -149,14 +106,9 @@ def pool_tower_output(
 
 
 def count_patches(config: PreTrainedConfig, pixel_values: torch.Tensor) -> int | None:
-    """Tell how many patches an image of this size is cut into.
+    """Tell how many patches images of this size, shape `(B, 3, H, W)`, are cut into by a vision tower.
 
-    Args:
-        config: The vision tower's configuration.
-        pixel_values: Images, shape `(B, 3, H, W)`; already cut into patches (`(B, N, C)`), all tokens are patches.
-
-    Returns:
-        The number of patches, or `None` where the tower does not cut the image into tokens of one size.
+    `None` where it does not cut them into tokens of one size, and of images in patches already, shape `(B, N, C)`.
     """
     patch_size = getattr(config, "patch_size", None)
     if patch_size is None or pixel_values.ndim != 4 or getattr(config, "depths", None) is not None:
@@ -177,6 +129,12 @@ def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     if tower_class is None or config.is_encoder_decoder:
         raise ValueError(f"transformers has no encoder for model type {config.model_type!r}; choose another tower.")
     return tower_class
+
+
+def _load_tower(checkpoint: str, config: PreTrainedConfig, pooling: str, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """Load a tower with the weights of a checkpoint, or of the matching half of a composite one such as CLIP's."""
+    tower_class = _tower_class(config)
+    return tower_class.from_pretrained(checkpoint, config=config, **_pooler_arguments(tower_class, pooling), **kwargs)
 
 
 def _pooler_arguments(tower_class: type[PreTrainedModel], pooling: str) -> dict[str, bool]:
@@ -206,15 +164,15 @@ class FromPretrainedParts:
         Returns:
             The model, in evaluation mode as `from_pretrained` leaves it.
         """
-        tower_kwargs = dict(tower_kwargs or {})
+        tower_kwargs = {"dtype": torch.float32, **(tower_kwargs or {})}
         hub_kwargs = {key: value for key, value in tower_kwargs.items() if key not in ("dtype", "attn_implementation")}
         config = cls.config_class(
-            vision_config=load_tower_config(vision, "vision_config", **hub_kwargs),
-            text_config=load_tower_config(text, "text_config", **hub_kwargs),
+            vision_config=AutoConfig.from_pretrained(vision, **hub_kwargs),
+            text_config=AutoConfig.from_pretrained(text, **hub_kwargs),
             **config_kwargs,
         )
-        vision_model = load_tower(vision, config.vision_config, config.vision_pooling, **tower_kwargs)
-        text_model = load_tower(text, config.text_config, config.text_pooling, **tower_kwargs)
+        vision_model = _load_tower(vision, config.vision_config, config.vision_pooling, tower_kwargs)
+        text_model = _load_tower(text, config.text_config, config.text_pooling, tower_kwargs)
         model = cls._from_config(config, dtype=vision_model.dtype, **_attention(tower_kwargs))
         model.vision_model.load_state_dict(vision_model.state_dict())
         model.text_model.load_state_dict(text_model.state_dict())
@@ -270,12 +228,12 @@ class FromPretrainedParts:
         model.vision_model.load_state_dict(source.vision_model.state_dict())
         model.text_model.load_state_dict(source.text_model.state_dict())
         with torch.no_grad():
-            if has_projections:
-                model.visual_projection.weight.copy_(source.visual_projection.weight)
-                model.text_projection.weight.copy_(source.text_projection.weight)
-            else:
-                nn.init.eye_(model.visual_projection.weight)
-                nn.init.eye_(model.text_projection.weight)
+            for name in ("visual_projection", "text_projection"):
+                weight = getattr(model, name).weight
+                if has_projections:
+                    weight.copy_(getattr(source, name).weight)
+                else:
+                    nn.init.eye_(weight)
         return model.eval()
 
 
@@ -284,4 +242,4 @@ def _attention(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (kwargs or {}).items() if key == "attn_implementation"}
 
 
-__all__ = ["FromPretrainedParts", "build_tower", "count_patches", "load_tower", "pool_tower_output", "tower_width"]
+__all__ = ["FromPretrainedParts", "build_tower", "count_patches", "pool_tower_output", "tower_width"]

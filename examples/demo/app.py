@@ -34,6 +34,7 @@ _DELETE_UPLOADS = (600, 3600)  # every so many seconds, those that are older tha
 _WRONG_IMAGES = {
     "empty": "The image is empty. Choose another one.",
     "not_an_image": "This file is not an image in a known format. Take a JPEG or PNG.",
+    "too_costly": "The image is built so that it takes minutes to open. Save it again as a JPEG or PNG.",
     "too_many_pixels": "The image has too many pixels. Take a smaller one.",
     "too_thin": "The image is only a thin strip. Crop it.",
     "truncated": "The image is damaged, or ends early. Export or download it again.",

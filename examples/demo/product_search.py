@@ -16,6 +16,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _CELLS, _PROBED_CELLS, _REFINE = 256, 16, 10
 _VECTOR_WEIGHT = 0.3  # of the cosine, beside the score of the words: few words name a kind of product, above all
 _CANDIDATES = 5  # of each ranking, for each row that is wanted of both
 _LEVELS = " > "
+_IMAGES_AT_ONCE, _IMAGE_SECONDS = 4, 20
 
 
 class ProductEmbedder:
@@ -54,12 +56,26 @@ class ProductEmbedder:
         self.model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
         self.processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
         # The checkpoint's own loader of images, which refuses what is damaged or unreasonably large.
-        self.load_image: Callable[[Any], Any] = sys.modules[type(self.processor).__module__].load_product_image
+        self._load: Callable[[Any], Any] = sys.modules[type(self.processor).__module__].load_product_image
+        self._loading = ThreadPoolExecutor(_IMAGES_AT_ONCE)
 
     @property
     def width(self) -> int:
         """Numbers in a vector."""
         return self.model.config.projection_dim
+
+    def load_image(self, image: Any) -> Any:
+        """Load an image; what takes too long is given up, and goes on in one of a few threads at most.
+
+        Raises:
+            ValueError: the image can't be used.
+        """
+        try:
+            return self._loading.submit(self._load, image).result(timeout=_IMAGE_SECONDS)
+        except TimeoutError:
+            raise ValueError(
+                f"The image takes more than {_IMAGE_SECONDS} seconds to read. Take a JPEG or PNG."
+            ) from None
 
     @torch.no_grad()
     def embed(self, titles: Sequence[str | None], images: Sequence[Any]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Search in a table on disk: what is near, what filters leave, what is left out, and when it is built anew."""
 
 import io
+import threading
 
 import lancedb
 import numpy as np
@@ -70,6 +71,15 @@ def test_what_cannot_be_used_is_left_out_and_counted(embedder, tmp_path, capsys)
     assert "2 products left out" in told and "1 x truncated" in told and "1 x neither title nor image" in told
     with pytest.raises(ValueError, match="no product could be used"):
         ProductTable.build(str(tmp_path), embedder, PRODUCTS[4:])
+
+
+def test_an_image_that_takes_too_long_is_given_up(embedder, monkeypatch):
+    may_end = threading.Event()
+    monkeypatch.setattr(embedder, "_load", lambda image: may_end.wait(60))
+    monkeypatch.setattr("examples.demo.product_search._IMAGE_SECONDS", 0.05)
+    with pytest.raises(ValueError, match="0.05 seconds to read"):
+        embedder.load_image(b"")
+    may_end.set()
 
 
 def test_cells_of_real_tables_are_taken_as_text_or_as_nothing(embedder, tmp_path):

@@ -85,6 +85,29 @@ def test_a_linear_probe_answers_in_words(base, tmp_path, modality):
     assert isinstance(EClipModel.from_pretrained(tmp_path), EClipModel)
 
 
+def test_a_linear_probe_tells_what_it_used_and_stops_where_most_rows_cannot_be(base, tmp_path):
+    rows = load_split(DATA, "train").select(range(60))
+    rows.save_to_disk(tmp_path / "validation")
+    place = iter(range(60))
+    broken = rows.map(lambda row: {"image": {"bytes": b"none", "path": None} if next(place) < 50 else row["image"]})
+    broken.save_to_disk(tmp_path / "train")
+    data = replace(DATA, train_data=[str(tmp_path / "train")], validation_data=[str(tmp_path / "validation")])
+    settings = arguments(tmp_path / "head", method="linear", modality="image")
+    with pytest.raises(ValueError, match=r"50 of 60 rows skipped \(83.3%\): missing 50"):
+        finetune(base, data, settings)
+    data = replace(data, max_skipped_share=0.9)
+    report = finetune(base, data, replace(settings, output_dir=str(tmp_path / "other")))
+    assert (report["rows"], report["skipped"]) == (10, {"missing": 50})
+
+
+def test_weights_are_the_same_whether_vectors_are_made_or_found(base, tmp_path):
+    start = replace(base, freeze=[r"^vision_model\."])
+    for name in ("cold", "warm"):
+        finetune(start, DATA, arguments(tmp_path / name, cache_frozen_towers=True, modality="both"))
+    cold, warm = (load_file(tmp_path / name / "model.safetensors") for name in ("cold", "warm"))
+    assert all(torch.equal(cold[name], value) for name, value in warm.items())
+
+
 @pytest.mark.parametrize("task", ["category", "attributes"])
 def test_unknown_classes_are_mistakes_in_fine_tuning_and_in_evaluation(base, tmp_path, task):
     words = ["red mug", "blue boot", "green lamp"]

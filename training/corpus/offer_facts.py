@@ -9,8 +9,10 @@ import pyarrow as pa
 
 from training.arguments.prepare import ImageLimits
 from training.corpus.image_facts import examine_image
+from training.corpus.sandbox import at_most
 from training.corpus.title_rules import TitleRule, clean_title, title_key
 from training.data.ids import word_of
+from training.data.time_limit import IMAGE_SECONDS
 
 __all__ = ["FACTS", "RawOffer", "describe_offers"]
 
@@ -76,7 +78,8 @@ def describe_offers(offers: Sequence[RawOffer], rules: Sequence[TitleRule], limi
 
 def _describe(offer: RawOffer, rules: Sequence[TitleRule], limits: ImageLimits) -> dict[str, Any]:
     cleaned = clean_title((offer.title or "")[:_LONGEST_TITLE], rules)
-    facts = examine_image(offer.image, limits)
+    with at_most(IMAGE_SECONDS):
+        facts = examine_image(offer.image, limits)
     reason = offer.image_reason or facts.reason
     described = repr((offer.title, offer.catalog_id, offer.others)).encode("utf-8", "surrogatepass")
     content = hashlib.blake2b(described + b"\0", digest_size=16)

@@ -1,16 +1,17 @@
 """Processes that examine offers, one per core. Threads of Python would not run at the same time.
 
-A hostile image may crash the process that decodes it. The crash ends one of these processes and not the run: the rows
-of that process are examined again, each in a process of its own.
+A hostile image may crash the process that decodes it, or take so long that the process is ended. That ends one of
+these processes and not the run: the rows of that process are examined again, each in a process of its own.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NoReturn
@@ -18,10 +19,11 @@ from typing import Any, NoReturn
 import joblib
 import pyarrow as pa
 
-__all__ = ["in_process", "run_script", "stop_processes"]
+__all__ = ["at_most", "in_process", "run_script", "stop_processes"]
 
 _lock = threading.Lock()
 _pools: list[ProcessPoolExecutor] = []  # one pool, from the first rows until `stop_processes`
+_may_end = threading.Event()  # set in the processes
 
 
 def in_process(
@@ -90,6 +92,24 @@ def _end(status: int) -> NoReturn:
     os._exit(status)
 
 
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """End the process, one of those that `in_process` calls functions in, if the block takes too long.
+
+    The system does that, so that code which does not return to Python is ended, too. Without effect in any other
+    process, and on Windows, which has no such timer.
+
+    Args:
+        seconds: Seconds of the process's processor time.
+    """
+    has_timer = _may_end.is_set() and hasattr(signal, "setitimer")
+    if has_timer:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+    yield
+    if has_timer:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def _alone(function: Callable[..., pa.Array], row: Any, *settings: Any, without: Callable[[Any], Any]) -> pa.Array:
     with _executor(1, function) as pool:
         try:
@@ -118,6 +138,7 @@ def _executor(num_processes: int, function: Callable[..., Any]) -> ProcessPoolEx
 def _begin() -> None:
     """Ignore Ctrl-C, which the program handles, and end when the program ends, also if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _may_end.set()
     parent = multiprocessing.parent_process()
     assert parent is not None  # this runs in a child process
 

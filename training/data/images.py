@@ -1,12 +1,16 @@
 """Images of rows to pixel values: random views for training, whole images otherwise.
 
-An image may also be inside an archive or a Hub repository, under the address that `datasets` gives it.
+An image is bytes, a file of this machine, or inside a zip archive of this machine, under the address that `datasets`
+gives it (`zip://0.png::/data/shop.zip`). No other address is opened, and nothing is fetched.
 """
 
-from collections.abc import Mapping
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 
@@ -14,8 +18,42 @@ from modeling_eclip.images_eclip import ProductImageError
 from modeling_eclip.inference.jpeg import load_product_pixels
 from modeling_eclip.inference.pixels import PixelReader
 from training.data.augmentation import ProductAugmentation
+from training.data.time_limit import time_limit
 
-__all__ = ["ImageReader", "read_view"]
+__all__ = ["ImageReader", "image_state", "images_digest", "read_view"]
+
+_ZIP = "zip://"
+_MAX_FILE_BYTES = 2**29
+
+
+def image_state(image: Any) -> str | None:
+    """Tells a row's image file from what it is after a change: vectors of it are old then.
+
+    Args:
+        image: What the row's `image` column holds.
+
+    Returns:
+        Size and time of the last change of the image's file, or of the archive that it is in, `"absent"` if there is
+        none; `None` for an image that is in the row itself, for a row without one, and for an address.
+    """
+    path = image.get("path") if isinstance(image, Mapping) and image.get("bytes") is None else None
+    if not path or ("://" in path and _in_archive(path) is None):
+        return None
+    archive = _in_archive(path)
+    try:
+        found = os.stat(path if archive is None else archive[0])
+    except (OSError, ValueError):
+        return "absent"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def images_digest(states: Iterable[str | None]) -> str:
+    """Returns a digest of what `image_state` tells of images; an empty one if none is in a file of its own."""
+    digest, has_files = hashlib.sha256(), False
+    for state in states:
+        digest.update(f"{state}\0".encode())
+        has_files |= state is not None
+    return digest.hexdigest() if has_files else ""
 
 
 def read_view(
@@ -65,12 +103,13 @@ class ImageReader(PixelReader):
             the augmentation's `image_size`.
 
         Raises:
-            ProductImageError: If the image cannot be used.
+            ProductImageError: If the image cannot be used, or takes too long; see `time_limit`.
         """
         source = _fetched(source)
-        if self.augmentation is None or rng is None:
-            return super().read(source)
-        return read_view(source, self.augmentation, rng, self._recipe.resample if self._recipe is not None else 3)
+        with time_limit():
+            if self.augmentation is None or rng is None:
+                return super().read(source)
+            return read_view(source, self.augmentation, rng, self._recipe.resample if self._recipe is not None else 3)
 
     def blank(self) -> torch.Tensor:
         """Returns a white image of the shape that `read` returns, for a row without an image."""
@@ -79,15 +118,24 @@ class ImageReader(PixelReader):
         return torch.full((3, *self.augmentation.image_size), 255, dtype=torch.uint8)
 
 
+def _in_archive(path: str) -> tuple[str, str] | None:
+    """Returns the archive of this machine that a path leads into, and the name in it; nothing for another path."""
+    name, _, archive = path.removeprefix(_ZIP).partition("::")
+    if not path.startswith(_ZIP) or not archive or "::" in archive or "://" in archive:
+        return None
+    return archive, name
+
+
 def _fetched(image: Any) -> Any:
-    """Reads the bytes of an image inside an archive or a Hub repository; returns any other image as it is."""
-    path = image.get("path") if isinstance(image, Mapping) else None
-    if not isinstance(image, Mapping) or image.get("bytes") is not None or not path or "://" not in path:
+    """Reads the bytes of an image inside an archive; returns any other image as it is."""
+    path = image.get("path") if isinstance(image, Mapping) and image.get("bytes") is None else None
+    place = _in_archive(path) if path else None
+    if place is None:  # addresses are refused by who reads the image
         return image
-    if path.startswith(("http://", "https://")):  # refused later, with advice: links are not downloaded here
-        return path
     try:
-        with datasets.utils.file_utils.xopen(path, "rb") as file:
-            return file.read()
-    except (OSError, KeyError) as error:
+        if not os.path.isfile(place[0]):  # a pipe would block for ever
+            raise FileNotFoundError(f"there is no file at {place[0]}")
+        with zipfile.ZipFile(place[0]) as archive, archive.open(place[1]) as file:
+            return file.read(_MAX_FILE_BYTES)
+    except (OSError, KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ProductImageError(f"{path!r} cannot be read ({error}). Check that it is there.", "missing") from error

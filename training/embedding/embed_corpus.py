@@ -65,6 +65,8 @@ def _embed(arguments: EmbedArguments, accelerator: Accelerator) -> dict[str, Any
     shards = _shards(arguments, embedder)
     if accelerator.is_main_process:
         shards.begin(_settings(arguments, embedder))
+        shards.remove_old(embedder.products)
+    accelerator.wait_for_everyone()
     missing = shards.missing()
     accelerator.wait_for_everyone()  # all ranks list the files before any rank adds one
     if len(missing) < len(shards) and accelerator.is_main_process:

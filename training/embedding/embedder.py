@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from modeling_eclip import EClipModel, EClipProcessor, ProductImageError
 from modeling_eclip.inference.embed import batch_size_for, embed_inputs, embed_tokens, tokenize_titles
 from training.data.collator import modalities_of
-from training.data.images import ImageReader
+from training.data.images import ImageReader, image_state
 from training.data.loaders import batch_loader
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
@@ -147,6 +147,8 @@ class _Chunks(Dataset[dict[str, Any]]):
         rows = self.products.__getitems__(list(span))
         skipped: dict[str, list[tuple[str, str]]] = {modality: [] for modality in self.modalities}
         titles, text_rows, images, image_rows = [], [], [], []
+        # Before they are read: a file that changes meanwhile is seen to have changed.
+        states = [None if self.reader is None else image_state(row["image"]) for row in rows]
         for place, row in zip(span, rows, strict=True):
             if "text" in self.modalities:
                 title = (row["title"] or "").strip()
@@ -169,6 +171,7 @@ class _Chunks(Dataset[dict[str, Any]]):
             "text_rows": text_rows,
             "image_inputs": self.reader.batch(images) if self.reader is not None and images else {},
             "image_rows": image_rows,
+            "image_states": states,
             "skipped": skipped,
         }
 

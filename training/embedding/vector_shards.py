@@ -7,10 +7,12 @@ A file has a row for every row of the input, in its order:
 - `text_embeds`, `image_embeds`: list of `dim` float32, of unit length; zeros where `has_*` is false.
 
 A file is written whole or not at all, so a run that was killed resumes with the missing files. A file also keeps the
-counts of what could not be embedded in it, by reason.
+counts of what could not be embedded in it, by reason, and the state of the image files that it is of: it is made anew
+where one of these has changed, appeared or gone.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,16 @@ import torch
 
 from training.data.columns import NO_CATALOG
 from training.data.files import whole_file, write_json
+from training.data.images import image_state, images_digest
+from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
 
 __all__ = ["EmbeddedShards", "ShardInProgress"]
 
-_COUNTS = b"eclip_skipped"  # metadata of a file: what could not be embedded in it
+# Metadata of a file: what could not be embedded in it, and a digest of the states of its image files.
+_COUNTS, _IMAGES = b"eclip_skipped", b"eclip_images"
+
+logger = logging.getLogger("training")
 
 
 class EmbeddedShards:
@@ -58,6 +65,28 @@ class EmbeddedShards:
     def missing(self) -> list[int]:
         """Return the numbers of the files that are not written yet."""
         return [shard for shard in range(len(self)) if not self.path(shard).is_file()]
+
+    def remove_old(self, products: Products) -> None:
+        """Remove the files that are broken, or of image files that are others now, so that they are made anew.
+
+        Args:
+            products: The rows; images are read where a file is of image files.
+        """
+        for shard in range(len(self)):
+            if self.path(shard).is_file() and (reason := self._why_old(shard, products)):
+                logger.warning("%s is made anew: %s", self.path(shard), reason)
+                self.path(shard).unlink()
+
+    def _why_old(self, shard: int, products: Products) -> str | None:
+        try:
+            images = pq.read_metadata(self.path(shard)).metadata[_IMAGES].decode()
+        except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+            return f"it is broken ({error})"
+        if not images:  # all are in the rows, and of a change there the input's files tell
+            return None
+        rows = products.select_columns("image").__getitems__(list(self.rows(shard)))
+        is_same = images == images_digest([image_state(row["image"]) for row in rows])
+        return None if is_same else "files of its images have changed, appeared or gone"
 
     def begin(self, settings: dict[str, Any]) -> None:
         """Write the settings that the files depend on; refuse a folder that was begun with others.
@@ -106,6 +135,7 @@ class ShardInProgress:
         self.catalog_ids = np.full(len(rows), NO_CATALOG, dtype=np.int64)
         self.chunks: list[tuple[int, dict[str, list[Any]], list[int]]] = []
         self.images: list[tuple[list[int], torch.Tensor]] = []
+        self.image_states: list[str | None] = [None] * len(rows)
         self.skips = {modality: SkipCounter() for modality in modalities}
 
     @property
@@ -123,6 +153,7 @@ class ShardInProgress:
         first, number = chunk["start"] - self.start, len(chunk["row_ids"])
         self.row_ids[first : first + number] = chunk["row_ids"]
         self.catalog_ids[first : first + number] = chunk["catalog_ids"]
+        self.image_states[first : first + number] = chunk["image_states"]
         self.chunks.append((first, chunk["tokens"], [row - self.start for row in chunk["text_rows"]]))
         if image_embeds is not None:  # stays on its device: copying it here would make the device wait
             self.images.append(([row - self.start for row in chunk["image_rows"]], image_embeds))
@@ -160,7 +191,8 @@ class ShardInProgress:
         if "image" in self.skips:
             _add_vectors(columns, "image", (self.num_rows, self.dim), self.images)
         states = {modality: counter.state_dict() for modality, counter in self.skips.items()}
-        table = pa.table(columns).replace_schema_metadata({_COUNTS: json.dumps(states)})
+        kept = {_COUNTS: json.dumps(states), _IMAGES: images_digest(self.image_states)}
+        table = pa.table(columns).replace_schema_metadata(kept)
         with whole_file(path) as partial:
             pq.write_table(table, partial)
 

@@ -4,7 +4,7 @@
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ class Represented:
         titles: Title of each product; of pairs, both.
         right: Of pairs, the second of each.
         label_table: Of products whose labels were read, the columns of the labels of the whole table.
+        skips: Counts the products that could not be used.
     """
 
     embeds: ProductEmbeds
@@ -50,6 +51,7 @@ class Represented:
     titles: list[str]
     right: ProductEmbeds | None = None
     label_table: Products | None = None
+    skips: SkipCounter = field(default_factory=SkipCounter)
 
     @cached_property
     def label_rows(self) -> list[dict[str, Any]]:
@@ -131,7 +133,7 @@ def represent(
         embeds = ProductEmbeds(**{name: columns[name] for name in names})
         numbers = columns.get("labels", columns["catalog_ids"])
         label_table = products.select_columns(labels.columns) if labels is not None else None
-        return Represented(embeds, numbers, row_ids, rows, titles, label_table=label_table)
+        return Represented(embeds, numbers, row_ids, rows, titles, label_table=label_table, skips=skips)
 
     # Which place in `columns` each row of the table has; -1 for one that could not be used.
     place_of = np.full(len(products.products), -1)
@@ -146,6 +148,7 @@ def represent(
         np.flatnonzero(whole),
         [f"{titles[one]} | {titles[other]}" for one, other in zip(left, right, strict=True)],
         ProductEmbeds(**{name: columns[name][right] for name in names}),
+        skips=skips,
     )
 
 

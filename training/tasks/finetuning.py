@@ -169,12 +169,15 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     )
     train = _represent(cached, cached.train_products, data, arguments, "training rows")
     validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")
+    for represented in (train, validation):
+        represented.skips.check(data.max_skipped_share, min_rows=1)
     head.cpu()
     parts.task.fit_linear(head, train, validation)
     parts.task.fit_decisions(head, validation)
     found = _measured(parts, validation)
     _save(parts, arguments)
-    return found | {"trained_weights": trained_weights}
+    used = {"rows": len(train.rows), "skipped": dict(train.skips.reasons)}
+    return found | used | {"trained_weights": trained_weights}
 
 
 def fit_joined(parts: Parts, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Processes that examine offers: work is shared out, and a row that ends one costs nothing but itself."""
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -15,9 +16,9 @@ import pytest
 
 from training.arguments.prepare import ImageLimits
 from training.corpus.offer_facts import RawOffer, describe_offers
-from training.corpus.sandbox import in_process, stop_processes
+from training.corpus.sandbox import at_most, in_process, stop_processes
 
-DEADLY = "deadly"
+DEADLY, ENDLESS = "deadly", "endless"
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,9 @@ def lengths(rows, extra=0):
     """Return the length of each row; one of them can not be looked at and lived."""
     if DEADLY in rows:
         os.kill(os.getpid(), signal.SIGSEGV)
+    with at_most(0.05):
+        if ENDLESS in rows:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in code that does not return to Python
     return pa.array([len(row) + extra for row in rows], pa.int64())
 
 
@@ -85,12 +89,13 @@ def test_what_the_function_raises_comes_back():
         in_process(failing, ["title"], without=blank)
 
 
-def test_a_row_that_ends_its_process_is_taken_without_what_did():
-    rows = ["a", DEADLY, "bbb"]
+@pytest.mark.parametrize("bad", [DEADLY, ENDLESS])
+def test_a_row_that_ends_its_process_is_taken_without_what_did(bad):
+    rows = ["a", bad, "bbb"]
     assert in_process(lengths, rows, 5, without=blank).to_pylist() == [6, 5, 8]
     # Others that were under way at that moment lose nothing either, and later ones have processes again.
     with ThreadPoolExecutor(4) as threads:
-        batches = [["a" * place, DEADLY if place % 3 == 0 else "b"] for place in range(8)]
+        batches = [["a" * place, bad if place % 3 == 0 else "b"] for place in range(8)]
         answers = list(threads.map(lambda rows: in_process(lengths, rows, without=blank).to_pylist(), batches))
     assert answers == [[place, 0 if place % 3 == 0 else 1] for place in range(8)]
 

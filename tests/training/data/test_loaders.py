@@ -22,6 +22,7 @@ from modeling_eclip.processing_eclip import EClipProcessor
 from training.data.augmentation import ProductAugmentation
 from training.data.collator import ProductCollator
 from training.data.columns import ProductColumns, stable_id
+from training.data.images import image_state
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, train_loader
 from training.data.pairs import ProductPairs
@@ -365,6 +366,37 @@ def test_images_inside_an_archive_are_read(processor, tmp_path):
     batch = ProductCollator(processor)([archived, absent], [0, 1])
     assert torch.equal(batch["pixel_values"], ProductCollator(processor)([make_row(0)], [0])["pixel_values"])
     assert batch["skipped"] == [("r1", "missing")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "HTTP://shop.test/0.png",
+        "cdn://shop.test/0.png",
+        "s3://shop/0.png",
+        "gs://shop/0.png",
+        "hf://datasets/shop/images/0.png",
+        "data://0.png",
+        "data:image/png;base64,AAAA",
+        "zip://0.png::http://shop.test/shop.zip",
+        "zip://0.png::zip://shop.zip::/tmp/shops.zip",
+        "filecache::/tmp/0.png",
+        "zip://0.png",
+        "zip://0.png::",
+        "zip://0.png::/dev/zero",
+        "\0",
+        "x" * 5000,
+    ],
+)
+def test_addresses_of_images_are_skipped_and_counted_and_never_opened(path, processor, monkeypatch):
+    def connect(*arguments, **options):
+        raise AssertionError("connected")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    batch = ProductCollator(processor)([make_row(0, image={"bytes": None, "path": path}), make_row(1)], [0, 1])
+    assert batch["row_ids"] == ["r1"] and [row_id for row_id, _ in batch["skipped"]] == ["r0"]
+    assert image_state({"bytes": None, "path": path}) in (None, "absent", image_state({"path": "/dev/zero"}))
 
 
 def test_a_loader_left_early_leaves_no_workers(processor, products):

@@ -1,6 +1,11 @@
 """The fast path from images to pixel values gives what the image processor gives, to a level or less."""
 
+import contextlib
+import functools
 import io
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil, ViTImag
 from modeling_eclip.images_eclip import ProductImageError
 from training.data.augmentation import ProductAugmentation
 from training.data.images import ImageReader, read_view
+from training.data.time_limit import time_limit
 
 
 class Processor:
@@ -116,6 +122,40 @@ def test_a_view_does_not_depend_on_the_scale_that_an_image_is_decoded_at(min_cro
         reduced, whole = (read_view(s, augmentation, np.random.default_rng(seed)) for s in (small, large))
         differences.append((reduced.int() - whole.int()).abs().float().mean())
     assert 0 < max(differences) < 3  # the whole pixels that crops begin with, and what JPEG loses, included
+
+
+@pytest.mark.parametrize("in_thread", [False, True], ids=["main thread", "another thread"])
+def test_an_image_that_takes_too_long_is_refused(in_thread):
+    handler = signal.getsignal(signal.SIGPROF)
+
+    def read():
+        with pytest.raises(ProductImageError) as caught, time_limit(0.05), contextlib.suppress(Exception):
+            stop = time.thread_time() + (0.2 if in_thread else 60)  # only the main thread is stopped on the way
+            while time.thread_time() < stop:
+                pass
+        return caught.value.reason
+
+    if in_thread:
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(read).result() == "too_costly"
+    else:
+        began = time.thread_time()
+        assert read() == "too_costly"
+        assert time.thread_time() - began < 30
+    assert signal.getsignal(signal.SIGPROF) is handler and signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+
+
+def test_readers_of_rows_limit_the_time_of_an_image(monkeypatch):
+    def slow(image, **options):
+        while True:
+            pass
+
+    monkeypatch.setattr("modeling_eclip.inference.pixels.load_product_pixels", slow)
+    monkeypatch.setattr("training.data.images.time_limit", functools.partial(time_limit, 0.05))
+    reader = ImageReader(Processor(ViTImageProcessorPil(size={"height": 8, "width": 8})))
+    with pytest.raises(ProductImageError) as caught:
+        reader.read(b"")
+    assert caught.value.reason == "too_costly"
 
 
 def test_what_cannot_be_read_is_an_error_with_its_reason():

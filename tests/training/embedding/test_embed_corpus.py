@@ -198,6 +198,36 @@ def test_what_is_there_is_not_done_again(checkpoint, corpus, tmp_path, monkeypat
         np.testing.assert_allclose(vectors(read(stopped), name), vectors(read(whole), name), atol=1e-5)
 
 
+def test_files_whose_images_changed_or_appeared_and_broken_ones_are_made_anew(checkpoint, tmp_path, monkeypatch):
+    for place in range(8):
+        Image.effect_noise((32, 32), 50 + place).convert("RGB").save(tmp_path / f"{place}.png")
+    names = [f"{place}.png" for place in range(9)]  # the last of which is not there
+    pq.write_table(pa.table({"id": names, "title": names, "image": names}), tmp_path / "in.parquet")
+    given = arguments(checkpoint, tmp_path / "in.parquet", tmp_path / "out", rows_per_shard=3)
+    written = []
+    embed = CorpusEmbedder.__call__
+    monkeypatch.setattr(CorpusEmbedder, "__call__", lambda *a, **k: (written.extend(a[2]), embed(*a, **k))[1])
+
+    def run():
+        written.clear()
+        embed_corpus(given)
+        return vectors(read(tmp_path / "out"), "image_embeds")
+
+    first = run()
+    assert written == [0, 1, 2] and np.isnan(first[8]).all()
+    np.testing.assert_array_equal(run(), first)
+    assert not written
+    Image.new("RGB", (32, 32), "grey").save(tmp_path / "1.png")
+    Image.new("RGB", (32, 32), "grey").save(tmp_path / "8.png")
+    second = run()
+    assert written == [0, 2] and not np.isnan(second).any() and np.abs(second[1] - first[1]).max() > 0.01
+    np.testing.assert_allclose(second[8], second[1], atol=1e-5)
+    path = next((tmp_path / "out").glob("embeddings-00001-*"))
+    path.write_bytes(path.read_bytes()[:-100])
+    np.testing.assert_array_equal(run(), second)
+    assert written == [1]
+
+
 def test_another_model_or_input_needs_another_folder(checkpoint, corpus, tmp_path):
     embed_corpus(arguments(checkpoint, corpus, tmp_path / "out"))
     with pytest.raises(ValueError, match="`truncate_dim` is 8.*begun with None.*another `output_dir`"):

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pytest
 import torch
 from accelerate import Accelerator
@@ -133,6 +135,62 @@ def test_offers_are_encoded_once(model, products, processor, accelerator, tmp_pa
     next(tmp_path.rglob("3.arrow")).unlink()
     assert cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)[:]["image_pooler_output"]
     assert encoded == [2]  # of rows 3, 4 and 5, row 3 is broken
+
+
+def test_files_of_images_that_change_appear_or_go_are_encoded_anew(
+    model, processor, accelerator, tmp_path, monkeypatch
+):
+    freeze_parameters(model, [r"^vision_model\."])
+    monkeypatch.setattr(feature_cache, "_ROWS_IN_A_PIECE", 2)
+    for place in range(4):
+        Image.effect_noise((32, 32), 50 + place).convert("RGB").save(tmp_path / f"{place}.png")
+    paths = [f"{place}.png" for place in range(6)]  # two of which are not there
+    pa.csv.write_csv(pa.table({"title": paths, "image": paths}), tmp_path / "train.csv")
+    table = load_products([str(tmp_path / "train.csv")])
+    written = []
+    write = feature_cache._write
+    monkeypatch.setattr(feature_cache, "_write", lambda path, *rest: (written.append(path.stem), write(path, *rest)))
+
+    def vectors():
+        written.clear()
+        cached = cache_frozen_towers(table, model, processor, accelerator, cache_dir=tmp_path / "cache")
+        return cached["image_pooler_output"][:]
+
+    first = vectors()
+    assert written == ["0", "2", "4"] and first[4:] == [None, None]
+    assert vectors() == first and not written
+    Image.new("RGB", (32, 32), "grey").save(tmp_path / "1.png")
+    second = vectors()
+    assert written == ["0"] and second[2:] == first[2:] and second[1] != first[1]
+    Image.new("RGB", (32, 32), "grey").save(tmp_path / "4.png")
+    (tmp_path / "3.png").unlink()
+    third = vectors()
+    assert written == ["2", "4"] and third[3] is None
+    np.testing.assert_allclose(third[4], second[1], atol=1e-5)  # the same picture, in batches of one and of two
+
+
+@pytest.mark.parametrize("cut", [0, 200, -1])
+def test_a_piece_that_is_broken_is_made_anew(cut, model, products, processor, accelerator, tmp_path):
+    freeze_parameters(model, [r"^vision_model\."])
+    first = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)["image_pooler_output"][:]
+    (piece,) = tmp_path.rglob("*.arrow")
+    whole = piece.read_bytes()
+    piece.unlink()  # its bytes are mapped into memory
+    piece.write_bytes(whole[: cut if cut >= 0 else len(whole) // 2])
+    again = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)["image_pooler_output"][:]
+    assert again == first and piece.read_bytes() == whole
+
+
+def test_a_run_that_finds_vectors_goes_on_as_one_that_makes_them(model, products, processor, accelerator, tmp_path):
+    freeze_parameters(model, [r"^vision_model\."])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for _ in range(2):
+        copied = copy.deepcopy(model)
+        cache_frozen_towers(products, copied, processor, accelerator, cache_dir=tmp_path)
+        assert torch.equal(torch.get_rng_state(), before)
+        weight = copied.vision_model.embeddings.patch_embeddings.projection.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_resumed_run_finds_them(model, products, processor, accelerator, tmp_path, monkeypatch):

@@ -165,8 +165,7 @@ def _from_file(file: Any, name: str, max_pixels: int, decode_jpeg: "JpegDecoder 
             ) from error
     if decode_jpeg is not None and pil_image.format in ("JPEG", "MPO"):
         _check_cost(pil_image, name, max_pixels)
-        pixels = decode_jpeg(pil_image, file, _orientation(pil_image))
-        if pixels is not None:
+        if (pixels := decode_jpeg(pil_image, file, _orientation(pil_image))) is not None:
             transform = _to_srgb("RGB", pil_image.info.get("icc_profile"))
             return np.asarray(transform.apply(Image.fromarray(pixels))) if transform else pixels
     rgb = _to_rgb(_decoded(pil_image, name, max_pixels), name)
@@ -176,8 +175,7 @@ def _from_file(file: Any, name: str, max_pixels: int, decode_jpeg: "JpegDecoder 
 def _orientation(pil_image: "PILImage") -> int:
     """Return the EXIF orientation, 1 for upright and 5 to 8 for an image that lies on its side."""
     with contextlib.suppress(Exception):  # damaged metadata says nothing about the pixels
-        orientation = int(pil_image.getexif().get(_EXIF_ORIENTATION, 1))
-        if 1 <= orientation <= 8:
+        if 1 <= (orientation := int(pil_image.getexif().get(_EXIF_ORIENTATION, 1))) <= 8:
             return orientation
     return 1
 
@@ -187,8 +185,7 @@ def _decoded(pil_image: "PILImage", name: str, max_pixels: int) -> "PILImage":
     with _clear_errors(name, max_pixels):
         _check_cost(pil_image, name, max_pixels)
         pil_image.load()
-    # In a few formats the size is known for certain only now.
-    _check_size(pil_image.width, pil_image.height, name, max_pixels)
+    _check_size(pil_image.width, pil_image.height, name, max_pixels)  # which a few formats tell only now
     return pil_image
 
 
@@ -237,12 +234,9 @@ def _without_text(content: bytes, name: str) -> bytes:
 
 
 def _check_cost(pil_image: "PILImage", name: str, max_pixels: int) -> None:
-    """Refuse too many pixels, and a file that makes its decoder go over them many times or over many more than it has.
-
-    A Pillow image without a file is decoded already.
-    """
+    """Refuse too many pixels, and a file whose decoder would go over them many times, or over many more than it has."""
     width, height, kind = pil_image.width, pil_image.height, pil_image.format
-    file: Any = getattr(pil_image, "fp", None)
+    file: Any = getattr(pil_image, "fp", None)  # a Pillow image without one is decoded already
     if file and (kind in _COSTLY_FORMATS or "progressive" in pil_image.info):
         max_pixels //= _COSTLY_FORMATS.get(kind or "", 2)
     _check_size(width, height, name, max_pixels)

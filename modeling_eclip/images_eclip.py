@@ -234,7 +234,7 @@ def _without_text(content: bytes, name: str) -> bytes:
 
 
 def _check_cost(pil_image: "PILImage", name: str, max_pixels: int) -> None:
-    """Refuse too many pixels, and a file whose decoder would go over them many times, or over many more than it has."""
+    """Refuse too many pixels, and files whose decoder would go over them many times, or over many more than that."""
     width, height, kind = pil_image.width, pil_image.height, pil_image.format
     file: Any = getattr(pil_image, "fp", None)  # a Pillow image without one is decoded already
     if file and (kind in _COSTLY_FORMATS or "progressive" in pil_image.info):

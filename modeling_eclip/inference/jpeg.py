@@ -17,6 +17,7 @@ from ..images_eclip import MAX_IMAGE_PIXELS, read_product_image
 __all__ = ["decode_jpeg", "jpeg_reduction", "load_product_pixels"]
 
 _REDUCTIONS = (8, 4, 2)
+_ROWS_AT_ONCE = 1024
 
 
 def load_product_pixels(
@@ -48,8 +49,19 @@ def load_product_pixels(
         raise ValueError(f"min_size must be (height, width) in pixels, both at least 1, received {min_size}.")
     decoder = _JpegDecoder(min_size)
     loaded = read_product_image(image, max_pixels, decoder)
-    pixels = loaded if isinstance(loaded, np.ndarray) else np.array(loaded)
+    pixels = loaded if isinstance(loaded, np.ndarray) else _as_array(loaded)
     return pixels, decoder.extent or (pixels.shape[0], pixels.shape[1])
+
+
+def _as_array(image: Any) -> np.ndarray:
+    """Copy the pixels of a large image in strips, since Pillow holds two more copies of what it hands over."""
+    if image.height <= _ROWS_AT_ONCE:
+        return np.array(image)
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top in range(0, image.height, _ROWS_AT_ONCE):
+        stop = min(top + _ROWS_AT_ONCE, image.height)
+        pixels[top:stop] = np.asarray(image.crop((0, top, image.width, stop)))
+    return pixels
 
 
 class _JpegDecoder:

@@ -123,6 +123,12 @@ def test_a_turned_jpeg_is_reduced_by_its_upright_size(monkeypatch, orientation):
     assert max(odd.shape) == (41 if orientation == 1 else 321)
 
 
+def test_tall_images_are_copied_whole():
+    image = photograph(200, 2500)
+    pixels, extent = load_product_pixels(encode(image, "PNG"))
+    assert np.array_equal(pixels, np.asarray(image)) and extent == (2500, 200)
+
+
 def test_guards_hold_for_reduced_images():
     content = encode(photograph(400, 400), "JPEG")
     for source, options, reason in [

@@ -100,10 +100,12 @@ def test_a_linear_probe_tells_what_it_used_and_stops_where_most_rows_cannot_be(b
     assert (report["rows"], report["skipped"]) == (10, {"missing": 50})
 
 
-def test_weights_are_the_same_whether_vectors_are_made_or_found(base, tmp_path):
+@pytest.mark.parametrize("method, task", [("full", "category"), ("linear", "clustering")])
+def test_weights_are_the_same_whether_vectors_are_made_or_found(method, task, base, tmp_path):
     start = replace(base, freeze=[r"^vision_model\."])
     for name in ("cold", "warm"):
-        finetune(start, DATA, arguments(tmp_path / name, cache_frozen_towers=True, modality="both"))
+        settings = {"method": method, "task": task, "cache_frozen_towers": True}
+        finetune(start, DATA, arguments(tmp_path / name, modality="both", **settings))
     cold, warm = (load_file(tmp_path / name / "model.safetensors") for name in ("cold", "warm"))
     assert all(torch.equal(cold[name], value) for name, value in warm.items())
 

@@ -13,6 +13,7 @@ from typing import Any
 import daft
 import daft.functions as F
 import numpy as np
+import pyarrow as pa
 from daft import DataType, Expression, Series, col
 from daft.context import execution_config_ctx
 from daft.exceptions import DaftCoreException
@@ -27,6 +28,7 @@ from training.corpus.title_rules import TitleRule
 from training.data.columns import catalog_numbers
 from training.data.files import whole_folder, without_secrets, write_json
 from training.data.ids import id_texts
+from training.data.table_files import plain_schema
 
 __all__ = ["OWN", "part_name", "part_of", "prepare_part", "read_rows", "read_unreadable"]
 
@@ -124,6 +126,9 @@ def _frame(
             raise ValueError(
                 f"`{field}` is {name!r}, a column that {part.paths[0]} has not; it has {', '.join(sorted(names))}."
             )
+    kind = offers.schema()[arguments.title_column].dtype
+    if not (kind.is_string() or kind.is_binary() or kind.is_numeric() or kind.is_null()):
+        raise ValueError(f"`title_column` is {arguments.title_column!r}, which holds {kind}; name a column of text.")
     limits = ImageLimits(
         max_bytes=arguments.max_image_bytes,
         min_side=arguments.min_image_side,
@@ -151,7 +156,9 @@ def _frame(
     }
     for name, pixels in (("image_hash", _upright), ("mirrored_hash", _mirrored)):
         canonical[name] = F.image_hash(pixels(col("_facts")["thumbnail"])).cast(DataType.binary())
-    own = [col(name).alias(OWN + name) for name in names if name not in _told_otherwise(offers, arguments)]
+    held = plain_schema(pa.schema([(one.name, one.dtype.to_arrow_dtype()) for one in offers.schema()]), part.paths[0])
+    otherwise = _told_otherwise(offers, arguments)
+    own = [col(name).alias(OWN + name) for name in names if name in held.names and name not in otherwise]
     return offers.select(*[value.alias(name) for name, value in canonical.items()], *own)
 
 

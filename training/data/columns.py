@@ -82,7 +82,7 @@ class ColumnLayout:
             (`datasets.ClassLabel`), and their type once they hold the names.
 
     Raises:
-        ValueError: If the part has no title or no image column.
+        ValueError: If the part has no title or no image column, or holds no images in that.
     """
 
     def __init__(self, source: str, features: datasets.Features, columns: ProductColumns, folder: Path | None) -> None:
@@ -93,6 +93,10 @@ class ColumnLayout:
         self.image = "file_name" if has_file_names else self._require("image", columns.image)
         text = (datasets.Value("string"), datasets.Value("large_string"))
         self.image_is_path = self.image is None or features[self.image] in text
+        if self.image is not None and not self.image_is_path:
+            _check_images(
+                f"image_column={self.image!r}: source {source!r}", features.arrow_schema.field(self.image).type
+            )
         self.catalog_ids = [name for name in columns.catalog_id if name in features]
         self.row_id = columns.row_id if columns.row_id in features else None
         mapped = [self.title, self.image, *self.catalog_ids, self.row_id]
@@ -213,6 +217,13 @@ class ColumnLayout:
         if self.folder is None or not path or "://" in path:
             return path or None
         return str(self.folder / path)
+
+
+def _check_images(place: str, kind: pa.DataType) -> None:
+    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    is_image = pa.types.is_struct(kind) and {field.name for field in kind} & {"bytes", "path"}
+    if not (is_binary or is_image or pa.types.is_null(kind)):
+        raise ValueError(f"{place} holds {kind} there. Name a column of images, of their bytes, or of paths.")
 
 
 def stable_id(text: str) -> int:

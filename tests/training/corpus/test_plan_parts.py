@@ -281,6 +281,20 @@ def test_what_is_no_id_is_named(tmp_path):
         run(tmp_path / "raw", tmp_path / "corpus")
 
 
+def test_titles_of_another_kind_are_named_and_columns_that_a_corpus_cannot_hold_are_left_out(tmp_path, caplog):
+    rows = offers_in(tmp_path / "raw", 0)[:3]
+    table = pa.Table.from_pylist(rows)
+    path = tmp_path / "raw" / "offers.parquet"
+    lists = pa.array([[row["name"]] for row in rows])
+    pq.write_table(table.drop_columns("name").append_column("name", lists), path)
+    with pytest.raises(Exception, match=r"`title_column` is 'name', which holds List\[String\]; name a column"):
+        run(tmp_path / "raw", tmp_path / "corpus")
+    odd = pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int64()))
+    pq.write_table(table.append_column("odd", odd), path)
+    assert run(tmp_path / "raw", tmp_path / "other")["kept"] == 3
+    assert "odd" not in next(iter(corpus(tmp_path / "other").values())) and "column 'odd' is left out" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_another_encoding(tmp_path, kind):
     rows = [row | {"name": f"café {row['name']}", "category": "Möbel"} for row in offers_in(tmp_path / "raw", 0)[:3]]

@@ -147,6 +147,22 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
             load_products([str(tmp_path / "a.parquet")], streaming=streaming)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("title", [["mug"]], "title_column='title': .*holds list.*Name a text column"),
+        ("image", [[b"x"]], "image_column='image': .*holds list.*Name a column of images"),
+        ("image", [1], "image_column='image': .*holds int64.*Name a column of images"),
+    ],
+)
+def test_columns_that_hold_something_else_are_named(name, values, message, streaming, tmp_path):
+    table = {"title": ["mug"], "image": ["x.png"], name: values}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=message):
+        list(load_products([str(tmp_path / "a.parquet")], streaming=streaming))
+
+
 @pytest.mark.parametrize("untyped", [False, True])
 def test_a_part_without_rows_does_not_matter(tmp_path, untyped):
     table = pa.table({"title": ["a"], "image": ["x.png"]})

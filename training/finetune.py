@@ -15,11 +15,12 @@ from training.arguments.script import script
 @script()
 def main() -> None:
     """Parse the arguments and learn."""
-    arguments = parse_arguments((ModelArguments, DataArguments, FinetuneArguments))
+    model, data, arguments = parse_arguments((ModelArguments, DataArguments, FinetuneArguments))
+    data.check_training()
 
     from training.tasks.finetuning import finetune
 
-    finetune(*arguments)
+    finetune(model, data, arguments)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from training.arguments.train import TrainArguments
 @script()
 def main() -> None:
     """Parse the arguments and train."""
-    arguments = parse_arguments((ModelArguments, DataArguments, TrainArguments))
+    model, data, arguments = parse_arguments((ModelArguments, DataArguments, TrainArguments))
+    data.check_training()
 
     from training.engine.contrastive_training import train
 
-    train(*arguments)
+    train(model, data, arguments)
 
 
 if __name__ == "__main__":

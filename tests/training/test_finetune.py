@@ -134,7 +134,7 @@ def test_unknown_classes_are_mistakes_in_fine_tuning_and_in_evaluation(base, tmp
     assert report["validation"]["accuracy"] <= 24 / 32
     kind, head = find_task(task), load_head(str(tmp_path / "head"))
     processor = EClipProcessor.from_pretrained(tmp_path / "head")
-    settings = EvaluationArguments(checkpoints=["head"], num_resamples=2)
+    settings = EvaluationArguments(checkpoint=["head"], num_resamples=2)
     found = evaluate_head(kind, head, processor, load_split(data, "test"), data, settings, Accelerator())
     assert {name: one.value for name, one in found.metrics.items()} == pytest.approx(report["validation"])
     written = found.to_json()

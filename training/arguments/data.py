@@ -119,8 +119,7 @@ class DataArguments:
         """Check the values; use generated offers for validation and test where training uses them.
 
         Raises:
-            ValueError: A value is out of range, generated offers are mixed with given ones, or validation is named
-                twice.
+            ValueError: A value is out of range, or validation is named twice.
         """
         check_encoding(self.encoding)
         check_ranges(self)
@@ -128,13 +127,6 @@ class DataArguments:
             self.validation_data = self.validation_data or ([] if self.validation_share else [_TOY])
             self.test_data = self.test_data or [_TOY]
             self.attribute_columns = self.attribute_columns or ["colour", "pattern"]
-        for name in ("validation_data", "test_data"):
-            if _TOY in getattr(self, name) and self.train_data and _TOY not in self.train_data:
-                raise ValueError(
-                    f"`train_data` is {self.train_data} and `{name}` is {getattr(self, name)}: a model of your offers "
-                    f"would be measured on generated ones; name your own `{name}`"
-                    + (", or give a `validation_share`." if name == "validation_data" else ".")
-                )
         if self.validation_share and self.validation_data:
             raise ValueError(
                 f"`validation_share` is {self.validation_share} and `validation_data` is {self.validation_data}; give "
@@ -142,3 +134,29 @@ class DataArguments:
             )
         if self.validation_share and self.streaming:
             raise ValueError("`validation_share` needs all offers at hand, and `streaming` is true; give one of them.")
+
+    def check_given(self) -> None:
+        """Refuse to measure a model of given offers on generated ones.
+
+        Raises:
+            ValueError: They are mixed.
+        """
+        for name in ("validation_data", "test_data"):
+            if _TOY in getattr(self, name) and self.train_data and _TOY not in self.train_data:
+                raise ValueError(
+                    f"`train_data` is {self.train_data} and `{name}` is {getattr(self, name)}: a model of your offers "
+                    f"would be measured on generated ones; name your own `{name}`"
+                    + (", or give a `validation_share`." if name == "validation_data" else ".")
+                )
+
+    def check_training(self) -> None:
+        """Refuse to train on generated offers where a model of given ones is wanted.
+
+        Raises:
+            ValueError: Validation is on given offers, and training is not.
+        """
+        if self.train_data == [_TOY] and self.validation_data not in ([], [_TOY]):
+            raise ValueError(
+                f"`train_data` is 'toy', generated offers, and `validation_data` is {self.validation_data}; name your "
+                "own `train_data`, too."
+            )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from training.arguments.options import check_checkpoint, option
+from training.arguments.options import option
 
 __all__ = ["DemoArguments"]
 
@@ -19,7 +19,3 @@ class DemoArguments:
     colour_column: str = option("Column of the colour that products are filtered by.", "colour")
     max_products: int = option("Products to search among, at most.", 5000)
     max_image_size: int = option("Longer side of their images, in pixels, at most.", 320)
-
-    def __post_init__(self) -> None:
-        """Check that the checkpoint is there."""
-        check_checkpoint("checkpoint", self.checkpoint)

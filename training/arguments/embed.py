@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from training.arguments.options import check_checkpoint, check_encoding, check_ranges, option
+from training.arguments.options import check_encoding, check_ranges, option
 
 __all__ = ["EmbedArguments"]
 
@@ -60,7 +60,6 @@ class EmbedArguments:
         """Refuse values that no run can use."""
         check_encoding(self.encoding)
         check_ranges(self)
-        check_checkpoint("checkpoint", self.checkpoint)
         for name in ("checkpoint", "input"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; name the {'model' if name == 'checkpoint' else 'products'}.")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from training.arguments.options import check_checkpoint, check_ranges, option
+from training.arguments.options import check_ranges, option
 
 __all__ = ["EvaluationArguments", "ResamplingArguments"]
 
@@ -68,5 +68,3 @@ class EvaluationArguments(ResamplingArguments):
     def __post_init__(self) -> None:
         """Check the values."""
         check_ranges(self)
-        for checkpoint in self.checkpoint:
-            check_checkpoint("checkpoint", checkpoint)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from training.arguments.options import check_checkpoint, option
+from training.arguments.options import option
 
 __all__ = ["ExportArguments"]
 
@@ -31,7 +31,6 @@ class ExportArguments:
         """Refuse what no export can be made of."""
         if not self.checkpoint:
             raise ValueError("`checkpoint` is empty; name what is exported: a Hub id or a folder.")
-        check_checkpoint("checkpoint", self.checkpoint)
         for name in ("calibration_products", "agreement_products", "export_batch_size"):
             if getattr(self, name) < 2:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 2.")

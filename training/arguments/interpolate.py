@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from training.arguments.options import check_checkpoint, check_ranges, option
+from training.arguments.options import check_ranges, option
 
 __all__ = ["InterpolateArguments"]
 
@@ -22,8 +22,6 @@ class InterpolateArguments:
     def __post_init__(self) -> None:
         """Check that all is named."""
         check_ranges(self)
-        check_checkpoint("start", self.start)
-        check_checkpoint("checkpoint", self.checkpoint)
         for name in ("start", "checkpoint", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; call interpolate.py START TRAINED OUTPUT.")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from training.arguments.options import check_checkpoint, check_ranges, option
+from training.arguments.options import check_ranges, option
 
 __all__ = ["ModelArguments"]
 
@@ -75,5 +75,3 @@ class ModelArguments:
     def __post_init__(self) -> None:
         """Check the values."""
         check_ranges(self)
-        for name in ("checkpoint", "clip", "vision_tower", "text_tower", "tokenizer"):
-            check_checkpoint(name, getattr(self, name))

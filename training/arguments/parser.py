@@ -23,6 +23,7 @@ from training.arguments.data import DataArguments
 from training.arguments.evaluation import EvaluationArguments
 from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
+from training.arguments.options import check_checkpoint
 from training.arguments.publish import PublishArguments
 from training.arguments.report import ReportArguments
 from training.arguments.train import TrainArguments
@@ -40,6 +41,8 @@ ALL_ARGUMENTS: tuple[type, ...] = (
 )
 """Those whose keys may stand in one file, of which each script reads its own."""
 
+# Arguments that are folders or Hub ids.
+_CHECKPOINTS = ("checkpoint", "clip", "start", "text_tower", "tokenizer", "vision_tower")
 _SECTIONS = ("data", "model", "run", "advanced")
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -91,9 +94,21 @@ def _parse(parser: "_ArgumentParser", words: list[str], where: str) -> tuple[Any
         parser.error(f"the words {unknown} belong to no argument")
     try:
         *groups, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+        for group in groups:
+            _check_given(group)
     except ValueError as error:  # of a dataclass that checks its values
         parser.error(str(error))
     return tuple(groups)
+
+
+def _check_given(group: Any) -> None:
+    """Check what need not hold for arguments that a program makes: folders are there, offers are not mixed."""
+    for name in _CHECKPOINTS:
+        value = getattr(group, name, None) or []
+        for checkpoint in [value] if isinstance(value, str) else value:
+            check_checkpoint(name, checkpoint)
+    if hasattr(group, "check_given"):
+        group.check_given()
 
 
 class _ArgumentParser(HfArgumentParser):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from training.arguments.options import check_checkpoint, check_encoding, check_ranges, option
+from training.arguments.options import check_encoding, check_ranges, option
 
 __all__ = ["ImageLimits", "PrepareArguments"]
 
@@ -135,7 +135,6 @@ class PrepareArguments:
         """Refuse values that no corpus can be prepared with."""
         check_encoding(self.encoding)
         check_ranges(self)
-        check_checkpoint("checkpoint", self.checkpoint)
         if not self.input:
             raise ValueError("`input` is empty; name the files with the raw offers.")
         if self.validation_share + self.test_share >= 1:

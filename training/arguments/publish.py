@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from training.arguments.card import CardArguments
-from training.arguments.options import check_checkpoint, option
+from training.arguments.options import option
 
 __all__ = ["PublishArguments"]
 
@@ -31,7 +31,6 @@ class PublishArguments(CardArguments):
     def __post_init__(self) -> None:
         """Check that both are named."""
         super().__post_init__()
-        check_checkpoint("checkpoint", self.checkpoint)
         for name, what in (("checkpoint", "the folder of a model, a head, or adapters"), ("repo", "the repository")):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; name {what}: publish.py outputs/eclip someone/eclip.")

@@ -37,7 +37,7 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         Products with the canonical columns.
 
     Raises:
-        ValueError: No sources are named, or generated training offers beside given ones for validation.
+        ValueError: No sources are named.
     """
     columns = ProductColumns(
         title=arguments.title_column,
@@ -52,11 +52,6 @@ def load_split(arguments: DataArguments, split: str) -> Products:
     if not sources:
         other = ", or hold some of `train_data` out by `validation_share`" if split == "validation" else ""
         raise ValueError(f"`{split}_data` is empty; name the sources of the {split} offers{other}.")
-    if split == "train" and sources == ["toy"] and arguments.validation_data not in ([], ["toy"]):
-        raise ValueError(
-            f"`train_data` is 'toy', generated offers, and `validation_data` is {arguments.validation_data}; name "
-            "your own `train_data`, too."
-        )
     products = load_products(
         sources,
         columns,

@@ -8,7 +8,6 @@ import pytest
 from training.arguments.data import DataArguments
 from training.arguments.embed import EmbedArguments
 from training.arguments.finetune import FinetuneArguments
-from training.arguments.model import ModelArguments
 from training.arguments.options import check_checkpoint, check_ranges, option
 from training.arguments.parser import ALL_ARGUMENTS
 from training.arguments.prepare import PrepareArguments
@@ -84,4 +83,4 @@ def test_a_folder_that_is_not_there_is_told_with_the_nearest(tmp_path, monkeypat
         check_checkpoint("checkpoint", "outputs/quikstart")
     for value in ("/nowhere/model", "./model", "~/no such model", "a/b/c", "outputs/other"):
         with pytest.raises(ValueError, match="no such folder; name one that is"):
-            ModelArguments(clip=value)
+            check_checkpoint("clip", value)

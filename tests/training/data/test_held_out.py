@@ -41,4 +41,4 @@ def test_training_and_validation_share_the_sources(tmp_path):
     with pytest.raises(ValueError, match="`validation_share`"):
         load_split(DataArguments(train_data=[str(path)]), "validation")
     with pytest.raises(ValueError, match="name your own `train_data`"):
-        load_split(DataArguments(train_data=["toy"], validation_data=[str(path)]), "train")
+        DataArguments(train_data=["toy"], validation_data=[str(path)]).check_training()

@@ -40,7 +40,7 @@ toy-catalog: $(INSTALLED) ## Write generated products and an image of them to ou
 test: export OMP_NUM_THREADS ?= 1
 test: export HF_HUB_OFFLINE ?= 1
 test: export TOKENIZERS_PARALLELISM ?= false
-test: $(INSTALLED) ## Run all tests, some 12 minutes on 2 cores, and list the ten slowest (PYTEST_ARGS="-k name" for some)
+test: $(INSTALLED) ## Run all tests, some 20 minutes on 2 cores, and list the ten slowest (PYTEST_ARGS="-k name" for some)
 	@$(MAKE) --no-print-directory transformers-tests || echo "The source distribution of transformers" \
 		"$(TRANSFORMERS_VERSION) could not be had: tests/test_common_model.py will be skipped." >&2
 	$(BIN)/python -m pytest -n 2 --durations=10 $(PYTEST_ARGS) tests

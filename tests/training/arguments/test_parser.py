@@ -14,6 +14,7 @@ from training.arguments.evaluation import EvaluationArguments
 from training.arguments.model import ModelArguments
 from training.arguments.options import option
 from training.arguments.parser import parse_arguments
+from training.arguments.prepare import PrepareArguments
 from training.arguments.publish import PublishArguments
 from training.arguments.train import TrainArguments
 
@@ -179,3 +180,8 @@ def test_how_often_is_at_least_each_sample(name):
 def test_streams_of_titles_are_larger_than_those_of_images(given, titles):
     assert TrainArguments(**given).text_stream_size == titles
     assert TrainArguments(**given, text_stream_size=8).text_stream_size == 8
+
+
+def test_the_shipped_configuration_of_preparation_parses():
+    (arguments,) = parse_arguments((PrepareArguments,), ["--config", "training/configs/prepare.yaml"])
+    assert arguments.output_dir.startswith("outputs/")

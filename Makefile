@@ -91,7 +91,9 @@ report: $(INSTALLED) ## The paper's claim on real data: pre-train, learn five ta
 report-fast: $(INSTALLED) ## The same of a part of it, in ten minutes, to outputs/report-fast
 	$(BIN)/python training/report.py --config training/configs/report_fast.yaml $(REPORT_ARGS)
 
-# The quickstart's checkpoint; another one with CHECKPOINT=, and data of your own with DEMO_ARGS="--test_data ...".
+# The quickstart's checkpoint; another one with CHECKPOINT=, and data of your own with DEMO_ARGS="--train_data ...
+# --test_data ...": heads learn from the first, and the demo searches among the second.
+DEMO_ARGS ?= --train_data toy
 CHECKPOINT ?= outputs/quickstart
 DEMO_DATA ?= outputs/demo-$(notdir $(CHECKPOINT))
 

@@ -1,4 +1,4 @@
-"""What the demo shows, from a checkpoint: `python training/build_demo.py --checkpoint outputs/quickstart`.
+"""What the demo shows, from a checkpoint: `training/build_demo.py --checkpoint outputs/quickstart --train_data toy`.
 
 Writes to `output_dir` a copy of the checkpoint (`eclip`), a head for each of the five tasks (`heads`, linear probes of
 `training/finetune.py`, learned from `train_data`), and the products to search among (`products.parquet`: those of

@@ -183,5 +183,7 @@ def test_streams_of_titles_are_larger_than_those_of_images(given, titles):
 
 
 def test_the_shipped_configuration_of_preparation_parses():
-    (arguments,) = parse_arguments((PrepareArguments,), ["--config", "training/configs/prepare.yaml"])
+    (arguments,) = parse_arguments(
+        (PrepareArguments,), ["--config", "training/configs/prepare.yaml", "--input", "raw.csv"]
+    )
     assert arguments.output_dir.startswith("outputs/")

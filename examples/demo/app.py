@@ -155,7 +155,7 @@ def load_demo(data: str | Path, checkpoint: str | None = None) -> Demo:
     if not products.exists():
         raise FileNotFoundError(
             f"{products} is not there. Run `training/build_demo.py --checkpoint CHECKPOINT --train_data DATA "
-            f"--output_dir {data}`, which also trains the heads, or put a table with title, image, category and colour "
+            f"--output_dir {data}`, which also trains the heads, or put a table with title, image, category, colour "
             "there."
         )
     embedder = ProductEmbedder(checkpoint or str(data / "eclip"))

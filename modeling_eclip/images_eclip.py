@@ -37,7 +37,7 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II
 # Decoders of these formats need more memory or time a pixel: an image may have `max_pixels` divided by this.
 _COSTLY_FORMATS = {"WEBP": 4, "AVIF": 4, "JPEG2000": 8, "PPM": 4}
 _MAX_SCANNED_PIXELS = 250_000_000  # of a progressive JPEG over all scans, which usually are ten
-_MAX_FILE_BYTES = 2**29
+MAX_FILE_BYTES = 2**29
 _MAX_CHUNKS = 100_000  # of a PNG
 _EXIF_ORIENTATION = 0x0112
 _CHANNELS = (1, 3, 4)
@@ -144,7 +144,7 @@ def _from_file(file: Any, name: str, max_pixels: int, decode_jpeg: "JpegDecoder 
     start, size = file.read(32), file.seek(0, os.SEEK_END)
     if not start:
         raise ProductImageError(f"{name}: empty, there is not one byte in it. Download or export it again.", "empty")
-    if size > _MAX_FILE_BYTES:
+    if size > MAX_FILE_BYTES:
         raise _too_costly(name, f"{size:,} bytes")
     file.seek(0)
     Image.init()
@@ -244,7 +244,7 @@ def _check_cost(pil_image: "PILImage", name: str, max_pixels: int) -> None:
         return
     position = file.tell()
     file.seek(0)
-    content, found, num_parts = file.read(_MAX_FILE_BYTES), "", 1
+    content, found, num_parts = file.read(MAX_FILE_BYTES), "", 1
     file.seek(position)
     if kind == "TIFF":
         tags: Any = pil_image.tag_v2  # type: ignore[attr-defined]

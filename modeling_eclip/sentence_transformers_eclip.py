@@ -18,10 +18,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .modeling_eclip import normalize
-from .processing_eclip import prepare_products, read_product
+from .processing_eclip import HUB_ARGUMENTS, prepare_products, read_product
 
 _MODULE = "sentence_transformers_eclip.ProductEmbedding"
-_HUB_ARGUMENTS = ("local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 _IMAGE_FILES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
 
 
@@ -169,7 +168,8 @@ class ProductEmbedding(nn.Module):
         """
         if backend != "torch":
             raise ValueError(f"`backend` is {backend!r}; e-CLIP runs on 'torch' in sentence-transformers.")
-        hub = {"cache_dir": cache_folder, **{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}}
+        hub = {name: kwargs[name] for name in (*HUB_ARGUMENTS, "trust_remote_code") if name in kwargs}
+        hub["cache_dir"] = cache_folder
         config = AutoConfig.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}))
         model = AutoModel.from_pretrained(model_name_or_path, config=config, **hub, **(model_kwargs or {}))
         processor = AutoProcessor.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))

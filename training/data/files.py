@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,8 +132,11 @@ def write_json(content: Any, path: Path, *, allow_nan: bool = True) -> None:
 
 def file_state(path: str) -> list[int] | None:
     """Returns a local file's size in bytes and the time of its last change; `None` for a file that is not local."""
-    file = Path(path.removeprefix("file://"))
-    return [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None
+    try:
+        found = os.stat(path.removeprefix("file://"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a path with a null character
+        return None
+    return [found.st_size, found.st_mtime_ns] if stat.S_ISREG(found.st_mode) else None
 
 
 def files_digest(paths: Sequence[str]) -> str:

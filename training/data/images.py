@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling_eclip.images_eclip import ProductImageError
+from modeling_eclip.images_eclip import MAX_FILE_BYTES, ProductImageError
 from modeling_eclip.inference.jpeg import load_product_pixels
 from modeling_eclip.inference.pixels import PixelReader
 from training.data.augmentation import ProductAugmentation
+from training.data.files import file_state
 from training.data.time_limit import time_limit
 
 __all__ = ["ImageReader", "image_state", "images_digest", "read_view"]
 
 _ZIP = "zip://"
-_MAX_FILE_BYTES = 2**29
 
 
 def image_state(image: Any) -> str | None:
@@ -37,14 +37,17 @@ def image_state(image: Any) -> str | None:
         none; `None` for an image that is in the row itself, for a row without one, and for an address.
     """
     path = image.get("path") if isinstance(image, Mapping) and image.get("bytes") is None else None
-    if not path or ("://" in path and _in_archive(path) is None):
+    if not path:
         return None
-    archive = _in_archive(path)
+    if (place := _in_archive(path)) is not None:
+        path = place[0]
+    elif "://" in path:
+        return None
     try:
-        found = os.stat(path if archive is None else archive[0])
-    except (OSError, ValueError):
-        return "absent"
-    return f"{found.st_size} {found.st_mtime_ns}"
+        state = file_state(path)
+    except OSError:  # such as one in a folder that may not be looked into
+        state = None
+    return "absent" if state is None else " ".join(map(str, state))
 
 
 def images_digest(states: Iterable[str | None]) -> str:
@@ -136,6 +139,6 @@ def _fetched(image: Any) -> Any:
         if not os.path.isfile(place[0]):  # a pipe would block for ever
             raise FileNotFoundError(f"there is no file at {place[0]}")
         with zipfile.ZipFile(place[0]) as archive, archive.open(place[1]) as file:
-            return file.read(_MAX_FILE_BYTES)
+            return file.read(MAX_FILE_BYTES)
     except (OSError, KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ProductImageError(f"{path!r} cannot be read ({error}). Check that it is there.", "missing") from error

@@ -45,8 +45,7 @@ class SkipCounter:
         if self.num_rows >= min_rows and self.num_skipped > max_share * self.num_rows:
             raise ValueError(
                 f"{self.report()}, which is more than the {max_share:.1%} allowed. First rows of each reason, "
-                f"counted from 0: "
-                f"{self.examples()}. Mend or remove these rows, or raise `max_skipped_share`."
+                f"counted from 0: {self.examples()}. Mend or remove these rows, or raise `max_skipped_share`."
             )
 
     def examples(self) -> str:

@@ -47,17 +47,16 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         row_id=arguments.pair_id_column if _has_labelled_pairs(arguments, split) else arguments.id_column,
     )
     is_held_out = split == "validation" and bool(arguments.validation_share)
-    training = split == "train" or is_held_out
-    sources = arguments.train_data if training else getattr(arguments, f"{split}_data")
+    part = "train" if is_held_out else split
+    training = part == "train"
+    sources = getattr(arguments, f"{part}_data")
     if not sources:
         other = ", or hold some of `train_data` out by `validation_share`" if split == "validation" else ""
         raise ValueError(f"`{split}_data` is empty; name the sources of the {split} offers{other}.")
     products = load_products(
         sources,
         columns,
-        split=arguments.test_split
-        if split == "pairs"
-        else getattr(arguments, f"{'train' if training else split}_split"),
+        split=getattr(arguments, f"{'test' if part == 'pairs' else part}_split"),
         streaming=training and arguments.streaming,
         exclude_rows=arguments.exclude_rows if training else (),
         max_rows=arguments.max_train_rows if training else None,

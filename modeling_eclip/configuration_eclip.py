@@ -69,6 +69,8 @@ class EClipConfig(PreTrainedConfig):
             Probability from which a head answers yes; 0.5 where it is `None`, and 0 for attributes.
         target_recall (`float`, *optional*):
             Recall that `decision_threshold` was fitted for.
+        lexical_rows (`int`, defaults to 0):
+            Rows of weights, per kind, that a head has for the hashed n-grams of titles; 0 for a head without them.
         positive_weight (`float`, defaults to 1.0):
             Weight of positive products in the loss of a recogniser, against 1 for all others.
         label_smoothing (`float`, defaults to 0.0):
@@ -111,6 +113,7 @@ class EClipConfig(PreTrainedConfig):
     not_stated: str = "not stated"
     decision_threshold: float | int | None = None
     target_recall: float | int | None = None
+    lexical_rows: int = 0
     positive_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
     calibration: list[float | int] | tuple[float | int, float | int] = (1.0, 0.0)
@@ -204,6 +207,7 @@ class EClipConfig(PreTrainedConfig):
             "decision_threshold": (0, 1),
             "target_recall": (0, 1),
             "label_smoothing": (0, 1),
+            "lexical_rows": (0, 2**16),
             "cluster_threshold": (-1, 1),
             "cluster_neighbors": (1, math.inf),
         }

@@ -7,9 +7,11 @@ worse where it is missing. Here each modality learns to answer alone, and the an
 
 with two scales and a bias that make up for what title and image both know. A product with one modality gets that
 modality's own answer. The fusion is this package's; e-CLIP (Shin et al. 2022) uses text, image, and both.
+
+Titles often name the answer, in words that a vector does not keep. The answer of titles is therefore wide and deep
+(Cheng et al. 2016): `LexicalLinear` weighs their n-grams beside the linear classifier of their vectors.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,9 +21,9 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .modeling_eclip import normalize
+from .processing_eclip import LEXICAL_BITS
 
 IGNORED_LABEL = -100
-_HELD = 1e-4  # how strongly the fitted fusion is held where it starts
 
 
 @dataclass
@@ -37,12 +39,14 @@ class ProductEmbeds(ModelOutput):
         image: Vectors of the images, shape `(B, image width)`.
         has_text: Which products have a title, bool, shape `(B,)`.
         has_image: Which have an image, likewise.
+        lexical: Hashed n-grams of the titles, as the processor's `lexical_ids` gives them, int32, shape `(B, 1024)`.
     """
 
     text: torch.Tensor | None = None
     image: torch.Tensor | None = None
     has_text: torch.Tensor | None = None
     has_image: torch.Tensor | None = None
+    lexical: torch.Tensor | None = None
 
     @property
     def modalities(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -78,17 +82,59 @@ def apply_linear(linear: nn.Module, vectors: torch.Tensor) -> torch.Tensor:
     return linear(vectors.to(dtype) if dtype is not None and dtype.is_floating_point else vectors)
 
 
+class LexicalLinear(nn.Module):
+    """A linear classifier of titles by their n-grams: words, pairs of words and 3-grams, weighed by TF-IDF.
+
+    It is fitted by [`fit_classifier`], not trained by gradients; until then it answers nothing.
+
+    Args:
+        num_rows: Rows of weights for each of the three kinds; n-grams of one hash share a row.
+        num_classes: Number of classes.
+    """
+
+    num_kinds = 3  # the first of `LEXICAL_KINDS`
+
+    def __init__(self, num_rows: int, num_classes: int):
+        """Build the rows; the last is of the n-grams that do not count."""
+        super().__init__()
+        self.num_rows = num_rows
+        shape = (self.num_kinds * num_rows + 1, num_classes)
+        self.weight = nn.Parameter(torch.zeros(shape), requires_grad=False)
+        self.idf = nn.Parameter(torch.zeros(shape[0]), requires_grad=False)
+
+    def rows(self, lexical: torch.Tensor) -> torch.Tensor:
+        """Return the row of each n-gram, int64, the shape of `lexical`."""
+        kinds, hashes = lexical.long() >> LEXICAL_BITS, lexical.long() % 2**LEXICAL_BITS
+        rows = kinds * self.num_rows + hashes % self.num_rows
+        return torch.where(kinds < self.num_kinds, rows, self.num_kinds * self.num_rows)
+
+    def forward(self, lexical: torch.Tensor) -> torch.Tensor:
+        """Classify titles.
+
+        Args:
+            lexical: Their hashed n-grams, as [`ProductEmbeds`] holds them, shape `(B, N)`.
+
+        Returns:
+            Logits, float32, shape `(B, num_classes)`.
+        """
+        rows = self.rows(lexical)
+        weights = nn.functional.normalize(self.idf.float()[rows], dim=1)
+        return F.embedding_bag(rows, self.weight.float(), per_sample_weights=weights, mode="sum")
+
+
 class LateFusionClassifier(nn.Module):
     """Classify products from their titles, their images or both.
 
     Args:
         widths: Width of the vectors of each modality that it uses: of `"text"`, `"image"` or both.
         num_classes: Number of classes.
+        lexical_rows: As for [`LexicalLinear`]; 0 for titles by their vectors alone.
     """
 
-    def __init__(self, widths: Mapping[str, int], num_classes: int):
+    def __init__(self, widths: Mapping[str, int], num_classes: int, lexical_rows: int = 0):
         """Build a linear classifier per modality, and their fusion."""
         super().__init__()
+        self.lexical = LexicalLinear(lexical_rows, num_classes) if lexical_rows and "text" in widths else None
         self.text = nn.Linear(widths["text"], num_classes) if "text" in widths else None
         self.image = nn.Linear(widths["image"], num_classes) if "image" in widths else None
         if self.text is not None and self.image is not None:
@@ -112,6 +158,8 @@ class LateFusionClassifier(nn.Module):
             # The bias holds the frequency of a class, which is no evidence where the modality is missing.
             bias = linear.bias() if callable(linear.bias) else linear.bias  # a method of torch's quantised layers
             logits = logits - (~has_modality).unsqueeze(1) * bias.float()
+            if modality == "text" and self.lexical is not None and embeds.lexical is not None:
+                logits = logits + self.lexical(embeds.lexical)
             log_probabilities[modality] = logits.log_softmax(dim=-1)  # (B, num_classes)
         return log_probabilities
 
@@ -174,58 +222,6 @@ class LateFusionClassifier(nn.Module):
         ]
         return logits, loss + torch.stack(own_losses).mean()
 
-    def fit_fusion(
-        self, embeds: ProductEmbeds, labels: torch.Tensor, class_counts: torch.Tensor | None = None
-    ) -> None:
-        """Fit the fusion by cross entropy on products that the classifiers were not trained on.
-
-        Three numbers are fitted, so that a small validation set will do: two scales, and how much of the classes'
-        frequency, which both modalities have counted, is taken back. Nothing changes for one modality, or no labels.
-
-        Args:
-            embeds: The products; those with both modalities count.
-            labels: Their classes, int64, shape `(N,)`; -100 for a product that does not count.
-            class_counts: How often each class was there in training, shape `(num_classes,)`; `None` fits the two
-                scales alone.
-        """
-        if self.text is None or self.image is None:
-            return
-        with torch.no_grad():
-            modality_logits = self.modality_logits(embeds)
-            counted = labels.to(modality_logits["text"].device) != IGNORED_LABEL
-            for _, has_modality in embeds.modalities.values():
-                counted = counted & has_modality.to(counted.device)
-            text, image = (modality_logits[name].to(counted.device)[counted].double() for name in ("text", "image"))
-            labels = labels.to(counted.device)[counted]
-            if not len(labels):
-                return
-            prior = torch.zeros(text.shape[1], dtype=torch.float64, device=text.device)
-            if class_counts is not None:
-                # One more of each, so that a class without products is rare, not impossible.
-                counts = class_counts.to(prior) + 1
-                prior = (counts / counts.sum()).log()
-        with torch.enable_grad():
-            # As logs, so that no scale becomes negative.
-            log_scales = torch.full((2,), 0.5, dtype=torch.float64, device=text.device).log().requires_grad_()
-            strength = torch.zeros((), dtype=torch.float64, device=text.device, requires_grad=True)
-            optimizer = torch.optim.LBFGS([log_scales, strength], max_iter=100, line_search_fn="strong_wolfe")
-
-            def closure() -> torch.Tensor:
-                optimizer.zero_grad()
-                scales = log_scales.exp()
-                loss = F.cross_entropy(scales[0] * text + scales[1] * image - strength * prior, labels)
-                # A handful of products may be told apart without a mistake, and then no scale is large enough.
-                loss = loss + _HELD * ((log_scales - math.log(0.5)).square().sum() + strength.square())
-                loss.backward()
-                return loss
-
-            optimizer.step(closure)
-        if not (log_scales.isfinite().all() and strength.isfinite()):
-            return
-        with torch.no_grad():
-            self.fusion_scale.copy_(log_scales.exp())
-            self.fusion_bias.copy_(-strength * prior)
-
     @torch.no_grad()
     def rely_on(self, modality: str) -> None:
         """Take the answer of one modality, `"text"` or `"image"`, wherever a product has both."""
@@ -267,4 +263,6 @@ def mean_cross_entropy(
     return total / torch.where(mass > 0, mass, 1)
 
 
-__all__ = ["IGNORED_LABEL", "LateFusionClassifier", "ProductEmbeds", "apply_linear", "mean_cross_entropy"]
+__all__ = [
+    "IGNORED_LABEL", "LateFusionClassifier", "LexicalLinear", "ProductEmbeds", "apply_linear", "mean_cross_entropy",
+]  # fmt: skip

@@ -8,6 +8,8 @@ Notable choices:
 - the features of a pair are its cosine, the absolute difference and the product of its vectors: to swap the products
   changes no bit of them, and no more of the answer than the rounding of a pair at another place of a batch;
 - before training, the logit is the mean cosine of the modalities, scaled: a base model matches products as it is;
+- vectors forget codes and numbers, by which many products are told apart: boosted trees weigh what two titles have in
+  common literally beside the answer of the vectors (`PairEvidence`);
 - a product with a title only and one with an image only are compared in the space that titles and images share;
 - products are represented once and paired afterwards, and the pairs come from nearest neighbours: N products cost N
   encodings and some tens of pairs per product.
@@ -25,6 +27,7 @@ from transformers.utils import ModelOutput
 from .configuration_eclip import EClipConfig
 from .fusion_eclip import IGNORED_LABEL, LateFusionClassifier, ProductEmbeds, mean_cross_entropy
 from .modeling_eclip import normalize
+from .processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING
 from .representation_eclip import EClipYesOrNoModel, import_from_package, modality_widths
 
 # Where matching starts: two products are as likely one as two at a cosine of .7, of a title with an image at .3.
@@ -32,6 +35,18 @@ _START_SCALE = 10.0
 _START_COSINE, _START_CROSS_COSINE = 0.7, 0.3
 # Numbers in the features of the pairs that are scored at a time.
 _BLOCK_NUMBERS = 2**24
+_CODES, _CLOSED_UP = LEXICAL_KINDS.index("codes"), LEXICAL_KINDS.index("closed up")
+_MEASURES = (
+    "cosine", "jaccard", "most contained", "least contained", "common", "fewest missing", "most missing",
+    "rarest common", "rarest missing, lower", "rarest missing, higher",
+)  # fmt: skip
+EVIDENCE = (
+    "cosine of titles", "cosine of images", "cosine of titles with images", "logit of vectors",
+    *(f"{kind}: {measure}" for measure in _MEASURES for kind in LEXICAL_KINDS),
+)  # fmt: skip
+"""What [`PairEvidence`] knows of a pair, in the order of its features."""
+# Of the trees.
+_NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6
 
 
 @dataclass
@@ -103,6 +118,104 @@ class PairClassifier(LateFusionClassifier):
         self.cross_modal = CrossModalLinear() if len(widths) == 2 else None
 
 
+def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) -> torch.Tensor:
+    """Measure what the titles of pairs have in common literally; swapped titles give the same to the last bit.
+
+    Args:
+        left: Hashed n-grams of the first titles, as the processor's `lexical_ids` gives them, shape `(P, N)`.
+        right: Those of the second ones.
+        idf: Inverse document frequency of every n-gram and of padding, shape `(LEXICAL_PADDING + 1,)`.
+
+    Returns:
+        For each measure and kind of n-gram, in the order of `EVIDENCE` after the first four, float32, shape `(P, 80)`:
+        cosine of TF-IDF; Jaccard index; the larger and the smaller share of a title's n-grams that the other one has;
+        how many are in both, and are missing in the other one, the lower number of the two first; and the highest
+        IDF of those in both, and of those missing. Not a number where a title has none of the kind.
+    """
+    width = int((torch.cat([left, right]) < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))
+    sides = [left[:, :width].contiguous(), right[:, :width].contiguous()]
+    found = []
+    for own, other in (sides, sides[::-1]):
+        kinds, weights = own.long() >> LEXICAL_BITS, idf[own.long()]
+        # Codes are looked for in the other title closed up.
+        sought = torch.where(kinds == _CODES, own + ((_CLOSED_UP - _CODES) << LEXICAL_BITS), own)
+        places = torch.searchsorted(other, sought).clamp(max=width - 1)
+        common = (other.gather(1, places) == sought).to(weights.dtype)
+        zeros = weights.new_zeros(len(own), len(LEXICAL_KINDS) + 1)  # the last is padding
+        sums = [common.new_ones(()).expand_as(common), common, weights**2, common * weights**2]
+        rarest = [common * weights, (1 - common) * weights]
+        parts = [zeros.scatter_add(1, kinds, values) for values in sums]
+        parts += [zeros.scatter_reduce(1, kinds, values, "amax") for values in rarest]
+        found.append([part[:, :-1] for part in parts])
+    number, common, mass, common_mass, rarest_common, rarest_missing = (
+        torch.stack(parts) for parts in zip(*found, strict=True)
+    )  # (2, P, kinds) each
+    shared, contained, missing = common.mean(dim=0), common / number, number - common
+    cosine = common_mass.mean(dim=0) / (mass[0] * mass[1]).sqrt()
+    jaccard = shared / (number.sum(dim=0) - shared)
+    measures = [
+        cosine, jaccard, contained.amax(dim=0), contained.amin(dim=0), shared, missing.amin(dim=0),
+        missing.amax(dim=0), rarest_common.amax(dim=0), rarest_missing.amin(dim=0), rarest_missing.amax(dim=0),
+    ]  # fmt: skip
+    absent = (number == 0).any(dim=0)
+    return torch.cat([measure.masked_fill(absent, torch.nan) for measure in measures], dim=1)
+
+
+class BoostedTrees(nn.Module):
+    """Gradient-boosted trees as tensors: scikit-learn fits them, and no pickle holds them."""
+
+    def __init__(self) -> None:
+        """Build trees that all answer zero."""
+        super().__init__()
+        shape = (_NUM_TREES, _NUM_NODES)
+        self.register_buffer("feature", torch.zeros(shape, dtype=torch.int32))  # that a node asks for
+        self.register_buffer("threshold", torch.zeros(shape))  # up to which it goes left
+        self.register_buffer("next_node", torch.zeros(*shape, 3, dtype=torch.int32))  # left, right, where not known
+        self.register_buffer("value", torch.zeros(shape))  # of leaves, their own children
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Sum the trees' answers, shape `(P, F)` to `(P,)`."""
+        trees = torch.arange(_NUM_TREES, device=features.device)
+        nodes = torch.zeros(len(features), _NUM_TREES, dtype=torch.int64, device=features.device)
+        features = features.float()
+        for _ in range(_MAX_DEPTH):
+            asked = features.gather(1, self.feature[trees, nodes].long())
+            turn = (asked > self.threshold[trees, nodes]).long().masked_fill(asked.isnan(), 2)
+            nodes = self.next_node[trees, nodes].gather(2, turn.unsqueeze(2)).squeeze(2).long()
+        return self.value[trees, nodes].sum(dim=1)
+
+
+class PairEvidence(nn.Module):
+    """Weighs the answer of the vectors, their cosines, and what titles say literally: a linear part and trees.
+
+    It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer.
+    """
+
+    def __init__(self) -> None:
+        """Build it, not fitted."""
+        super().__init__()
+        self.register_buffer("idf", torch.zeros(LEXICAL_PADDING + 1))
+        self.register_buffer("mean", torch.zeros(len(EVIDENCE)))  # stands for what is not known
+        self.register_buffer("weight", torch.zeros(len(EVIDENCE)))
+        self.register_buffer("bias", torch.zeros(1))
+        self.register_buffer("is_fitted", torch.zeros(1, dtype=torch.bool))
+        self.trees = BoostedTrees()
+
+    def features(self, vectors: torch.Tensor, left: ProductEmbeds, right: ProductEmbeds) -> torch.Tensor:
+        """Describe pairs, in the order of `EVIDENCE`, by the first four features and by the products themselves."""
+        if left.lexical is None or right.lexical is None:
+            overlap = vectors.new_full((len(vectors), len(EVIDENCE) - vectors.shape[1]), torch.nan)
+        else:
+            titles = (of.lexical.to(vectors.device) for of in (left, right) if of.lexical is not None)
+            overlap = lexical_overlap(*titles, self.idf.float())
+        return torch.cat([vectors, overlap], dim=1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Answer from features, shape `(P, F)` to log odds, float32, shape `(P,)`."""
+        known = torch.where(features.isnan(), self.mean.float(), features)
+        return known @ self.weight.float() + self.bias.float() + self.trees(features)
+
+
 class EClipForProductMatching(EClipYesOrNoModel):
     """Tell whether two offers are of one product.
 
@@ -110,12 +223,16 @@ class EClipForProductMatching(EClipYesOrNoModel):
         config: The configuration; its `calibration` and `decision_threshold` count in the answers.
     """
 
+    # A threshold that is rounded sends pairs to the other side of a tree.
+    _keep_in_fp32_modules_strict = ["evidence"]
+
     def __init__(self, config: EClipConfig):
         """Build the classifier of pairs."""
         super().__init__(config)
         self.classifier = PairClassifier(
             {modality: 2 * width + 1 for modality, width in modality_widths(config).items()}
         )
+        self.evidence = PairEvidence() if config.lexical_rows else None
         self.post_init()
 
     @torch.no_grad()
@@ -126,6 +243,9 @@ class EClipForProductMatching(EClipYesOrNoModel):
         elif isinstance(module, CrossModalLinear):
             init.constant_(module.weight, _START_SCALE)
             init.constant_(module.bias, -_START_SCALE * _START_CROSS_COSINE)
+        elif isinstance(module, PairEvidence | BoostedTrees):
+            for buffer in module.buffers(recurse=False):
+                init.zeros_(buffer)
 
     def answer_inputs(
         self, inputs: dict[str, torch.Tensor], labels: torch.Tensor | None, **kwargs: Any
@@ -175,20 +295,61 @@ class EClipForProductMatching(EClipYesOrNoModel):
         """
         if right is None:
             raise ValueError("`right` is None; give the second products of the pairs, too.")
-        pairs = self.pair_features(embeds, right)
-        if labels is not None:
-            labels = labels.long()
+        vectors, loss = self._vector_answer(embeds, right, None if labels is None else labels.long())
+        logits = vectors[:, 3]
+        if self.evidence is not None:
+            weighed = self.evidence(self.evidence.features(vectors.detach(), embeds, right))
+            # A title on one side and an image on the other have nothing to weigh but the vectors.
+            is_weighed = self.evidence.is_fitted & ~vectors[:, :2].isnan().all(dim=1)
+            logits = torch.where(is_weighed, weighed, logits)
+        return MatchingOutput(loss=loss, logits=logits, products=embeds, right_products=right)
+
+    @torch.no_grad()
+    def pair_evidence(self, left: ProductEmbeds, right: ProductEmbeds) -> torch.Tensor:
+        """Return what [`PairEvidence`] weighs.
+
+        Args:
+            left: The first products of the pairs.
+            right: The second ones.
+
+        Returns:
+            Features in the order of `EVIDENCE`, not a number where a product lacks it, float32, shape `(B, 84)`.
+
+        Raises:
+            ValueError: the head has no `lexical_rows`.
+        """
+        if self.evidence is None:
+            raise ValueError("`lexical_rows` is 0: this head weighs the vectors alone.")
+        return self.evidence.features(self._vector_answer(left, right, None)[0], left, right)
+
+    def _vector_answer(
+        self, left: ProductEmbeds, right: ProductEmbeds, labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Answer by the vectors alone.
+
+        Returns:
+            Cosine of the titles, of the images, and of titles with images, each not a number where there is none, and
+            the logit, shape `(B, 4)`; and the loss, `None` without labels.
+        """
+        pairs = self.pair_features(left, right)
         class_logits, loss = self.classifier(pairs, labels)
         logits = class_logits[:, 1] - class_logits[:, 0]
+        cosines = dict.fromkeys(("text", "image", "cross"), torch.full_like(logits, torch.nan))
+        for modality, (features, has_modality) in pairs.modalities.items():
+            cosines[modality] = features[:, 0].masked_fill(~has_modality, torch.nan).to(logits.device)
         if self.config.modality == "both":
-            cross_logits, can_cross = self._cross_modal_logits(embeds, right)
-            shared = [has_modality.to(logits.device) for _, has_modality in pairs.modalities.values()]
-            logits = torch.where(torch.stack(shared).any(dim=0), logits, cross_logits)
+            cross_cosines, can_cross = self._cross_modal_cosines(left, right)
+            cosines["cross"] = cross_cosines.masked_fill(~can_cross, torch.nan)
+            linear = self.classifier.cross_modal
+            assert linear is not None
+            cross_logits = linear(cross_cosines.unsqueeze(1).to(linear.weight.dtype)).squeeze(1).float()
+            shares_none = cosines["text"].isnan() & cosines["image"].isnan()
+            logits = torch.where(shares_none, cross_logits, logits)
             if labels is not None and loss is not None:
                 labels = labels.to(logits.device).masked_fill(~can_cross, IGNORED_LABEL)
                 both_classes = torch.stack([-cross_logits / 2, cross_logits / 2], dim=1)
                 loss = loss + mean_cross_entropy(both_classes, labels)
-        return MatchingOutput(loss=loss, logits=logits, products=embeds, right_products=right)
+        return torch.stack([*cosines.values(), logits], dim=1), loss
 
     def pair_features(self, left: ProductEmbeds, right: ProductEmbeds) -> ProductEmbeds:
         """Describe pairs of products by modality: what the classifier reads.
@@ -224,6 +385,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
             Log odds that the two are one product, before calibration, float32, shape `(P,)`.
         """
         width = sum(vectors.shape[1] for vectors, _ in embeds.modalities.values())
+        width += 0 if embeds.lexical is None else 4 * embeds.lexical.shape[1]
         block_size = max(_BLOCK_NUMBERS // (4 * width), 1)
         logits = [torch.empty(0, device=next(iter(embeds.modalities.values()))[0].device)]
         for block in pairs.split(block_size):
@@ -249,11 +411,12 @@ class EClipForProductMatching(EClipYesOrNoModel):
         neighbors = import_from_package("retrieval.neighbors", "`candidates`")
         return neighbors.product_pairs(embeds, num_neighbors or self.config.cluster_neighbors)
 
-    def _cross_modal_logits(self, left: ProductEmbeds, right: ProductEmbeds) -> tuple[torch.Tensor, torch.Tensor]:
+    def _cross_modal_cosines(self, left: ProductEmbeds, right: ProductEmbeds) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare the title of one product with the image of the other one, in the shared space.
 
         Returns:
-            Log odds, float32, shape `(B,)`; and which pairs have a title and an image to compare, bool, shape `(B,)`.
+            Mean cosines, float32, shape `(B,)`; and which pairs have a title and an image to compare, bool, shape
+            `(B,)`.
         """
         total = has_any = None
         for titles, images in ((left, right), (right, left)):
@@ -265,10 +428,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
             cosines = (text * image).sum(dim=1).masked_fill(~has_both, 0)
             total = cosines if total is None else total + cosines
             has_any = has_both.int() if has_any is None else has_any + has_both
-        linear = self.classifier.cross_modal
-        assert total is not None and has_any is not None and linear is not None
-        cosines = (total / has_any.clamp(min=1)).unsqueeze(1)
-        return linear(cosines.to(linear.weight.dtype)).squeeze(1).float(), has_any > 0
+        assert total is not None and has_any is not None
+        return total / has_any.clamp(min=1), has_any > 0
 
 
 def _select(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
@@ -276,4 +437,7 @@ def _select(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
     return ProductEmbeds(**{name: value[rows] for name, value in embeds.items()})
 
 
-__all__ = ["EClipForProductMatching", "MatchingOutput", "PairClassifier"]
+__all__ = [
+    "EVIDENCE", "BoostedTrees", "EClipForProductMatching", "MatchingOutput", "PairClassifier", "PairEvidence",
+    "lexical_overlap",
+]  # fmt: skip

@@ -29,6 +29,7 @@ import torch
 
 from modeling_eclip.images_eclip import ProductImageError
 from modeling_eclip.inference.pixels import PixelNormalization
+from modeling_eclip.processing_eclip import lexical_ids
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.columns import NO_CATALOG, stable_id
 from training.data.images import ImageReader
@@ -215,6 +216,8 @@ class ProductCollator:
         inputs: dict[str, Any] = {}
         if "text" in self.modalities and "text_pooler_output" not in self.frozen_widths:
             inputs |= self.processor(text=[row.title or "none" for row in rows], return_tensors="pt")
+        elif "text" in self.modalities and getattr(self.processor, "lexical_features", False):
+            inputs["lexical_ids"] = lexical_ids([row.title for row in rows])
         if self.reads_images:
             images = [self.images.blank() if row.image is None else row.image for row in rows]
             inputs |= self.images.stack(images)

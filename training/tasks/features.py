@@ -25,7 +25,7 @@ __all__ = ["Represented", "answer", "on_device", "read_rows", "represent"]
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = ("text", "image", "has_text", "has_image")
+_FIELDS = ("text", "image", "has_text", "has_image", "lexical")
 _PAIRS_AT_ONCE = 4096
 
 

@@ -116,6 +116,7 @@ def _finetune(
     table = train_products.products if isinstance(train_products, ProductPairs) else train_products
     processor = build_processor(start, (row["title"] for row in table.select_columns("title")))
     fields = task.config_fields(train_labels)
+    processor.lexical_features = bool(fields["lexical_rows"])
     if arguments.join:
         head = join_heads(task, arguments.join, fields)
     else:
@@ -124,7 +125,7 @@ def _finetune(
     num_weights = head.num_parameters()
     parts = Parts(head, processor, train_products, validation_products, task, train_labels, accelerator)
     if arguments.join:
-        found = fit_joined(parts, data, arguments)
+        found = fit_joined(parts, rows, data, arguments)
     elif arguments.method == "linear":
         found = probe(parts, rows, data, arguments)
     else:
@@ -180,14 +181,18 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     return found | used | {"trained_weights": trained_weights}
 
 
-def fit_joined(parts: Parts, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:
+def fit_joined(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:
     """Fit the fusion of a head that was joined from two, and save it."""
     head = parts.head
     head.eclip.requires_grad_(False)
     cached = replace(parts, validation_products=_cached(parts, parts.validation_products, data, arguments))
+    train = None
+    if head.config.lexical_rows:
+        products = _select(_cached(parts, parts.train_products, data, arguments), rows)
+        train = _represent(parts, products, data, arguments, "training rows")
     validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")
     head.cpu()
-    parts.task.settle(head, parts.train_labels, validation)
+    parts.task.settle(head, train, parts.train_labels, validation)
     found = _measured(parts, validation)
     _save(parts, arguments)
     return found | {"trained_weights": 0}
@@ -248,9 +253,12 @@ def train_head(
     result = loop.run(run.resume_from)
     head = loop.bare_model
     parts = replace(parts, head=head)
+    train = None
+    if head.config.lexical_rows:
+        train = _represent(parts, _select(parts.train_products, rows), data, arguments, "training rows")
     validation = _represent(parts, parts.validation_products, data, arguments, "validation rows")
     head.cpu()
-    parts.task.settle(head, parts.train_labels, validation)
+    parts.task.settle(head, train, parts.train_labels, validation)
     found = _measured(parts, validation)
     if accelerator.is_main_process:
         logger.info(loop.skips.report())

@@ -1,4 +1,4 @@
-"""ProductEmbeds, a product's vectors by modality; LateFusionClassifier, one classifier per modality and their fusion.
+"""ProductEmbeds, a product's vectors by modality; LateFusionClassifier and PairEvidence, how what is known is joined.
 
 Where vectors are joined before one classifier, the stronger modality hides what the weaker one knows, and answers get
 worse where it is missing. Here each modality learns to answer alone, and the answers are joined: a product of experts,
@@ -9,7 +9,8 @@ with two scales and a bias that make up for what title and image both know. A pr
 modality's own answer. The fusion is this package's; e-CLIP (Shin et al. 2022) uses text, image, and both.
 
 Titles often name the answer, in words that a vector does not keep. The answer of titles is therefore wide and deep
-(Cheng et al. 2016): `LexicalLinear` weighs their n-grams beside the linear classifier of their vectors.
+(Cheng et al. 2016): `LexicalLinear` weighs their n-grams beside the linear classifier of their vectors. Of pairs of
+products, `PairEvidence` weighs the answer of the vectors beside what both titles have in common literally.
 """
 
 from collections.abc import Mapping
@@ -18,12 +19,25 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .modeling_eclip import normalize
-from .processing_eclip import LEXICAL_BITS
+from .processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING
 
 IGNORED_LABEL = -100
+_CODES, _CLOSED_UP = LEXICAL_KINDS.index("codes"), LEXICAL_KINDS.index("closed up")
+_MEASURES = (
+    "cosine", "jaccard", "most contained", "least contained", "common", "fewest missing", "most missing",
+    "rarest common", "rarest missing, lower", "rarest missing, higher",
+)  # fmt: skip
+EVIDENCE = (
+    "cosine of titles", "cosine of images", "cosine of titles with images", "logit of vectors",
+    *(f"{kind}: {measure}" for measure in _MEASURES for kind in LEXICAL_KINDS),
+)  # fmt: skip
+"""What [`PairEvidence`] knows of a pair, in the order of its features."""
+# Of the trees.
+_NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6
 
 
 @dataclass
@@ -99,8 +113,8 @@ class LexicalLinear(nn.Module):
         super().__init__()
         self.num_rows = num_rows
         shape = (self.num_kinds * num_rows + 1, num_classes)
-        self.weight = nn.Parameter(torch.zeros(shape), requires_grad=False)
-        self.idf = nn.Parameter(torch.zeros(shape[0]), requires_grad=False)
+        self.register_buffer("weight", torch.zeros(shape))
+        self.register_buffer("idf", torch.zeros(shape[0]))
 
     def rows(self, lexical: torch.Tensor) -> torch.Tensor:
         """Return the row of each n-gram, int64, the shape of `lexical`."""
@@ -263,6 +277,115 @@ def mean_cross_entropy(
     return total / torch.where(mass > 0, mass, 1)
 
 
+def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) -> torch.Tensor:
+    """Measure what the titles of pairs have in common literally; swapped titles give the same to the last bit.
+
+    Args:
+        left: Hashed n-grams of the first titles, as the processor's `lexical_ids` gives them, shape `(P, N)`.
+        right: Those of the second ones.
+        idf: Inverse document frequency of every n-gram and of padding, shape `(LEXICAL_PADDING + 1,)`.
+
+    Returns:
+        For each measure and kind of n-gram, in the order of `EVIDENCE` after the first four, float32, shape `(P, 80)`:
+        cosine of TF-IDF; Jaccard index; the larger and the smaller share of a title's n-grams that the other one has;
+        how many are in both, and are missing in the other one, the lower number of the two first; and the highest
+        IDF of those in both, and of those missing. Not a number where a title has none of the kind.
+    """
+    width = int((torch.cat([left, right]) < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))
+    sides = [left[:, :width].contiguous(), right[:, :width].contiguous()]
+    found = []
+    for own, other in (sides, sides[::-1]):
+        kinds, weights = own.long() >> LEXICAL_BITS, idf[own.long()]
+        # Codes are looked for in the other title closed up.
+        sought = torch.where(kinds == _CODES, own + ((_CLOSED_UP - _CODES) << LEXICAL_BITS), own)
+        places = torch.searchsorted(other, sought).clamp(max=width - 1)
+        common = (other.gather(1, places) == sought).to(weights.dtype)
+        zeros = weights.new_zeros(len(own), len(LEXICAL_KINDS) + 1)  # the last is padding
+        sums = [common.new_ones(()).expand_as(common), common, weights**2, common * weights**2]
+        rarest = [common * weights, (1 - common) * weights]
+        parts = [zeros.scatter_add(1, kinds, values) for values in sums]
+        parts += [zeros.scatter_reduce(1, kinds, values, "amax") for values in rarest]
+        found.append([part[:, :-1] for part in parts])
+    number, common, mass, common_mass, rarest_common, rarest_missing = (
+        torch.stack(parts) for parts in zip(*found, strict=True)
+    )  # (2, P, kinds) each
+    shared, contained, missing = common.mean(dim=0), common / number, number - common
+    cosine = common_mass.mean(dim=0) / (mass[0] * mass[1]).sqrt()
+    jaccard = shared / (number.sum(dim=0) - shared)
+    measures = [
+        cosine, jaccard, contained.amax(dim=0), contained.amin(dim=0), shared, missing.amin(dim=0),
+        missing.amax(dim=0), rarest_common.amax(dim=0), rarest_missing.amin(dim=0), rarest_missing.amax(dim=0),
+    ]  # fmt: skip
+    absent = (number == 0).any(dim=0)
+    return torch.cat([measure.masked_fill(absent, torch.nan) for measure in measures], dim=1)
+
+
+class BoostedTrees(nn.Module):
+    """Gradient-boosted trees as tensors: scikit-learn fits them, and no pickle holds them."""
+
+    def __init__(self) -> None:
+        """Build trees that all answer zero."""
+        super().__init__()
+        shape = (_NUM_TREES, _NUM_NODES)
+        self.register_buffer("feature", torch.zeros(shape, dtype=torch.int32))  # that a node asks for
+        self.register_buffer("threshold", torch.zeros(shape))  # up to which it goes left
+        self.register_buffer("next_node", torch.zeros(*shape, 3, dtype=torch.int32))  # left, right, where not known
+        self.register_buffer("value", torch.zeros(shape))  # of leaves, their own children
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Sum the trees' answers, shape `(P, F)` to `(P,)`."""
+        trees = torch.arange(_NUM_TREES, device=features.device)
+        nodes = torch.zeros(len(features), _NUM_TREES, dtype=torch.int64, device=features.device)
+        features = features.float()
+        for _ in range(_MAX_DEPTH):
+            asked = features.gather(1, self.feature[trees, nodes].long())
+            turn = (asked > self.threshold[trees, nodes]).long().masked_fill(asked.isnan(), 2)
+            nodes = self.next_node[trees, nodes].gather(2, turn.unsqueeze(2)).squeeze(2).long()
+        return self.value[trees, nodes].sum(dim=1)
+
+
+class PairEvidence(nn.Module):
+    """Weighs the answer of the vectors, their cosines, and what titles say literally: a linear part and trees.
+
+    It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer.
+    """
+
+    def __init__(self) -> None:
+        """Build it, not fitted."""
+        super().__init__()
+        self.register_buffer("idf", torch.zeros(LEXICAL_PADDING + 1))
+        self.register_buffer("mean", torch.zeros(len(EVIDENCE)))  # stands for what is not known
+        self.register_buffer("weight", torch.zeros(len(EVIDENCE)))
+        self.register_buffer("bias", torch.zeros(1))
+        self.register_buffer("is_fitted", torch.zeros(1, dtype=torch.bool))
+        self.trees = BoostedTrees()
+
+    def forget(self) -> None:
+        """Forget what was fitted."""
+        for buffer in self.buffers():
+            init.zeros_(buffer)
+
+    def features(self, vectors: torch.Tensor, left: ProductEmbeds, right: ProductEmbeds) -> torch.Tensor:
+        """Describe pairs, in the order of `EVIDENCE`, by the first four features and by the products themselves."""
+        if left.lexical is None or right.lexical is None:
+            overlap = vectors.new_full((len(vectors), len(EVIDENCE) - vectors.shape[1]), torch.nan)
+        else:
+            titles = (of.lexical.to(vectors.device) for of in (left, right) if of.lexical is not None)
+            overlap = lexical_overlap(*titles, self.idf.float())
+        return torch.cat([vectors, overlap], dim=1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Answer from features, shape `(P, F)` to log odds, float32, shape `(P,)`."""
+        known = torch.where(features.isnan(), self.mean.float(), features)
+        return known @ self.weight.float() + self.bias.float() + self.trees(features)
+
+
+def select_products(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
+    """Take some products, in the order of `rows`."""
+    return ProductEmbeds(**{name: value[rows] for name, value in embeds.items()})
+
+
 __all__ = [
-    "IGNORED_LABEL", "LateFusionClassifier", "LexicalLinear", "ProductEmbeds", "apply_linear", "mean_cross_entropy",
+    "EVIDENCE", "IGNORED_LABEL", "BoostedTrees", "LateFusionClassifier", "LexicalLinear", "PairEvidence",
+    "ProductEmbeds", "apply_linear", "lexical_overlap", "mean_cross_entropy", "select_products",
 ]  # fmt: skip

@@ -25,9 +25,15 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
-from .fusion_eclip import IGNORED_LABEL, LateFusionClassifier, ProductEmbeds, mean_cross_entropy
+from .fusion_eclip import (
+    IGNORED_LABEL,
+    LateFusionClassifier,
+    PairEvidence,
+    ProductEmbeds,
+    mean_cross_entropy,
+    select_products,
+)  # fmt: skip
 from .modeling_eclip import normalize
-from .processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING
 from .representation_eclip import EClipYesOrNoModel, import_from_package, modality_widths
 
 # Where matching starts: two products are as likely one as two at a cosine of .7, of a title with an image at .3.
@@ -35,18 +41,6 @@ _START_SCALE = 10.0
 _START_COSINE, _START_CROSS_COSINE = 0.7, 0.3
 # Numbers in the features of the pairs that are scored at a time.
 _BLOCK_NUMBERS = 2**24
-_CODES, _CLOSED_UP = LEXICAL_KINDS.index("codes"), LEXICAL_KINDS.index("closed up")
-_MEASURES = (
-    "cosine", "jaccard", "most contained", "least contained", "common", "fewest missing", "most missing",
-    "rarest common", "rarest missing, lower", "rarest missing, higher",
-)  # fmt: skip
-EVIDENCE = (
-    "cosine of titles", "cosine of images", "cosine of titles with images", "logit of vectors",
-    *(f"{kind}: {measure}" for measure in _MEASURES for kind in LEXICAL_KINDS),
-)  # fmt: skip
-"""What [`PairEvidence`] knows of a pair, in the order of its features."""
-# Of the trees.
-_NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6
 
 
 @dataclass
@@ -118,104 +112,6 @@ class PairClassifier(LateFusionClassifier):
         self.cross_modal = CrossModalLinear() if len(widths) == 2 else None
 
 
-def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) -> torch.Tensor:
-    """Measure what the titles of pairs have in common literally; swapped titles give the same to the last bit.
-
-    Args:
-        left: Hashed n-grams of the first titles, as the processor's `lexical_ids` gives them, shape `(P, N)`.
-        right: Those of the second ones.
-        idf: Inverse document frequency of every n-gram and of padding, shape `(LEXICAL_PADDING + 1,)`.
-
-    Returns:
-        For each measure and kind of n-gram, in the order of `EVIDENCE` after the first four, float32, shape `(P, 80)`:
-        cosine of TF-IDF; Jaccard index; the larger and the smaller share of a title's n-grams that the other one has;
-        how many are in both, and are missing in the other one, the lower number of the two first; and the highest
-        IDF of those in both, and of those missing. Not a number where a title has none of the kind.
-    """
-    width = int((torch.cat([left, right]) < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))
-    sides = [left[:, :width].contiguous(), right[:, :width].contiguous()]
-    found = []
-    for own, other in (sides, sides[::-1]):
-        kinds, weights = own.long() >> LEXICAL_BITS, idf[own.long()]
-        # Codes are looked for in the other title closed up.
-        sought = torch.where(kinds == _CODES, own + ((_CLOSED_UP - _CODES) << LEXICAL_BITS), own)
-        places = torch.searchsorted(other, sought).clamp(max=width - 1)
-        common = (other.gather(1, places) == sought).to(weights.dtype)
-        zeros = weights.new_zeros(len(own), len(LEXICAL_KINDS) + 1)  # the last is padding
-        sums = [common.new_ones(()).expand_as(common), common, weights**2, common * weights**2]
-        rarest = [common * weights, (1 - common) * weights]
-        parts = [zeros.scatter_add(1, kinds, values) for values in sums]
-        parts += [zeros.scatter_reduce(1, kinds, values, "amax") for values in rarest]
-        found.append([part[:, :-1] for part in parts])
-    number, common, mass, common_mass, rarest_common, rarest_missing = (
-        torch.stack(parts) for parts in zip(*found, strict=True)
-    )  # (2, P, kinds) each
-    shared, contained, missing = common.mean(dim=0), common / number, number - common
-    cosine = common_mass.mean(dim=0) / (mass[0] * mass[1]).sqrt()
-    jaccard = shared / (number.sum(dim=0) - shared)
-    measures = [
-        cosine, jaccard, contained.amax(dim=0), contained.amin(dim=0), shared, missing.amin(dim=0),
-        missing.amax(dim=0), rarest_common.amax(dim=0), rarest_missing.amin(dim=0), rarest_missing.amax(dim=0),
-    ]  # fmt: skip
-    absent = (number == 0).any(dim=0)
-    return torch.cat([measure.masked_fill(absent, torch.nan) for measure in measures], dim=1)
-
-
-class BoostedTrees(nn.Module):
-    """Gradient-boosted trees as tensors: scikit-learn fits them, and no pickle holds them."""
-
-    def __init__(self) -> None:
-        """Build trees that all answer zero."""
-        super().__init__()
-        shape = (_NUM_TREES, _NUM_NODES)
-        self.register_buffer("feature", torch.zeros(shape, dtype=torch.int32))  # that a node asks for
-        self.register_buffer("threshold", torch.zeros(shape))  # up to which it goes left
-        self.register_buffer("next_node", torch.zeros(*shape, 3, dtype=torch.int32))  # left, right, where not known
-        self.register_buffer("value", torch.zeros(shape))  # of leaves, their own children
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Sum the trees' answers, shape `(P, F)` to `(P,)`."""
-        trees = torch.arange(_NUM_TREES, device=features.device)
-        nodes = torch.zeros(len(features), _NUM_TREES, dtype=torch.int64, device=features.device)
-        features = features.float()
-        for _ in range(_MAX_DEPTH):
-            asked = features.gather(1, self.feature[trees, nodes].long())
-            turn = (asked > self.threshold[trees, nodes]).long().masked_fill(asked.isnan(), 2)
-            nodes = self.next_node[trees, nodes].gather(2, turn.unsqueeze(2)).squeeze(2).long()
-        return self.value[trees, nodes].sum(dim=1)
-
-
-class PairEvidence(nn.Module):
-    """Weighs the answer of the vectors, their cosines, and what titles say literally: a linear part and trees.
-
-    It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer.
-    """
-
-    def __init__(self) -> None:
-        """Build it, not fitted."""
-        super().__init__()
-        self.register_buffer("idf", torch.zeros(LEXICAL_PADDING + 1))
-        self.register_buffer("mean", torch.zeros(len(EVIDENCE)))  # stands for what is not known
-        self.register_buffer("weight", torch.zeros(len(EVIDENCE)))
-        self.register_buffer("bias", torch.zeros(1))
-        self.register_buffer("is_fitted", torch.zeros(1, dtype=torch.bool))
-        self.trees = BoostedTrees()
-
-    def features(self, vectors: torch.Tensor, left: ProductEmbeds, right: ProductEmbeds) -> torch.Tensor:
-        """Describe pairs, in the order of `EVIDENCE`, by the first four features and by the products themselves."""
-        if left.lexical is None or right.lexical is None:
-            overlap = vectors.new_full((len(vectors), len(EVIDENCE) - vectors.shape[1]), torch.nan)
-        else:
-            titles = (of.lexical.to(vectors.device) for of in (left, right) if of.lexical is not None)
-            overlap = lexical_overlap(*titles, self.idf.float())
-        return torch.cat([vectors, overlap], dim=1)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Answer from features, shape `(P, F)` to log odds, float32, shape `(P,)`."""
-        known = torch.where(features.isnan(), self.mean.float(), features)
-        return known @ self.weight.float() + self.bias.float() + self.trees(features)
-
-
 class EClipForProductMatching(EClipYesOrNoModel):
     """Tell whether two offers are of one product.
 
@@ -243,9 +139,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
         elif isinstance(module, CrossModalLinear):
             init.constant_(module.weight, _START_SCALE)
             init.constant_(module.bias, -_START_SCALE * _START_CROSS_COSINE)
-        elif isinstance(module, PairEvidence | BoostedTrees):
-            for buffer in module.buffers(recurse=False):
-                init.zeros_(buffer)
+        elif isinstance(module, PairEvidence):
+            module.forget()
 
     def answer_inputs(
         self, inputs: dict[str, torch.Tensor], labels: torch.Tensor | None, **kwargs: Any
@@ -389,7 +284,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
         block_size = max(_BLOCK_NUMBERS // (4 * width), 1)
         logits = [torch.empty(0, device=next(iter(embeds.modalities.values()))[0].device)]
         for block in pairs.split(block_size):
-            output = self.answer(_select(embeds, block[:, 0]), right=_select(embeds, block[:, 1]))
+            output = self.answer(select_products(embeds, block[:, 0]), right=select_products(embeds, block[:, 1]))
             assert output.logits is not None
             logits.append(output.logits)
         return torch.cat(logits)
@@ -432,12 +327,4 @@ class EClipForProductMatching(EClipYesOrNoModel):
         return total / has_any.clamp(min=1), has_any > 0
 
 
-def _select(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
-    """Take some products, in the order of `rows`."""
-    return ProductEmbeds(**{name: value[rows] for name, value in embeds.items()})
-
-
-__all__ = [
-    "EVIDENCE", "BoostedTrees", "EClipForProductMatching", "MatchingOutput", "PairClassifier", "PairEvidence",
-    "lexical_overlap",
-]  # fmt: skip
+__all__ = ["EClipForProductMatching", "MatchingOutput", "PairClassifier"]

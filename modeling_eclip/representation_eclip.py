@@ -241,11 +241,11 @@ class EClipTaskModel(EClipPreTrainedModel):
     def _renew_classifier(self, info: dict[str, Any]) -> None:
         """Initialise the classifier whatever was loaded into it, and say so in the log and in the loading info."""
         classifier = getattr(self, "classifier", nn.Module())
-        names = {f"classifier.{name}" for name, _ in classifier.named_parameters()}
+        names = {f"classifier.{name}" for name in classifier.state_dict()}
         if not (was_loaded := names - info["missing_keys"]):
             return
-        for parameter in classifier.parameters():
-            parameter._is_hf_initialized = False  # type: ignore[union-attr]
+        for tensor in classifier.state_dict(keep_vars=True).values():
+            tensor._is_hf_initialized = False
         for module in classifier.modules():
             self._init_weights(module)
         logger.warning("New, since the checkpoint is of another task or other classes: %s", sorted(was_loaded))

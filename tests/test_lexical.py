@@ -13,8 +13,7 @@ from modeling_eclip import (
     ProductEmbeds,
     representation_eclip,
 )
-from modeling_eclip.fusion_eclip import LexicalLinear
-from modeling_eclip.matching_eclip import EVIDENCE, PairEvidence, lexical_overlap
+from modeling_eclip.fusion_eclip import EVIDENCE, LexicalLinear, PairEvidence, lexical_overlap
 from modeling_eclip.processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING, lexical_ids
 
 TITLES = ["Sony DSC-W120 pink", "sony dscw120 7.2 mp camera", "canon a590 8 mp", "red shoe", "", "캐논 카메라 a590"]
@@ -101,7 +100,7 @@ def test_a_head_reads_the_ids_of_its_processor_and_warns_without_them(monkeypatc
     torch.manual_seed(0)
     head = EClipForCategoryClassification(make_config(category_paths=[["a"], ["b"]], lexical_rows=64)).eval()
     nn.init.normal_(head.classifier.lexical.weight)
-    nn.init.ones_(head.classifier.lexical.idf.data[:-1])  # the last is padding
+    nn.init.ones_(head.classifier.lexical.idf[:-1])  # the last is padding
     inputs = {"text_pooler_output": torch.randn(2, 32), "has_text": torch.tensor([True, False])}
     inputs |= {"image_pooler_output": torch.randn(2, 32), "has_image": torch.tensor([True, True])}
     ids = lexical_ids(["red shoe", "blue mug"])

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
-from ..matching_eclip import BoostedTrees, PairEvidence
+from ..fusion_eclip import BoostedTrees, PairEvidence
 from .lexical import document_frequencies, inverse_document_frequencies
 
 __all__ = ["fit_evidence", "fit_idf"]

@@ -42,7 +42,7 @@ def fit_lexical(
     wide, deep = classifier.lexical, classifier.text
     if wide is None or deep is None or train.lexical is None or validation.lexical is None:
         return
-    nn.init.zeros_(wide.weight)
+    wide.weight.zero_()
     rows, held_out = (
         embeds.has_text & (labels != IGNORED_LABEL)
         for embeds, labels in ((train, train_labels), (validation, validation_labels))

@@ -10,8 +10,7 @@ from modeling_eclip import ProductEmbeds
 from modeling_eclip.fitting.evidence import fit_evidence, fit_idf, write_trees
 from modeling_eclip.fitting.lexical import fit_lexical
 from modeling_eclip.fitting.linear import fit_classifier
-from modeling_eclip.fusion_eclip import LateFusionClassifier
-from modeling_eclip.matching_eclip import EVIDENCE, BoostedTrees, PairEvidence
+from modeling_eclip.fusion_eclip import EVIDENCE, BoostedTrees, LateFusionClassifier, PairEvidence
 from modeling_eclip.processing_eclip import lexical_ids
 
 KINDS = ["shoe", "mug", "lamp"]

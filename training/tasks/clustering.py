@@ -9,7 +9,10 @@ import numpy as np
 import torch
 
 from modeling_eclip import EClipConfig, EClipForProductClustering, ProductEmbeds
+from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
+from modeling_eclip.fitting.thresholds import calibrate
 from modeling_eclip.retrieval.linkage import average_linkage
+from modeling_eclip.retrieval.neighbors import product_pairs
 from training.arguments.data import DataArguments
 from training.data.read_tables import Products
 from training.data.sampler import RowOrder, batch_spans
@@ -18,7 +21,7 @@ from training.plots.tasks import draw_bars, draw_group_sizes
 from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
 from training.tasks.baseline import TEXT_SHARES, BaselineData
 from training.tasks.best_weights import BestWeights
-from training.tasks.features import Represented, answer, on_device
+from training.tasks.features import Represented, answer, on_device, unique_titles
 from training.tasks.label_share import choose_labelled
 from training.tasks.labels import TaskLabels
 from training.tasks.task import Intervals, PlotFile, Task, register_task
@@ -26,6 +29,7 @@ from training.tasks.task import Intervals, PlotFile, Task, register_task
 __all__ = ["CatalogLabels", "ClusteringTask"]
 
 _NUM_SHOWN = 6  # offers of a wrong group
+_MAX_PAIRS = 50_000  # that scores of pairs are learned from
 
 
 @dataclass
@@ -62,6 +66,7 @@ class ClusteringTask(Task):
     scored_by = ("adjusted_rand_index",)
     reported = ("adjusted_rand_index", "v_measure")
     works_untrained = True
+    reads_lexical = True
     contrasts_mates = True
     linear_depends_on_seed = True
     baseline_uses_training = False
@@ -91,9 +96,36 @@ class ClusteringTask(Task):
             self.fit_decisions(head, validation)
             best.offer(self.score(self.metrics(head, validation)), epoch)
 
+        if head.evidence is not None:
+            head.evidence.is_fitted.fill_(False)
         judge(0)
         fit_projection(head, train.embeds, train.labels, seed=self.arguments.seed, after_epoch=judge)
         best.restore()
+        self.fit_decisions(head, validation)
+        if head.evidence is not None:
+            self.fit_lexical(head, train, validation)
+
+    def fit_lexical(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Fit scores of pairs, beside vectors that are learned; groups are joined by what is better on validation."""
+        head.evidence.is_fitted.fill_(False)
+        self.fit_decisions(head, validation)
+        by_vectors = self.score(self.metrics(head, validation))
+        fit_idf(head.evidence, unique_titles(train))
+        given = []
+        for rows in (train, validation):
+            pairs, labels = _labelled_pairs(head, rows, seed=self.arguments.seed)
+            with torch.no_grad():
+                given += [head.pair_evidence(on_device(head.device, rows.embeds), pairs).cpu(), labels]
+        fit_evidence(head.evidence, *given, seed=self.arguments.seed)
+        if not head.scores_pairs:
+            return
+        with torch.no_grad():
+            logits = torch.cat([head.evidence(block.to(head.device)).cpu() for block in given[2].split(4096)])
+        head.config.calibration = calibrate(logits, given[3])
+        self.fit_decisions(head, validation)
+        if self.score(self.metrics(head, validation)) < by_vectors:
+            head.evidence.is_fitted.fill_(False)
+            self.fit_decisions(head, validation)
 
     def fit_fusion(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
         """Fit how much each modality of a product counts."""
@@ -101,11 +133,13 @@ class ClusteringTask(Task):
 
     def fit_decisions(self, head: Any, validation: Represented) -> None:
         """Set the similarity from which groups are joined."""
-        head.fit_threshold(answer(head, validation).embeds, validation.labels)
+        answered = answer(head, validation)
+        head.fit_threshold(answered.embeds, validation.labels, products=answered.products)
 
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
         """Measure the groups at the threshold."""
-        groups = head.cluster(answer(head, rows).embeds)
+        answered = answer(head, rows)
+        groups = head.cluster(answered.embeds, products=answered.products)
         return ProductClustering.metrics(ProductClustering.outcomes(groups.numpy(), rows.labels.numpy()))
 
     def count_rows(self, rows: Represented) -> dict[str, int]:
@@ -115,7 +149,8 @@ class ClusteringTask(Task):
     @classmethod
     def answers(cls, split: AnsweredSplit) -> TaskAnswers:
         """Answer with the group of each offer."""
-        groups = split.head.cluster(answer(split.head, split.represented).embeds).numpy().astype(np.int64)
+        answered = answer(split.head, split.represented)
+        groups = split.head.cluster(answered.embeds, products=answered.products).numpy().astype(np.int64)
         catalogs = split.catalogs[split.rows]
         products = np.where(catalogs >= 0, catalogs, -1 - np.arange(len(catalogs)))  # one for each that is alone
         mistakes = []
@@ -162,6 +197,15 @@ class ClusteringTask(Task):
         score, way, threshold = best
         groups = average_linkage(_dense(given.views["test"], way), threshold, num_neighbors=neighbors).groups()
         return TaskAnswers(self.metric, groups.numpy().astype(np.int64), given.catalogs, given.catalogs), score
+
+
+def _labelled_pairs(head: Any, rows: Represented, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """List the pairs of products worth comparing, and whether they are of one catalog; some of them, if too many."""
+    pairs = product_pairs(rows.embeds, head.config.cluster_neighbors)
+    catalogs = rows.labels[pairs]
+    labels = ((catalogs[:, 0] == catalogs[:, 1]) & (catalogs[:, 0] >= 0)).long()
+    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(pairs))[:_MAX_PAIRS]).sort().values
+    return pairs[chosen], labels[chosen]
 
 
 def fit_projection(

@@ -16,14 +16,14 @@ from sklearn.model_selection import StratifiedKFold
 from modeling_eclip import EClipForProductMatching
 from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
 from modeling_eclip.fitting.linear import fit_classifier
-from modeling_eclip.fusion_eclip import ProductEmbeds
+from modeling_eclip.fusion_eclip import ProductEmbeds, select_products
 from training.arguments.data import DataArguments
 from training.data.pairs import ProductPairs, load_pairs, load_title_pairs, pairs_of_catalogs
 from training.engine.build import load_split
 from training.metrics.product_matching.product_matching import ProductMatching
 from training.tasks.answers import AnsweredSplit, TaskAnswers
 from training.tasks.baseline import JUDGED, BaselineData, calibrated
-from training.tasks.features import Represented, answer, on_device
+from training.tasks.features import Represented, answer, on_device, unique_titles
 from training.tasks.task import register_task
 from training.tasks.yes_or_no_task import YesOrNoTask
 
@@ -101,7 +101,7 @@ class MatchingTask(YesOrNoTask):
         if not vectors_learned:
             head.classifier.load_state_dict(start)
         if head.evidence is not None:
-            fit_idf(head.evidence, _unique_titles(train))
+            fit_idf(head.evidence, unique_titles(train))
             evidence = pair_evidence(head, train)
             if vectors_learned:
                 evidence[:, 3] = self._held_out_logits(head, train, chosen)
@@ -110,7 +110,7 @@ class MatchingTask(YesOrNoTask):
     def fit_lexical(self, head: Any, train: Represented, validation: Represented) -> None:
         """Fit what weighs the evidence, beside vectors that were trained."""
         head.evidence.is_fitted.fill_(False)
-        fit_idf(head.evidence, _unique_titles(train))
+        fit_idf(head.evidence, unique_titles(train))
         self._fit_evidence(head, pair_evidence(head, train), train, validation)
 
     def _fit_evidence(self, head: Any, evidence: torch.Tensor, train: Represented, validation: Represented) -> None:
@@ -128,7 +128,7 @@ class MatchingTask(YesOrNoTask):
         of_modality = {modality: (strength,) for modality, strength in strengths.items()}
         seen = self.seen(head, train)
         for others, own in folds.split(np.zeros(len(logits)), train.labels.numpy()):
-            of_others, of_own = (_select_pairs(seen, rows) for rows in (others, own))
+            of_others, of_own = (select_products(seen, rows) for rows in (others, own))
             fit_classifier(
                 head.classifier, of_others, train.labels[others], of_own, train.labels[own], strengths=of_modality
             )
@@ -184,24 +184,12 @@ def pair_evidence(head: EClipForProductMatching, pairs: Represented, rows: np.nd
     return torch.cat(
         [
             head.pair_evidence(
-                on_device(head.device, _select_pairs(pairs.embeds, block)),
-                on_device(head.device, _select_pairs(pairs.right, block)),
+                on_device(head.device, select_products(pairs.embeds, block)),
+                on_device(head.device, select_products(pairs.right, block)),
             ).cpu()
             for block in places.split(_PAIRS_AT_ONCE)
         ]
     )
-
-
-def _select_pairs(embeds: ProductEmbeds, rows: Any) -> ProductEmbeds:
-    return ProductEmbeds(**{name: value[rows] for name, value in embeds.items()})
-
-
-def _unique_titles(pairs: Represented) -> torch.Tensor:
-    """Return the n-grams of the titles of pairs, each title once."""
-    assert pairs.right is not None and pairs.embeds.lexical is not None and pairs.right.lexical is not None
-    both = torch.cat([pairs.embeds.lexical, pairs.right.lexical]).numpy()
-    _, first = np.unique(both.view(f"V{both.strides[0]}").ravel(), return_index=True)
-    return torch.from_numpy(both[np.sort(first)])
 
 
 def _products_of_pairs(pairs: ProductPairs) -> np.ndarray:

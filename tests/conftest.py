@@ -1,7 +1,6 @@
 """Small models and the reasons for their numbers, once for all tests."""
 
 import json
-import math
 import multiprocessing
 import os
 import warnings
@@ -218,26 +217,34 @@ def unit_rows(size: int, dim: int = 8, seed: int = 0, dtype: torch.dtype = torch
     return torch.nn.functional.normalize(rows, dim=-1).to(dtype)
 
 
-def naive_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates) -> float:
-    """Compute the contrastive loss of the definition, row by row and term by term."""
-    size = len(text)
-    scale = math.exp(float(logit_scale))
-    similarity = [[scale * float(text[i] @ image[j]) for j in range(size)] for i in range(size)]
+def naive_loss(
+    text, image, logit_scale, catalog_ids, catalog_weight, mates, has_text=None, has_image=None
+) -> torch.Tensor:
+    """Compute the contrastive loss of the definition, row by row and term by term; gradients are torch's own."""
+    size, scale = len(text), logit_scale.exp()
+    titles = [i for i in range(size) if has_text is None or has_text[i]]
+    images = [j for j in range(size) if has_image is None or has_image[j]]
 
     def is_mate(i, j):
         return i != j and catalog_ids is not None and catalog_ids[i] >= 0 and catalog_ids[i] == catalog_ids[j]
 
-    def cross_entropy(i, scores):
-        masses = [
-            1.0 if i == j else (catalog_weight if mates == "positive" and is_mate(i, j) else 0.0) for j in range(size)
-        ]
-        kept = [j for j in range(size) if not (mates == "masked" and is_mate(i, j))]
-        log_sum = math.log(sum(math.exp(scores[j]) for j in kept))
-        return -sum(masses[j] / sum(masses) * (scores[j] - log_sum) for j in kept)
+    def mean_of_cross_entropies(own, others, similarity):
+        losses = []
+        for i in own:
+            masses = {
+                j: 1.0 if i == j else (catalog_weight if mates == "positive" and is_mate(i, j) else 0.0)
+                for j in others
+            }
+            kept = [j for j in others if not (mates == "masked" and is_mate(i, j))]
+            if sum(masses.values()) > 0:
+                scores = {j: similarity(i, j) for j in kept}
+                log_sum = torch.stack(list(scores.values())).logsumexp(0)
+                losses.append(-sum(masses[j] / sum(masses.values()) * (scores[j] - log_sum) for j in kept))
+        return torch.stack(losses).mean() if losses else logit_scale * 0
 
-    rows = [cross_entropy(i, similarity[i]) for i in range(size)]
-    columns = [cross_entropy(j, [similarity[i][j] for i in range(size)]) for j in range(size)]
-    return (sum(rows) + sum(columns)) / (2 * size)
+    rows = mean_of_cross_entropies(titles, images, lambda i, j: scale * (text[i] @ image[j]))
+    columns = mean_of_cross_entropies(images, titles, lambda j, i: scale * (text[i] @ image[j]))
+    return (rows + columns) / 2
 
 
 def noise_image(seed: int, height: int = 40, width: int = 30) -> Image.Image:

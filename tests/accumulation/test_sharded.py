@@ -153,7 +153,7 @@ def test_models_that_are_sharded_otherwise_are_refused(one_rank):
 
 def test_added_streams_stand_at_the_end_of_their_modality():
     inputs = make_inputs(6) | {"interpolate_pos_encoding": True}
-    planned = plan_streams(inputs, make_config(), 3, 2)
+    planned = plan_streams(inputs, make_config(), 3, 2).streams
     assert count_streams(planned) == (1, 2)
     streams = pad_streams(planned, (4, 4))
     kinds = [(len(stream.text_rows), len(stream.image_rows)) for stream in streams]

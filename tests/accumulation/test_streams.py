@@ -71,7 +71,7 @@ def test_dropout_is_the_same_in_both_passes(vision):
     """The embeddings' gradients, found with one draw of dropout, must go back through that same draw."""
     model, inputs = make_training_model(vision, dropout=0.3), make_inputs(NUM_OFFERS)
     # A reference with all graphs at once: the streams one after the other, their embeddings joined, one backward.
-    streams = plan_streams(inputs, model.config, 4, 3)
+    streams = plan_streams(inputs, model.config, 4, 3).streams
     torch.manual_seed(7)
     text, image = torch.empty(2, NUM_OFFERS, 16, dtype=torch.float64)
     for stream in streams:
@@ -210,7 +210,7 @@ def test_a_batch_is_let_go_of_after_its_step(keep_graphs):
 
 def test_titles_that_are_trimmed_have_the_strides_of_others():
     """A compiled tower would have a form of its own for them."""
-    streams = plan_streams(make_inputs(NUM_OFFERS), make_config(), 4, 4)
+    streams = plan_streams(make_inputs(NUM_OFFERS), make_config(), 4, 4).streams
     ids = [stream.inputs["input_ids"] for stream in streams if "input_ids" in stream.inputs]
     assert len({part.shape[1] for part in ids}) > 1 and all(part.is_contiguous() for part in ids)
 
@@ -253,20 +253,22 @@ class Queue:
 
 def test_titles_are_sorted_and_trimmed():
     inputs = make_inputs(10)  # lengths 3, 4, 5, 6, 7, 3, 4, 5, 6, 7
-    streams = plan_streams(inputs, make_config(), 4, 10)
+    streams = plan_streams(inputs, make_config(), 4, 10).streams
     assert [stream.inputs["input_ids"].shape for stream in streams] == [(4, 7), (4, 5), (2, 3)]
     assert [stream.text_rows.tolist() for stream in streams] == [[4, 9, 3, 8], [2, 7, 1, 6], [0, 5]]
     assert [len(stream.image_rows) for stream in streams] == [0, 0, 10]
     # SigLIP's titles end at the last place whatever is padded; padding on the left is no shorter when trimmed
-    fixed = plan_streams(inputs, make_config(text="siglip_text_model"), 4, 10)
+    fixed = plan_streams(inputs, make_config(text="siglip_text_model"), 4, 10).streams
     assert all(stream.inputs["input_ids"].shape[1] == 7 for stream in fixed)
     flipped = {name: value.flip(1) if value.ndim == 2 else value for name, value in inputs.items()}
-    assert all(stream.inputs["input_ids"].shape[1] == 7 for stream in plan_streams(flipped, make_config(), 4, 10))
+    assert all(
+        stream.inputs["input_ids"].shape[1] == 7 for stream in plan_streams(flipped, make_config(), 4, 10).streams
+    )
 
 
 def test_a_rank_without_offers_encodes_a_placeholder_row():
     inputs = {name: value[:0] for name, value in make_inputs(2).items()} | {"interpolate_pos_encoding": True}
-    (stream,) = plan_streams(inputs, make_config(), 4, 4)
+    (stream,) = plan_streams(inputs, make_config(), 4, 4).streams
     assert stream.inputs.pop("interpolate_pos_encoding") is True
     assert all(len(value) == 1 for value in stream.inputs.values())
     assert len(stream.text_rows) == len(stream.image_rows) == 0
@@ -330,7 +332,7 @@ def first_step(accumulate, monkeypatch, free_bytes):
 def test_the_first_step_keeps_what_fits(monkeypatch):
     measured = MultiStreamAccumulation(make_training_model(), stream_size=2)
     first_step(measured, monkeypatch, 1e12)
-    streams = plan_streams(make_inputs(NUM_OFFERS), measured.module.config, 2, 2)
+    streams = plan_streams(make_inputs(NUM_OFFERS), measured.module.config, 2, 2).streams
     text, image, *_ = (measured._budget._size(streams[number]) for number in (0, 5))
     gradients = sum(parameter.nbytes for parameter in measured.module.parameters())
     assert text < image

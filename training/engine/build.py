@@ -15,7 +15,8 @@ from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
 from training.data.columns import ProductColumns
 from training.data.held_out import hold_out
-from training.data.read_tables import Products, load_products
+from training.data.read_tables import Products
+from training.data.sources import load_sources
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +54,16 @@ def load_split(arguments: DataArguments, split: str) -> Products:
     if not sources:
         other = ", or hold some of `train_data` out by `validation_share`" if split == "validation" else ""
         raise ValueError(f"`{split}_data` is empty; name the sources of the {split} offers{other}.")
-    products = load_products(
+    products = load_sources(
+        f"{part}_data",
         sources,
         columns,
         split=getattr(arguments, f"{'test' if part == 'pairs' else part}_split"),
         streaming=training and arguments.streaming,
         exclude_rows=arguments.exclude_rows if training else (),
         max_rows=arguments.max_train_rows if training else None,
+        max_catalog_share=arguments.max_catalog_share,
+        keeps_row_ids=_has_labelled_pairs(arguments, split),
         encoding=arguments.encoding,
         toy_offers=arguments.toy_offers,
         toy_seed=arguments.toy_seed,

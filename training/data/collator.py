@@ -98,8 +98,9 @@ class ProductCollator:
             a product that is twice in a batch is its own mate and not a negative. Otherwise its id stays -1.
         frozen_widths: Number of values in each of the `FROZEN_COLUMNS` that the rows hold. Of a row with an
             `image_pooler_output`, the `image` is not read.
-        modality: `"text"`, `"image"`, or `"both"`, where a row with either of them is usable, and `"either"`, the same
-            without placeholders and for images that are not there, not for broken ones. If not given, a row needs both.
+        modality: `"text"`, `"image"`, or `"both"`, where a row with either of them is usable, or `"either"`: the same
+            without placeholders, and for images that are not there, not for broken ones. If not given, a row needs
+            both.
         labels: Reads the labels of a task.
     """
 

@@ -34,6 +34,7 @@ from training.data.pairs import PairCollator, ProductPairs
 from training.data.parquet_stream import StreamedProducts
 from training.data.read_tables import Products
 from training.data.sampler import BlockOrder, EpochOrder, RowOrder, batch_spans, rank_slice
+from training.data.sources import column_values
 
 __all__ = ["ProductBatches", "batch_loader", "evaluation_loader", "train_loader", "with_progress"]
 
@@ -191,10 +192,10 @@ def train_loader(
     order: EpochOrder
     catalog_ids = None
     if mates_share and isinstance(products, datasets.Dataset):
-        catalog_ids = np.asarray(products["catalog_id"])
+        catalog_ids = column_values(products, "catalog_id")
     mixed = None
     if is_mixed(products):
-        sources, weights = (np.asarray(products[name]) for name in SOURCE_FEATURES)
+        sources, weights = (column_values(products, name) for name in SOURCE_FEATURES)
         mixed = MixedOrder(sources, weights, seed, catalog_ids=catalog_ids, mates_share=mates_share)
     products = products.select_columns(_columns_of(products, modality, labels))
     spans = list(batch_spans(batch_size, total_samples, start))

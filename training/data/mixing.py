@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 
 from training.data.sampler import RowOrder
+from training.data.sources import column_values
 
 __all__ = ["MixedOrder", "is_mixed", "rows_per_epoch"]
 
@@ -85,14 +86,14 @@ def is_mixed(products: Any) -> bool:
     """Tells whether products are of several sources, one of which has a weight other than 1."""
     if not isinstance(products, datasets.Dataset) or "source_weight" not in products.column_names:
         return False
-    return bool((np.asarray(products["source_weight"]) != 1).any())
+    return bool((column_values(products, "source_weight") != 1).any())
 
 
 def rows_per_epoch(products: Any) -> int:
     """Returns the visits of an epoch: a row's counts as often as its source's weight says."""
     if not is_mixed(products):
         return len(products)
-    return sum(_visits(np.asarray(products["source"]), np.asarray(products["source_weight"])).values())
+    return sum(_visits(column_values(products, "source"), column_values(products, "source_weight")).values())
 
 
 def _visits(sources: np.ndarray, weights: np.ndarray) -> dict[int, int]:

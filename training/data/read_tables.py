@@ -376,7 +376,7 @@ def _check_sides(
         if all(field in fields for _, fields in absent) and field not in may_lack:
             raise ValueError(
                 f"{field}_column={name!r}: source {lacking[0]!r} has no such column. It has: "
-                f"{', '.join(seen_columns[lacking[0]])}. Set {field}_column to one of these, or to none where there is "
-                "none."
+                f"{', '.join(seen_columns[lacking[0]])}. Set {field}_column to one of these, or to none where there "
+                "is none."
             )
         logger.warning("%s: no column %r: the offers there have no %s", ", ".join(lacking), name, field)

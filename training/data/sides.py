@@ -8,7 +8,7 @@ import numpy as np
 
 from modeling_eclip import EClipConfig
 from training.data.columns import NO_CATALOG
-from training.data.sources import has_images, has_titles
+from training.data.sources import column_values, has_images, has_titles
 
 __all__ = ["check_sides"]
 
@@ -39,7 +39,7 @@ def check_sides(products: Any, config: EClipConfig, mate_contrast_weight: float)
     )
     logger.info("training offers: %s", told)
     learns = both.copy()
-    counts = {name: _catalog_counts(np.asarray(products["catalog_id"]), rows) for name, rows in has.items()}
+    counts = {name: _catalog_counts(column_values(products, "catalog_id"), rows) for name, rows in has.items()}
     for name, rows in has.items():
         partner = "image" if name == "text" else "text"
         if mate_contrast_weight:
@@ -49,15 +49,15 @@ def check_sides(products: Any, config: EClipConfig, mate_contrast_weight: float)
     if not learns.any():
         raise ValueError(
             f"training offers: {told}. None has anything to learn from: titles without images learn from titles of "
-            "their catalog alone. Give a `mate_contrast_weight` above 0, and columns of catalog ids that offers share, "
-            "or data with both titles and images."
+            "their catalog alone. Give a `mate_contrast_weight` above 0 and a column of catalog ids that offers share, "
+            "or data with titles and images."
         )
     idle = (has["text"] | has["image"]) & ~learns
     if idle.any():
         logger.warning(
-            "%s training offers lack a side and have no catalog mate to learn from%s: they are negatives of others only",
+            "%s training offers lack a side and have no catalog mate to learn from%s: they are others' negatives only",
             f"{idle.sum():,}",
-            "" if mate_contrast_weight else " (`mate_contrast_weight` is 0, and titles are not compared with titles)",
+            "" if mate_contrast_weight else " (`mate_contrast_weight` is 0: titles are not compared with titles)",
         )
     return next((name for name, rows in has.items() if not rows.any()), None)
 

@@ -19,7 +19,7 @@ from training.data.catalogs import CatalogSizes
 from training.data.columns import ProductColumns, SourceTag
 from training.data.read_tables import Products, load_products
 
-__all__ = ["has_images", "has_titles", "load_sources"]
+__all__ = ["column_values", "has_images", "has_titles", "load_sources"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def load_sources(
             **settings,
         )
         assert isinstance(table, datasets.Dataset)  # none is streamed
-        sizes = CatalogSizes.of(np.asarray(table["catalog_id"]))
+        sizes = CatalogSizes.of(column_values(table, "catalog_id"))
         logger.info(
             "source %s, %s: %s with a title, %s with an image; %s; weight %g",
             number,
@@ -120,6 +120,11 @@ def _with_common_types(tables: Sequence[datasets.Dataset]) -> list[datasets.Data
     if left_out:
         logger.info("left out, since sources have other types there: %s", ", ".join(left_out))
     return [table.remove_columns([name for name in left_out if name in table.column_names]) for table in tables]
+
+
+def column_values(products: datasets.Dataset, name: str) -> np.ndarray:
+    """Return a column of numbers as an array, shape `(N,)`."""
+    return products.select_columns(name).with_format("arrow")[:][name].to_numpy()
 
 
 def has_titles(products: datasets.Dataset) -> np.ndarray:

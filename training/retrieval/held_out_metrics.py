@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data.columns import NO_CATALOG
-from training.data.sources import has_images, has_titles
+from training.data.sources import column_values, has_images, has_titles
 from training.retrieval.offer_embeddings import embed_dataset, embed_titles
 from training.retrieval.retrieval_metrics import mate_recall, retrieval_metrics
 
@@ -43,7 +43,7 @@ class HeldOutOffers:
         """
         has_text, has_image = has_titles(products), has_images(products)
         both = has_text & has_image
-        ids = np.asarray(products["catalog_id"])[has_text]
+        ids = column_values(products, "catalog_id")[has_text]
         sizes = np.unique(ids[ids != NO_CATALOG], return_counts=True)[1]
         num_with_mates = int(sizes[sizes > 1].sum())
         if not both.any() and not num_with_mates:

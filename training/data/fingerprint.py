@@ -7,7 +7,6 @@ from typing import Any
 import datasets
 import numpy as np
 
-from training.arguments.sources import plain_sources
 from training.data.columns import SOURCE_FEATURES
 from training.data.files import files_digest
 from training.data.pairs import ProductPairs
@@ -42,7 +41,7 @@ def data_fingerprint(
         table = products.products
         for array in (products.left, products.right, products.labels):
             content.update(np.ascontiguousarray(array).astype(np.int64).tobytes())
-    files = [file for source in plain_sources(sources) for file in source_files(source, split)]
+    files = [file for source in sources for file in source_files(source, split)]
     if isinstance(table, StreamedProducts):
         content.update(repr(table.block_lengths.tolist()).encode())
     else:

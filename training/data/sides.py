@@ -49,7 +49,7 @@ def check_sides(products: Any, config: EClipConfig, mate_contrast_weight: float)
     if not learns.any():
         raise ValueError(
             f"training offers: {told}. None has anything to learn from: titles without images learn from titles of "
-            "their catalog alone. Give a `mate_contrast_weight` above 0 and a column of catalog ids that offers share, "
+            "their catalog alone. Give a `mate_contrast_weight` above 0 and a column of ids that offers share, "
             "or data with titles and images."
         )
     idle = (has["text"] | has["image"]) & ~learns

@@ -6,7 +6,7 @@ name as plain text are one source, and so are the files of one mapping.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -14,82 +14,88 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.arguments.sources import parse_sources
 from training.data.catalogs import CatalogSizes
 from training.data.columns import ProductColumns, SourceTag
+from training.data.files import without_secrets
 from training.data.read_tables import Products, load_products
 
-__all__ = ["column_values", "has_images", "has_titles", "load_sources"]
+__all__ = ["ProductSource", "column_values", "has_images", "has_titles", "load_sources"]
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class ProductSource:
+    """Files whose rows have the same columns and one space of catalog ids.
+
+    Args:
+        files: Files, folders or datasets, as [`load_products`] takes them.
+        columns: Their columns.
+        exclude_rows: Rules for rows to leave out, as [`load_products`] takes them.
+        weight: How often each row is visited in an epoch; see [`training.data.mixing`].
+        is_plain: Whether catalog ids and row ids stay as they are beside other sources.
+        may_lack: Of `"title"` and `"image"`, those whose column the files need not have.
+    """
+
+    files: Sequence[str]
+    columns: ProductColumns
+    exclude_rows: Sequence[str] = ()
+    weight: float = 1.0
+    is_plain: bool = True
+    may_lack: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """Its files, in words."""
+        return ", ".join(map(without_secrets, self.files))
+
+
 def load_sources(
-    field: str,
-    entries: Sequence[str],
-    columns: ProductColumns,
+    sources: Sequence[ProductSource],
     *,
-    exclude_rows: Sequence[str] = (),
     max_rows: int | None = None,
     max_catalog_share: float = 1.0,
     streaming: bool = False,
     keeps_row_ids: bool = False,
     **settings: Any,
 ) -> Products:
-    """Load the products of all entries of an argument.
+    """Load the products of all sources.
 
     Args:
-        field: Name of the argument, for errors.
-        entries: As [`training.arguments.sources.parse_sources`] takes them.
-        columns: Columns of plain entries, and of mappings that name no others.
-        exclude_rows: As for [`load_products`]; likewise.
+        sources: The sources.
         max_rows: As for [`load_products`].
         max_catalog_share: Largest share of the offers of a source, where there are several, that one catalog may hold.
-        streaming: As for [`load_products`]; for plain entries only.
+        streaming: As for [`load_products`]; for one plain source only.
         keeps_row_ids: Whether ids of rows stay as they are written, for others to find them by; ids of two sources may
             then be the same.
         **settings: Further arguments of [`load_products`].
 
     Returns:
-        The products. Of several sources they have a number each, `source`, and a `source_weight`. A column that a
-        source lacks is null for its rows, and one that has several types in them is left out.
+        The products. Unless they are of one plain source, they have its number, `source`, and its `source_weight`. A
+        column that a source lacks is null for its rows, and one that has several types in them is left out.
 
     Raises:
         ValueError: as for [`load_products`]; several sources, or one with columns of its own, are to be streamed.
     """
-    sources = parse_sources(field, entries)
     if len(sources) == 1 and sources[0].is_plain:
-        return load_products(
-            entries, columns, exclude_rows=exclude_rows, max_rows=max_rows, streaming=streaming, **settings
-        )
+        (only,) = sources
+        rules = {"exclude_rows": only.exclude_rows, "max_rows": max_rows, "streaming": streaming}
+        return load_products(only.files, only.columns, **rules, **settings)
     if streaming:
         raise ValueError(
-            f"`{field}` has sources with columns of their own, and `streaming` is true: rows of a stream come in the "
-            "order of its files, which leaves no room for weights; leave one of the two out."
+            f"`streaming` is true, and the sources {[source.name for source in sources]} have columns of their own: "
+            "rows of a stream come in the order of its files, which leaves no room for weights; leave out one of the "
+            "two."
         )
-    if not sources:
-        raise ValueError(f"`{field}` is empty; name at least one source, such as 'toy'.")
     tables = []
     for number, source in enumerate(sources):
-        own = replace(
-            columns,
-            title=source.title_column or columns.title,
-            image=source.image_column or columns.image,
-            catalog_id=columns.catalog_id if source.catalog_id_column is None else source.catalog_id_column,
-            row_id=source.id_column or columns.row_id,
-            tag=SourceTag(
-                number,
-                source.weight,
-                has_own_catalogs=not source.is_plain,
-                prefix="" if source.is_plain or keeps_row_ids else f"{source.name}: ",
-            ),
-        )
-        named = {"title": source.title_column, "image": source.image_column}
+        prefix = "" if source.is_plain or keeps_row_ids else f"{source.name}: "
+        tag = SourceTag(number, source.weight, has_own_catalogs=not source.is_plain, prefix=prefix)
         table = load_products(
             source.files,
-            own,
-            exclude_rows=exclude_rows if source.exclude_rows is None else source.exclude_rows,
-            may_lack=() if source.is_plain and len(sources) == 1 else [name for name in named if named[name] is None],
+            replace(source.columns, tag=tag),
+            exclude_rows=source.exclude_rows,
+            may_lack=source.may_lack,
             **settings,
         )
         assert isinstance(table, datasets.Dataset)  # none is streamed

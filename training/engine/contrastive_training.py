@@ -6,6 +6,7 @@ from pathlib import Path
 
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
+from training.arguments.sources import plain_sources
 from training.arguments.train import TrainArguments
 from training.data.catalogs import check_catalogs
 from training.data.fingerprint import data_fingerprint
@@ -51,8 +52,10 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     check_catalogs(validation_products, "held-out offers", data.max_catalog_share)
     run.add_data(
         lambda: {
-            "training offers": data_fingerprint(train_products, data.train_data, data.train_split),
-            "held-out offers": data_fingerprint(validation_products, data.validation_data, data.validation_split),
+            "training offers": data_fingerprint(train_products, plain_sources(data.train_data), data.train_split),
+            "held-out offers": data_fingerprint(
+                validation_products, plain_sources(data.validation_data), data.validation_split
+            ),
         }
     )
     if resume_from is not None:

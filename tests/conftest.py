@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
+from modeling_eclip.clustering_eclip import _mate_loss
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
+from modeling_eclip.modeling_eclip import truncate_embeds
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
 from training.arguments.train import TrainArguments
@@ -245,6 +247,48 @@ def naive_loss(
     rows = mean_of_cross_entropies(titles, images, lambda i, j: scale * (text[i] @ image[j]))
     columns = mean_of_cross_entropies(images, titles, lambda j, i: scale * (text[i] @ image[j]))
     return (rows + columns) / 2
+
+
+def lacking_sides(
+    inputs: dict[str, torch.Tensor], has_text: torch.Tensor, has_image: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return inputs without the titles and images that offers lack, as loaders of pre-training give them."""
+    kept = {name: value[has_image if name == "pixel_values" else has_text] for name, value in inputs.items()}
+    return kept | {"has_text": has_text, "has_image": has_image}
+
+
+def whole_batch_lacking_sides(
+    model: EClipModel,
+    inputs: dict[str, torch.Tensor],
+    catalog_ids: torch.Tensor,
+    has_text: torch.Tensor,
+    has_image: torch.Tensor,
+    mate_weight: float,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return loss and gradients of the definition, from one forward over what there is of each modality."""
+    model.zero_grad()
+    embeds = {}
+    for modality, has, names in (
+        ("text", has_text, ("input_ids", "attention_mask")),
+        ("image", has_image, ("pixel_values",)),
+    ):
+        # An absent modality takes no part; its weights have gradients of zero all the same, as all ranks must have.
+        rows = has if has.any() else torch.ones_like(has)
+        found = getattr(model(**{name: inputs[name][rows] for name in names}), f"{modality}_embeds") * has.any()
+        embeds[modality] = found.new_zeros(len(has), found.shape[1]).index_copy(0, rows.nonzero()[:, 0], found)
+    config, scale = model.config, model.logit_scale
+    total = 0 * sum(vectors.sum() for vectors in embeds.values())
+    dims = config.matryoshka_dims or [config.projection_dim]
+    for dim in dims:
+        text, image = (truncate_embeds(vectors, dim) for vectors in embeds.values())
+        mates = (config.catalog_weight, config.catalog_mates)
+        loss = naive_loss(text, image, scale, catalog_ids.tolist(), *mates, has_text, has_image)
+        for vectors, has in ((text, has_text), (image, has_image)):
+            if has.any():
+                loss = loss + mate_weight / 2 * _mate_loss(vectors[has], scale, catalog_ids[has])
+        total = total + loss / len(dims)
+    total.backward()
+    return total.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def noise_image(seed: int, height: int = 40, width: int = 30) -> Image.Image:

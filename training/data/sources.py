@@ -79,7 +79,11 @@ def load_sources(
     """
     if len(sources) == 1 and sources[0].is_plain:
         (only,) = sources
-        rules = {"exclude_rows": only.exclude_rows, "max_rows": max_rows, "streaming": streaming}
+        rules: dict[str, Any] = {
+            "exclude_rows": only.exclude_rows,
+            "max_rows": max_rows,
+            "streaming": streaming,
+        }
         return load_products(only.files, only.columns, **rules, **settings)
     if streaming:
         raise ValueError(

@@ -15,6 +15,7 @@ from modeling_eclip import EClipProcessor
 from training.arguments.data import DataArguments
 from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
+from training.arguments.sources import plain_sources
 from training.data.catalogs import check_catalogs
 from training.data.collator import modalities_of
 from training.data.fingerprint import data_fingerprint
@@ -212,10 +213,10 @@ def train_head(
     run.add_data(
         lambda: {
             "training rows": data_fingerprint(
-                _select(parts.train_products, rows), data.train_data, data.train_split, columns
+                _select(parts.train_products, rows), plain_sources(data.train_data), data.train_split, columns
             ),
             "validation rows": data_fingerprint(
-                parts.validation_products, data.validation_data, data.validation_split, columns
+                parts.validation_products, plain_sources(data.validation_data), data.validation_split, columns
             ),
         }
     )

@@ -228,7 +228,7 @@ def _compute(group: RunGroup, run: Run, folder: Path) -> None:
     else:
         found = _learn(group, run, folder)
         answers = _answer(run, head_folder(run, folder), test, data, arguments)
-    Outcomes.of(answers).save(outcomes_file(run, folder))
+    Outcomes.of(answers, task.judge(answers)).save(outcomes_file(run, folder))
     found["score"] = None if math.isnan(found["score"]) else found["score"]  # where validation says nothing
     content = asdict(run) | found | {"rows": len(answers.references), "left_out": answers.left_out}
     content |= {"seconds": time.perf_counter() - started}

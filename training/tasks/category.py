@@ -75,7 +75,7 @@ class CategoryTask(ClassifierTask):
     name = "category"
     head_class = EClipForCategoryClassification
     metric = "product_category"
-    reported = ("accuracy", "macro_f1")
+    reported = ("accuracy", "macro_f1", "level_1_accuracy", "level_1_macro_f1")
     works_zero_shot = True
 
     @classmethod

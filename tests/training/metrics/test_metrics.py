@@ -342,3 +342,16 @@ def test_selective_prediction_keeps_its_ranks_in_a_resample(load):
     assert metric.metrics(outcomes, ["a", "b"]) == metric.metrics(
         metric.outcomes(confidence[rows], right[rows]), ["a", "b"]
     )
+
+
+def test_retrieval_by_hand(load):
+    metric = load("product_retrieval")
+    found = metric.compute(predictions=[[1, 4], [2, 1], [6, 1], [20, 1]], directions=["there", "back"])
+    assert {name: found[f"there_{name}"] for name in ("recall@1", "recall@5", "recall@10")} == {
+        "recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.75,
+    }  # fmt: skip
+    assert found["there_mean_reciprocal_rank"] == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 20) / 4)
+    assert found["back_recall@1"] == 0.75
+    for given in ([], [[0]], [1]):
+        with pytest.raises(ValueError, match="give a rank from 1 on"):
+            metric.outcomes(given)

@@ -276,12 +276,14 @@ def test_both_is_compared_with_its_better_part():
     assert check_both(rows) == []  # nothing was learned from both
     # Its interval reaches the better part; the worse one does not matter.
     assert check_both([*rows, row_of(0.65, 0.7, modality="both")]) == [
-        "Title and image together are never below the better of the two by more than their interval: 1 of 1 comparisons."
+        "Title and image together are never below the better of the two by more than their interval: "
+        "1 of 1 comparisons."
     ]
     sentence, _, place = check_both([*rows, row_of(0.65, 0.69, modality="both")])
     assert "in 0 of 1 comparisons" in sentence
     assert place == (
-        "- category on toy from both, 100% of the labels, eclip: accuracy 0.650 (up to 0.690) from both, 0.700 from text"
+        "- category on toy from both, 100% of the labels, eclip: "
+        "accuracy 0.650 (up to 0.690) from both, 0.700 from text"
     )
 
 
@@ -293,10 +295,8 @@ def test_what_won_is_said_in_words():
             rows.append(row_of(value, value + 0.1, task=task, metric=metric, modality="text", method=method))
     text = "\n".join(first_page(rows, ["eclip", "hard_labels"], "a.png"))
     assert "e-CLIP and plain CLIP labels**, by 2 comparisons" in text
-    assert (
-        "- ahead of it, intervals apart, in 1: category on toy from text, 100% of the labels (0.900 against 0.500);"
-        in (text)
-    )
+    where = "category on toy from text, 100% of the labels"
+    assert f"- ahead of it, intervals apart, in 1: {where} (0.900 against 0.500);" in text
     assert "- behind it, intervals apart, in 0;" in text and "no difference beyond the intervals in 1." in text
 
 

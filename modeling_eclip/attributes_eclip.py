@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
 from .fusion_eclip import LateFusionClassifier, ProductEmbeds
-from .representation_eclip import EClipTaskModel, embed_names, modality_widths, zero_shot_logits
+from .representation_eclip import SENT_TO_REVIEW, EClipTaskModel, embed_names, modality_widths, zero_shot_logits
 
 
 @dataclass
@@ -122,23 +122,26 @@ class EClipForAttributeExtraction(EClipTaskModel):
         logits, loss = self.classifier(embeds, labels, label_smoothing=self.config.label_smoothing)
         return AttributeOutput(loss=loss, logits=dict(zip(names, logits, strict=True)), products=embeds)
 
-    def decode(self, logits: Mapping[str, torch.Tensor]) -> list[dict[str, str]]:
+    def decode(self, logits: Mapping[str, torch.Tensor], review: bool = True) -> list[dict[str, str]]:
         """Answer in words.
 
         Args:
             logits: For each attribute, shape `(B, values)`.
+            review: Whether values that are less probable than `config.review_below` are sent to review.
 
         Returns:
             For each product its most probable value of each attribute; `config.not_stated` where none is as probable
-            as `config.decision_threshold`.
+            as `config.decision_threshold`, and `"sent to review"` where the value is left to people.
         """
         threshold = self.config.decision_threshold or 0.0
         columns = {}
         for name, values in self.values.items():
             best = logits[name].softmax(dim=-1).max(dim=-1)
+            left = self.sent_to_review(name, best.values) & review
+            rows = zip(best.indices.tolist(), best.values.tolist(), left.tolist(), strict=True)
             columns[name] = [
-                values[value] if probability >= threshold else self.config.not_stated
-                for value, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                self.config.not_stated if probability < threshold else SENT_TO_REVIEW if is_left else values[value]
+                for value, probability, is_left in rows
             ]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

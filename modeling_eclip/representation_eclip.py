@@ -32,7 +32,10 @@ logger = logging.get_logger(__name__)
 
 _NAMES = {"text": "title", "image": "image"}
 # What is fitted to a classifier, and to no other one.
-_FITTED = ("calibration", "decision_threshold", "target_recall")
+_FITTED = ("calibration", "decision_threshold", "target_recall", "target_precision", "review_below")
+
+SENT_TO_REVIEW = "sent to review"
+"""What a head answers where it leaves the answer to people."""
 
 
 def modality_widths(config: EClipConfig) -> dict[str, int]:
@@ -351,6 +354,20 @@ class EClipTaskModel(EClipPreTrainedModel):
 
         return custom_pipelines_of(type(self))
 
+    def sent_to_review(self, kind: str, confidences: torch.Tensor) -> torch.Tensor:
+        """Tell which answers are left to people: those less probable than `config.review_below`; none without it.
+
+        Args:
+            kind: What is answered: `"category"`, the name of an attribute, `"yes"` or `"no"`.
+            confidences: Probability of each answer, shape `(B,)`.
+
+        Returns:
+            Bool, shape `(B,)`.
+        """
+        thresholds = self.config.review_below
+        lowest = 0.0 if thresholds is None else thresholds.get(kind)
+        return torch.ones_like(confidences, dtype=torch.bool) if lowest is None else confidences < lowest
+
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> ModelOutput:
         """Answer about products that are represented already.
 
@@ -447,16 +464,20 @@ class EClipYesOrNoModel(EClipTaskModel):
         slope, intercept = self.config.calibration
         return torch.sigmoid(slope * logits + intercept)
 
-    def decode(self, logits: torch.Tensor) -> list[bool]:
+    def decode(self, logits: torch.Tensor) -> list[bool | None]:
         """Answer yes or no.
 
         Args:
             logits: Shape `(B,)`.
 
         Returns:
-            Whether each probability reaches the threshold.
+            Whether each probability reaches the threshold; `None` for what is sent to review, of which there is none
+            without `config.review_below`.
         """
-        return (self.probabilities(logits) >= self.decision_threshold).tolist()
+        yes = self.probabilities(logits)
+        is_yes = yes >= self.decision_threshold
+        left = torch.where(is_yes, self.sent_to_review("yes", yes), self.sent_to_review("no", 1 - yes))
+        return [None if review else answer for answer, review in zip(is_yes.tolist(), left.tolist(), strict=True)]
 
 
 def _plain(classes: Any) -> Any:

@@ -1,9 +1,8 @@
 """What is fitted to data without training a model.
 
 `fit_classifier` fits a head's linear classifiers to vectors of frozen towers, `fit_lexical` their weights of n-grams,
-`fit_fusion` how title and image are joined, and `fit_evidence` what a matcher weighs. `calibrate`,
-`threshold_of_recall` and `threshold_of_best_f1` fit what a head decides by, on validation; `train_title_tokenizer`
-makes a tokenizer of titles.
+`fit_fusion` how title and image are joined, and `fit_evidence` what a matcher weighs. `calibrate` and the
+`threshold_of_*` fit what a head decides by, on validation; `train_title_tokenizer` makes a tokenizer of titles.
 """
 
 try:
@@ -11,7 +10,7 @@ try:
     from .fusion import fit_fusion
     from .lexical import fit_lexical
     from .linear import count_classes, fit_classifier, fit_linear
-    from .thresholds import calibrate, threshold_of_best_f1, threshold_of_recall
+    from .thresholds import calibrate, threshold_of_best_f1, threshold_of_precision, threshold_of_recall
     from .tokenizer import train_title_tokenizer
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] != "sklearn":
@@ -27,6 +26,7 @@ __all__ = [
     "fit_lexical",
     "fit_linear",
     "threshold_of_best_f1",
+    "threshold_of_precision",
     "threshold_of_recall",
     "train_title_tokenizer",
 ]

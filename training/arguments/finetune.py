@@ -68,6 +68,12 @@ class FinetuneArguments(TrainArguments):
         within="(0, 1]",
         advanced=True,
     )
+    target_precision: float | None = option(
+        "Precision on validation that answers are to have; less certain ones are sent to review. None: all are given.",
+        None,
+        within="(0, 1]",
+        advanced=True,
+    )
     min_probability: float = option(
         "Attribute values with a lower probability than this are predicted as not stated.",
         0.0,

@@ -20,6 +20,7 @@ from training.arguments.parser import parse_arguments
 from training.arguments.report import ReportArguments
 from training.arguments.train import TrainArguments
 from training.benchmark.kept_heads import draw_checkpoints, keep_checkpoints
+from training.benchmark.retrieval import RETRIEVAL, reported_task
 from training.benchmark.runs import CLASSICAL, PRETRAININGS, RunGroup, TaskConfig, compute_group
 from training.benchmark.tables import measure_group, write_report
 from training.benchmark.workers import Workers
@@ -27,7 +28,6 @@ from training.data.files import write_json
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
 from training.engine.contrastive_training import train
-from training.tasks.registry import find_task
 
 __all__ = ["plan_tasks", "pretrain", "report"]
 
@@ -57,10 +57,19 @@ def report(arguments: ReportArguments) -> list[dict[str, Any]]:
         most = max(arguments.label_shares)
         seeds = tuple(range(arguments.num_seeds))
         groups = [
-            RunGroup(task, method, of, share, seeds, keep_heads=method == "eclip" and share == most)
+            RunGroup(
+                task,
+                method,
+                of,
+                share,
+                seeds,
+                keep_heads=(method, share) == ("eclip", most) and task.task != RETRIEVAL,
+            )
             for task in tasks
             for share in sorted(set(arguments.label_shares), reverse=True)
             for method, of in models.items()
+            # Nothing is learned there, and titles and images have no n-grams in common.
+            if task.task != RETRIEVAL or (share == most and method != CLASSICAL)
         ]
         for left in folder.glob("heads/tmp*"):  # by a run that was killed
             shutil.rmtree(left)
@@ -153,7 +162,7 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
         task, _, path = entry.partition(":")
         if not Path(path).is_file():
             raise ValueError(f"`tasks` holds {entry!r}, and {path!r} is no file; write task:configuration.")
-        find_task(task)
+        reported_task(task)
         config = TaskConfig.read(task, path, arguments.max_task_rows)
         named.add(f"{task}:{config.data}")
         modalities = tuple(modality for modality in arguments.modalities if modality in config.modalities)

@@ -1,5 +1,6 @@
 """Product clustering: offers of one product into one group, by linear maps that are trained on catalogs."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from training.tasks.labels import TaskLabels
 from training.tasks.task import Intervals, PlotFile, Task, register_task
 
 __all__ = ["CatalogLabels", "ClusteringTask"]
+
+logger = logging.getLogger("training")
 
 _NUM_SHOWN = 6  # offers of a wrong group
 _MAX_PAIRS = 50_000  # that scores of pairs are learned from
@@ -135,6 +138,20 @@ class ClusteringTask(Task):
         """Set the similarity from which groups are joined."""
         answered = answer(head, validation)
         head.fit_threshold(answered.embeds, validation.labels, products=answered.products)
+
+    def fit_review(self, head: Any, products: Any, validation: Represented) -> None:
+        """Join only what `target_precision` allows: of the pairs in a group so many are to be of one product.
+
+        No offer is sent to review: what is not joined stays apart, and pairs of it are the work of a matching head.
+        """
+        target = self.arguments.target_precision
+        head.config.target_precision, head.config.review_below = target, None
+        if target is None:
+            return
+        joins = average_linkage(answer(head, validation).embeds, -1.0, num_neighbors=head.config.cluster_neighbors)
+        head.config.cluster_threshold, score = joins.best_threshold(validation.labels, target)
+        if score == 0:
+            logger.warning("precision %g of pairs is not reached by any group: only equal offers are joined", target)
 
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
         """Measure the groups at the threshold."""

@@ -277,7 +277,8 @@ def train_head(
 
 
 def _measured(parts: Parts, validation: Represented) -> dict[str, Any]:
-    """Measure the finished head, and count the rows that the metrics are over."""
+    """Fit what the finished head leaves to people; measure it, and count the rows that the metrics are over."""
+    parts.task.fit_review(parts.head, parts.validation_products, validation)
     metrics = parts.task.metrics(parts.head, validation)
     counts = parts.task.count_rows(validation)
     counts["unusable"] = len(parts.validation_products) - len(validation.rows)
@@ -287,7 +288,9 @@ def _measured(parts: Parts, validation: Represented) -> dict[str, Any]:
             counts["measured"],
             counts.get("unknown", 0),
         )
-    return {"validation": metrics, "validation_rows": counts}
+    config = parts.head.config
+    review = {name: getattr(config, name) for name in ("target_precision", "review_below")}
+    return {"validation": metrics, "validation_rows": counts} | (review if config.target_precision else {})
 
 
 def _cached(

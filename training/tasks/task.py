@@ -5,6 +5,7 @@ metric, reads the labels, fits a linear probe and what is decided on validation,
 and plots, and learns the classical baseline.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +13,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeling_eclip import EClipConfig
+from modeling_eclip.fitting.thresholds import threshold_of_precision
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.data import DataArguments
 from training.arguments.finetune import FinetuneArguments
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.engine.build import load_split
-from training.tasks.answers import AnsweredSplit, TaskAnswers
+from training.tasks.answers import AnsweredSplit, JudgedAnswers, TaskAnswers
 from training.tasks.baseline import BaselineData
 from training.tasks.features import Represented
 from training.tasks.label_share import choose_labelled
@@ -33,6 +35,8 @@ PlotFile = Callable[[str], Path]
 
 LEXICAL_ROWS = 8192
 """Rows of weights, per kind of n-gram, of a head that reads titles literally."""
+
+logger = logging.getLogger("training")
 
 REGISTERED: dict[str, type["Task"]] = {}
 """Tasks by name; `training.tasks.registry` imports all modules of tasks."""
@@ -210,6 +214,34 @@ class Task:
     def fit_decisions(self, head: Any, validation: Represented) -> None:
         """Fit what the head decides by on validation: thresholds, calibration."""
 
+    def fit_review(self, head: Any, products: Products | ProductPairs, validation: Represented) -> None:
+        """Fit the confidence below which the finished head sends answers to review, by `target_precision`.
+
+        Args:
+            head: The head.
+            products: The held-out products, or pairs of products.
+            validation: The usable ones, as the head represents them.
+        """
+        target = self.arguments.target_precision
+        head.config.target_precision, head.config.review_below = target, None
+        if target is None:
+            return
+        alone = np.full(len(products), -1)
+        split = AnsweredSplit(head, products, validation, validation.rows, self.labels, validation.label_rows, alone)
+        judged = self.judge(self.answers(split))
+        assert judged is not None  # a task without has a rule of its own
+        head.config.review_below = judged.review_below = {}
+        for kind, confidences, is_right in zip(judged.kinds, judged.confidences.T, judged.is_right.T, strict=True):
+            is_answer = ~np.isnan(confidences)
+            lowest = threshold_of_precision(confidences[is_answer], is_right[is_answer], target)
+            head.config.review_below[kind] = lowest
+            number = int(is_answer.sum())
+            if lowest is None:
+                logger.warning("%s: precision %g is not reached by %s answers: all go to review", kind, target, number)
+            else:
+                given = int((confidences >= lowest).sum())
+                logger.info("%s: precision %g by %s of %s answers, from %.3f on", kind, target, given, number, lowest)
+
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
         """Measure a head.
 
@@ -257,6 +289,11 @@ class Task:
     def answers(cls, split: AnsweredSplit) -> TaskAnswers:
         """Let a head answer about all rows of a split that have a label."""
         raise NotImplementedError
+
+    @classmethod
+    def judge(cls, answers: TaskAnswers) -> JudgedAnswers | None:
+        """Tell how sure each answer is, and whether it is right; nothing where answers have no probability."""
+        return None
 
     @classmethod
     def embed_classes(cls, head: Any, processor: Any) -> Any:

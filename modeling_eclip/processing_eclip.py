@@ -99,7 +99,8 @@ class EClipProcessor(ProcessorMixin):
         Args:
             images: One image, or any iterable of them (or an array or tensor with four axes), each in any form that
                 `load_product_image` accepts.
-            text: One title or a sequence of `B` titles in any script. An empty title is allowed.
+            text: One title or a sequence of `B` titles in any script. An empty title is allowed; of a longer one, 10,000
+                characters are read.
             **kwargs: `return_tensors` and any other argument of the tokenizer or the image processor, flat or in
                 `text_kwargs` / `images_kwargs`; these go before the processor's own `max_title_length` and
                 `title_padding`.
@@ -222,22 +223,19 @@ class EClipProcessor(ProcessorMixin):
 
 
 def _checked_titles(text: Any) -> str | list[str]:
-    """One title or a list of them; anything else is refused with its place."""
+    """One title or a list of them, cut to what is read; anything else is refused with its place."""
     if isinstance(text, str):
-        check_title(text, "text")
-        return text
+        return check_title(text, "text")
     if isinstance(text, bytes | Mapping) or not isinstance(text, Iterable):
         raise ValueError(f"text: received {type(text).__name__}. Give a title or a sequence of titles.")
     titles = list(text)
     if not titles:
         raise ValueError("text: received no titles. Give at least one, or leave text= out.")
-    for index, title in enumerate(titles):
-        check_title(title, f"text[{index}]")
-    return titles
+    return [check_title(title, f"text[{index}]") for index, title in enumerate(titles)]
 
 
-def check_title(title: Any, name: str) -> None:
-    """Refuse what is not text or cannot be encoded, by a `ValueError` that starts with the name of its place."""
+def check_title(title: Any, name: str) -> str:
+    """Return what is read of a title; refuse what is not text or cannot be encoded, naming its place."""
     if not isinstance(title, str):
         raise ValueError(f"{name}: received {title!r:.200}, not a title. Give a string; '' for an offer without one.")
     try:
@@ -247,6 +245,7 @@ def check_title(title: Any, name: str) -> None:
             f"{name}: holds half of a surrogate pair ({error.reason} at {error.start}). "
             'Repair it with title.encode("utf-16", "surrogatepass").decode("utf-16", "replace").'
         ) from error
+    return title[:10_000]  # characters; a tokenizer takes seconds for a million
 
 
 def lexical_ids(titles: Sequence[str | None]) -> torch.Tensor:

@@ -1,8 +1,10 @@
 """Small models and the reasons for their numbers, once for all tests."""
 
+import http.server
 import json
 import multiprocessing
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -327,6 +329,25 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir() or os.environ.get("ECLIP_SKIP_REAL_DATA"):
         pytest.skip(f"the real data in {REAL_DATA.name}/ beside the checkout is absent")
     return REAL_DATA
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A server of files that takes any query, as a store takes a signature; its address, and what it was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=tmp_path)
+
+        def log_message(self, *arguments):
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

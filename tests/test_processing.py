@@ -1,5 +1,6 @@
 """Titles and images to inputs: defaults, errors that name the item, saving, and other checkpoints' processors."""
 
+import copy
 import json
 import os
 import subprocess
@@ -131,6 +132,24 @@ def test_neither_is_an_error(processor, given):
 def test_what_is_no_title(processor, text, message):
     with pytest.raises(ValueError, match=message):
         processor(text=text)
+
+
+def test_no_more_of_a_title_is_tokenized_than_any_title_has(processor):
+    class Tokenizer:
+        def __getattr__(self, name):
+            return getattr(processor.tokenizer, name)
+
+        def __call__(self, text, **settings):
+            seen.extend(text if isinstance(text, list) else [text])
+            return processor.tokenizer(text, **settings)
+
+    seen: list[str] = []
+    ours = copy.copy(processor)
+    ours.tokenizer = Tokenizer()
+    title = "red mug " * 2_000
+    tokens = ours(text=title)["input_ids"], ours(text=["a", title])["input_ids"][1]
+    assert [len(text) for text in seen] == [10_000, 1, 10_000]
+    assert tokens[0] == tokens[1] == processor(text=title[:1_000])["input_ids"]
 
 
 def test_the_remedy_for_half_a_surrogate_pair_works(processor):

@@ -24,7 +24,7 @@ from training.benchmark.retrieval import RETRIEVAL, reported_task
 from training.benchmark.runs import CLASSICAL, PRETRAININGS, RunGroup, TaskConfig, compute_group
 from training.benchmark.tables import measure_group, write_report
 from training.benchmark.workers import Workers
-from training.data.files import write_json
+from training.data.files import as_written, write_json
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
 from training.engine.contrastive_training import train
@@ -135,7 +135,7 @@ def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path
     settings |= {f"`trained_modalities` of {task.task}, {task.data}": list(task.trained_modalities) for task in tasks}
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, value in settings.items():
-        if name in before and before[name] != value:
+        if name in before and before[name] != as_written(value):
             raise ValueError(
                 f"{name} is not what it was when {path.parent} was begun; give another `output_dir`, or remove that."
             )

@@ -14,6 +14,7 @@ import contextlib
 import glob
 import logging
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -254,10 +255,21 @@ def _open_files(
         if streaming and kind == "parquet":
             opened.append((group, folder))
         else:
-            # these are names of files and no patterns; addresses stay as they are
-            names = [file if "://" in file else glob.escape(file) for file in group]
+            names = [_no_pattern(file) for file in group]
             opened.append((_read_files(source, kind, names, encoding), folder))
     return opened
+
+
+def _no_pattern(file: str) -> str:
+    """Returns the name of a file as `datasets` takes it, to which some characters mean a pattern.
+
+    An address has been asked for what matches it already, but for its query, where a signature may hold such
+    characters; a server takes them by their numbers as well.
+    """
+    if "://" not in file:
+        return glob.escape(file)
+    path, mark, query = file.partition("?")
+    return path + mark + re.sub(r"[*?[\]]", lambda found: f"%{ord(found[0]):02X}", query)
 
 
 def _read_files(source: str, kind: str, data_files: Any, encoding: str) -> datasets.Dataset:

@@ -9,6 +9,7 @@ from training.arguments.model import ModelArguments
 from training.arguments.sources import plain_sources
 from training.arguments.train import TrainArguments
 from training.data.catalogs import check_catalogs
+from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.sides import check_sides
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
@@ -105,7 +106,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         accelerator.mixed_precision,
     )
     if arguments.report_to:
-        accelerator.init_trackers("e-clip", config={k: str(v) for k, v in vars(arguments).items()})
+        accelerator.init_trackers("e-clip", config={k: without_secrets(str(v)) for k, v in vars(arguments).items()})
     result = loop.run(resume_from)
     merge_adapters(loop.bare_model)
     check_weights(loop.bare_model, "not saved")

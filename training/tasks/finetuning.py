@@ -18,6 +18,7 @@ from training.arguments.model import ModelArguments
 from training.arguments.sources import plain_sources
 from training.data.catalogs import check_catalogs
 from training.data.collator import modalities_of
+from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
@@ -250,7 +251,9 @@ def train_head(
         held_out = len(parts.validation_products)
         logger.info("%s rows, %s held out; %s ranks", len(rows), held_out, accelerator.num_processes)
     if arguments.report_to:
-        accelerator.init_trackers("e-clip", config={name: str(value) for name, value in vars(arguments).items()})
+        accelerator.init_trackers(
+            "e-clip", config={name: without_secrets(str(value)) for name, value in vars(arguments).items()}
+        )
     result = loop.run(run.resume_from)
     head = loop.bare_model
     parts = replace(parts, head=head)

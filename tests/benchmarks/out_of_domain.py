@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from real_offers import SHARED
+from real_offers import SHARED, build_pretrained
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -38,8 +38,6 @@ from modeling_eclip.inference.pixels import PixelReader
 from modeling_eclip.modeling_eclip import normalize
 from training.evaluation.bootstrap import bootstrap_intervals
 
-TOWERS = (str(SHARED / "towers" / "efficientnet-lite0"), str(SHARED / "towers" / "minilm-l6"))
-MODALITIES = ("text", "image", "both")
 PROBE_STRENGTH = 0.03  # scikit-learn's C, the same for all: what is compared is the vectors
 Vectors = dict[str, dict[str, np.ndarray]]  # kind, modality -> unit vectors, shape (N, width)
 
@@ -59,13 +57,11 @@ class Measured:
     groups: np.ndarray | None = None
 
 
-def load(name: str, image_size: int) -> tuple[EClipModel, EClipProcessor]:
+def load(name: str) -> tuple[EClipModel, EClipProcessor]:
     """Load a checkpoint, or the towers as they came."""
-    if name != "start":
-        return EClipModel.from_pretrained(name, dtype=torch.float32).eval(), EClipProcessor.from_pretrained(name)
-    torch.manual_seed(0)
-    model = EClipModel.from_towers(*TOWERS, projection_dim=256).eval()
-    return model, EClipProcessor.from_towers(*TOWERS, image_size=image_size, max_title_length=24)
+    if name == "start":
+        return build_pretrained()
+    return EClipModel.from_pretrained(name, dtype=torch.float32).eval(), EClipProcessor.from_pretrained(name)
 
 
 @torch.no_grad()
@@ -89,7 +85,7 @@ def encode(model: EClipModel, processor: EClipProcessor, table: dict[str, list[A
         "embeds": {modality: normalize(projections[modality](value)).numpy() for modality, value in pooled.items()},
     }
     for kind in vectors.values():
-        if "image" in kind:
+        if "image" in kind:  # whose cosine is the mean of the two
             kind["both"] = np.concatenate([kind["text"], kind["image"]], axis=1) / np.sqrt(2)
     return vectors
 
@@ -101,22 +97,28 @@ def read(name: str, columns: list[str]) -> dict[str, list[Any]]:
     return {column: [value for table in tables for value in table[column].to_pylist()] for column in columns}
 
 
-def probe(vectors: Vectors, labels: list[str]) -> dict[str, Measured]:
-    """Answer every row by a linear probe of the other folds; classes with fewer than ten rows are left out."""
-    names, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+def probe_classes(vectors: Vectors, labels: list[str]) -> dict[str, Measured]:
+    """Answer every row by a linear probe of the other folds; classes with fewer than ten rows are left out.
+
+    From both, the log probabilities of the two probes are added up.
+    """
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     usable = counts[classes] >= 10
-    classes = classes[usable]
-    folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(classes, classes))
+    classes = np.unique(classes[usable], return_inverse=True)[1]
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_STRENGTH, max_iter=300, tol=1e-3))
     measured = {}
     for kind, by_modality in vectors.items():
-        for modality in MODALITIES:
-            rows, answers = by_modality[modality][usable], np.empty_like(classes)
-            for train, test in folds:
-                regression = LogisticRegression(C=PROBE_STRENGTH, max_iter=300, tol=1e-3)
-                answers[test] = (
-                    make_pipeline(StandardScaler(), regression).fit(rows[train], classes[train]).predict(rows[test])
-                )
-            measured[f"probe, {kind}, {modality}"] = Measured(_probe_score, {"label": classes, "answer": answers})
+        scores = {
+            modality: cross_val_predict(
+                regression, by_modality[modality][usable], classes, cv=folds, method="predict_log_proba"
+            )
+            for modality in ("text", "image")
+        }
+        scores["both"] = scores["text"] + scores["image"]
+        for modality, score in scores.items():
+            outcomes = {"label": classes, "answer": score.argmax(axis=1)}
+            measured[f"probe, {kind}, {modality}"] = Measured(_probe_score, outcomes)
     return measured
 
 
@@ -161,7 +163,7 @@ def measure(model: EClipModel, processor: EClipProcessor, sets: list[str]) -> di
     found = {}
     if "flipkart" in sets:
         table = read("flipkart", ["title", "image", "category"])
-        found["flipkart"] = probe(encode(model, processor, table), [path[0] for path in table["category"]])
+        found["flipkart"] = probe_classes(encode(model, processor, table), [path[0] for path in table["category"]])
     if "amazon_apparel" in sets:
         table = read("amazon_apparel/test", ["title", "image", "catalog_id", "offer_id"])
         vectors = encode(model, processor, table)
@@ -175,7 +177,7 @@ def measure(model: EClipModel, processor: EClipProcessor, sets: list[str]) -> di
     if "fashion" in sets:
         table = read("fashion/test", ["title", "image", "catalog_id", "category"])
         vectors = encode(model, processor, table)
-        kinds = probe(vectors, [path[1] for path in table["category"]])
+        kinds = probe_classes(vectors, [path[1] for path in table["category"]])
         found["fashion"] = retrieval(vectors, table["catalog_id"]) | kinds
     if "offers" in sets:
         table = read("offers/test", ["title", "image", "offer_id"])
@@ -209,13 +211,12 @@ def main() -> None:
     parser.add_argument(
         "--sets", nargs="+", default=["flipkart", "amazon_apparel", "pricerunner", "fashion", "offers"]
     )
-    parser.add_argument("--image_size", type=int, default=128, help="pixels of the images that `start` sees")
     parser.add_argument("--num_resamples", type=int, default=200)
     parser.add_argument("--output", type=Path, help="JSON file of all values")
     arguments = parser.parse_args()
     measured = {}
     for name in arguments.models:
-        model, processor = load(name, arguments.image_size)
+        model, processor = load(name)
         # A convolutional tower takes half the time in this format.
         measured[name] = measure(model.to(memory_format=torch.channels_last), processor, arguments.sets)
     first = arguments.models[0]

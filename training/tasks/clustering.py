@@ -12,19 +12,23 @@ import torch
 from modeling_eclip import EClipConfig, EClipForProductClustering, ProductEmbeds
 from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
 from modeling_eclip.fitting.thresholds import calibrate
+from modeling_eclip.processing_eclip import lexical_ids
 from modeling_eclip.retrieval.linkage import average_linkage
-from modeling_eclip.retrieval.neighbors import product_pairs
+from modeling_eclip.retrieval.neighbors import candidate_pairs, product_pairs, unique_pairs
+from modeling_eclip.retrieval.pair_linkage import pair_linkage
+from modeling_eclip.retrieval.shared_ngrams import shared_ngram_pairs
 from training.arguments.data import DataArguments
 from training.data.read_tables import Products
 from training.data.sampler import RowOrder, batch_spans
 from training.metrics.product_clustering.product_clustering import ProductClustering
 from training.plots.tasks import draw_bars, draw_group_sizes
 from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
-from training.tasks.baseline import TEXT_SHARES, BaselineData
+from training.tasks.baseline import JUDGED, TEXT_SHARES, BaselineData
 from training.tasks.best_weights import BestWeights
 from training.tasks.features import Represented, answer, on_device, unique_titles
 from training.tasks.label_share import choose_labelled
 from training.tasks.labels import TaskLabels
+from training.tasks.lexical_baseline import LexicalBaseline
 from training.tasks.task import Intervals, PlotFile, Task, register_task
 
 __all__ = ["CatalogLabels", "ClusteringTask"]
@@ -73,6 +77,7 @@ class ClusteringTask(Task):
     contrasts_mates = True
     linear_depends_on_seed = True
     baseline_uses_training = False
+    baseline_compares_pairs = True
 
     @classmethod
     def choose_rows(cls, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -213,6 +218,10 @@ class ClusteringTask(Task):
         assert best is not None
         score, way, threshold = best
         groups = average_linkage(_dense(given.views["test"], way), threshold, num_neighbors=neighbors).groups()
+        if given.reads_lexical and title_views:
+            literal_score, literal_groups = _group_literally(given, way)
+            if literal_score > score:
+                score, groups = literal_score, literal_groups
         return TaskAnswers(self.metric, groups.numpy().astype(np.int64), given.catalogs, given.catalogs), score
 
 
@@ -223,6 +232,38 @@ def _labelled_pairs(head: Any, rows: Represented, *, seed: int) -> tuple[torch.T
     labels = ((catalogs[:, 0] == catalogs[:, 1]) & (catalogs[:, 0] >= 0)).long()
     chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(pairs))[:_MAX_PAIRS]).sort().values
     return pairs[chosen], labels[chosen]
+
+
+def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[float, torch.Tensor]:
+    """Group the test offers by the literal evidence of their titles, beside the cosines of a way to join the views.
+
+    Returns:
+        The adjusted Rand index on validation, and the groups.
+    """
+    tables = dict(given.splits) | {"train": given.splits["train"].select(given.rows)}
+    views = dict(given.views) | {"train": {name: of[given.rows] for name, of in given.views["train"].items()}}
+    baseline = LexicalBaseline(tables["train"]["title"])
+    pairs, features, labels = {}, {}, {}
+    for split, table in tables.items():
+        titles, catalogs = list(table["title"]), np.asarray(table["catalog_id"])
+        dense = _dense(views[split], way)
+        near = candidate_pairs(dense, EClipConfig().cluster_neighbors)
+        alike = shared_ngram_pairs(lexical_ids(titles), EClipConfig().cluster_neighbors)
+        found = unique_pairs(torch.cat([near, alike]), len(titles))
+        if split == "train":
+            found = found[torch.from_numpy(np.random.default_rng(given.seed).permutation(len(found))[:_MAX_PAIRS])]
+        left, right = found.numpy().T
+        cosines = torch.cat([(dense[one] * dense[two]).sum(dim=1) for one, two in found.T.split(4096, dim=1)])
+        pairs[split], features[split] = found, baseline.features(titles, left, right, cosines.numpy())
+        labels[split] = ((catalogs[left] == catalogs[right]) & (catalogs[left] >= 0)).astype(np.int64)
+    scores = baseline.fit(features, labels, seed=given.seed)
+    slope, intercept = calibrate(scores["validation"], torch.from_numpy(labels["validation"]))
+    joins = {
+        split: pair_linkage(pairs[split], torch.sigmoid(slope * scores[split] + intercept), len(tables[split]))
+        for split in JUDGED
+    }
+    threshold, score = joins["validation"].best_threshold(torch.tensor(tables["validation"]["catalog_id"]))
+    return score, joins["test"].groups(threshold)
 
 
 def fit_projection(

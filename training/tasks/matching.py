@@ -24,6 +24,7 @@ from training.metrics.product_matching.product_matching import ProductMatching
 from training.tasks.answers import AnsweredSplit, TaskAnswers
 from training.tasks.baseline import JUDGED, BaselineData, calibrated
 from training.tasks.features import Represented, answer, on_device, unique_titles
+from training.tasks.lexical_baseline import LexicalBaseline
 from training.tasks.task import register_task
 from training.tasks.yes_or_no_task import YesOrNoTask
 
@@ -45,6 +46,7 @@ class MatchingTask(YesOrNoTask):
     reported = ("average_precision", "best_f1")
     rows_are_pairs = True
     works_untrained = True
+    baseline_compares_pairs = True
 
     @classmethod
     def load_split(cls, data: DataArguments, split: str, seed: int) -> ProductPairs:
@@ -162,6 +164,8 @@ class MatchingTask(YesOrNoTask):
         scores = {
             name: {split: torch.from_numpy(way(cosines[split])) for split in JUDGED} for name, way in ways.items()
         }
+        if given.reads_lexical:
+            scores["literal"] = _score_literally(given, cosines)
         precision = {name: average_precision_score(held_out, of["validation"]) for name, of in scores.items()}
         chosen = max(precision, key=lambda name: precision[name])
         probabilities = calibrated(scores[chosen], held_out)
@@ -190,6 +194,20 @@ def pair_evidence(head: EClipForProductMatching, pairs: Represented, rows: np.nd
             for block in places.split(_PAIRS_AT_ONCE)
         ]
     )
+
+
+def _score_literally(given: BaselineData, cosines: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Score the judged pairs by the literal evidence of their titles, beside the mean of the views' cosines."""
+    pairs = dict(given.splits) | {"train": given.splits["train"].select(given.rows)}
+    titles = {split: list(of.products["title"]) for split, of in pairs.items()}
+    means = {split: of.mean(axis=1) for split, of in cosines.items()}
+    means["train"] = means["train"][given.rows]
+    baseline = LexicalBaseline(titles["train"])
+    features = {
+        split: baseline.features(titles[split], of.left, of.right, means[split]) for split, of in pairs.items()
+    }
+    scored = baseline.fit(features, {split: of.labels for split, of in pairs.items()}, seed=given.seed)
+    return {split: scored[split] for split in JUDGED}
 
 
 def _products_of_pairs(pairs: ProductPairs) -> np.ndarray:

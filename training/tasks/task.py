@@ -70,6 +70,7 @@ class Task:
         contrasts_mates: Whether its loss compares offers of one product, which must then meet in a batch.
         linear_depends_on_seed: Whether a linear probe on all rows does.
         baseline_uses_training: Whether the classical baseline learns from the training rows.
+        baseline_compares_pairs: Whether it compares products, which it may do by the literal evidence of heads, too.
     """
 
     name: ClassVar[str]
@@ -84,6 +85,7 @@ class Task:
     contrasts_mates: ClassVar[bool] = False
     linear_depends_on_seed: ClassVar[bool] = False
     baseline_uses_training: ClassVar[bool] = True
+    baseline_compares_pairs: ClassVar[bool] = False
 
     def __init__(self, arguments: FinetuneArguments, labels: TaskLabels | None) -> None:
         """Keep the arguments."""

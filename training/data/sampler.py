@@ -1,9 +1,9 @@
 """Sampler: which row comes when, as a function of the seed alone.
 
 Training walks through an endless sequence of epochs, each a seeded permutation of the rows: `RowOrder` for a table,
-`BlockOrder` for a stream. A place in this sequence is a *position*: 0 is the first sample of the run. Batches are
-spans of positions, and each rank takes a contiguous share of a span, so neither the number of ranks or workers nor a
-resumption changes which rows form a batch.
+`BlockOrder` for a stream, `training.data.mixing.MixedOrder` for sources of different weights. A place in this sequence
+is a *position*: 0 is the first sample of the run. Batches are spans of positions, and each rank takes a contiguous
+share of a span, so neither the number of ranks or workers nor a resumption changes which rows form a batch.
 """
 
 from collections.abc import Callable, Iterator

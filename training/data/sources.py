@@ -143,13 +143,20 @@ def has_titles(products: datasets.Dataset) -> np.ndarray:
     return pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(titles)), 0), False).to_numpy()
 
 
-def has_images(products: datasets.Dataset) -> np.ndarray:
-    """Tell which rows have an image, bool, shape `(N,)`, without reading it."""
-    found = [_are_images(chunk) for chunk in products.data.column("image").chunks]
+def has_images(products: datasets.Dataset, *, in_files: bool = False) -> np.ndarray:
+    """Tell which rows have an image, bool, shape `(N,)`, without reading it.
+
+    Args:
+        products: Products with the canonical columns.
+        in_files: Whether only images count that are in files, and not in the table.
+    """
+    found = [_are_images(chunk, in_files) for chunk in products.data.column("image").chunks]
     there = np.concatenate([np.zeros(0, dtype=bool), *found])
     return there if products._indices is None else there[products._indices.column(0).to_numpy()]
 
 
-def _are_images(images: pa.StructArray) -> np.ndarray:
-    given = [pc.is_valid(images.field(name)) for name in ("bytes", "path")]
-    return pc.and_(pc.is_valid(images), pc.or_(*given)).to_numpy(zero_copy_only=False)
+def _are_images(images: pa.StructArray, in_files: bool) -> np.ndarray:
+    has_bytes = pc.is_valid(images.field("bytes"))
+    has_path = pc.fill_null(pc.greater(pc.utf8_length(images.field("path")), 0), False)
+    given = pc.and_(has_path, pc.invert(has_bytes)) if in_files else pc.or_(has_path, has_bytes)
+    return pc.and_(pc.is_valid(images), given).to_numpy(zero_copy_only=False)

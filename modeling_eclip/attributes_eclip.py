@@ -39,13 +39,14 @@ class AttributeClassifier(nn.Module):
     Args:
         widths: Width of the vectors of each modality, as [`LateFusionClassifier`] takes them.
         num_values: Number of values of each attribute.
+        lexical_rows: As [`LateFusionClassifier`] takes it.
     """
 
-    def __init__(self, widths: Mapping[str, int], num_values: Sequence[int]):
+    def __init__(self, widths: Mapping[str, int], num_values: Sequence[int], lexical_rows: int = 0):
         """Build the classifiers, in the order of `num_values`."""
         super().__init__()
         # A list: names of attributes are the user's, those of modules may hold no point and hide no method.
-        self.attributes = nn.ModuleList(LateFusionClassifier(widths, number) for number in num_values)
+        self.attributes = nn.ModuleList(LateFusionClassifier(widths, number, lexical_rows) for number in num_values)
 
     def forward(
         self, embeds: ProductEmbeds, labels: torch.Tensor | None = None, label_smoothing: float = 0.0
@@ -97,7 +98,7 @@ class EClipForAttributeExtraction(EClipTaskModel):
         # In the order of labels and logits, which is not that of the configuration's dictionary.
         self.values = {name: config.attributes[name] for name in config.attribute_names}
         self.classifier = AttributeClassifier(
-            modality_widths(config), [len(values) for values in self.values.values()]
+            modality_widths(config), [len(values) for values in self.values.values()], config.lexical_rows
         )
         self.post_init()
 

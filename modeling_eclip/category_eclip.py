@@ -130,7 +130,7 @@ class EClipForCategoryClassification(EClipTaskModel):
         self.tree = CategoryTree(config.category_paths)
         config.id2label = {leaf: " > ".join(path) for leaf, path in enumerate(self.tree.paths)}
         config.label2id = {name: leaf for leaf, name in config.id2label.items()}
-        self.classifier = LateFusionClassifier(modality_widths(config), len(self.tree))
+        self.classifier = LateFusionClassifier(modality_widths(config), len(self.tree), config.lexical_rows)
         self.post_init()
 
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> CategoryOutput:

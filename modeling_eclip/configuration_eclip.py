@@ -67,6 +67,8 @@ class EClipConfig(PreTrainedConfig):
             Probability from which a head answers yes; 0.5 where it is `None`, and 0 for attributes.
         target_recall (`float`, *optional*):
             Recall that `decision_threshold` was fitted for.
+        lexical_rows (`int`, defaults to 0):
+            Rows of weights, per kind, that a head has for the hashed n-grams of titles; 0 for a head without them.
         target_precision (`float`, *optional*):
             Precision that `review_below` was fitted for.
         review_below (`dict[str, float | None]`, *optional*):
@@ -114,6 +116,7 @@ class EClipConfig(PreTrainedConfig):
     not_stated: str = "not stated"
     decision_threshold: float | int | None = None
     target_recall: float | int | None = None
+    lexical_rows: int = 0
     target_precision: float | int | None = None
     review_below: dict[str, float | int | None] | None = None
     positive_weight: float | int = 1.0
@@ -203,6 +206,7 @@ class EClipConfig(PreTrainedConfig):
             "target_recall": (0, 1),
             "target_precision": (0, 1),
             "label_smoothing": (0, 1),
+            "lexical_rows": (0, 2**16),
             "cluster_threshold": (-1, 1),
             "cluster_neighbors": (1, math.inf),
         }

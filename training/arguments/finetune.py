@@ -51,6 +51,11 @@ class FinetuneArguments(TrainArguments):
         within="[0, 1]",
         advanced=True,
     )
+    lexical_features: bool = option(
+        "Have the head read what titles say literally, words, numbers and codes, beside the vectors.",
+        True,
+        advanced=True,
+    )
     positive_weight: float | None = option(
         "Weight of a restricted product in the loss; if not given, both classes weigh the same in total.",
         None,

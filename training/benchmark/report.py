@@ -21,10 +21,10 @@ from training.arguments.report import ReportArguments
 from training.arguments.train import TrainArguments
 from training.benchmark.kept_heads import draw_checkpoints, keep_checkpoints
 from training.benchmark.retrieval import RETRIEVAL, reported_task
-from training.benchmark.runs import CLASSICAL, PRETRAININGS, RunGroup, TaskConfig, compute_group
+from training.benchmark.runs import CLASSICAL, CLASSICAL_LEXICAL, PRETRAININGS, RunGroup, TaskConfig, compute_group
 from training.benchmark.tables import measure_group, write_report
 from training.benchmark.workers import Workers
-from training.data.files import write_json
+from training.data.files import as_written, write_json
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
 from training.engine.contrastive_training import train
@@ -68,8 +68,7 @@ def report(arguments: ReportArguments) -> list[dict[str, Any]]:
             for task in tasks
             for share in sorted(set(arguments.label_shares), reverse=True)
             for method, of in models.items()
-            # Nothing is learned there, and titles and images have no n-grams in common.
-            if task.task != RETRIEVAL or (share == most and method != CLASSICAL)
+            if is_run(task, method, share == most)
         ]
         for left in folder.glob("heads/tmp*"):  # by a run that was killed
             shutil.rmtree(left)
@@ -117,6 +116,20 @@ class Stopwatch:
         write_json(self.seconds, self.path)
 
 
+def is_run(task: TaskConfig, method: str, has_most_labels: bool) -> bool:
+    """Tell whether a method has anything to say of a task.
+
+    Args:
+        task: The task.
+        method: The method.
+        has_most_labels: Whether it learns from as many labels as any.
+    """
+    if task.task == RETRIEVAL:  # nothing is learned there, and titles and images have no n-grams in common
+        return has_most_labels and method in PRETRAININGS
+    # Of single products, the classical baseline reads the n-grams anyway.
+    return method != CLASSICAL_LEXICAL or reported_task(task.task).baseline_compares_pairs
+
+
 def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path: Path) -> None:
     """Refuse to go on with what was computed with other settings; further tasks and methods may come.
 
@@ -135,7 +148,7 @@ def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path
     settings |= {f"`trained_modalities` of {task.task}, {task.data}": list(task.trained_modalities) for task in tasks}
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, value in settings.items():
-        if name in before and before[name] != value:
+        if name in before and before[name] != as_written(value):
             raise ValueError(
                 f"{name} is not what it was when {path.parent} was begun; give another `output_dir`, or remove that."
             )
@@ -194,7 +207,7 @@ def pretrain(method: str, arguments: ReportArguments, seed: int) -> ModelArgumen
     Returns:
         Where heads start from.
     """
-    if method == CLASSICAL:
+    if method in (CLASSICAL, CLASSICAL_LEXICAL):
         return ModelArguments()
     if method not in PRETRAININGS:
         is_ours = AutoConfig.from_pretrained(method).model_type == "eclip"

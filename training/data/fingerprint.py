@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from training.data.columns import SOURCE_FEATURES
 from training.data.files import files_digest
 from training.data.pairs import ProductPairs
 from training.data.parquet_stream import StreamedProducts
@@ -44,7 +45,11 @@ def data_fingerprint(
     if isinstance(table, StreamedProducts):
         content.update(repr(table.block_lengths.tolist()).encode())
     else:
-        names = [name for name in ("row_id", "title", "catalog_id", *columns) if name in table.column_names]
+        names = [
+            name
+            for name in ("row_id", "title", "catalog_id", *SOURCE_FEATURES, *columns)
+            if name in table.column_names
+        ]
         for rows in table.select_columns(names).with_format("arrow").iter(_ROWS_AT_ONCE):
             content.update(repr(rows.to_pydict()).encode())
         files += _image_files(table)

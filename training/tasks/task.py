@@ -26,12 +26,15 @@ from training.tasks.features import Represented
 from training.tasks.label_share import choose_labelled
 from training.tasks.labels import NO_LABEL, TaskLabels, check_columns, count_labels
 
-__all__ = ["REGISTERED", "Intervals", "PlotFile", "Task", "register_task"]
+__all__ = ["LEXICAL_ROWS", "REGISTERED", "Intervals", "PlotFile", "Task", "register_task"]
 
 Intervals = Mapping[str, Mapping[str, tuple[float, float, float]]]
 """Per model its metrics by name: `(value, low, high)`."""
 PlotFile = Callable[[str], Path]
 """Returns the file of a plot by its name."""
+
+LEXICAL_ROWS = 8192
+"""Rows of weights, per kind of n-gram, of a head that reads titles literally."""
 
 logger = logging.getLogger("training")
 
@@ -61,11 +64,13 @@ class Task:
         scored_by: Metrics whose mean chooses the best checkpoint; the higher the better.
         reported: Metrics that the report shows, the main one first.
         rows_are_pairs: Whether a row is a pair of products.
+        reads_lexical: Whether its head reads the n-grams of titles.
         works_untrained: Whether its head answers without training: a checkpoint without a head is measured, too.
         works_zero_shot: Whether its head answers by the names of its classes.
         contrasts_mates: Whether its loss compares offers of one product, which must then meet in a batch.
         linear_depends_on_seed: Whether a linear probe on all rows does.
         baseline_uses_training: Whether the classical baseline learns from the training rows.
+        baseline_compares_pairs: Whether it compares products, which it may do by the literal evidence of heads, too.
     """
 
     name: ClassVar[str]
@@ -74,11 +79,13 @@ class Task:
     scored_by: ClassVar[tuple[str, ...]]
     reported: ClassVar[tuple[str, ...]]
     rows_are_pairs: ClassVar[bool] = False
+    reads_lexical: ClassVar[bool] = False
     works_untrained: ClassVar[bool] = False
     works_zero_shot: ClassVar[bool] = False
     contrasts_mates: ClassVar[bool] = False
     linear_depends_on_seed: ClassVar[bool] = False
     baseline_uses_training: ClassVar[bool] = True
+    baseline_compares_pairs: ClassVar[bool] = False
 
     def __init__(self, arguments: FinetuneArguments, labels: TaskLabels | None) -> None:
         """Keep the arguments."""
@@ -187,8 +194,10 @@ class Task:
         Args:
             train_labels: Labels of the rows that are learned from.
         """
+        reads_titles = self.reads_lexical and self.arguments.lexical_features and self.arguments.modality != "image"
         return {
             "modality": self.arguments.modality,
+            "lexical_rows": LEXICAL_ROWS if reads_titles else 0,
             "modality_dropout": self.arguments.modality_dropout,
             "label_smoothing": self.arguments.label_smoothing,
             **self.class_fields(),
@@ -197,6 +206,9 @@ class Task:
     def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:
         """Fit the head's own weights to products whose representation stays as it is."""
         raise NotImplementedError
+
+    def fit_lexical(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Fit what the head reads literally in titles, once the weights of its vectors are fixed."""
 
     def fit_fusion(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
         """Fit how the head joins a product's modalities, once its other weights are fixed."""
@@ -248,16 +260,19 @@ class Task:
         """Count the rows that `metrics` is over, and those whose labels training has not seen: they are mistakes."""
         return {"measured": len(rows.rows)} if self.labels is None else count_labels(self.labels, rows.label_rows)
 
-    def settle(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
-        """Fit everything that is fitted on validation once training is over.
+    def settle(self, head: Any, train: Represented | None, train_labels: np.ndarray, validation: Represented) -> None:
+        """Fit everything that is fitted once training is over.
 
         How the modalities are joined stays as it was learned where fitting does not improve the score.
 
         Args:
             head: The head.
-            train_labels: Labels of the rows that it has learned from.
+            train: The rows that it has learned from, as it represents them now; `None` where it reads no n-grams.
+            train_labels: Their labels.
             validation: Held-out rows as it represents them.
         """
+        if train is not None:
+            self.fit_lexical(head, train, validation)
         learned = {name: value.clone() for name, value in head.state_dict().items() if "fusion" in name}
         before = self.score(self.metrics(head, validation))
         self.fit_fusion(head, train_labels, validation)

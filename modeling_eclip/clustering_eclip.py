@@ -238,7 +238,12 @@ class EClipForProductClustering(EClipTaskModel):
 
     @torch.no_grad()
     def fit_threshold(
-        self, embeds: torch.Tensor, labels: torch.Tensor, *, products: ProductEmbeds | None = None
+        self,
+        embeds: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        products: ProductEmbeds | None = None,
+        min_precision: float = 0.0,
     ) -> float:
         """Set `config.cluster_threshold` to what groups held-out products best, by the adjusted Rand index.
 
@@ -246,9 +251,10 @@ class EClipForProductClustering(EClipTaskModel):
             embeds: Vectors of `N` products as `forward` gives them, shape `(N, D)`.
             labels: Catalog of each product, int64, shape `(N,)`, negative for a product that is alone.
             products: As for `cluster`.
+            min_precision: Share of the pairs in a group that are to be of one product, one more counted as wrong.
 
         Returns:
-            The index that is reached.
+            The index that is reached; 0, with a threshold of 1, where no groups have that precision.
 
         Raises:
             ValueError: no two products are of one catalog.
@@ -258,7 +264,7 @@ class EClipForProductClustering(EClipTaskModel):
         else:
             linkage = import_from_package("retrieval.linkage", "`fit_threshold`")
             joins = linkage.average_linkage(embeds, -1.0, num_neighbors=self.config.cluster_neighbors)
-        self.config.cluster_threshold, score = joins.best_threshold(labels)
+        self.config.cluster_threshold, score = joins.best_threshold(labels, min_precision)
         return score
 
     @torch.no_grad()

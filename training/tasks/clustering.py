@@ -153,8 +153,10 @@ class ClusteringTask(Task):
         head.config.target_precision, head.config.review_below = target, None
         if target is None:
             return
-        joins = average_linkage(answer(head, validation).embeds, -1.0, num_neighbors=head.config.cluster_neighbors)
-        head.config.cluster_threshold, score = joins.best_threshold(validation.labels, target)
+        answered = answer(head, validation)
+        score = head.fit_threshold(
+            answered.embeds, validation.labels, products=answered.products, min_precision=target
+        )
         if score == 0:
             logger.warning("precision %g of pairs is not reached by any group: only equal offers are joined", target)
 

@@ -62,7 +62,7 @@ class ProductRetrieval(evaluate.Metric):
     @staticmethod
     def metrics(outcomes: dict[str, np.ndarray], directions: Sequence[str] = ("",)) -> dict[str, float]:
         """Return the metrics of what `outcomes` returned, or of a selection of its rows."""
-        metrics = {}
+        metrics: dict[str, float] = {}
         for column, direction in enumerate(directions):
             ranks, prefix = outcomes["first_right"][:, column], f"{direction}_" if direction else ""
             metrics |= {f"{prefix}recall@{k}": float((ranks <= k).mean()) for k in _RANKS}

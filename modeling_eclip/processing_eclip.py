@@ -84,7 +84,7 @@ class EClipProcessor(ProcessorMixin):
         Args:
             images: One image, or any iterable of them (or an array or tensor with four axes), each in any form that
                 `load_product_image` accepts.
-            text: One title or a sequence of `B` titles in any script. An empty title is allowed; of a longer one, 10,000
+            text: One title or a sequence of `B` titles in any script. An empty title is allowed; of a long one, 10,000
                 characters are read.
             **kwargs: `return_tensors` and any other argument of the tokenizer or the image processor, flat or in
                 `text_kwargs` / `images_kwargs`; these go before the processor's own `max_title_length` and

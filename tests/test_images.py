@@ -372,6 +372,28 @@ def test_max_pixels_is_inclusive_and_holds_for_every_source():
         assert reason_of(image, max_pixels=19) == "too_many_pixels"
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "CMYK", "I;16", "I"])
+def test_a_large_image_is_what_its_parts_are(mode):
+    rng = np.random.default_rng(0)
+    size = (1024, 2 * 1024 + 9)  # of three strips, one of which is short
+    levels = rng.integers(0, 256, (*size[::-1], 4), dtype=np.uint8)
+    if mode in ("I;16", "I"):  # its beginning is dark, and still of 16 bits
+        deep = rng.integers(0, 65536, size[::-1], dtype=np.uint16)
+        deep[:1100] %= 200
+        image = Image.fromarray(deep) if mode == "I;16" else Image.fromarray(deep.astype(np.int32))
+    else:
+        image = Image.fromarray(levels).convert(mode)
+    if mode in ("P", "RGB"):
+        image.info["transparency"] = image.getpixel((3, 1200))
+    found = np.asarray(load_product_image(image))
+    for top in (0, 1000, 2000):
+        height = min(700, size[1] - top)
+        part = image.crop((0, top, size[0], top + height))
+        if mode == "I":
+            part = Image.fromarray(np.asarray(part).astype(np.uint16))
+        assert np.array_equal(found[top : top + height], np.asarray(load_product_image(part))), (mode, top)
+
+
 def test_zero_size():
     assert reason_of(Image.new("RGB", (0, 5))) == "empty"
 

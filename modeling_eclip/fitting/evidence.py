@@ -163,6 +163,7 @@ def write_trees(trees: BoostedTrees, boosting: HistGradientBoostingClassifier) -
         threshold = np.where(
             threshold > nodes["num_threshold"], np.nextafter(threshold, np.float32(-np.inf)), threshold
         )
-        trees.threshold[number, size] = torch.from_numpy(threshold)
+        # A node that asks only whether a feature is known has a threshold of infinity.
+        trees.threshold[number, size] = torch.from_numpy(np.nan_to_num(threshold))
         trees.next_node[number, size] = torch.from_numpy(np.stack([left, right, unknown], axis=1).astype(np.int32))
         trees.value[number, size] = torch.from_numpy(np.where(is_leaf, nodes["value"], 0).astype(np.float32))

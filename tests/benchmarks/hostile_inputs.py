@@ -4,8 +4,8 @@
 
 An image is loaded as training loads it or as `load_product_image` does, a title is prepared or made into tokens. Each
 must be taken, or refused with a reason, within 2 seconds of processor time and 400 MB of memory above what the process
-held before; the script ends with status 1 where one is not, and keeps it in `--keep`. One process takes 400 inputs,
-one after the other.
+held before; the script ends with status 1 where one is not, and keeps it in `--keep`. A process takes 400 inputs, one
+after the other, and then there is a new one.
 """
 
 import argparse

@@ -217,6 +217,15 @@ class EClipForProductClustering(EClipTaskModel):
             blocks.append(self.evidence.features(vectors, *sides))
         return torch.cat(blocks) if blocks else joined.new_zeros(0, len(self.evidence.weight))
 
+    @torch.no_grad()
+    def pair_probabilities(self, products: ProductEmbeds, pairs: torch.Tensor) -> torch.Tensor:
+        """Tell the probability that the two of each pair are one product; arguments as for `pair_evidence`."""
+        assert self.evidence is not None
+        features = self.pair_evidence(products, pairs)
+        slope, intercept = self.config.calibration
+        logits = [self.evidence(block) for block in features.split(4096)]
+        return torch.sigmoid(slope * torch.cat(logits) + intercept)
+
     def join_pairs(self, products: ProductEmbeds) -> Any:
         """Join products by the probability that two of them are one, over the pairs worth comparing.
 
@@ -229,11 +238,7 @@ class EClipForProductClustering(EClipTaskModel):
         neighbors = import_from_package("retrieval.neighbors", "`cluster`")
         linkage = import_from_package("retrieval.pair_linkage", "`cluster`")
         pairs = neighbors.product_pairs(products, self.config.cluster_neighbors)
-        assert self.evidence is not None
-        features = self.pair_evidence(products, pairs)
-        logits = [self.evidence(block) for block in features.split(4096)]
-        slope, intercept = self.config.calibration
-        scores = torch.sigmoid(slope * torch.cat(logits) + intercept) if logits else features[:, 0]
+        scores = self.pair_probabilities(products, pairs)
         return linkage.pair_linkage(pairs, scores, len(next(iter(products.modalities.values()))[0]))
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Which pairs of offers of one product are among the pairs that are compared: `candidate_recall.py --checkpoint FOLDER`.
+"""Which true pairs of offers are among those that are compared: `candidate_recall.py --checkpoint FOLDER`.
 
-Candidates are the nearest neighbours by the title tower's vectors, the pairs that share rare n-grams, or both; for each
-it tells the candidates per offer, and the share of the true pairs among them.
+Candidates are nearest neighbours by the title tower's vectors, pairs that share rare n-grams, or both. For each, this
+prints the candidates per offer, and the share of the pairs of one product that are among them.
 """
 
 import argparse

@@ -41,7 +41,7 @@ class EClipForAdultRecognition(EClipYesOrNoModel):
     def __init__(self, config: EClipConfig):
         """Build the classifier: class 0 is no, class 1 is yes."""
         super().__init__(config)
-        self.classifier = LateFusionClassifier(modality_widths(config), 2)
+        self.classifier = LateFusionClassifier(modality_widths(config), 2, config.lexical_rows)
         self.post_init()
 
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> AdultOutput:

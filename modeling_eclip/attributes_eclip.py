@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
 from .fusion_eclip import LateFusionClassifier, ProductEmbeds
-from .representation_eclip import EClipTaskModel, embed_names, modality_widths, zero_shot_logits
+from .representation_eclip import SENT_TO_REVIEW, EClipTaskModel, embed_names, modality_widths, zero_shot_logits
 
 
 @dataclass
@@ -39,13 +39,14 @@ class AttributeClassifier(nn.Module):
     Args:
         widths: Width of the vectors of each modality, as [`LateFusionClassifier`] takes them.
         num_values: Number of values of each attribute.
+        lexical_rows: As [`LateFusionClassifier`] takes it.
     """
 
-    def __init__(self, widths: Mapping[str, int], num_values: Sequence[int]):
+    def __init__(self, widths: Mapping[str, int], num_values: Sequence[int], lexical_rows: int = 0):
         """Build the classifiers, in the order of `num_values`."""
         super().__init__()
         # A list: names of attributes are the user's, those of modules may hold no point and hide no method.
-        self.attributes = nn.ModuleList(LateFusionClassifier(widths, number) for number in num_values)
+        self.attributes = nn.ModuleList(LateFusionClassifier(widths, number, lexical_rows) for number in num_values)
 
     def forward(
         self, embeds: ProductEmbeds, labels: torch.Tensor | None = None, label_smoothing: float = 0.0
@@ -97,7 +98,7 @@ class EClipForAttributeExtraction(EClipTaskModel):
         # In the order of labels and logits, which is not that of the configuration's dictionary.
         self.values = {name: config.attributes[name] for name in config.attribute_names}
         self.classifier = AttributeClassifier(
-            modality_widths(config), [len(values) for values in self.values.values()]
+            modality_widths(config), [len(values) for values in self.values.values()], config.lexical_rows
         )
         self.post_init()
 
@@ -121,23 +122,26 @@ class EClipForAttributeExtraction(EClipTaskModel):
         logits, loss = self.classifier(embeds, labels, label_smoothing=self.config.label_smoothing)
         return AttributeOutput(loss=loss, logits=dict(zip(names, logits, strict=True)), products=embeds)
 
-    def decode(self, logits: Mapping[str, torch.Tensor]) -> list[dict[str, str]]:
+    def decode(self, logits: Mapping[str, torch.Tensor], review: bool = True) -> list[dict[str, str]]:
         """Answer in words.
 
         Args:
             logits: For each attribute, shape `(B, values)`.
+            review: Whether values that are less probable than `config.review_below` are sent to review.
 
         Returns:
             For each product its most probable value of each attribute; `config.not_stated` where none is as probable
-            as `config.decision_threshold`.
+            as `config.decision_threshold`, and `"sent to review"` where the value is left to people.
         """
         threshold = self.config.decision_threshold or 0.0
         columns = {}
         for name, values in self.values.items():
             best = logits[name].softmax(dim=-1).max(dim=-1)
+            left = self.sent_to_review(name, best.values) & review
+            rows = zip(best.indices.tolist(), best.values.tolist(), left.tolist(), strict=True)
             columns[name] = [
-                values[value] if probability >= threshold else self.config.not_stated
-                for value, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                self.config.not_stated if probability < threshold else SENT_TO_REVIEW if is_left else values[value]
+                for value, probability, is_left in rows
             ]
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

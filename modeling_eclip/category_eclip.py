@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
 from .fusion_eclip import LateFusionClassifier, ProductEmbeds
-from .representation_eclip import EClipTaskModel, embed_names, modality_widths, zero_shot_logits
+from .representation_eclip import SENT_TO_REVIEW, EClipTaskModel, embed_names, modality_widths, zero_shot_logits
 
 Path = tuple[str, ...]
 
@@ -130,7 +130,7 @@ class EClipForCategoryClassification(EClipTaskModel):
         self.tree = CategoryTree(config.category_paths)
         config.id2label = {leaf: " > ".join(path) for leaf, path in enumerate(self.tree.paths)}
         config.label2id = {name: leaf for leaf, name in config.id2label.items()}
-        self.classifier = LateFusionClassifier(modality_widths(config), len(self.tree))
+        self.classifier = LateFusionClassifier(modality_widths(config), len(self.tree), config.lexical_rows)
         self.post_init()
 
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> CategoryOutput:
@@ -166,13 +166,18 @@ class EClipForCategoryClassification(EClipTaskModel):
             k: How many categories to name per product; all of them, where the tree has fewer.
 
         Returns:
-            For each product its `k` most probable paths, root first, and their probabilities, the best first.
+            For each product its `k` most probable paths, root first, and their probabilities, the best first. One that
+            is sent to review by `config.review_below` has `("sent to review",)` and the probability that the best is
+            wrong before them, as one of the `k`.
         """
         top = logits.softmax(dim=-1).topk(min(k, len(self.tree)), dim=-1)
-        return [
-            [(self.tree.paths[leaf], probability) for leaf, probability in zip(leaves, probabilities, strict=True)]
-            for leaves, probabilities in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        ]
+        left = self.sent_to_review("category", top.values[:, 0]).tolist()
+        named = []
+        for leaves, probabilities, review in zip(top.indices.tolist(), top.values.tolist(), left, strict=True):
+            paths = [self.tree.paths[leaf] for leaf in leaves]
+            first = [((SENT_TO_REVIEW,), 1 - probabilities[0])] if review else []
+            named.append([*first, *zip(paths, probabilities, strict=True)][:k])
+        return named
 
     def embed_categories(self, processor: Any, templates: Sequence[str] = ("{leaf}", "{path}")) -> torch.Tensor:
         """Embed the categories by their names, for `zero_shot`.

@@ -8,11 +8,14 @@ Notable choices:
 - the vectors start as those of the towers; on a frozen model a linear map per modality is trained, which starts as the
   identity;
 - it learns from catalogs, by supervised contrast (Khosla et al. 2020) over the batch;
-- a missing modality is zero in a product's vector: what has no title is compared by images.
+- a missing modality is zero in a product's vector: what has no title is compared by images;
+- vectors forget codes and numbers: where what titles say literally tells offers apart better, groups are joined by
+  the scores of pairs, which weigh both as a matcher does (`PairEvidence`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +23,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
-from .fusion_eclip import ProductEmbeds, apply_linear
+from .fusion_eclip import PairEvidence, ProductEmbeds, apply_linear, select_products
 from .modeling_eclip import find_catalog_mates, normalize, similarity_logits
 from .representation_eclip import EClipTaskModel, import_from_package, modality_widths
 
@@ -33,10 +36,12 @@ class ClusteringOutput(ModelOutput):
         loss: The contrastive loss, a scalar; with `labels`.
         embeds: One vector per product, of unit length, float32, shape `(B, sum of the widths)`. The dot product of two
             is their similarity.
+        products: The products as the head saw them.
     """
 
     loss: torch.Tensor | None = None
     embeds: torch.Tensor | None = None
+    products: ProductEmbeds | None = None
 
 
 class IdentityLinear(nn.Linear):
@@ -96,10 +101,13 @@ class EClipForProductClustering(EClipTaskModel):
         config: The configuration; its `cluster_threshold` and `cluster_neighbors` count in the groups.
     """
 
+    _keep_in_fp32_modules_strict = ["evidence"]
+
     def __init__(self, config: EClipConfig):
         """Build the maps."""
         super().__init__(config)
         self.product_projection = ModalityProjection(modality_widths(config))
+        self.evidence = PairEvidence() if config.lexical_rows else None
         # Over this process's rows; a training loop puts one in its place that is over those of all ranks.
         self.contrast: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = _mate_loss
         if config.modality == "both":
@@ -115,6 +123,8 @@ class EClipForProductClustering(EClipTaskModel):
             init.eye_(module.weight)
         elif isinstance(module, ModalityProjection) and module.fusion_scale is not None:
             init.ones_(module.fusion_scale)
+        elif isinstance(module, PairEvidence):
+            module.forget()
 
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> ClusteringOutput:
         """Return a vector per product.
@@ -140,49 +150,126 @@ class EClipForProductClustering(EClipTaskModel):
                     rows = has_modality.to(joined.device)
                     own.append(self.contrast(mapped[modality].to(joined.device)[rows], scale, labels[rows]))
                 loss = loss + torch.stack(own).mean()
-        return ClusteringOutput(loss=loss, embeds=joined)
+        return ClusteringOutput(loss=loss, embeds=joined, products=embeds)
 
     @torch.no_grad()
-    def cluster(self, embeds: torch.Tensor, threshold: float | None = None) -> torch.Tensor:
-        """Group products by their vectors, as `modeling_eclip.cluster_embeds` does. Needs the package.
+    def cluster(
+        self, embeds: torch.Tensor, threshold: float | None = None, *, products: ProductEmbeds | None = None
+    ) -> torch.Tensor:
+        """Group products, as `modeling_eclip.cluster_embeds` does, or by the scores of pairs. Needs the package.
 
         Args:
             embeds: Vectors of `N` products as `forward` gives them, shape `(N, D)`.
             threshold: Similarity from which groups are joined; `config.cluster_threshold` if not given.
+            products: The products as `forward` gives them; needed where the head has learned to score pairs.
 
         Returns:
             Number of each product's group, int64, shape `(N,)`: groups are numbered from 0 in the order of their first
             products.
 
         Raises:
-            ValueError: the vectors are not those of this head, or are not finite.
+            ValueError: the vectors are not those of this head, or are not finite; or the products are missing.
             ImportError: the package is not installed; or, beyond 20,000 products on a CPU, faiss is not.
         """
+        threshold = float(self.config.cluster_threshold if threshold is None else threshold)
+        if self.scores_pairs:
+            if products is None:
+                raise ValueError("`products` is None, and this head scores pairs of them; give `outputs.products`.")
+            return self.join_pairs(products).groups(threshold)
         clusters = import_from_package("retrieval.clusters", "`cluster`")
         return clusters.cluster_embeds(
             embeds,
-            float(self.config.cluster_threshold if threshold is None else threshold),
+            threshold,
             widths=list(self.representation.widths.values()),
             num_neighbors=self.config.cluster_neighbors,
         )
 
+    @property
+    def scores_pairs(self) -> bool:
+        """Whether groups are joined by the scores of pairs, not by vectors."""
+        return self.evidence is not None and bool(self.evidence.is_fitted)
+
+    def pair_evidence(self, products: ProductEmbeds, pairs: torch.Tensor) -> torch.Tensor:
+        """Return what [`PairEvidence`] weighs: of vectors, the cosines of the mapped titles, images and both.
+
+        Args:
+            products: `N` products.
+            pairs: Pairs of row numbers, int64, shape `(P, 2)`.
+
+        Returns:
+            Features in the order of `EVIDENCE`, float32, shape `(P, F)`.
+        """
+        assert self.evidence is not None
+        mapped = self.product_projection(products)
+        joined = self.product_projection.join(mapped)
+        blocks = []
+        for block in pairs.split(2048):
+            left, right = block.unbind(dim=1)
+            unknown = joined.new_full((len(block),), torch.nan)
+            cosines = {"text": unknown, "image": unknown, "cross": unknown}
+            for modality, vectors in mapped.items():
+                has = vectors.any(dim=1)
+                cosine = (vectors[left] * vectors[right]).sum(dim=1)
+                cosines[modality] = cosine.masked_fill(~(has[left] & has[right]), torch.nan).to(joined.device)
+            of_both = (joined[left] * joined[right]).sum(dim=1)
+            vectors = torch.stack([*cosines.values(), of_both], dim=1)
+            sides = (select_products(products, rows) for rows in (left, right))
+            blocks.append(self.evidence.features(vectors, *sides))
+        return torch.cat(blocks) if blocks else joined.new_zeros(0, len(self.evidence.weight))
+
     @torch.no_grad()
-    def fit_threshold(self, embeds: torch.Tensor, labels: torch.Tensor) -> float:
+    def pair_probabilities(self, products: ProductEmbeds, pairs: torch.Tensor) -> torch.Tensor:
+        """Tell the probability that the two of each pair are one product; arguments as for `pair_evidence`."""
+        assert self.evidence is not None
+        features = self.pair_evidence(products, pairs)
+        slope, intercept = self.config.calibration
+        logits = [self.evidence(block) for block in features.split(4096)]
+        return torch.sigmoid(slope * torch.cat(logits) + intercept)
+
+    def join_pairs(self, products: ProductEmbeds) -> Any:
+        """Join products by the probability that two of them are one, over the pairs worth comparing.
+
+        Args:
+            products: `N` products.
+
+        Returns:
+            The joins of `modeling_eclip.retrieval`, of which `groups(threshold)` makes groups.
+        """
+        neighbors = import_from_package("retrieval.neighbors", "`cluster`")
+        linkage = import_from_package("retrieval.pair_linkage", "`cluster`")
+        pairs = neighbors.product_pairs(products, self.config.cluster_neighbors)
+        scores = self.pair_probabilities(products, pairs)
+        return linkage.pair_linkage(pairs, scores, len(next(iter(products.modalities.values()))[0]))
+
+    @torch.no_grad()
+    def fit_threshold(
+        self,
+        embeds: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        products: ProductEmbeds | None = None,
+        min_precision: float = 0.0,
+    ) -> float:
         """Set `config.cluster_threshold` to what groups held-out products best, by the adjusted Rand index.
 
         Args:
             embeds: Vectors of `N` products as `forward` gives them, shape `(N, D)`.
             labels: Catalog of each product, int64, shape `(N,)`, negative for a product that is alone.
+            products: As for `cluster`.
+            min_precision: Share of the pairs in a group that are to be of one product, one more counted as wrong.
 
         Returns:
-            The index that is reached.
+            The index that is reached; 0, with a threshold of 1, where no groups have that precision.
 
         Raises:
             ValueError: no two products are of one catalog.
         """
-        linkage = import_from_package("retrieval.linkage", "`fit_threshold`")
-        joins = linkage.average_linkage(embeds, -1.0, num_neighbors=self.config.cluster_neighbors)
-        self.config.cluster_threshold, score = joins.best_threshold(labels)
+        if self.scores_pairs and products is not None:
+            joins = self.join_pairs(products)
+        else:
+            linkage = import_from_package("retrieval.linkage", "`fit_threshold`")
+            joins = linkage.average_linkage(embeds, -1.0, num_neighbors=self.config.cluster_neighbors)
+        self.config.cluster_threshold, score = joins.best_threshold(labels, min_precision)
         return score
 
     @torch.no_grad()

@@ -19,8 +19,7 @@ _CONTRASTIVE_TEXT_TOWERS = ("clip_text_model", "siglip_text_model", "siglip2_tex
 class EClipConfig(PreTrainedConfig):
     r"""Configuration of an [`EClipModel`] and of the heads on it.
 
-    A head's classes, thresholds and calibration are kept here, so that a loaded head answers in words. A base model
-    reads the towers, their pooling, the shared space and the loss only.
+    A head's classes, thresholds and calibration are kept here, so that a loaded head answers in words.
 
     Args:
         vision_config (`dict` or [`PreTrainedConfig`], *optional*):
@@ -49,8 +48,7 @@ class EClipConfig(PreTrainedConfig):
         catalog_weight (`float`, defaults to 1.0):
             Mass of a positive mate relative to the row's own partner, between 0 and 1.
         matryoshka_dims (`list[int]`, *optional*):
-            Sizes that embeddings can be cut to because the loss is taken at each of them, `projection_dim` among
-            them; see [`matryoshka_loss`].
+            Sizes that embeddings can be cut to, `projection_dim` among them; see [`matryoshka_loss`].
         matryoshka_weights (`list[float]`, *optional*):
             Weight of each of these in the loss; all the same if not given.
         modality (`str`, defaults to `"both"`):
@@ -69,6 +67,13 @@ class EClipConfig(PreTrainedConfig):
             Probability from which a head answers yes; 0.5 where it is `None`, and 0 for attributes.
         target_recall (`float`, *optional*):
             Recall that `decision_threshold` was fitted for.
+        lexical_rows (`int`, defaults to 0):
+            Rows of weights, per kind, that a head has for the hashed n-grams of titles; 0 for a head without them.
+        target_precision (`float`, *optional*):
+            Precision that `review_below` was fitted for.
+        review_below (`dict[str, float | None]`, *optional*):
+            Probability of an answer below which it is sent to review: of the `"category"`, of each attribute, or of
+            `"yes"` and of `"no"`; `None` sends all of them.
         positive_weight (`float`, defaults to 1.0):
             Weight of positive products in the loss of a recogniser, against 1 for all others.
         label_smoothing (`float`, defaults to 0.0):
@@ -111,6 +116,9 @@ class EClipConfig(PreTrainedConfig):
     not_stated: str = "not stated"
     decision_threshold: float | int | None = None
     target_recall: float | int | None = None
+    lexical_rows: int = 0
+    target_precision: float | int | None = None
+    review_below: dict[str, float | int | None] | None = None
     positive_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
     calibration: list[float | int] | tuple[float | int, float | int] = (1.0, 0.0)
@@ -124,8 +132,7 @@ class EClipConfig(PreTrainedConfig):
         self.vision_config = getattr(self.vision_config, "vision_config", self.vision_config)
         self.text_config = getattr(self.text_config, "text_config", self.text_config)
         text_model_type = getattr(self.text_config, "model_type", None)
-        if self.vision_pooling == "auto":
-            self.vision_pooling = "pooler"
+        self.vision_pooling = "pooler" if self.vision_pooling == "auto" else self.vision_pooling
         if self.text_pooling == "auto":
             self.text_pooling = "pooler" if text_model_type in _CONTRASTIVE_TEXT_TOWERS else "mean"
         self.calibration = list(self.calibration)
@@ -135,17 +142,13 @@ class EClipConfig(PreTrainedConfig):
 
     @property
     def attribute_names(self) -> list[str]:
-        """Names of the attributes, in the order in which labels and logits hold them.
-
-        They are sorted: a saved configuration keeps no order of its own.
-        """
+        """Names of the attributes, as labels and logits have them: sorted, since what is saved keeps no order."""
         return sorted(self.attributes or {})
 
     def validate_pooling(self) -> None:
         """Part of `@strict` validation: both poolings are known."""
         for field in ("vision_pooling", "text_pooling"):
-            value = getattr(self, field)
-            if value != "auto" and value not in POOLINGS:
+            if (value := getattr(self, field)) not in ("auto", *POOLINGS):
                 raise ValueError(f"`{field}` is {value!r}; choose one of {', '.join(map(repr, POOLINGS))}.")
 
     def validate_logit_scale(self) -> None:
@@ -169,9 +172,7 @@ class EClipConfig(PreTrainedConfig):
             )
         if dims is None:
             return
-        sizes = set(dims)
-        has_all = self.projection_dim in sizes and len(sizes) == len(dims)
-        if not has_all or min(sizes) < 1 or max(sizes) > self.projection_dim:
+        if len({*dims}) < len(dims) or min(dims, default=0) < 1 or max(dims) != self.projection_dim:
             raise ValueError(
                 f"`matryoshka_dims` is {dims}; give different sizes from 1 to `projection_dim` "
                 f"({self.projection_dim}), and that one among them."
@@ -203,7 +204,9 @@ class EClipConfig(PreTrainedConfig):
             "modality_dropout": (0, 0.5),
             "decision_threshold": (0, 1),
             "target_recall": (0, 1),
+            "target_precision": (0, 1),
             "label_smoothing": (0, 1),
+            "lexical_rows": (0, 2**16),
             "cluster_threshold": (-1, 1),
             "cluster_neighbors": (1, math.inf),
         }
@@ -211,13 +214,13 @@ class EClipConfig(PreTrainedConfig):
             value = getattr(self, field)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"`{field}` is {value}; give a number from {low} to {high}.")
+        if any(value is not None and not 0 <= value <= 1 for value in (self.review_below or {}).values()):
+            raise ValueError(f"`review_below` is {self.review_below}; give numbers from 0 to 1, or None for all.")
         if not 0 < self.positive_weight < math.inf:
             raise ValueError(f"`positive_weight` is {self.positive_weight}; give a positive number.")
         # A negative slope would turn every decision round.
         if len(self.calibration) != 2 or not all(map(math.isfinite, self.calibration)) or self.calibration[0] <= 0:
-            raise ValueError(
-                f"`calibration` is {list(self.calibration)}; give a positive slope and an intercept, both finite."
-            )
+            raise ValueError(f"`calibration` is {[*self.calibration]}; give a positive slope and a finite intercept.")
 
 
 def _check_unique(field: str, names: Sequence[object]) -> None:

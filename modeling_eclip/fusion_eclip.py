@@ -1,4 +1,4 @@
-"""ProductEmbeds, a product's vectors by modality; LateFusionClassifier, one classifier per modality and their fusion.
+"""ProductEmbeds, a product's vectors by modality; LateFusionClassifier and PairEvidence, how what is known is joined.
 
 Where vectors are joined before one classifier, the stronger modality hides what the weaker one knows, and answers get
 worse where it is missing. Here each modality learns to answer alone, and the answers are joined: a product of experts,
@@ -7,21 +7,37 @@ worse where it is missing. Here each modality learns to answer alone, and the an
 
 with two scales and a bias that make up for what title and image both know. A product with one modality gets that
 modality's own answer. The fusion is this package's; e-CLIP (Shin et al. 2022) uses text, image, and both.
+
+Titles often name the answer, in words that a vector does not keep. The answer of titles is therefore wide and deep
+(Cheng et al. 2016): `LexicalLinear` weighs their n-grams beside the linear classifier of their vectors. Of pairs of
+products, `PairEvidence` weighs the answer of the vectors beside what both titles have in common literally.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .modeling_eclip import normalize
+from .processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING
 
 IGNORED_LABEL = -100
-_HELD = 1e-4  # how strongly the fitted fusion is held where it starts
+_CODES, _CLOSED_UP = LEXICAL_KINDS.index("codes"), LEXICAL_KINDS.index("closed up")
+_MEASURES = (
+    "cosine", "jaccard", "most contained", "least contained", "common", "fewest missing", "most missing",
+    "rarest common", "rarest missing, lower", "rarest missing, higher",
+)  # fmt: skip
+EVIDENCE = (
+    "cosine of titles", "cosine of images", "cosine of titles with images", "logit of vectors",
+    *(f"{kind}: {measure}" for measure in _MEASURES for kind in LEXICAL_KINDS),
+)  # fmt: skip
+"""What [`PairEvidence`] knows of a pair, in the order of its features."""
+# Of the trees.
+_NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6
 
 
 @dataclass
@@ -37,12 +53,14 @@ class ProductEmbeds(ModelOutput):
         image: Vectors of the images, shape `(B, image width)`.
         has_text: Which products have a title, bool, shape `(B,)`.
         has_image: Which have an image, likewise.
+        lexical: Hashed n-grams of the titles, as the processor's `lexical_ids` gives them, int32, shape `(B, 1024)`.
     """
 
     text: torch.Tensor | None = None
     image: torch.Tensor | None = None
     has_text: torch.Tensor | None = None
     has_image: torch.Tensor | None = None
+    lexical: torch.Tensor | None = None
 
     @property
     def modalities(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -78,17 +96,59 @@ def apply_linear(linear: nn.Module, vectors: torch.Tensor) -> torch.Tensor:
     return linear(vectors.to(dtype) if dtype is not None and dtype.is_floating_point else vectors)
 
 
+class LexicalLinear(nn.Module):
+    """A linear classifier of titles by their n-grams: words, pairs of words and 3-grams, weighed by TF-IDF.
+
+    It is fitted by [`fit_classifier`], not trained by gradients; until then it answers nothing.
+
+    Args:
+        num_rows: Rows of weights for each of the three kinds; n-grams of one hash share a row.
+        num_classes: Number of classes.
+    """
+
+    num_kinds = 3  # the first of `LEXICAL_KINDS`
+
+    def __init__(self, num_rows: int, num_classes: int):
+        """Build the rows; the last is of the n-grams that do not count."""
+        super().__init__()
+        self.num_rows = num_rows
+        shape = (self.num_kinds * num_rows + 1, num_classes)
+        self.register_buffer("weight", torch.zeros(shape))
+        self.register_buffer("idf", torch.zeros(shape[0]))
+
+    def rows(self, lexical: torch.Tensor) -> torch.Tensor:
+        """Return the row of each n-gram, int64, the shape of `lexical`."""
+        kinds, hashes = lexical.long() >> LEXICAL_BITS, lexical.long() % 2**LEXICAL_BITS
+        rows = kinds * self.num_rows + hashes % self.num_rows
+        return torch.where(kinds < self.num_kinds, rows, self.num_kinds * self.num_rows)
+
+    def forward(self, lexical: torch.Tensor) -> torch.Tensor:
+        """Classify titles.
+
+        Args:
+            lexical: Their hashed n-grams, as [`ProductEmbeds`] holds them, shape `(B, N)`.
+
+        Returns:
+            Logits, float32, shape `(B, num_classes)`.
+        """
+        rows = self.rows(lexical)
+        weights = nn.functional.normalize(self.idf.float()[rows], dim=1)
+        return F.embedding_bag(rows, self.weight.float(), per_sample_weights=weights, mode="sum")
+
+
 class LateFusionClassifier(nn.Module):
     """Classify products from their titles, their images or both.
 
     Args:
         widths: Width of the vectors of each modality that it uses: of `"text"`, `"image"` or both.
         num_classes: Number of classes.
+        lexical_rows: As for [`LexicalLinear`]; 0 for titles by their vectors alone.
     """
 
-    def __init__(self, widths: Mapping[str, int], num_classes: int):
+    def __init__(self, widths: Mapping[str, int], num_classes: int, lexical_rows: int = 0):
         """Build a linear classifier per modality, and their fusion."""
         super().__init__()
+        self.lexical = LexicalLinear(lexical_rows, num_classes) if lexical_rows and "text" in widths else None
         self.text = nn.Linear(widths["text"], num_classes) if "text" in widths else None
         self.image = nn.Linear(widths["image"], num_classes) if "image" in widths else None
         if self.text is not None and self.image is not None:
@@ -112,6 +172,8 @@ class LateFusionClassifier(nn.Module):
             # The bias holds the frequency of a class, which is no evidence where the modality is missing.
             bias = linear.bias() if callable(linear.bias) else linear.bias  # a method of torch's quantised layers
             logits = logits - (~has_modality).unsqueeze(1) * bias.float()
+            if modality == "text" and self.lexical is not None and embeds.lexical is not None:
+                logits = logits + self.lexical(embeds.lexical)
             log_probabilities[modality] = logits.log_softmax(dim=-1)  # (B, num_classes)
         return log_probabilities
 
@@ -174,58 +236,6 @@ class LateFusionClassifier(nn.Module):
         ]
         return logits, loss + torch.stack(own_losses).mean()
 
-    def fit_fusion(
-        self, embeds: ProductEmbeds, labels: torch.Tensor, class_counts: torch.Tensor | None = None
-    ) -> None:
-        """Fit the fusion by cross entropy on products that the classifiers were not trained on.
-
-        Three numbers are fitted, so that a small validation set will do: two scales, and how much of the classes'
-        frequency, which both modalities have counted, is taken back. Nothing changes for one modality, or no labels.
-
-        Args:
-            embeds: The products; those with both modalities count.
-            labels: Their classes, int64, shape `(N,)`; -100 for a product that does not count.
-            class_counts: How often each class was there in training, shape `(num_classes,)`; `None` fits the two
-                scales alone.
-        """
-        if self.text is None or self.image is None:
-            return
-        with torch.no_grad():
-            modality_logits = self.modality_logits(embeds)
-            counted = labels.to(modality_logits["text"].device) != IGNORED_LABEL
-            for _, has_modality in embeds.modalities.values():
-                counted = counted & has_modality.to(counted.device)
-            text, image = (modality_logits[name].to(counted.device)[counted].double() for name in ("text", "image"))
-            labels = labels.to(counted.device)[counted]
-            if not len(labels):
-                return
-            prior = torch.zeros(text.shape[1], dtype=torch.float64, device=text.device)
-            if class_counts is not None:
-                # One more of each, so that a class without products is rare, not impossible.
-                counts = class_counts.to(prior) + 1
-                prior = (counts / counts.sum()).log()
-        with torch.enable_grad():
-            # As logs, so that no scale becomes negative.
-            log_scales = torch.full((2,), 0.5, dtype=torch.float64, device=text.device).log().requires_grad_()
-            strength = torch.zeros((), dtype=torch.float64, device=text.device, requires_grad=True)
-            optimizer = torch.optim.LBFGS([log_scales, strength], max_iter=100, line_search_fn="strong_wolfe")
-
-            def closure() -> torch.Tensor:
-                optimizer.zero_grad()
-                scales = log_scales.exp()
-                loss = F.cross_entropy(scales[0] * text + scales[1] * image - strength * prior, labels)
-                # A handful of products may be told apart without a mistake, and then no scale is large enough.
-                loss = loss + _HELD * ((log_scales - math.log(0.5)).square().sum() + strength.square())
-                loss.backward()
-                return loss
-
-            optimizer.step(closure)
-        if not (log_scales.isfinite().all() and strength.isfinite()):
-            return
-        with torch.no_grad():
-            self.fusion_scale.copy_(log_scales.exp())
-            self.fusion_bias.copy_(-strength * prior)
-
     @torch.no_grad()
     def rely_on(self, modality: str) -> None:
         """Take the answer of one modality, `"text"` or `"image"`, wherever a product has both."""
@@ -267,4 +277,115 @@ def mean_cross_entropy(
     return total / torch.where(mass > 0, mass, 1)
 
 
-__all__ = ["IGNORED_LABEL", "LateFusionClassifier", "ProductEmbeds", "apply_linear", "mean_cross_entropy"]
+def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) -> torch.Tensor:
+    """Measure what the titles of pairs have in common literally; swapped titles give the same to the last bit.
+
+    Args:
+        left: Hashed n-grams of the first titles, as the processor's `lexical_ids` gives them, shape `(P, N)`.
+        right: Those of the second ones.
+        idf: Inverse document frequency of every n-gram and of padding, shape `(LEXICAL_PADDING + 1,)`.
+
+    Returns:
+        For each measure and kind of n-gram, in the order of `EVIDENCE` after the first four, float32, shape `(P, 80)`:
+        cosine of TF-IDF; Jaccard index; the larger and the smaller share of a title's n-grams that the other one has;
+        how many are in both, and are missing in the other one, the lower number of the two first; and the highest
+        IDF of those in both, and of those missing. Not a number where a title has none of the kind.
+    """
+    width = int((torch.cat([left, right]) < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))
+    sides = [left[:, :width].contiguous(), right[:, :width].contiguous()]
+    found = []
+    for own, other in (sides, sides[::-1]):
+        kinds, weights = own.long() >> LEXICAL_BITS, idf[own.long()]
+        # Codes are looked for in the other title closed up.
+        sought = torch.where(kinds == _CODES, own + ((_CLOSED_UP - _CODES) << LEXICAL_BITS), own)
+        places = torch.searchsorted(other, sought).clamp(max=width - 1)
+        common = (other.gather(1, places) == sought).to(weights.dtype)
+        zeros = weights.new_zeros(len(own), len(LEXICAL_KINDS) + 1)  # the last is padding
+        sums = [common.new_ones(()).expand_as(common), common, weights**2, common * weights**2]
+        rarest = [common * weights, (1 - common) * weights]
+        parts = [zeros.scatter_add(1, kinds, values) for values in sums]
+        parts += [zeros.scatter_reduce(1, kinds, values, "amax") for values in rarest]
+        found.append([part[:, :-1] for part in parts])
+    number, common, mass, common_mass, rarest_common, rarest_missing = (
+        torch.stack(parts) for parts in zip(*found, strict=True)
+    )  # (2, P, kinds) each
+    shared, contained, missing = common.mean(dim=0), common / number, number - common
+    cosine = common_mass.mean(dim=0) / (mass[0] * mass[1]).sqrt()
+    jaccard = shared / (number.sum(dim=0) - shared)
+    measures = [
+        cosine, jaccard, contained.amax(dim=0), contained.amin(dim=0), shared, missing.amin(dim=0),
+        missing.amax(dim=0), rarest_common.amax(dim=0), rarest_missing.amin(dim=0), rarest_missing.amax(dim=0),
+    ]  # fmt: skip
+    absent = (number == 0).any(dim=0)
+    return torch.cat([measure.masked_fill(absent, torch.nan) for measure in measures], dim=1)
+
+
+class BoostedTrees(nn.Module):
+    """Gradient-boosted trees as tensors: scikit-learn fits them, and no pickle holds them."""
+
+    def __init__(self) -> None:
+        """Build trees that all answer zero."""
+        super().__init__()
+        shape = (_NUM_TREES, _NUM_NODES)
+        self.register_buffer("feature", torch.zeros(shape, dtype=torch.int32))  # that a node asks for
+        self.register_buffer("threshold", torch.zeros(shape))  # up to which it goes left
+        self.register_buffer("next_node", torch.zeros(*shape, 3, dtype=torch.int32))  # left, right, where not known
+        self.register_buffer("value", torch.zeros(shape))  # of leaves, their own children
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Sum the trees' answers, shape `(P, F)` to `(P,)`."""
+        trees = torch.arange(_NUM_TREES, device=features.device)
+        nodes = torch.zeros(len(features), _NUM_TREES, dtype=torch.int64, device=features.device)
+        features = features.float()
+        for _ in range(_MAX_DEPTH):
+            asked = features.gather(1, self.feature[trees, nodes].long())
+            turn = (asked > self.threshold[trees, nodes]).long().masked_fill(asked.isnan(), 2)
+            nodes = self.next_node[trees, nodes].gather(2, turn.unsqueeze(2)).squeeze(2).long()
+        return self.value[trees, nodes].sum(dim=1)
+
+
+class PairEvidence(nn.Module):
+    """Weighs the answer of the vectors, their cosines, and what titles say literally: a linear part and trees.
+
+    It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer.
+    """
+
+    def __init__(self) -> None:
+        """Build it, not fitted."""
+        super().__init__()
+        self.register_buffer("idf", torch.zeros(LEXICAL_PADDING + 1))
+        self.register_buffer("mean", torch.zeros(len(EVIDENCE)))  # stands for what is not known
+        self.register_buffer("weight", torch.zeros(len(EVIDENCE)))
+        self.register_buffer("bias", torch.zeros(1))
+        self.register_buffer("is_fitted", torch.zeros(1, dtype=torch.bool))
+        self.trees = BoostedTrees()
+
+    def forget(self) -> None:
+        """Forget what was fitted."""
+        for buffer in self.buffers():
+            init.zeros_(buffer)
+
+    def features(self, vectors: torch.Tensor, left: ProductEmbeds, right: ProductEmbeds) -> torch.Tensor:
+        """Describe pairs, in the order of `EVIDENCE`, by the first four features and by the products themselves."""
+        if left.lexical is None or right.lexical is None:
+            overlap = vectors.new_full((len(vectors), len(EVIDENCE) - vectors.shape[1]), torch.nan)
+        else:
+            titles = (of.lexical.to(vectors.device) for of in (left, right) if of.lexical is not None)
+            overlap = lexical_overlap(*titles, self.idf.float())
+        return torch.cat([vectors, overlap], dim=1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Answer from features, shape `(P, F)` to log odds, float32, shape `(P,)`."""
+        known = torch.where(features.isnan(), self.mean.float(), features)
+        return known @ self.weight.float() + self.bias.float() + self.trees(features)
+
+
+def select_products(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
+    """Take some products, in the order of `rows`."""
+    return ProductEmbeds(**{name: value[rows] for name, value in embeds.items()})
+
+
+__all__ = [
+    "EVIDENCE", "IGNORED_LABEL", "BoostedTrees", "LateFusionClassifier", "LexicalLinear", "PairEvidence",
+    "ProductEmbeds", "apply_linear", "lexical_overlap", "mean_cross_entropy", "select_products",
+]  # fmt: skip

@@ -237,7 +237,7 @@ def _check_cost(pil_image: "PILImage", name: str, max_pixels: int) -> None:
     """Refuse too many pixels, and files whose decoder would go over them many times, or over many more than that."""
     width, height, kind = pil_image.width, pil_image.height, pil_image.format
     file: Any = getattr(pil_image, "fp", None)  # a Pillow image without one is decoded already
-    if file and (kind in _COSTLY_FORMATS or "progressive" in pil_image.info):
+    if file and (kind in _COSTLY_FORMATS or "progressive" in pil_image.info or pil_image.mode in ("I", "F")):
         max_pixels //= _COSTLY_FORMATS.get(kind or "", 2)
     _check_size(width, height, name, max_pixels)
     if not file or kind not in ("JPEG", "MPO", "TIFF", "JPEG2000"):
@@ -314,8 +314,7 @@ def _from_array(array: np.ndarray, kind: str, max_pixels: int, channels_first: b
             "unsupported",
         )
     _check_size(array.shape[1], array.shape[0], name, max_pixels)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
+    array = array[..., 0] if array.shape[2:] == (1,) else array
     return _to_rgb(Image.fromarray(np.ascontiguousarray(_to_uint8(array, name))), name)
 
 
@@ -351,18 +350,21 @@ def _to_rgb(pil_image: "PILImage", name: str) -> "PILImage":
     if _orientation(pil_image) != 1:
         with contextlib.suppress(Exception):
             pil_image = ImageOps.exif_transpose(pil_image)
+    plain_modes = ("I", "F") if "transparency" in pil_image.info else ("I", "F", "RGB")
+    if pil_image.height > (rows := 1 + 2**20 // pil_image.width) and pil_image.mode not in plain_modes:
+        rgb = Image.new("RGB", pil_image.size)  # in strips: of all pixels at once there would be four copies
+        for top in range(0, pil_image.height, rows):  # what the last has too much is left out
+            rgb.paste(_to_rgb(pil_image.crop((0, top, pil_image.width, top + rows)), name), (0, top))
+        return rgb
     profile = pil_image.info.get("icc_profile")
     if pil_image.mode in ("I", "F") or pil_image.mode.startswith("I;16"):
         pil_image = Image.fromarray(_deep_to_uint8(pil_image, name))
     try:
         if pil_image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in pil_image.info:
-            if pil_image.mode == "La":
-                pil_image = pil_image.convert("LA")
-            layer = pil_image.convert("RGBA")
+            layer = (pil_image.convert("LA") if pil_image.mode == "La" else pil_image).convert("RGBA")
             if transform := _to_srgb("RGBA", profile):
                 layer = transform.apply(layer)
-            white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, layer).convert("RGB")
+            return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
         if profile and pil_image.mode not in ("L", "CMYK", "LAB"):  # which have profiles of their own kind
             pil_image = pil_image.convert("RGB")
         if transform := _to_srgb(pil_image.mode, profile):

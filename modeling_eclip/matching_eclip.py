@@ -8,6 +8,8 @@ Notable choices:
 - the features of a pair are its cosine, the absolute difference and the product of its vectors: to swap the products
   changes no bit of them, and no more of the answer than the rounding of a pair at another place of a batch;
 - before training, the logit is the mean cosine of the modalities, scaled: a base model matches products as it is;
+- vectors forget codes and numbers, by which many products are told apart: boosted trees weigh what two titles have in
+  common literally beside the answer of the vectors (`PairEvidence`);
 - a product with a title only and one with an image only are compared in the space that titles and images share;
 - products are represented once and paired afterwards, and the pairs come from nearest neighbours: N products cost N
   encodings and some tens of pairs per product.
@@ -23,7 +25,14 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
-from .fusion_eclip import IGNORED_LABEL, LateFusionClassifier, ProductEmbeds, mean_cross_entropy
+from .fusion_eclip import (
+    IGNORED_LABEL,
+    LateFusionClassifier,
+    PairEvidence,
+    ProductEmbeds,
+    mean_cross_entropy,
+    select_products,
+)  # fmt: skip
 from .modeling_eclip import normalize
 from .representation_eclip import EClipYesOrNoModel, import_from_package, modality_widths
 
@@ -110,12 +119,16 @@ class EClipForProductMatching(EClipYesOrNoModel):
         config: The configuration; its `calibration` and `decision_threshold` count in the answers.
     """
 
+    # A threshold that is rounded sends pairs to the other side of a tree.
+    _keep_in_fp32_modules_strict = ["evidence"]
+
     def __init__(self, config: EClipConfig):
         """Build the classifier of pairs."""
         super().__init__(config)
         self.classifier = PairClassifier(
             {modality: 2 * width + 1 for modality, width in modality_widths(config).items()}
         )
+        self.evidence = PairEvidence() if config.lexical_rows else None
         self.post_init()
 
     @torch.no_grad()
@@ -126,6 +139,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
         elif isinstance(module, CrossModalLinear):
             init.constant_(module.weight, _START_SCALE)
             init.constant_(module.bias, -_START_SCALE * _START_CROSS_COSINE)
+        elif isinstance(module, PairEvidence):
+            module.forget()
 
     def answer_inputs(
         self, inputs: dict[str, torch.Tensor], labels: torch.Tensor | None, **kwargs: Any
@@ -175,20 +190,61 @@ class EClipForProductMatching(EClipYesOrNoModel):
         """
         if right is None:
             raise ValueError("`right` is None; give the second products of the pairs, too.")
-        pairs = self.pair_features(embeds, right)
-        if labels is not None:
-            labels = labels.long()
+        vectors, loss = self._vector_answer(embeds, right, None if labels is None else labels.long())
+        logits = vectors[:, 3]
+        if self.evidence is not None:
+            weighed = self.evidence(self.evidence.features(vectors.detach(), embeds, right))
+            # A title on one side and an image on the other have nothing to weigh but the vectors.
+            is_weighed = self.evidence.is_fitted & ~vectors[:, :2].isnan().all(dim=1)
+            logits = torch.where(is_weighed, weighed, logits)
+        return MatchingOutput(loss=loss, logits=logits, products=embeds, right_products=right)
+
+    @torch.no_grad()
+    def pair_evidence(self, left: ProductEmbeds, right: ProductEmbeds) -> torch.Tensor:
+        """Return what [`PairEvidence`] weighs.
+
+        Args:
+            left: The first products of the pairs.
+            right: The second ones.
+
+        Returns:
+            Features in the order of `EVIDENCE`, not a number where a product lacks it, float32, shape `(B, 84)`.
+
+        Raises:
+            ValueError: the head has no `lexical_rows`.
+        """
+        if self.evidence is None:
+            raise ValueError("`lexical_rows` is 0: this head weighs the vectors alone.")
+        return self.evidence.features(self._vector_answer(left, right, None)[0], left, right)
+
+    def _vector_answer(
+        self, left: ProductEmbeds, right: ProductEmbeds, labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Answer by the vectors alone.
+
+        Returns:
+            Cosine of the titles, of the images, and of titles with images, each not a number where there is none, and
+            the logit, shape `(B, 4)`; and the loss, `None` without labels.
+        """
+        pairs = self.pair_features(left, right)
         class_logits, loss = self.classifier(pairs, labels)
         logits = class_logits[:, 1] - class_logits[:, 0]
+        cosines = dict.fromkeys(("text", "image", "cross"), torch.full_like(logits, torch.nan))
+        for modality, (features, has_modality) in pairs.modalities.items():
+            cosines[modality] = features[:, 0].masked_fill(~has_modality, torch.nan).to(logits.device)
         if self.config.modality == "both":
-            cross_logits, can_cross = self._cross_modal_logits(embeds, right)
-            shared = [has_modality.to(logits.device) for _, has_modality in pairs.modalities.values()]
-            logits = torch.where(torch.stack(shared).any(dim=0), logits, cross_logits)
+            cross_cosines, can_cross = self._cross_modal_cosines(left, right)
+            cosines["cross"] = cross_cosines.masked_fill(~can_cross, torch.nan)
+            linear = self.classifier.cross_modal
+            assert linear is not None
+            cross_logits = linear(cross_cosines.unsqueeze(1).to(linear.weight.dtype)).squeeze(1).float()
+            shares_none = cosines["text"].isnan() & cosines["image"].isnan()
+            logits = torch.where(shares_none, cross_logits, logits)
             if labels is not None and loss is not None:
                 labels = labels.to(logits.device).masked_fill(~can_cross, IGNORED_LABEL)
                 both_classes = torch.stack([-cross_logits / 2, cross_logits / 2], dim=1)
                 loss = loss + mean_cross_entropy(both_classes, labels)
-        return MatchingOutput(loss=loss, logits=logits, products=embeds, right_products=right)
+        return torch.stack([*cosines.values(), logits], dim=1), loss
 
     def pair_features(self, left: ProductEmbeds, right: ProductEmbeds) -> ProductEmbeds:
         """Describe pairs of products by modality: what the classifier reads.
@@ -224,10 +280,11 @@ class EClipForProductMatching(EClipYesOrNoModel):
             Log odds that the two are one product, before calibration, float32, shape `(P,)`.
         """
         width = sum(vectors.shape[1] for vectors, _ in embeds.modalities.values())
+        width += 0 if embeds.lexical is None else 4 * embeds.lexical.shape[1]
         block_size = max(_BLOCK_NUMBERS // (4 * width), 1)
         logits = [torch.empty(0, device=next(iter(embeds.modalities.values()))[0].device)]
         for block in pairs.split(block_size):
-            output = self.answer(_select(embeds, block[:, 0]), right=_select(embeds, block[:, 1]))
+            output = self.answer(select_products(embeds, block[:, 0]), right=select_products(embeds, block[:, 1]))
             assert output.logits is not None
             logits.append(output.logits)
         return torch.cat(logits)
@@ -249,11 +306,12 @@ class EClipForProductMatching(EClipYesOrNoModel):
         neighbors = import_from_package("retrieval.neighbors", "`candidates`")
         return neighbors.product_pairs(embeds, num_neighbors or self.config.cluster_neighbors)
 
-    def _cross_modal_logits(self, left: ProductEmbeds, right: ProductEmbeds) -> tuple[torch.Tensor, torch.Tensor]:
+    def _cross_modal_cosines(self, left: ProductEmbeds, right: ProductEmbeds) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare the title of one product with the image of the other one, in the shared space.
 
         Returns:
-            Log odds, float32, shape `(B,)`; and which pairs have a title and an image to compare, bool, shape `(B,)`.
+            Mean cosines, float32, shape `(B,)`; and which pairs have a title and an image to compare, bool, shape
+            `(B,)`.
         """
         total = has_any = None
         for titles, images in ((left, right), (right, left)):
@@ -265,15 +323,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
             cosines = (text * image).sum(dim=1).masked_fill(~has_both, 0)
             total = cosines if total is None else total + cosines
             has_any = has_both.int() if has_any is None else has_any + has_both
-        linear = self.classifier.cross_modal
-        assert total is not None and has_any is not None and linear is not None
-        cosines = (total / has_any.clamp(min=1)).unsqueeze(1)
-        return linear(cosines.to(linear.weight.dtype)).squeeze(1).float(), has_any > 0
-
-
-def _select(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
-    """Take some products, in the order of `rows`."""
-    return ProductEmbeds(**{name: value[rows] for name, value in embeds.items()})
+        assert total is not None and has_any is not None
+        return total / has_any.clamp(min=1), has_any > 0
 
 
 __all__ = ["EClipForProductMatching", "MatchingOutput", "PairClassifier"]

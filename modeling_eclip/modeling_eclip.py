@@ -288,6 +288,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         """
         optional = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         given = {name: value for name, value in optional.items() if value is not None}
+        kwargs.pop("lexical_ids", None)  # of a head's processor: towers do not read them  # type: ignore[misc]
         output = self.text_model(input_ids=input_ids, return_dict=True, **given, **kwargs)
         return _with_pooled(output, pool_tower_output(output, self.config.text_pooling, attention_mask=attention_mask))
 
@@ -317,6 +318,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             "interpolate_pos_encoding": interpolate_pos_encoding or None,
         }
         given = {name: value for name, value in optional.items() if value is not None}
+        kwargs.pop("lexical_ids", None)  # type: ignore[misc]
         pixel_values = pixel_values.to(self.vision_model.dtype)  # of quantised weights, what the tower computes in
         output = self.vision_model(pixel_values=pixel_values, return_dict=True, **given, **kwargs)
         pooled = pool_tower_output(
@@ -478,7 +480,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             `text_pooler_output` and `image_pooler_output`, shape `(B, width)`: the towers' vectors, zero for products
             without it. All of it is what heads take in place of titles and images.
         """
-        encoded = {"has_text": inputs["has_text"], "has_image": inputs["has_image"]}
+        encoded = {name: inputs[name] for name in ("has_text", "has_image", "lexical_ids") if name in inputs}
         for modality, names in (("text", TEXT_INPUTS), ("image", IMAGE_INPUTS)):
             if given := {name: inputs[name] for name in names if name in inputs}:
                 vectors = getattr(self, f"encode_{modality}")(**given).pooler_output

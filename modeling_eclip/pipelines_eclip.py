@@ -4,9 +4,10 @@
     pipeline("eclip-product-matching", model=checkpoint, trust_remote_code=True)
 
 Contract: a product is a title, an image, or `{"text": title, "image": image}`; one that lacks a modality is judged
-by the other one. Scores are the head's probabilities, calibrated where it is, and its decision
-comes first, by its threshold where it has one. Checkpoints of heads name their pipeline (`custom_pipelines`), and
-importing the package registers both, for models at hand.
+by the other one. Scores are the head's probabilities, calibrated where it is, and its decision comes first, by its
+threshold where it has one. The decision of a head with `review_below` may be "sent to review"; its score is the
+probability that the answer after it, which the head proposes, is wrong. Checkpoints of heads name their pipeline
+(`custom_pipelines`), and importing the package registers both, for models at hand.
 """
 
 import os
@@ -19,6 +20,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 
 from .processing_eclip import read_product
+from .representation_eclip import SENT_TO_REVIEW
 
 _Answers = list[dict[str, Any]]
 # What the pipelines are called in transformers.
@@ -203,7 +205,7 @@ def _attributes(model: Any, logits: torch.Tensor, top_k: int | None) -> dict[str
     for name, values in model.values.items():
         probabilities = by_attribute[name].softmax(dim=1)[0].tolist()
         ranked = sorted(zip(values, probabilities, strict=True), key=lambda pair: -pair[1])
-        if decided[name] != ranked[0][0]:  # no value is probable enough
+        if decided[name] != ranked[0][0]:  # no value is probable enough, or it is left to people
             ranked = [(decided[name], 1 - ranked[0][1]), *((v, p) for v, p in ranked if v != decided[name])]
         answers[name] = [{"label": value, "score": probability} for value, probability in ranked[:top_k]]
     return answers
@@ -216,7 +218,11 @@ def _adult(model: Any, logits: torch.Tensor, top_k: int | None) -> _Answers:
 def _yes_or_no(model: Any, logits: torch.Tensor, top_k: int | None, yes: str, no: str) -> _Answers:
     probability = model.probabilities(logits).item()
     answers = [{"label": yes, "score": probability}, {"label": no, "score": 1 - probability}]
-    return (answers if model.decode(logits)[0] else answers[::-1])[:top_k]
+    (decided,) = model.decode(logits)
+    if not (probability >= model.decision_threshold if decided is None else decided):
+        answers.reverse()
+    first = [{"label": SENT_TO_REVIEW, "score": answers[1]["score"]}] if decided is None else []
+    return [*first, *answers][:top_k]
 
 
 _DESCRIPTIONS: dict[str, Callable[[Any, torch.Tensor, int | None], Any]] = {

@@ -6,8 +6,12 @@ with the processor; and a processor can be put together from two towers' checkpo
 SigLIP 2 checkpoint. Every other thing (keyword arguments per call, saving, the Hub, decoding) is the mixin's.
 """
 
+import importlib
 import os
+import re
 import threading
+import unicodedata
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +26,13 @@ _SIGLIP_TITLE_LENGTH = 64
 _MODALITIES = ("text", "image")
 _TITLE_PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+# What a title says literally: its hashed n-grams, of these kinds in this order.
+LEXICAL_KINDS = ("words", "word pairs", "3-grams", "words with digits", "numbers", "codes", "closed up", "first word")
+LEXICAL_BITS = 16  # of the hash of an n-gram; its kind stands above them
+LEXICAL_PADDING = len(LEXICAL_KINDS) << LEXICAL_BITS
+_LEXICAL_LENGTH, _MAX_LEXICAL_CHARACTERS = 1024, 320
+_WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
 
 # Fast tokenizers keep padding and length as state between calls: one call at a time, whichever processor makes it.
 _LOCK = threading.RLock()
@@ -40,6 +51,7 @@ class EClipProcessor(ProcessorMixin):
             al. 2022), so this is room enough in any script.
         title_padding: What the tokenizer takes as `padding` where a call does not say: True or `"longest"` (to the
             longest title of the call), `"max_length"` (to the whole length, for SigLIP's text towers) or False.
+        lexical_features: Whether titles come with their `lexical_ids`, too, for a head that reads them.
         **kwargs: `chat_template`, which the mixin accepts.
 
     Raises:
@@ -55,12 +67,14 @@ class EClipProcessor(ProcessorMixin):
         tokenizer: Any,
         max_title_length: int | None = None,
         title_padding: bool | str = True,
+        lexical_features: bool = False,
         **kwargs: Any,
     ):
         """Join the parts and check the settings of titles."""
         super().__init__(image_processor, tokenizer, **kwargs)
         self.max_title_length = max_title_length
         self.title_padding = title_padding
+        self.lexical_features = lexical_features
         self.check_title_settings()
 
     @property
@@ -76,7 +90,8 @@ class EClipProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the inputs that the model takes; a title has one segment, so there are no token types."""
-        return [name for name in super().model_input_names if name != "token_type_ids"]
+        names = [name for name in super().model_input_names if name != "token_type_ids"]
+        return names + ["lexical_ids"] * self.lexical_features
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
         """Prepare titles, images, or both.
@@ -84,14 +99,15 @@ class EClipProcessor(ProcessorMixin):
         Args:
             images: One image, or any iterable of them (or an array or tensor with four axes), each in any form that
                 `load_product_image` accepts.
-            text: One title or a sequence of `B` titles in any script. An empty title is allowed.
+            text: One title or a sequence of `B` titles in any script, empty ones too; 10,000 characters are read.
             **kwargs: `return_tensors` and any other argument of the tokenizer or the image processor, flat or in
                 `text_kwargs` / `images_kwargs`; these go before the processor's own `max_title_length` and
                 `title_padding`.
 
         Returns:
-            What the tokenizer returns: `input_ids` and, for most, `attention_mask`, both `(B, length)`; and what the
-            image processor returns: for most `pixel_values` `(B, channels, height, width)`.
+            What the tokenizer returns: `input_ids` and, for most, `attention_mask`, both `(B, length)`; `lexical_ids`
+            as [`lexical_ids`] gives them, where the processor has `lexical_features`; and what the image processor
+            returns: for most `pixel_values` `(B, channels, height, width)`.
 
         Raises:
             ProductImageError: If an image cannot be used; the message starts with its place, as in `images[3]`.
@@ -108,6 +124,8 @@ class EClipProcessor(ProcessorMixin):
             kwargs["text_kwargs"] = {**defaults, **kwargs.get("text_kwargs", {})}
             with _LOCK:
                 inputs.update(super().__call__(text=text, **kwargs))
+            if self.lexical_features:
+                inputs["lexical_ids"] = lexical_ids([text] if isinstance(text, str) else text)
         if images is not None:
             inputs.update(super().__call__(images=_loaded_images(images), **kwargs))
         return inputs
@@ -177,7 +195,9 @@ class EClipProcessor(ProcessorMixin):
         """
         image_processor = AutoImageProcessor.from_pretrained(vision)
         if image_size is not None:
-            image_processor = _with_output_size(image_processor, image_size)
+            # Not imported by name: it does not travel, and who builds a model from towers has the package.
+            sizes = importlib.import_module("modeling_eclip.inference.image_size")
+            image_processor = sizes.with_output_size(image_processor, image_size)
         length, padding = _title_settings(_config_or_none(text))
         tokenizer = AutoTokenizer.from_pretrained(text)
         return cls(image_processor, tokenizer, max_title_length=max_title_length or length, title_padding=padding)
@@ -202,22 +222,19 @@ class EClipProcessor(ProcessorMixin):
 
 
 def _checked_titles(text: Any) -> str | list[str]:
-    """One title or a list of them; anything else is refused with its place."""
+    """One title or a list of them, cut to what is read; anything else is refused with its place."""
     if isinstance(text, str):
-        check_title(text, "text")
-        return text
+        return check_title(text, "text")
     if isinstance(text, bytes | Mapping) or not isinstance(text, Iterable):
         raise ValueError(f"text: received {type(text).__name__}. Give a title or a sequence of titles.")
     titles = list(text)
     if not titles:
         raise ValueError("text: received no titles. Give at least one, or leave text= out.")
-    for index, title in enumerate(titles):
-        check_title(title, f"text[{index}]")
-    return titles
+    return [check_title(title, f"text[{index}]") for index, title in enumerate(titles)]
 
 
-def check_title(title: Any, name: str) -> None:
-    """Refuse what is not text or cannot be encoded, by a `ValueError` that starts with the name of its place."""
+def check_title(title: Any, name: str) -> str:
+    """Return what is read of a title; refuse what is not text or cannot be encoded, naming its place."""
     if not isinstance(title, str):
         raise ValueError(f"{name}: received {title!r:.200}, not a title. Give a string; '' for an offer without one.")
     try:
@@ -227,6 +244,53 @@ def check_title(title: Any, name: str) -> None:
             f"{name}: holds half of a surrogate pair ({error.reason} at {error.start}). "
             'Repair it with title.encode("utf-16", "surrogatepass").decode("utf-16", "replace").'
         ) from error
+    return title[:10_000]  # characters; a tokenizer takes seconds for a million
+
+
+def lexical_ids(titles: Sequence[str | None]) -> torch.Tensor:
+    """Hash the n-grams of titles in any script: what classifiers count, and pairs of titles are compared by.
+
+    Titles are in lower case and of compatible characters (NFKC). "Codes" are the 4-grams of words with digits, "closed
+    up" those of the whole title without spaces and signs, in which codes are looked for: "dsc-w120" is in "DSCW 120".
+
+    Args:
+        titles: `B` titles, of which 320 characters are read; `None` for an offer without one.
+
+    Returns:
+        `kind << 16 | hash` of each n-gram once, ascending, then padding; int32, shape `(B, 1024)`.
+    """
+    rows = torch.full((len(titles), _LEXICAL_LENGTH), LEXICAL_PADDING, dtype=torch.int32)
+    for row, title in enumerate(titles):
+        text = unicodedata.normalize("NFKC", (title or "")[:_MAX_LEXICAL_CHARACTERS]).lower()
+        words = _WORD.findall(text)
+        spaced, closed = f" {' '.join(words)} ", _closed_up(text)
+        with_digits = [word for word in words if any(map(str.isdigit, word))]
+        by_kind = (
+            words,
+            [f"{one} {other}" for one, other in zip(words, words[1:], strict=False)],
+            _ngrams(spaced, 3),
+            with_digits,
+            re.findall(r"\d+(?:[.,]\d+)*", text),
+            [gram for word in with_digits for gram in _ngrams(_closed_up(word), 4)],
+            _ngrams(closed, 4),
+            words[:1],
+        )
+        ids = {kind << LEXICAL_BITS | _hash(ngram) for kind, ngrams in enumerate(by_kind) for ngram in ngrams}
+        kept = sorted(ids)[:_LEXICAL_LENGTH]
+        rows[row, : len(kept)] = torch.tensor(kept, dtype=torch.int32)
+    return rows
+
+
+def _hash(ngram: str) -> int:
+    return zlib.crc32(ngram.encode()) % 2**LEXICAL_BITS
+
+
+def _closed_up(text: str) -> str:
+    return "".join(filter(str.isalnum, text))
+
+
+def _ngrams(text: str, length: int) -> list[str]:
+    return [text[start : start + length] for start in range(len(text) - length + 1)]
 
 
 def _loaded_images(images: Any) -> list[Any]:
@@ -272,45 +336,6 @@ def _title_settings(config: PreTrainedConfig | None, siglip: bool = False) -> tu
     usual = _SIGLIP_TITLE_LENGTH if siglip else DEFAULT_MAX_TITLE_LENGTH
     length = min(usual, getattr(text_config, "max_position_embeddings", None) or usual)
     return (length if length < DEFAULT_MAX_TITLE_LENGTH else None), ("max_length" if siglip else True)
-
-
-def _with_output_size(image_processor: Any, image_size: int | tuple[int, int]) -> Any:
-    """The same image processor with `size` and `crop_size` set so that every image comes out as `image_size`.
-
-    Image processors name their sizes in several ways, and some ignore one of them, so the sizes are tried out on two
-    images, a wide and a tall one.
-    """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if height < 1 or width < 1:
-        raise ValueError(f"image_size={image_size!r}: give a side, or (height, width), of at least one pixel.")
-    from_dict, settings = type(image_processor).from_dict, image_processor.to_dict()
-    probes = [np.zeros(shape, np.uint8) for shape in ((2 * height, 3 * width, 3), (3 * height, 2 * width, 3))]
-    for sizes in _size_settings(settings, height, width):
-        resized = from_dict({**settings, **sizes})
-        try:
-            shapes = [tuple(pixels.shape[-2:]) for pixels in resized(probes)["pixel_values"]]
-        except Exception:  # each image processor refuses in its own way sizes that it does not know
-            continue
-        if shapes == [(height, width)] * len(probes):
-            return resized
-    raise ValueError(
-        f"image_size={image_size!r}: the {type(image_processor).__name__} cannot be set to give this size. Leave "
-        "image_size out, or set up the image processor yourself and give it to EClipProcessor(...)."
-    )
-
-
-def _size_settings(settings: dict[str, Any], height: int, width: int) -> list[dict[str, Any]]:
-    """Settings to try, the ones nearest to the image processor's own first."""
-    exact = {"height": height, "width": width}
-    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
-    if settings.get("do_center_crop") and crop:
-        # Resized to more than the crop, then cropped: keep the proportion.
-        scale = max(height / crop.get("height", height), width / crop.get("width", width))
-        least = {"shortest_edge": max(height, width)} if "shortest_edge" in size else exact
-        resized = {side: max(round(size.get(side, pixels) * scale), pixels) for side, pixels in least.items()}
-        return [{"size": resized, "crop_size": exact}]
-    shortest = [{"size": {"shortest_edge": height}}] if "shortest_edge" in size and height == width else []
-    return [*shortest, {"size": exact}]
 
 
 def read_product(product: Any) -> tuple[str | None, Any]:
@@ -367,6 +392,8 @@ def prepare_products(
     }
     if inputs["has_text"].any():
         inputs |= processor(text=[title for title in titles if title is not None], return_tensors="pt")
+        if "lexical_ids" in inputs:
+            inputs["lexical_ids"] = lexical_ids(titles)  # a row per product, as heads take them
     if inputs["has_image"].any():
         loaded = [_loaded(image, f"products[{place}]") for place, image in enumerate(images) if image is not None]
         inputs |= processor(images=loaded, return_tensors="pt")
@@ -378,4 +405,7 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-__all__ = ["HUB_ARGUMENTS", "EClipProcessor", "check_title", "is_missing", "prepare_products", "read_product"]
+__all__ = [
+    "HUB_ARGUMENTS", "LEXICAL_BITS", "LEXICAL_KINDS", "LEXICAL_PADDING", "EClipProcessor", "check_title", "is_missing",
+    "lexical_ids", "prepare_products", "read_product",
+]  # fmt: skip

@@ -23,16 +23,19 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple, find_adapter_config_file, is_peft_available, logging
 
 from .configuration_eclip import EClipConfig
-from .fusion_eclip import LateFusionClassifier, ProductEmbeds, apply_linear
+from .fusion_eclip import LateFusionClassifier, LexicalLinear, ProductEmbeds, apply_linear
 from .modeling_eclip import IMAGE_INPUTS, TEXT_INPUTS, EClipModel, EClipPreTrainedModel, normalize
-from .processing_eclip import HUB_ARGUMENTS, prepare_products, read_product
+from .processing_eclip import HUB_ARGUMENTS, LEXICAL_PADDING, prepare_products, read_product
 from .towers_eclip import tower_width
 
 logger = logging.get_logger(__name__)
 
 _NAMES = {"text": "title", "image": "image"}
 # What is fitted to a classifier, and to no other one.
-_FITTED = ("calibration", "decision_threshold", "target_recall")
+_FITTED = ("calibration", "decision_threshold", "target_recall", "target_precision", "review_below")
+
+SENT_TO_REVIEW = "sent to review"
+"""What a head answers where it leaves the answer to people."""
 
 
 def modality_widths(config: EClipConfig) -> dict[str, int]:
@@ -241,11 +244,11 @@ class EClipTaskModel(EClipPreTrainedModel):
     def _renew_classifier(self, info: dict[str, Any]) -> None:
         """Initialise the classifier whatever was loaded into it, and say so in the log and in the loading info."""
         classifier = getattr(self, "classifier", nn.Module())
-        names = {f"classifier.{name}" for name, _ in classifier.named_parameters()}
+        names = {f"classifier.{name}" for name in classifier.state_dict()}
         if not (was_loaded := names - info["missing_keys"]):
             return
-        for parameter in classifier.parameters():
-            parameter._is_hf_initialized = False  # type: ignore[union-attr]
+        for tensor in classifier.state_dict(keep_vars=True).values():
+            tensor._is_hf_initialized = False
         for module in classifier.modules():
             self._init_weights(module)
         logger.warning("New, since the checkpoint is of another task or other classes: %s", sorted(was_loaded))
@@ -261,6 +264,9 @@ class EClipTaskModel(EClipPreTrainedModel):
         elif isinstance(module, LateFusionClassifier) and module.text is not None and module.image is not None:
             init.constant_(module.fusion_scale, 0.5)
             init.zeros_(module.fusion_bias)
+        elif isinstance(module, LexicalLinear):
+            init.zeros_(module.weight)
+            init.zeros_(module.idf)
 
     def represent(
         self,
@@ -269,6 +275,7 @@ class EClipTaskModel(EClipPreTrainedModel):
         has_image: torch.Tensor | None = None,
         text_pooler_output: torch.Tensor | None = None,
         image_pooler_output: torch.Tensor | None = None,
+        lexical_ids: torch.Tensor | None = None,
         **inputs: Any,
     ) -> ProductEmbeds:
         """Represent products by title, image or both; a tower that the head does not use is not run.
@@ -278,6 +285,7 @@ class EClipTaskModel(EClipPreTrainedModel):
             has_image: See there.
             text_pooler_output: See there.
             image_pooler_output: See there.
+            lexical_ids: See there.
             **inputs: The towers' inputs, by name; what is no tower's by name is given to both.
 
         Returns:
@@ -293,7 +301,13 @@ class EClipTaskModel(EClipPreTrainedModel):
             text_pooler_output = self.eclip.encode_text(**text, **given).pooler_output
         if "pixel_values" in image and self.config.modality != "text":
             image_pooler_output = self.eclip.encode_image(**image, **given).pooler_output
-        return self.representation(text_pooler_output, image_pooler_output, has_text, has_image)
+        embeds = self.representation(text_pooler_output, image_pooler_output, has_text, has_image)
+        if self.config.lexical_rows and self.config.modality != "image":
+            if lexical_ids is not None:
+                embeds.lexical = lexical_ids.masked_fill(~embeds.has_text.unsqueeze(1), LEXICAL_PADDING)
+            elif text_pooler_output is not None and not torch.compiler.is_compiling():
+                logger.warning_once("No `lexical_ids` are given, which this head reads; its own processor makes them.")
+        return embeds
 
     @torch.no_grad()
     def represent_products(self, processor: Any, products: Iterable[Any], batch_size: int = 64) -> ProductEmbeds:
@@ -340,6 +354,20 @@ class EClipTaskModel(EClipPreTrainedModel):
 
         return custom_pipelines_of(type(self))
 
+    def sent_to_review(self, kind: str, confidences: torch.Tensor) -> torch.Tensor:
+        """Tell which answers are left to people: those less probable than `config.review_below`; none without it.
+
+        Args:
+            kind: What is answered: `"category"`, the name of an attribute, `"yes"` or `"no"`.
+            confidences: Probability of each answer, shape `(B,)`.
+
+        Returns:
+            Bool, shape `(B,)`.
+        """
+        thresholds = self.config.review_below
+        lowest = 0.0 if thresholds is None else thresholds.get(kind)
+        return torch.ones_like(confidences, dtype=torch.bool) if lowest is None else confidences < lowest
+
     def answer(self, embeds: ProductEmbeds, labels: torch.Tensor | None = None) -> ModelOutput:
         """Answer about products that are represented already.
 
@@ -363,6 +391,7 @@ class EClipTaskModel(EClipPreTrainedModel):
         has_image: torch.Tensor | None = None,
         text_pooler_output: torch.Tensor | None = None,
         image_pooler_output: torch.Tensor | None = None,
+        lexical_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         pixel_attention_mask: torch.Tensor | None = None,
@@ -383,6 +412,7 @@ class EClipTaskModel(EClipPreTrainedModel):
             text_pooler_output: The title tower's vectors in place of `input_ids`, shape `(B, text width)`: what
                 [`EClipModel.encode_text`] gave once, for a tower that is not trained.
             image_pooler_output: The image tower's in place of `pixel_values`, likewise.
+            lexical_ids: Hashed n-grams of the titles, int32, shape `(B, 1024)`, for a head that reads them.
             position_ids: As for [`EClipModel.encode_text`].
             token_type_ids: As for [`EClipModel.encode_text`].
             pixel_attention_mask: As for [`EClipModel.encode_image`].
@@ -404,6 +434,7 @@ class EClipTaskModel(EClipPreTrainedModel):
             "has_image": has_image,
             "text_pooler_output": text_pooler_output,
             "image_pooler_output": image_pooler_output,
+            "lexical_ids": lexical_ids,
             "position_ids": position_ids,
             "token_type_ids": token_type_ids,
             "pixel_attention_mask": pixel_attention_mask,
@@ -433,16 +464,20 @@ class EClipYesOrNoModel(EClipTaskModel):
         slope, intercept = self.config.calibration
         return torch.sigmoid(slope * logits + intercept)
 
-    def decode(self, logits: torch.Tensor) -> list[bool]:
+    def decode(self, logits: torch.Tensor) -> list[bool | None]:
         """Answer yes or no.
 
         Args:
             logits: Shape `(B,)`.
 
         Returns:
-            Whether each probability reaches the threshold.
+            Whether each probability reaches the threshold; `None` for what is sent to review, of which there is none
+            without `config.review_below`.
         """
-        return (self.probabilities(logits) >= self.decision_threshold).tolist()
+        yes = self.probabilities(logits)
+        is_yes = yes >= self.decision_threshold
+        left = torch.where(is_yes, self.sent_to_review("yes", yes), self.sent_to_review("no", 1 - yes))
+        return [None if review else answer for answer, review in zip(is_yes.tolist(), left.tolist(), strict=True)]
 
 
 def _plain(classes: Any) -> Any:

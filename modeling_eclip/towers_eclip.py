@@ -3,14 +3,15 @@
 Nothing here knows a model by name, except where transformers itself makes an exception of it.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Self
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration_eclip import EClipConfig
 
@@ -26,11 +27,11 @@ def build_tower(config: PreTrainedConfig, pooling: str) -> PreTrainedModel:
     Raises:
         ValueError: transformers has no model that encodes for this configuration.
     """
-    tower_class = _tower_class(config)
+    tower_class = tower_class_of(config)
     if config._attn_implementation == "sdpa" and not tower_class._supports_sdpa:
         # A convolutional tower has no attention to switch, and must not stop the other one from switching.
         config._attn_implementation = "eager"
-    return tower_class._from_config(config, **_pooler_arguments(tower_class, pooling))
+    return tower_class._from_config(config, **pooler_arguments(tower_class, pooling))
 
 
 def tower_width(config: PreTrainedConfig, pooling: str) -> int:
@@ -117,7 +118,7 @@ def count_patches(config: PreTrainedConfig, pixel_values: torch.Tensor) -> int |
     return (pixel_values.shape[-2] // height) * (pixel_values.shape[-1] // width)
 
 
-def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+def tower_class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Find the class that encodes for a configuration."""
     if type(config) in AutoModel._model_mapping:
         tower_class = AutoModel._model_mapping[type(config)]
@@ -131,13 +132,8 @@ def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return tower_class
 
 
-def _load_tower(checkpoint: str, config: PreTrainedConfig, pooling: str, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """Load a tower with the weights of a checkpoint, or of the matching half of a composite one such as CLIP's."""
-    tower_class = _tower_class(config)
-    return tower_class.from_pretrained(checkpoint, config=config, **_pooler_arguments(tower_class, pooling), **kwargs)
-
-
-def _pooler_arguments(tower_class: type[PreTrainedModel], pooling: str) -> dict[str, bool]:
+def pooler_arguments(tower_class: type[PreTrainedModel], pooling: str) -> dict[str, bool]:
+    """Return what a tower's class takes, for one whose own pooler is not asked for to be built without it."""
     if "add_pooling_layer" not in inspect.signature(tower_class.__init__).parameters:
         return {}
     return {"add_pooling_layer": pooling == "pooler"}
@@ -164,19 +160,7 @@ class FromPretrainedParts:
         Returns:
             The model, in evaluation mode as `from_pretrained` leaves it.
         """
-        tower_kwargs = {"dtype": torch.float32, **(tower_kwargs or {})}
-        hub_kwargs = {key: value for key, value in tower_kwargs.items() if key not in ("dtype", "attn_implementation")}
-        config = cls.config_class(
-            vision_config=AutoConfig.from_pretrained(vision, **hub_kwargs),
-            text_config=AutoConfig.from_pretrained(text, **hub_kwargs),
-            **config_kwargs,
-        )
-        vision_model = _load_tower(vision, config.vision_config, config.vision_pooling, tower_kwargs)
-        text_model = _load_tower(text, config.text_config, config.text_pooling, tower_kwargs)
-        model = cls._from_config(config, dtype=vision_model.dtype, **_attention(tower_kwargs))
-        model.vision_model.load_state_dict(vision_model.state_dict())
-        model.text_model.load_state_dict(text_model.state_dict())
-        return model.eval()
+        return _start().model_from_towers(cls, vision, text, tower_kwargs or {}, config_kwargs)
 
     @classmethod
     def from_clip(cls, checkpoint: str, *, clip_kwargs: dict[str, Any] | None = None, **config_kwargs: Any) -> Self:
@@ -197,49 +181,15 @@ class FromPretrainedParts:
         Raises:
             ValueError: the checkpoint is not of that kind.
         """
-        source = AutoModel.from_pretrained(checkpoint, **{"dtype": torch.float32, **(clip_kwargs or {})})
-        parts = ("vision_model", "text_model", "logit_scale")
-        if source.config.model_type == cls.config_class.model_type or not all(hasattr(source, part) for part in parts):
-            raise ValueError(
-                f"{checkpoint!r} holds a {type(source).__name__}, not a CLIP, SigLIP or SigLIP 2 model; to join two "
-                "towers use EClipModel.from_towers."
-            )
-        has_projections = hasattr(source, "visual_projection")
-        width = tower_width(source.config.vision_config, "pooler")
-        if config_kwargs.keys() & {"projection_dim", "vision_pooling", "text_pooling"}:
-            raise ValueError(
-                f"from_clip received {sorted(config_kwargs)}: projection and poolings are those of the checkpoint; "
-                "leave them out, or use EClipModel.from_towers for new ones."
-            )
-        config = cls.config_class(
-            vision_config=source.config.vision_config,
-            text_config=source.config.text_config,
-            **{
-                "projection_dim": source.config.projection_dim if has_projections else width,
-                "vision_pooling": "pooler",
-                "text_pooling": "pooler",
-                # A trained scale may lie beyond the range that a new one is kept in.
-                "logit_scale_max_value": max(source.logit_scale.item(), EClipConfig.logit_scale_max_value),
-                "logit_scale_init_value": source.logit_scale.item(),
-                **config_kwargs,
-            },
-        )
-        model = cls._from_config(config, dtype=source.dtype, **_attention(clip_kwargs))
-        model.vision_model.load_state_dict(source.vision_model.state_dict())
-        model.text_model.load_state_dict(source.text_model.state_dict())
-        with torch.no_grad():
-            for name in ("visual_projection", "text_projection"):
-                weight = getattr(model, name).weight
-                if has_projections:
-                    weight.copy_(getattr(source, name).weight)
-                else:
-                    nn.init.eye_(weight)
-        return model.eval()
+        return _start().model_from_clip(cls, checkpoint, clip_kwargs or {}, config_kwargs)
 
 
-def _attention(kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the attention implementation asked for, if any."""
-    return {key: value for key, value in (kwargs or {}).items() if key == "attn_implementation"}
+def _start() -> ModuleType:
+    # Not imported by name: it does not travel, and who starts a model has the package.
+    return importlib.import_module("modeling_eclip.hub.pretrained_parts")
 
 
-__all__ = ["FromPretrainedParts", "build_tower", "count_patches", "pool_tower_output", "tower_width"]
+__all__ = [
+    "FromPretrainedParts", "build_tower", "count_patches", "pool_tower_output", "pooler_arguments", "tower_class_of",
+    "tower_width",
+]  # fmt: skip

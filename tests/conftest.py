@@ -1,9 +1,10 @@
 """Small models and the reasons for their numbers, once for all tests."""
 
+import http.server
 import json
-import math
 import multiprocessing
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from torch.utils.data import DataLoader
 from transformers import ViTImageProcessorPil
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
+from modeling_eclip.clustering_eclip import _mate_loss
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
+from modeling_eclip.modeling_eclip import truncate_embeds
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
 from training.arguments.train import TrainArguments
@@ -218,26 +221,76 @@ def unit_rows(size: int, dim: int = 8, seed: int = 0, dtype: torch.dtype = torch
     return torch.nn.functional.normalize(rows, dim=-1).to(dtype)
 
 
-def naive_loss(text, image, logit_scale, catalog_ids, catalog_weight, mates) -> float:
-    """Compute the contrastive loss of the definition, row by row and term by term."""
-    size = len(text)
-    scale = math.exp(float(logit_scale))
-    similarity = [[scale * float(text[i] @ image[j]) for j in range(size)] for i in range(size)]
+def naive_loss(
+    text, image, logit_scale, catalog_ids, catalog_weight, mates, has_text=None, has_image=None
+) -> torch.Tensor:
+    """Compute the contrastive loss of the definition, row by row and term by term; gradients are torch's own."""
+    size, scale = len(text), logit_scale.exp()
+    titles = [i for i in range(size) if has_text is None or has_text[i]]
+    images = [j for j in range(size) if has_image is None or has_image[j]]
 
     def is_mate(i, j):
         return i != j and catalog_ids is not None and catalog_ids[i] >= 0 and catalog_ids[i] == catalog_ids[j]
 
-    def cross_entropy(i, scores):
-        masses = [
-            1.0 if i == j else (catalog_weight if mates == "positive" and is_mate(i, j) else 0.0) for j in range(size)
-        ]
-        kept = [j for j in range(size) if not (mates == "masked" and is_mate(i, j))]
-        log_sum = math.log(sum(math.exp(scores[j]) for j in kept))
-        return -sum(masses[j] / sum(masses) * (scores[j] - log_sum) for j in kept)
+    def mean_of_cross_entropies(own, others, similarity):
+        losses = []
+        for i in own:
+            masses = {
+                j: 1.0 if i == j else (catalog_weight if mates == "positive" and is_mate(i, j) else 0.0)
+                for j in others
+            }
+            kept = [j for j in others if not (mates == "masked" and is_mate(i, j))]
+            if sum(masses.values()) > 0:
+                scores = {j: similarity(i, j) for j in kept}
+                log_sum = torch.stack(list(scores.values())).logsumexp(0)
+                losses.append(-sum(masses[j] / sum(masses.values()) * (scores[j] - log_sum) for j in kept))
+        return torch.stack(losses).mean() if losses else logit_scale * 0
 
-    rows = [cross_entropy(i, similarity[i]) for i in range(size)]
-    columns = [cross_entropy(j, [similarity[i][j] for i in range(size)]) for j in range(size)]
-    return (sum(rows) + sum(columns)) / (2 * size)
+    rows = mean_of_cross_entropies(titles, images, lambda i, j: scale * (text[i] @ image[j]))
+    columns = mean_of_cross_entropies(images, titles, lambda j, i: scale * (text[i] @ image[j]))
+    return (rows + columns) / 2
+
+
+def lacking_sides(
+    inputs: dict[str, torch.Tensor], has_text: torch.Tensor, has_image: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return inputs without the titles and images that offers lack, as loaders of pre-training give them."""
+    kept = {name: value[has_image if name == "pixel_values" else has_text] for name, value in inputs.items()}
+    return kept | {"has_text": has_text, "has_image": has_image}
+
+
+def whole_batch_lacking_sides(
+    model: EClipModel,
+    inputs: dict[str, torch.Tensor],
+    catalog_ids: torch.Tensor,
+    has_text: torch.Tensor,
+    has_image: torch.Tensor,
+    mate_weight: float,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return loss and gradients of the definition, from one forward over what there is of each modality."""
+    model.zero_grad()
+    embeds = {}
+    for modality, has, names in (
+        ("text", has_text, ("input_ids", "attention_mask")),
+        ("image", has_image, ("pixel_values",)),
+    ):
+        # An absent modality takes no part; its weights have gradients of zero all the same, as all ranks must have.
+        rows = has if has.any() else torch.ones_like(has)
+        found = getattr(model(**{name: inputs[name][rows] for name in names}), f"{modality}_embeds") * has.any()
+        embeds[modality] = found.new_zeros(len(has), found.shape[1]).index_copy(0, rows.nonzero()[:, 0], found)
+    config, scale = model.config, model.logit_scale
+    total = 0 * sum(vectors.sum() for vectors in embeds.values())
+    dims = config.matryoshka_dims or [config.projection_dim]
+    for dim in dims:
+        text, image = (truncate_embeds(vectors, dim) for vectors in embeds.values())
+        mates = (config.catalog_weight, config.catalog_mates)
+        loss = naive_loss(text, image, scale, catalog_ids.tolist(), *mates, has_text, has_image)
+        for vectors, has in ((text, has_text), (image, has_image)):
+            if has.any():
+                loss = loss + mate_weight / 2 * _mate_loss(vectors[has], scale, catalog_ids[has])
+        total = total + loss / len(dims)
+    total.backward()
+    return total.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def noise_image(seed: int, height: int = 40, width: int = 30) -> Image.Image:
@@ -276,6 +329,25 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir() or os.environ.get("ECLIP_SKIP_REAL_DATA"):
         pytest.skip(f"the real data in {REAL_DATA.name}/ beside the checkout is absent")
     return REAL_DATA
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A server of files that takes any query, as a store takes a signature; its address, and what it was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=tmp_path)
+
+        def log_message(self, *arguments):
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

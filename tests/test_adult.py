@@ -54,3 +54,15 @@ def test_calibration_and_threshold_travel(tmp_path):
 def test_the_threshold_is_a_half_unless_told():
     assert make_head().decode(torch.tensor([-0.01, 0.0, 0.01])) == [False, True, True]
     assert make_head(decision_threshold=0).decode(torch.tensor([-50.0])) == [True]
+
+
+def test_both_sides_are_sent_to_review(tmp_path):
+    make_head(decision_threshold=0.4, review_below={"yes": 0.9, "no": 0.75}, target_precision=0.95).save_pretrained(
+        tmp_path
+    )
+    head = EClipForAdultRecognition.from_pretrained(tmp_path)
+    assert head.config.target_precision == 0.95
+    logits = torch.tensor([0.95, 0.85, 0.41, 0.39, 0.2]).logit()
+    assert head.decode(logits) == [True, None, None, None, False]
+    head.config.review_below = {"yes": None, "no": 0.0}
+    assert head.decode(logits) == [None, None, None, False, False]

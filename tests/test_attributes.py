@@ -79,6 +79,23 @@ def test_answers_are_values_or_not_stated():
     ]
 
 
+def test_values_below_their_confidence_are_sent_to_review():
+    # Of an attribute without a threshold, whose precision was not reached, everything is.
+    head = make_head(review_below={"base.colour": 0.8, "season": 0.55, "type": None}, not_stated="unknown")
+    logits = {
+        "base.colour": torch.tensor([[0.2, 0.0, 0.8], [0.4, 0.3, 0.3]]).log(),
+        "season": torch.tensor([[0.9, 0.1], [0.46, 0.54]]).log(),
+        "type": torch.tensor([[0.25, 0.25, 0.26, 0.24], [0.0, 0.0, 0.0, 1.0]]).log(),
+    }
+    assert head.decode(logits) == [
+        {"base.colour": "red", "season": "summer", "type": "sent to review"},
+        {"base.colour": "sent to review", "season": "sent to review", "type": "sent to review"},
+    ]
+    assert head.decode(logits, review=False)[1] == {"base.colour": "blue", "season": "winter", "type": "d"}
+    head.config.decision_threshold = 0.5
+    assert head.decode(logits)[1]["base.colour"] == "unknown"
+
+
 def test_errors_say_what_is_wanted():
     with pytest.raises(ValueError, match="`attributes` is None"):
         EClipForAttributeExtraction(make_config())

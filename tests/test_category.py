@@ -53,6 +53,13 @@ def test_answers_are_paths():
     assert second[0] == (("Shoes",), pytest.approx(0.7))
     assert [len(answers) for answers in head.decode(logits)] == [1, 1]
     assert [len(answers) for answers in head.decode(logits, k=9)] == [4, 4]
+    head.config.review_below = {"category": 0.5}
+    first, second = head.decode(logits, k=2)
+    assert first == [(("sent to review",), pytest.approx(0.6)), (("Bags", "Totes", "Canvas"), pytest.approx(0.4))]
+    assert second[0] == (("Shoes",), pytest.approx(0.7))
+    assert [len(answers) for answers in head.decode(logits)] == [1, 1]
+    head.config.review_below = {"category": None}
+    assert [answers[0][0] for answers in head.decode(logits)] == [("sent to review",)] * 2
 
 
 def test_a_checkpoint_knows_its_tree(tmp_path):

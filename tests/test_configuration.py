@@ -84,6 +84,8 @@ def test_halves_are_taken_of_a_composite_configuration():
         ({"calibration": [1.0, float("nan")]}, r"`calibration` is \[1.0, nan\]"),
         ({"cluster_threshold": 2}, "`cluster_threshold` is 2"),
         ({"cluster_neighbors": 0}, "`cluster_neighbors` is 0"),
+        ({"target_precision": 1.5}, "`target_precision` is 1.5"),
+        ({"review_below": {"yes": 2.0}}, "`review_below` is {'yes': 2.0}"),
     ],
 )
 def test_errors_quote_the_value(fields, message):
@@ -99,6 +101,8 @@ def test_what_a_head_says_survives_saving(tmp_path):
         "not_stated": "unknown",
         "decision_threshold": 0.25,
         "target_recall": 0.95,
+        "target_precision": 0.99,
+        "review_below": {"yes": 0.75, "no": None},
         "calibration": (1.5, -2),
     }
     make_config(**fields).save_pretrained(tmp_path)

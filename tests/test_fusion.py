@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_eclip import ProductEmbeds
+from modeling_eclip.fitting.fusion import fit_fusion
 from modeling_eclip.fusion_eclip import LateFusionClassifier, mean_cross_entropy
 from training.arguments.finetune import FinetuneArguments
 from training.tasks.classifier_task import ClassifierTask
@@ -79,7 +80,7 @@ def test_one_modality(modality):
     torch.testing.assert_close(logits.softmax(dim=-1), expected.softmax(dim=-1))
     torch.testing.assert_close(loss, F.cross_entropy(expected, labels))
     assert {name.split(".")[0] for name, _ in classifier.named_parameters()} == {modality}
-    classifier.fit_fusion(alone, labels)
+    fit_fusion(classifier, alone, labels)
 
 
 def test_the_loss_is_the_joined_one_and_the_mean_of_the_modalities():
@@ -130,7 +131,7 @@ def noisy_answers(num_rows, strengths, prior=(0.25, 0.25, 0.25, 0.25)):
 def test_fitting_finds_what_independent_evidence_asks_for():
     prior = (0.7, 0.1, 0.1, 0.1)
     classifier, embeds, labels = noisy_answers(20000, {"text": 1.5, "image": 1.0}, prior)
-    classifier.fit_fusion(embeds, labels, class_counts=torch.tensor(prior) * 1e6)
+    fit_fusion(classifier, embeds, labels, class_counts=torch.tensor(prior) * 1e6)
     # Bayes: p(class | both) goes with p(class | text) p(class | image) / p(class).
     torch.testing.assert_close(classifier.fusion_scale.data, torch.ones(2), rtol=0, atol=0.05)
     bias = classifier.fusion_bias.data
@@ -141,7 +142,7 @@ def test_fitting_finds_what_independent_evidence_asks_for():
 def test_fitting_turns_noise_off_and_joins_no_worse_than_the_better_modality():
     classifier, embeds, labels = noisy_answers(4000, {"text": 2.0, "image": 1.0})
     embeds.image = torch.randn(4000, 4, generator=torch.Generator().manual_seed(3))
-    classifier.fit_fusion(embeds, labels)
+    fit_fusion(classifier, embeds, labels)
     scale_text, scale_image = classifier.fusion_scale.tolist()
     assert scale_text == pytest.approx(1.0, abs=0.1)
     assert 0 <= scale_image < 0.1
@@ -163,15 +164,15 @@ def test_scales_stay_small_where_a_few_products_are_told_apart_without_a_mistake
     }
     everywhere = torch.ones(len(labels), dtype=torch.bool)
     embeds = ProductEmbeds(**modalities, has_text=everywhere, has_image=everywhere)
-    classifier.fit_fusion(embeds, labels)
+    fit_fusion(classifier, embeds, labels)
     assert 1 < classifier.fusion_scale.max() < 1000
     assert (classifier(embeds)[0].argmax(dim=1) == labels).all()
 
 
 def test_fitting_without_labelled_products_changes_nothing():
     classifier = make_classifier()
-    classifier.fit_fusion(make_embeds(3), torch.tensor([-100, -100, -100]))
-    classifier.fit_fusion(make_embeds(2, has_image=[False, False]), torch.tensor([0, 1]))
+    fit_fusion(classifier, make_embeds(3), torch.tensor([-100, -100, -100]))
+    fit_fusion(classifier, make_embeds(2, has_image=[False, False]), torch.tensor([0, 1]))
     assert classifier.fusion_scale.tolist() == [0.5, 0.5]
 
 

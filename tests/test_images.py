@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from image_bombs import WEBP_OF_16383_SQUARED, progressive_bomb, tiff
 from PIL import Image, ImageCms
 
 from modeling_eclip.images_eclip import ProductImageError, load_product_image
@@ -371,6 +372,28 @@ def test_max_pixels_is_inclusive_and_holds_for_every_source():
         assert reason_of(image, max_pixels=19) == "too_many_pixels"
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "CMYK", "I;16", "I"])
+def test_a_large_image_is_what_its_parts_are(mode):
+    rng = np.random.default_rng(0)
+    size = (1024, 2 * 1024 + 9)  # of three strips, one of which is short
+    levels = rng.integers(0, 256, (*size[::-1], 4), dtype=np.uint8)
+    if mode in ("I;16", "I"):  # its beginning is dark, and still of 16 bits
+        deep = rng.integers(0, 65536, size[::-1], dtype=np.uint16)
+        deep[:1100] %= 200
+        image = Image.fromarray(deep) if mode == "I;16" else Image.fromarray(deep.astype(np.int32))
+    else:
+        image = Image.fromarray(levels).convert(mode)
+    if mode in ("P", "RGB"):
+        image.info["transparency"] = image.getpixel((3, 1200))
+    found = np.asarray(load_product_image(image))
+    for top in (0, 1000, 2000):
+        height = min(700, size[1] - top)
+        part = image.crop((0, top, size[0], top + height))
+        if mode == "I":
+            part = Image.fromarray(np.asarray(part).astype(np.uint16))
+        assert np.array_equal(found[top : top + height], np.asarray(load_product_image(part))), (mode, top)
+
+
 def test_zero_size():
     assert reason_of(Image.new("RGB", (0, 5))) == "empty"
 
@@ -387,39 +410,6 @@ def test_large_texts_and_profiles_beside_the_pixels_of_a_png_are_left_unread(kin
     # What follows the end of the file is no part of it.
     assert pixels(load_product_image(content[:33] + chunk + content[33:] + bytes(10**7))) == pixels(image)
     assert reason_of(content[:33] + 10**5 * struct.pack(">I4sI", 0, b"tEXt", 0) + content[33:]) == "too_costly"
-
-
-def progressive_bomb(side: int, num_scans: int) -> bytes:
-    """A grey progressive JPEG whose scans, of a few bytes each, go over all pixels and change none."""
-
-    def segment(marker: int, data: bytes) -> bytes:
-        return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
-
-    one_code = bytes([1] + [0] * 15)
-    content = b"\xff\xd8" + segment(0xDB, b"\0" + b"\x01" * 64)
-    content += segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0]))
-    content += segment(0xC4, b"\x00" + one_code + b"\0") + segment(0xC4, b"\x10" + one_code + b"\xe0")
-    content += segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes((((side + 7) // 8) ** 2 + 7) // 8)
-    for number in range(num_scans):
-        content += segment(0xDA, bytes([1, 1, 0, 1, 63, 0x10 if number else 1])) + bytes(4)
-    return content + b"\xff\xd9"
-
-
-def tiff(entries: dict[int, int | bytes], data: bytes, width: int = 16, height: int = 16) -> bytes:
-    """A deflated TIFF of 8 bits with these tags; offsets are those in `data`."""
-    entries = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, **entries}
-    start = 14 + 12 * len(entries)
-    content = b"II*\0" + struct.pack("<IH", 8, len(entries))
-    for tag, value in sorted(entries.items()):
-        if isinstance(value, bytes):  # an array, at the end of `data`
-            content += struct.pack("<HHII", tag, 4, len(value) // 4, start + len(data))
-            data += value
-        else:
-            content += struct.pack("<HHII", tag, 4, 1, value + (start if tag == 324 else 0))
-    return content + bytes(4) + data
-
-
-WEBP_OF_16383_SQUARED = b"RIFF\x1a\0\0\0WEBPVP8L\r\0\0\0" + struct.pack("<BI", 0x2F, 16382 | 16382 << 14) + bytes(9)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,11 @@ def test_attributes_come_one_by_one_and_may_be_not_stated(tmp_path):
     undecided = classify({"text": "red boots", "image": IMAGE}, top_k=2)["colour"]
     assert [answer["label"] for answer in undecided] == ["not stated", answers["colour"][0]["label"]]
     assert undecided[0]["score"] == pytest.approx(1 - undecided[1]["score"])
+    classify.model.config.decision_threshold = 0.0
+    classify.model.config.review_below = {"colour": None, "season": 0.0}
+    left = classify({"text": "red boots", "image": IMAGE}, top_k=2)
+    assert [answer["label"] for answer in left["colour"]] == ["sent to review", answers["colour"][0]["label"]]
+    assert left["season"] == answers["season"]
 
 
 def test_the_decision_comes_first_by_the_threshold_of_the_head(tmp_path):
@@ -137,6 +142,11 @@ def test_the_decision_comes_first_by_the_threshold_of_the_head(tmp_path):
         assert {a["label"]: a["score"] for a in answers} == pytest.approx(
             {"adult": expected, "not adult": 1 - expected}, abs=1e-6
         )
+        # What is left to people comes with what the head proposes, and with how likely that is wrong.
+        classify.model.config.review_below = {"yes": None, "no": None}
+        left = classify({"text": "a", "image": IMAGE}, top_k=None)
+        assert left == [{"label": "sent to review", "score": answers[1]["score"]}, *answers]
+        classify.model.config.review_below = None
 
 
 def test_matching_takes_pairs(tmp_path):

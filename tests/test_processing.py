@@ -1,5 +1,6 @@
 """Titles and images to inputs: defaults, errors that name the item, saving, and other checkpoints' processors."""
 
+import copy
 import json
 import os
 import subprocess
@@ -35,7 +36,14 @@ from transformers import (
 )
 
 from modeling_eclip.images_eclip import ProductImageError
-from modeling_eclip.processing_eclip import EClipProcessor
+from modeling_eclip.processing_eclip import (
+    LEXICAL_BITS,
+    LEXICAL_KINDS,
+    LEXICAL_PADDING,
+    EClipProcessor,
+    lexical_ids,
+    prepare_products,
+)
 
 TOWERS = ROOT.parent / "shared" / "towers"
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -124,6 +132,24 @@ def test_neither_is_an_error(processor, given):
 def test_what_is_no_title(processor, text, message):
     with pytest.raises(ValueError, match=message):
         processor(text=text)
+
+
+def test_no_more_of_a_title_is_tokenized_than_any_title_has(processor):
+    class Tokenizer:
+        def __getattr__(self, name):
+            return getattr(processor.tokenizer, name)
+
+        def __call__(self, text, **settings):
+            seen.extend(text if isinstance(text, list) else [text])
+            return processor.tokenizer(text, **settings)
+
+    seen: list[str] = []
+    ours = copy.copy(processor)
+    ours.tokenizer = Tokenizer()
+    title = "red mug " * 2_000
+    tokens = ours(text=title)["input_ids"], ours(text=["a", title])["input_ids"][1]
+    assert [len(text) for text in seen] == [10_000, 1, 10_000]
+    assert tokens[0] == tokens[1] == processor(text=title[:1_000])["input_ids"]
 
 
 def test_the_remedy_for_half_a_surrogate_pair_works(processor):
@@ -445,3 +471,49 @@ def test_auto_processor_knows_the_class_where_the_package_is_imported(tmp_path, 
     processor.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "eclip"}))
     assert isinstance(AutoProcessor.from_pretrained(tmp_path), EClipProcessor)
+
+
+def kinds_of(title):
+    """Return the number of n-grams of each kind that a title has."""
+    ids = lexical_ids([title])[0]
+    kinds = (ids[ids < LEXICAL_PADDING] >> LEXICAL_BITS).tolist()
+    return {name: kinds.count(kind) for kind, name in enumerate(LEXICAL_KINDS) if kind in kinds}
+
+
+def test_lexical_ids_by_hand():
+    # Words: sony, dsc, w120, 7.2, mp.
+    expected = {
+        "words": 5,
+        "word pairs": 4,
+        "3-grams": len({" sony dsc w120 7.2 mp "[start : start + 3] for start in range(20)}),
+        "words with digits": 2,
+        "numbers": 2,  # 120, 7.2
+        "codes": 1,  # w120
+        "closed up": len("sonydscw12072mp") - 3,
+        "first word": 1,
+    }
+    assert kinds_of("Sony DSC-W120  7.2 MP") == expected
+    assert torch.equal(*(lexical_ids([title]) for title in ("Sony DSC-W120", "ＳＯＮＹ dsc w120")))
+
+
+def test_lexical_ids_are_sorted_and_padded_and_of_any_script():
+    titles = ["신발 나이키 270", "", None, "x" * 5000, " ".join(str(number) for number in range(500)), "½ ß İ ﬁ"]
+    ids = lexical_ids(titles)
+    assert ids.shape == (6, 1024) and ids.dtype == torch.int32
+    assert bool((ids.diff(dim=1) >= 0).all())
+    assert bool((ids[1:3] == LEXICAL_PADDING).all())
+    real = ids[0][ids[0] < LEXICAL_PADDING]
+    assert len(real.unique()) == len(real) > 10
+    assert int((ids[4] < LEXICAL_PADDING).sum()) <= 1024
+
+
+def test_a_processor_gives_lexical_ids_where_it_is_asked_to(tmp_path):
+    processor = EClipProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), bert_tokenizer())
+    assert "lexical_ids" not in processor(text="red shoe", return_tensors="pt")
+    processor.lexical_features = True
+    processor.save_pretrained(tmp_path)
+    loaded = EClipProcessor.from_pretrained(tmp_path)
+    assert loaded.lexical_features and "lexical_ids" in loaded.model_input_names
+    assert torch.equal(loaded(text="red shoe", return_tensors="pt")["lexical_ids"], lexical_ids(["red shoe"]))
+    given = prepare_products(loaded, [("red shoe", None), (None, np.zeros((8, 8, 3), np.uint8))])
+    assert torch.equal(given["lexical_ids"], lexical_ids(["red shoe", None]))

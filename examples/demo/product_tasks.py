@@ -74,8 +74,13 @@ class ProductTasks:
         The threshold is that of the head's groups. `head.cluster` groups a whole set, and needs the package.
         """
         head = self.heads["clustering"]
+        products = self._represent("clustering", [product, *others])
+        if head.scores_pairs:
+            pairs = torch.tensor([[0, place + 1] for place in range(len(others))], dtype=torch.int64).reshape(-1, 2)
+            near = head.pair_probabilities(products, pairs) >= head.config.cluster_threshold
+            return near.nonzero().flatten().tolist()
         with torch.no_grad():
-            embeds = head.answer(self._represent("clustering", [product, *others])).embeds
+            embeds = head.answer(products).embeds
         parts = embeds.split(list(head.representation.widths.values()), dim=1)
         # A missing modality is zero; two products are compared by the modalities that both have.
         shared = [part.any(dim=1) & part[0].any() for part in parts]

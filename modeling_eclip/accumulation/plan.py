@@ -25,8 +25,8 @@ class Stream:
     """Part of a batch that is encoded at once.
 
     Args:
-        inputs: Arguments of the model, on the device that the batch's lie on; one placeholder row each on a rank
-            without offers.
+        inputs: Arguments of the model, on the device that the batch's lie on; one placeholder row of a modality that
+            no offer of the rank has.
         text_rows: Places in the batch of its titles, int64, shape `(num_titles,)`, on the CPU.
         image_rows: Places of its images, likewise.
     """
@@ -47,27 +47,49 @@ class Stream:
         return tensors[0].numel() if modality == "text" and "input_ids" in self.inputs else len(tensors[0])
 
 
+@dataclass
+class Batch:
+    """A rank's share of a batch, cut.
+
+    Args:
+        streams: Its streams; one, exactly as it is, where it is not cut.
+        has_text: Which offers have a title, bool, shape `(B_rank,)`, on the CPU.
+        has_image: Which offers have an image, likewise.
+    """
+
+    streams: list[Stream]
+    has_text: torch.Tensor
+    has_image: torch.Tensor
+
+    @property
+    def num_offers(self) -> int:
+        """Offers of the share."""
+        return len(self.has_text)
+
+
 def plan_streams(
     inputs: Mapping[str, Any], config: EClipConfig, text_stream_size: int | None, image_stream_size: int | None
-) -> list[Stream]:
+) -> Batch:
     """Cut a batch.
 
     Args:
-        inputs: Arguments of [`EClipModel.forward`] for titles and images of the same `B` offers.
+        inputs: Arguments of [`EClipModel.forward`] for titles and images of the same `B` offers. With `has_text` and
+            `has_image`, bool `(B,)`, titles and images are those of the offers that have them, in their order.
         config: The model's configuration.
         text_stream_size: Titles in a stream; `None` means all.
         image_stream_size: Images in a stream; `None` means all.
 
     Returns:
-        The streams. A batch that is not cut is one, exactly as it is.
+        The batch in streams.
 
     Raises:
-        ValueError: unknown inputs, some that are no tensors, a missing modality, or modalities with different numbers
-            of rows.
+        ValueError: unknown inputs, some that are no tensors, a missing modality, or modalities with other numbers of
+            rows than offers have.
     """
     inputs = {name: value for name, value in inputs.items() if value is not None}
     text = {name: inputs[name] for name in INPUTS["text"] if name in inputs}
     image = {name: inputs[name] for name in INPUTS["image"] if name in inputs}
+    has = {name: inputs.pop(f"has_{name}") for name in INPUTS if f"has_{name}" in inputs}
     others = {name: value for name, value in inputs.items() if name not in text and name not in image}
     if reserved := [name for name in ("return_loss", "return_logits", "return_dict") if name in others]:
         raise ValueError(f"`inputs` has {reserved}: the loss and the outputs' form are the step's own; leave it out.")
@@ -77,34 +99,58 @@ def plan_streams(
         known = [*INPUTS["text"], *INPUTS["image"]]
         raise ValueError(f"`inputs` has {tensors}, which cannot be cut into streams; known are {known}.")
     counts = {name: len(value) for name, value in (text | image).items()}
-    if not text or not image or len(set(counts.values())) != 1:
+    if not text or not image or len(has) == 1 or (not has and len(set(counts.values())) != 1):
         raise ValueError(
-            f"`inputs` has rows {counts}; give titles (`input_ids`) and images (`pixel_values`) of the same offers."
+            f"`inputs` has rows {counts}; give titles (`input_ids`) and images (`pixel_values`) of the same offers, "
+            "with `has_text` and `has_image` where offers lack one of the two."
         )
-    (num_offers,) = set(counts.values())
-    if num_offers == 0:
-        placeholder = {name: value.new_ones((1, *value.shape[1:])) for name, value in (text | image).items()}
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return [Stream(placeholder | others, nothing, nothing)]
+    if not has:
+        has = dict.fromkeys(INPUTS, torch.ones(next(iter(counts.values())), dtype=torch.bool))
+    places = {name: torch.nonzero(exists.cpu())[:, 0] for name, exists in has.items()}
+    if len(has["text"]) != len(has["image"]) or any(
+        counts[name] != len(places[modality]) for modality in INPUTS for name in INPUTS[modality] if name in counts
+    ):
+        told = {f"has_{name}": f"{len(places[name])} of {len(exists)}" for name, exists in has.items()}
+        raise ValueError(f"`inputs` has rows {counts} and {told}; give a row for each title, and for each image.")
+    text_parts = _text_parts(text, places["text"], config, text_stream_size)
+    image_parts = _parts(image, places["image"], torch.arange(len(places["image"])), image_stream_size)
+    if len(text_parts) == len(image_parts) == 1 and len(places["text"]) and len(places["image"]):
+        text_parts, image_parts = [(text, places["text"])], [(image, places["image"])]  # exactly as it is
+    nothing = torch.zeros(0, dtype=torch.int64)
+    (last_text, last_text_rows), (last_image, last_image_rows) = text_parts[-1], image_parts[-1]
+    streams = [
+        *(Stream(part, rows, nothing) for part, rows in text_parts[:-1]),
+        *(Stream(part | others, nothing, rows) for part, rows in image_parts[:-1]),
+        Stream(last_text | last_image | others, last_text_rows, last_image_rows),
+    ]
+    return Batch(streams, has["text"].cpu(), has["image"].cpu())
+
+
+def _text_parts(
+    text: dict[str, torch.Tensor], places: torch.Tensor, config: EClipConfig, stream_size: int | None
+) -> list[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """Cut titles, the longest first; each part is trimmed to its longest title."""
     # Counted once and on the CPU: of inputs on a GPU, each of these would be waited for.
     lengths = _lengths(text["attention_mask"]).cpu() if "attention_mask" in text else None
-    text_rows = _cut(_by_length(lengths, num_offers, text_stream_size), text_stream_size)
-    image_rows = _cut(torch.arange(num_offers), image_stream_size)
-    if len(text_rows) == len(image_rows) == 1:
-        return [Stream(dict(inputs), text_rows[0], image_rows[0])]
-    trims = (
-        getattr(config.text_config, "model_type", None) not in _FIXED_LENGTH_TOWERS or config.text_pooling != "pooler"
-    )
-    text_parts = [
-        _trim(_take(text, rows), lengths[rows] if trims and lengths is not None else None) for rows in text_rows
-    ]
-    image_parts = [_take(image, rows) | others for rows in image_rows]
-    nothing = torch.zeros(0, dtype=torch.int64)
+    order = _by_length(lengths, len(places), stream_size)
+    parts = _parts(text, places, order, stream_size)
+    tower = getattr(config.text_config, "model_type", None)
+    keeps_length = config.text_pooling == "pooler" and tower in _FIXED_LENGTH_TOWERS
+    if lengths is None or keeps_length or not len(places):
+        return parts
     return [
-        *(Stream(part, rows, nothing) for part, rows in zip(text_parts[:-1], text_rows[:-1], strict=True)),
-        *(Stream(part, nothing, rows) for part, rows in zip(image_parts[:-1], image_rows[:-1], strict=True)),
-        Stream(text_parts[-1] | image_parts[-1], text_rows[-1], image_rows[-1]),
+        (_trim(part, lengths[chosen]), rows)
+        for (part, rows), chosen in zip(parts, _cut(order, stream_size), strict=True)
     ]
+
+
+def _parts(
+    inputs: dict[str, torch.Tensor], places: torch.Tensor, order: torch.Tensor, stream_size: int | None
+) -> list[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """Cut a modality's inputs, and tell the offers that each part is of; a placeholder row if there are none."""
+    if not len(places):
+        return [({name: value.new_ones((1, *value.shape[1:])) for name, value in inputs.items()}, places)]
+    return [(_take(inputs, rows), places[rows]) for rows in _cut(order, stream_size)]
 
 
 def _by_length(lengths: torch.Tensor | None, num_offers: int, stream_size: int | None) -> torch.Tensor:
@@ -132,10 +178,8 @@ def _take(inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torc
     return {name: value[rows.to(value.device)] for name, value in inputs.items()}
 
 
-def _trim(text: dict[str, torch.Tensor], lengths: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Cut off the places that are padding in all titles of a stream; nothing where their lengths are not given."""
-    if lengths is None:
-        return text
+def _trim(text: dict[str, torch.Tensor], lengths: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Cut off the places that are padding in all titles of a stream."""
     longest = max(1, int(lengths.max()))
     # Not as views, whose strides would be a form of their own for a tower that is compiled.
     return {
@@ -144,4 +188,4 @@ def _trim(text: dict[str, torch.Tensor], lengths: torch.Tensor | None) -> dict[s
     }
 
 
-__all__ = ["INPUTS", "Stream", "plan_streams"]
+__all__ = ["INPUTS", "Batch", "Stream", "plan_streams"]

@@ -30,11 +30,11 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from ..losses.gather import gather_numbers
 from ..losses.objective import ContrastiveObjective
 from .memory import GraphBudget
-from .plan import Stream, plan_streams
+from .plan import Batch, Stream, plan_streams
 from .sharded import average_over_ranks, count_streams, is_sharded, pad_streams, without_reduction
 from .transfer import InputTransfer, PrepareFunction
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+LossFunction = Callable[..., torch.Tensor]
 # Of the CPU's generator, and of each device's by its number.
 RandomState = tuple[torch.Tensor, list[int], list[torch.Tensor]]
 
@@ -61,8 +61,10 @@ class MultiStreamAccumulation:
         fix_batch_norm: Leave batch norm's statistics as they are. What it makes of an image otherwise depends on the
             images beside it, and so on how a batch is cut.
         loss_function: Takes titles' and images' embeddings, both `(B_rank, D)` in float32 (float64 of a model in
-            float64), the log of the scale and the catalog ids `(B_rank,)`, and returns the loss.
-            [`contrastive_loss`] over all ranks, as the model's configuration says, if not given.
+            float64), the log of the scale and the catalog ids `(B_rank,)`, and returns the loss. Where an offer of any
+            rank lacks a side, also gets `has_text` and `has_image`, bool `(B_rank,)`, by name; rows of embeddings that
+            are not there are zero. [`ContrastiveObjective`] over all ranks, as the model's configuration says, if not
+            given.
         tile_size: As for [`contrastive_loss`].
         backward: Called with the loss in place of `loss.backward()`: `accelerator.backward`, or one that scales.
 
@@ -114,7 +116,7 @@ class MultiStreamAccumulation:
         )
         self.backward = backward
         self.num_streams = self.num_kept = 0
-        self._row_counts: tuple[int, ...] = ()
+        self._row_counts: dict[str, tuple[int, ...]] = {}
         if self._is_sharded and keep_graphs == "auto":
             keep_graphs = 0.0
         self._budget = GraphBudget(self.module, keep_graphs)
@@ -125,7 +127,10 @@ class MultiStreamAccumulation:
 
         Args:
             inputs: Arguments of [`EClipModel.forward`] for titles and images of the same `B_rank` offers; without an
-                offer on this rank, tensors of no rows. They may lie on the CPU: each stream's are copied to the
+                offer on this rank, tensors of no rows. Where offers may lack a side, also `has_text` and `has_image`,
+                bool `(B_rank,)`: titles and images are then those of the offers that have them, in their order, and
+                none is encoded for another, but for one placeholder where a rank has no title, or no image, at all.
+                They may lie on the CPU: each stream's are copied to the
                 model's device when it is encoded, and when it is encoded again, so that the device never holds those
                 of the whole batch.
             catalog_ids: Catalog of each offer, int64, shape `(B_rank,)`, negative for an offer that is alone. Best
@@ -140,35 +145,43 @@ class MultiStreamAccumulation:
         """
         if not torch.is_grad_enabled():
             raise RuntimeError("gradients are switched off (`torch.no_grad`), and a training step needs them.")
-        streams = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
-        num_offers = sum(len(stream.text_rows) for stream in streams)
-        device = self.module.logit_scale.device
+        batch = plan_streams(inputs, self.module.config, self.text_stream_size, self.image_stream_size)
+        streams, device = batch.streams, self.module.logit_scale.device
+        own = {"offers": batch.num_offers} | {
+            modality: sum(len(stream.rows(modality)) for stream in streams) for modality in ("text", "image")
+        }
         # All that ranks have to know of each other's share, in one message a step.
-        *stream_counts, row_counts = zip(*gather_numbers((*count_streams(streams), num_offers), device), strict=True)
-        self._row_counts = row_counts
+        *stream_counts, offers, text, image = zip(
+            *gather_numbers((*count_streams(streams), *own.values()), device), strict=True
+        )
+        self._row_counts = {"offers": offers, "text": text, "image": image}
         in_one = not any(map(any, stream_counts))
         if self._is_sharded:
             streams = pad_streams(streams, [max(counts) for counts in stream_counts])
         self.num_streams = len(streams)
         with self._batch_norm(in_one):
             if in_one and not self._is_sharded:  # whose scale has no reduction of its own
-                return self._step_in_one(streams[0], num_offers, catalog_ids)
-            return self._step_in_streams(streams, num_offers, catalog_ids)
+                return self._step_in_one(streams[0], batch, catalog_ids)
+            return self._step_in_streams(streams, batch, catalog_ids)
 
-    def _step_in_one(self, stream: Stream, num_offers: int, catalog_ids: torch.Tensor | None) -> torch.Tensor:
+    def _step_in_one(self, stream: Stream, batch: Batch, catalog_ids: torch.Tensor | None) -> torch.Tensor:
         """Run a step as any other model's: nothing is cut on any rank."""
         self.num_kept = 1
         ((_, inputs),) = self._transfer([stream], self.module.logit_scale.device)
         output = self.model(**inputs, return_logits=False)
-        # without offers the inputs are a placeholder row, which does not count
-        embeds = _full(output.text_embeds[:num_offers]), _full(output.image_embeds[:num_offers])
-        loss = self._loss(*embeds, self.module.logit_scale, catalog_ids)
+        embeds = []
+        for modality, vectors in (("text", output.text_embeds), ("image", output.image_embeds)):
+            rows = stream.rows(modality)
+            vectors = _full(vectors[: len(rows)])  # without a title, or an image, there is a placeholder row
+            if len(rows) < batch.num_offers:
+                everywhere = vectors.new_zeros(batch.num_offers, vectors.shape[1])
+                vectors = everywhere.index_copy(0, rows.to(vectors.device, non_blocking=True), vectors)
+            embeds.append(vectors)
+        loss = self._loss(*embeds, self.module.logit_scale, catalog_ids, batch)
         self.backward(loss)
         return loss.detach()
 
-    def _step_in_streams(
-        self, streams: list[Stream], num_offers: int, catalog_ids: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _step_in_streams(self, streams: list[Stream], batch: Batch, catalog_ids: torch.Tensor | None) -> torch.Tensor:
         """Run a step in two passes; the last stream holds titles and images, and reduces the gradients."""
         device = self.module.logit_scale.device
         states: list[RandomState] = []
@@ -195,10 +208,11 @@ class MultiStreamAccumulation:
             joined, places_of = torch.cat(parts), [stream.rows(modality) for stream in streams]
             order = torch.cat(places_of).to(joined.device, non_blocking=True)
             places[modality] = order.split([len(part) for part in places_of])
-            leaves[modality] = torch.empty_like(joined).index_copy_(0, order, joined).requires_grad_()
+            everywhere = joined.new_zeros(batch.num_offers, joined.shape[1])
+            leaves[modality] = everywhere.index_copy_(0, order, joined).requires_grad_()
         logit_scale = self.module.logit_scale.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids)
+            loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids, batch)
         self.backward(loss)
 
         encoded_again = self._transfer(
@@ -229,10 +243,14 @@ class MultiStreamAccumulation:
         return loss.detach()
 
     def _loss(self, *arguments: Any) -> torch.Tensor:
-        """Compute the loss; that of this package need not count the ranks' rows again."""
-        if isinstance(self.loss_function, ContrastiveObjective):
-            return self.loss_function(*arguments, row_counts=self._row_counts)
-        return self.loss_function(*arguments)
+        """Compute the loss of embeddings, scale, catalog ids and batch."""
+        *given, batch = arguments
+        named: dict[str, Any] = {}
+        if len(set(map(sum, self._row_counts.values()))) > 1:  # an offer of some rank lacks a side
+            named = {"has_text": batch.has_text, "has_image": batch.has_image}
+        if isinstance(self.loss_function, ContrastiveObjective):  # which need not count the ranks' rows again
+            named["row_counts"] = self._row_counts
+        return self.loss_function(*given, **named)
 
     def _encode(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the embeddings of a stream by modality."""

@@ -2,12 +2,13 @@
 
 Each modality of a product gets its own regression, of standardised vectors, its strength chosen on validation; the
 standardisation is folded into the weights, so that the head is like any other. How the modalities are joined is
-fitted apart, by [`LateFusionClassifier.fit_fusion`].
+fitted apart, by `fitting.fusion`.
 """
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,21 @@ from torch import nn
 
 from ..fusion_eclip import IGNORED_LABEL, LateFusionClassifier, ProductEmbeds
 
-__all__ = ["STRENGTHS", "count_classes", "fit_classifier", "fit_linear"]
+__all__ = [
+    "STRENGTHS",
+    "choose_regression",
+    "count_classes",
+    "fit_classifier",
+    "fit_linear",
+    "score_answers",
+    "write_regression",
+]
 
 logger = logging.getLogger(__name__)
 
 STRENGTHS = (3e-4, 3e-3, 3e-2, 3e-1)
 """Inverse strengths of regularisation that are tried, as scikit-learn's `C`."""
+_LEAST = 1e-12
 _UNSEEN = 10.0  # how far the logit of a class without training rows lies below all others
 
 
@@ -36,6 +46,7 @@ def fit_classifier(
     validation_labels: torch.Tensor,
     *,
     class_weights: Sequence[float] | None = None,
+    strengths: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, float]:
     """Fit every modality of a classifier.
 
@@ -46,26 +57,28 @@ def fit_classifier(
         validation: Products to choose by.
         validation_labels: Their classes, likewise.
         class_weights: Weight of each class in the loss; 1 for all if not given.
+        strengths: What the `C` of each modality is chosen from; `STRENGTHS` if not given.
 
     Returns:
         The chosen strength of each modality.
     """
-    strengths = {}
+    chosen = {}
     held_out = validation.modalities
     for modality, (vectors, has_modality) in train.modalities.items():
         rows, held_out_rows = (
             has_modality & (train_labels != IGNORED_LABEL),
             held_out[modality][1] & (validation_labels != IGNORED_LABEL),
         )
-        strengths[modality] = fit_linear(
+        chosen[modality] = fit_linear(
             getattr(classifier, modality),
             vectors[rows].numpy(),
             train_labels[rows].numpy(),
             held_out[modality][0][held_out_rows].numpy(),
             validation_labels[held_out_rows].numpy(),
             class_weights=class_weights,
+            strengths=STRENGTHS if strengths is None else strengths[modality],
         )
-    return strengths
+    return chosen
 
 
 def count_classes(classifier: LateFusionClassifier, labels: torch.Tensor) -> torch.Tensor:
@@ -110,38 +123,76 @@ def fit_linear(
     weights = None if class_weights is None else {int(number): class_weights[int(number)] for number in classes}
     regression = LogisticRegression(class_weight=weights, max_iter=300, tol=1e-3, warm_start=True)
     scaled = scaler.transform(vectors)
+    strength, coefficients, intercepts = choose_regression(
+        regression, strengths, scaled, labels, scaler.transform(validation_vectors), validation_labels
+    )
+    coefficients = coefficients / scaler.scale_
+    intercepts = intercepts - coefficients @ scaler.mean_
+    write_regression(linear, classes, coefficients, intercepts)
+    return strength
+
+
+def choose_regression(
+    regression: LogisticRegression,
+    strengths: Sequence[float],
+    rows: Any,
+    labels: np.ndarray,
+    validation_rows: Any,
+    validation_labels: np.ndarray,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Fit a regression with several strengths, and keep the one that validation likes best.
+
+    Args:
+        regression: The regression, with `warm_start`.
+        strengths: What `C` is chosen from.
+        rows: Rows to learn from, dense or sparse, shape `(N, D)`.
+        labels: Their classes, two or more, shape `(N,)`.
+        validation_rows: Rows to choose by; the weakest strength is taken where there are none.
+        validation_labels: Their classes.
+
+    Returns:
+        The chosen `C`, and for each class in ascending order its coefficients `(classes, D)` and intercept.
+    """
     best: tuple[tuple[float, float], float, np.ndarray, np.ndarray] | None = None
     for strength in sorted(strengths):
         regression.set_params(C=strength)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # near enough: the best of several is taken
-            regression.fit(scaled, labels)
+            regression.fit(rows, labels)
         score = (0.0, 0.0)
         if len(validation_labels):
-            score = _score(validation_labels, regression, scaler.transform(validation_vectors))
+            num_classes = int(max(validation_labels.max(), regression.classes_.max())) + 1
+            score = score_answers(validation_labels, _logits(regression, validation_rows, num_classes))
         if best is None or score > best[0]:
             best = (score, strength, regression.coef_.copy(), regression.intercept_.copy())
     assert best is not None
     _, strength, coefficients, intercepts = best
-    if len(classes) == 2:  # one row of weights, for the second class
+    if len(regression.classes_) == 2:  # one row of weights, for the second class
         coefficients, intercepts = (np.stack([-part[0], part[0]]) / 2 for part in (coefficients, intercepts))
-    coefficients = coefficients / scaler.scale_
-    intercepts = intercepts - coefficients @ scaler.mean_
-    with torch.no_grad():
-        linear.weight.zero_()
-        linear.bias.fill_(float(intercepts.min()) - _UNSEEN)
-        linear.weight[classes] = torch.from_numpy(coefficients).to(linear.weight)
-        linear.bias[classes] = torch.from_numpy(intercepts).to(linear.bias)
-    return strength
+    return strength, coefficients, intercepts
 
 
-def _score(labels: np.ndarray, regression: LogisticRegression, vectors: np.ndarray) -> tuple[float, float]:
+@torch.no_grad()
+def write_regression(linear: nn.Linear, classes: np.ndarray, coefficients: np.ndarray, intercepts: np.ndarray) -> None:
+    """Write a regression into a linear layer, where a class that it has not seen is far below all others."""
+    linear.weight.zero_()
+    linear.bias.fill_(float(intercepts.min()) - _UNSEEN)
+    linear.weight[classes] = torch.from_numpy(coefficients).to(linear.weight)
+    linear.bias[classes] = torch.from_numpy(intercepts).to(linear.bias)
+
+
+def score_answers(labels: np.ndarray, logits: torch.Tensor) -> tuple[float, float]:
     """Mean of accuracy and macro F1, and for where that is the same the mean log probability of the labels."""
-    answers = regression.predict(vectors)
-    score = float((labels == answers).mean() + f1_score(labels, answers, average="macro", zero_division=0.0)) / 2
-    seen = np.isin(labels, regression.classes_)
-    columns = np.searchsorted(regression.classes_, labels[seen])
-    if not seen.any():
-        return score, 0.0
-    log_probabilities = regression.predict_log_proba(vectors[seen])[np.arange(len(columns)), columns]
-    return score, float(log_probabilities.mean())
+    if not len(labels):
+        return 0.0, 0.0
+    answers = logits.argmax(dim=1).numpy()
+    f1 = f1_score(labels, answers, average="macro", zero_division=0.0)
+    log_probabilities = logits.log_softmax(dim=1)[torch.arange(len(labels)), torch.from_numpy(labels)]
+    return float((labels == answers).mean() + f1) / 2, float(log_probabilities.mean())
+
+
+def _logits(regression: LogisticRegression, rows: Any, num_classes: int) -> torch.Tensor:
+    """Return log probabilities of all classes, shape `(N, num_classes)`."""
+    probabilities = torch.zeros((rows.shape[0], num_classes), dtype=torch.float64)
+    probabilities[:, torch.from_numpy(regression.classes_)] = torch.from_numpy(regression.predict_proba(rows)).double()
+    return probabilities.clamp(min=_LEAST).log()

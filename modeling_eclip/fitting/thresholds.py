@@ -1,4 +1,4 @@
-"""Calibration and thresholds: what heads that answer yes or no decide by, fitted on validation.
+"""Calibration and thresholds: what heads decide by, and what they leave to people, fitted on validation.
 
 Everything fitted here travels in the configuration of a head.
 """
@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve
 
-__all__ = ["calibrate", "threshold_of_best_f1", "threshold_of_recall"]
+__all__ = ["calibrate", "threshold_of_best_f1", "threshold_of_precision", "threshold_of_recall"]
 
 _FEWEST = 1e-12
 
@@ -71,3 +71,28 @@ def threshold_of_recall(probabilities: torch.Tensor, labels: torch.Tensor, targe
     needed = int(np.ceil(target_recall * len(positive) - 1e-9))
     # A little below, so that rounding to other number formats does not lose the last one.
     return max(float(positive[needed - 1]) - 1e-6, 0.0)
+
+
+def threshold_of_precision(confidences: np.ndarray, is_right: np.ndarray, target_precision: float) -> float | None:
+    """Find the lowest confidence from which so many of the answers are right, to send the others to review.
+
+    Answers above it are counted as if one more of them were wrong (as conformal risk control counts; Angelopoulos et
+    al., 2022), so that few rows promise little: .95 needs at least 19 answers, .99 at least 99, all of them right.
+
+    Args:
+        confidences: Probability of each answer, shape `(N,)`.
+        is_right: Whether it is right, bool, shape `(N,)`.
+        target_precision: Share of the given answers that are to be right.
+
+    Returns:
+        The confidence, midway between two answers, or 0 where all may be given; `None` where none reaches it.
+    """
+    order = np.argsort(-confidences, kind="stable")
+    sorted_confidences, right = confidences[order].astype(float), is_right[order].cumsum()
+    below = np.append(sorted_confidences[1:], -1.0)
+    # A threshold cannot separate answers of equal confidence.
+    reached = (right >= target_precision * (np.arange(len(right)) + 2) - 1e-9) & (below < sorted_confidences)
+    if not reached.any():
+        return None
+    last = int(np.flatnonzero(reached)[-1])
+    return float((sorted_confidences[last] + below[last]) / 2) if last + 1 < len(right) else 0.0

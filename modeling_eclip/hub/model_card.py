@@ -149,7 +149,7 @@ CARD_TEXTS = {
         answer="outputs.embeds  # of unit length: the dot product of two offers is their similarity",
         inputs="many",
         has_stock_pipeline=True,
-        with_package="There, `head.cluster(outputs.embeds)` gives the group of each offer.",
+        with_package="There, `head.cluster(outputs.embeds, products=outputs.products)` gives each offer's group.",
     ),
     "EClipForAdultRecognition": CardText(
         name="e-CLIP recogniser of products for adults",

@@ -52,7 +52,8 @@ def embed_products(
         model: The model.
         processor: Its `EClipProcessor`.
         titles: Titles, which may be empty: a list, a column of a table, or any other iterable.
-        images: Images in any form that `load_product_image` accepts, in the same containers.
+        images: Images in any form that `load_product_image` accepts, in the same containers. What decoding costs is
+            bounded by what the header states: two seconds or so, with no limit of time beside that.
         truncate_dim: Number of leading values of each embedding that are kept; see [`truncate_embeds`].
         token_budget: Tokens of a batch of titles, padding included; 1,024 on a CPU and 65,536 on an accelerator
             if not given.

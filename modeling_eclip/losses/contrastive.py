@@ -25,6 +25,8 @@ def contrastive_loss(
     *,
     catalog_weight: float = 1.0,
     mates: CatalogMates = "positive",
+    has_text: torch.Tensor | None = None,
+    has_image: torch.Tensor | None = None,
     tile_size: int | None = None,
     distributed: bool = False,
     row_counts: Sequence[int] | None = None,
@@ -42,6 +44,11 @@ def contrastive_loss(
     Gradients of float32 embeddings have a relative error below 1e-6; where they all but vanish, at a scale near 100
     with every pair found, a large batch leaves a few 1e-6. It can be differentiated once.
 
+    Offers may lack a title or an image (this package's form). What is missing is in no softmax and no target; what is
+    there is compared with all that is there of the other modality. A title whose offer has no image has a target only
+    where mates that are positive have images, and likewise for images. Each mean is over the titles, or images, that
+    have a target: an offer that lacks a side takes no weight from the others. Without any target the loss is zero.
+
     Args:
         text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
         image_embeds: Embeddings of the images of the same offers in the same order, of unit length, shape `(B, D)`.
@@ -51,6 +58,9 @@ def contrastive_loss(
         catalog_weight: Mass of a mate relative to the offer's own partner, from 0 to 1; used when mates are positive.
         mates: What the other offers of a row's catalog are to it: `"positive"` shares the target mass with them,
             `"negative"` is plain CLIP, `"masked"` takes them out of the softmax's denominator.
+        has_text: Which offers have a title, bool, shape `(B,)`, best on the CPU; `None` for all. The embeddings of the
+            others do not matter, and have no gradient.
+        has_image: Which offers have an image, likewise.
         tile_size: Rows and columns of a tile; 1024 on CPUs and 8192 on accelerators if not given.
         distributed: Whether the rows are this rank's share of a batch over all ranks, which may have different
             numbers of rows, or none. The loss is the same on every rank; its gradients are multiplied by the number
@@ -69,21 +79,31 @@ def contrastive_loss(
     if not 0 <= catalog_weight <= 1:
         raise ValueError(f"`catalog_weight` is {catalog_weight}; give a number from 0 to 1.")
     row_counts = _count_rows(text_embeds, distributed, row_counts)
-    ids = _ids_of_all(catalog_ids, text_embeds, row_counts)
+    text_embeds, image_embeds = _existing(text_embeds, has_text), _existing(image_embeds, has_image)
+    ids, exists = _facts_of_all(catalog_ids, has_text, has_image, text_embeds, row_counts)
     if len(ids) == 0:
         raise ValueError("the batch holds no offers on any rank; give at least one.")
-    groups, sizes, largest_catalog = _find_catalogs(ids, text_embeds.device)
+    groups, sizes, largest_catalog = find_catalogs(ids)
+    # Titles and images of each catalog; of the rows that are alone, that have the last number, no mates.
+    counts = torch.stack([torch.bincount(groups[has], minlength=len(sizes) + 1) for has in exists])
+    is_complete, num_groups = bool(exists.all()), len(sizes)
+    groups, counts, exists = (value.to(text_embeds.device, non_blocking=True) for value in (groups, counts, exists))
     # A catalog of n offers has the mass 1 + catalog_weight (n - 1) to share.
     mate_mass = catalog_weight if mates == "positive" else 0.0
-    masses = 1 / (1 + mate_mass * (torch.cat([sizes, sizes.new_ones(1)])[groups] - 1).double())
+    is_pair, has_mates, partners = exists.all(0), groups < num_groups, exists.flip(0)
+    mass_to_share = is_pair + mate_mass * ((counts.flip(0)[:, groups] - partners.long()) * has_mates).double()
+    has_target = exists & (mass_to_share > 0)
+    masses = torch.where(has_target, 1 / mass_to_share, 0.0)
     targets = Targets(
         groups=groups,
-        num_groups=len(sizes),
-        own=masses,
-        mate=mate_mass * masses * (groups < len(sizes)),
-        weights=torch.full_like(masses, 1 / len(ids)),
+        num_groups=num_groups,
+        is_pair=is_pair,
+        own=masses * is_pair,
+        mate=mate_mass * masses * has_mates,
+        weights=has_target / has_target.sum(1, keepdim=True).clamp(min=1).double(),
         largest_catalog=largest_catalog if mate_mass else 0,
-        excluded="mates" if mates == "masked" else "none",
+        are_mates_excluded=mates == "masked",
+        exists=None if is_complete else exists,
     )
     return tiled_cross_entropy(
         text_embeds, image_embeds, logit_scale, targets, tile_size=tile_size, row_counts=row_counts
@@ -121,20 +141,21 @@ def mate_contrast_loss(
     """
     _check_embeds(embeds, embeds, logit_scale, tile_size)
     row_counts = _count_rows(embeds, distributed, row_counts)
-    ids = _ids_of_all(catalog_ids, embeds, row_counts)
-    groups, sizes, largest_catalog = _find_catalogs(ids, embeds.device)
+    ids, _ = _facts_of_all(catalog_ids, None, None, embeds, row_counts)
+    groups, sizes, largest_catalog = find_catalogs(ids)
     if len(sizes) == 0:
         return embeds.sum(dtype=torch.promote_types(embeds.dtype, torch.float32)) * 0
+    groups, sizes = (value.to(embeds.device, non_blocking=True) for value in (groups, sizes))
     has_mates = groups < len(sizes)
     masses = 1 / (torch.cat([sizes, sizes.new_full((1,), 2)])[groups] - 1).double()
     targets = Targets(
         groups=groups,
         num_groups=len(sizes),
-        own=torch.zeros_like(masses),
-        mate=masses * has_mates,
-        weights=has_mates.double() / has_mates.sum(),
+        is_pair=torch.zeros_like(has_mates),  # a row is not compared with itself
+        own=torch.zeros_like(masses).expand(2, -1),
+        mate=(masses * has_mates).expand(2, -1),
+        weights=(has_mates.double() / has_mates.sum()).expand(2, -1),
         largest_catalog=largest_catalog,
-        excluded="self",
     )
     return tiled_cross_entropy(embeds, embeds, logit_scale, targets, tile_size=tile_size, row_counts=row_counts)
 
@@ -146,10 +167,32 @@ def _count_rows(embeds: torch.Tensor, distributed: bool, row_counts: Sequence[in
     return count_rows(len(embeds), embeds.device) if row_counts is None else row_counts
 
 
-def _ids_of_all(
-    catalog_ids: torch.Tensor | None, embeds: torch.Tensor, row_counts: Sequence[int] | None
-) -> torch.Tensor:
-    """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`, on the CPU."""
+def _existing(embeds: torch.Tensor, has_modality: torch.Tensor | None) -> torch.Tensor:
+    """Return embeddings, with zero, without a gradient, for rows that lack the modality."""
+    if has_modality is None:
+        return embeds
+    if not isinstance(has_modality, torch.Tensor) or has_modality.dtype != torch.bool:
+        raise ValueError(f"`has_text` or `has_image` is {has_modality!r:.200}; give a tensor of bool, one per offer.")
+    if has_modality.shape != embeds.shape[:1]:
+        raise ValueError(
+            f"`has_text` or `has_image` has shape {tuple(has_modality.shape)}; give one value per offer, shape "
+            f"({len(embeds)},)."
+        )
+    return embeds.masked_fill(~has_modality.to(embeds.device, non_blocking=True)[:, None], 0.0)
+
+
+def _facts_of_all(
+    catalog_ids: torch.Tensor | None,
+    has_text: torch.Tensor | None,
+    has_image: torch.Tensor | None,
+    embeds: torch.Tensor,
+    row_counts: Sequence[int] | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the catalog ids of the rows of all ranks, int64, shape `(B,)`, and what they have, bool, `(2, B)`.
+
+    Both lie on the CPU. How many catalogs there are depends on the ids: found on a GPU, the host would wait for it
+    several times. What lies on the CPU, as loaders give it, needs no wait at all.
+    """
     if catalog_ids is None:
         catalog_ids = torch.full((len(embeds),), -1)
     if not isinstance(catalog_ids, torch.Tensor):
@@ -161,21 +204,13 @@ def _ids_of_all(
         )
     if catalog_ids.is_floating_point() or catalog_ids.is_complex() or catalog_ids.dtype == torch.bool:
         raise ValueError(f"`catalog_ids` has dtype {catalog_ids.dtype}; give integers (int64).")
-    catalog_ids = catalog_ids.to(torch.int64)
-    if row_counts is not None:
-        catalog_ids = gather_rows(catalog_ids.to(embeds.device, non_blocking=True), row_counts)
-    return catalog_ids.cpu()
-
-
-def _find_catalogs(catalog_ids: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return what `find_catalogs` does, on a device, and the rows of the largest catalog, 0 without any.
-
-    How many catalogs there are depends on the ids: found on a GPU, the host would wait for it several times. Ids that
-    lie on the CPU, as loaders give them, need no wait at all.
-    """
-    groups, sizes = find_catalogs(catalog_ids)
-    largest = int(sizes.max()) if len(sizes) else 0
-    return groups.to(device, non_blocking=True), sizes.to(device, non_blocking=True), largest
+    all_rows = torch.ones(len(embeds), dtype=torch.bool)
+    exists = [all_rows if has is None else has for has in (has_text, has_image)]
+    if row_counts is None:
+        return catalog_ids.to("cpu", torch.int64), torch.stack([has.cpu() for has in exists])
+    facts = torch.stack([fact.to(embeds.device, torch.int64, non_blocking=True) for fact in (catalog_ids, *exists)], 1)
+    ids, *exists = gather_rows(facts, row_counts).cpu().unbind(1)
+    return ids, torch.stack(exists).bool()
 
 
 def _check_embeds(

@@ -1,13 +1,13 @@
 """What training minimises: the one place where the terms of the loss are added up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..configuration_eclip import EClipConfig
 from .contrastive import contrastive_loss, mate_contrast_loss
-from .gather import count_rows
+from .gather import gather_numbers
 from .matryoshka import matryoshka_loss
 
 
@@ -17,7 +17,7 @@ class ContrastiveObjective:
 
     At each of the configuration's `matryoshka_dims`, or at the full size if it has none, the loss is
     [`contrastive_loss`] between titles and images. With a `mate_contrast_weight`, that weight times the mean of
-    [`mate_contrast_loss`] among titles and among images is added.
+    [`mate_contrast_loss`] among titles and among images is added: of the offers that have them.
 
     Args:
         config: Its `catalog_weight`, `catalog_mates`, `matryoshka_dims` and `matryoshka_weights` are read.
@@ -39,7 +39,9 @@ class ContrastiveObjective:
         logit_scale: torch.Tensor,
         catalog_ids: torch.Tensor | None = None,
         *,
-        row_counts: Sequence[int] | None = None,
+        has_text: torch.Tensor | None = None,
+        has_image: torch.Tensor | None = None,
+        row_counts: Mapping[str, Sequence[int]] | None = None,
     ) -> torch.Tensor:
         """Compute the loss.
 
@@ -48,14 +50,23 @@ class ContrastiveObjective:
             image_embeds: Embeddings of the images of the same offers in the same order, shape `(B, D)`.
             logit_scale: Log of the inverse temperature, a single element.
             catalog_ids: Catalog of each offer, int64, shape `(B,)`; negative, or `None`, for offers that are alone.
-            row_counts: As for [`contrastive_loss`]; counted once for all terms if not given.
+            has_text: Which offers have a title, as for [`contrastive_loss`].
+            has_image: Which offers have an image, likewise.
+            row_counts: Of every rank, its `"offers"`, those with a title, `"text"`, and those with an image,
+                `"image"`; counted once for all terms if not given.
 
         Returns:
             The loss, a scalar.
         """
         config = self.config
+        has = {"text": has_text, "image": has_image}
         if self.distributed and row_counts is None:
-            row_counts = count_rows(len(text_embeds), text_embeds.device)
+            num_offers = len(text_embeds)
+            own = [num_offers, *(num_offers if rows is None else int(rows.sum()) for rows in has.values())]
+            row_counts = dict(
+                zip(("offers", *has), zip(*gather_numbers(own, text_embeds.device), strict=True), strict=True)
+            )
+        counts = row_counts if self.distributed and row_counts is not None else {}
 
         def loss_at_one_size(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
             loss = contrastive_loss(
@@ -65,23 +76,26 @@ class ContrastiveObjective:
                 catalog_ids,
                 catalog_weight=config.catalog_weight,
                 mates=config.catalog_mates,
+                has_text=has_text,
+                has_image=has_image,
                 tile_size=self.tile_size,
                 distributed=self.distributed,
-                row_counts=row_counts,
+                row_counts=counts.get("offers"),
             )
             if self.mate_contrast_weight and catalog_ids is not None:
-                among_titles, among_images = (
-                    mate_contrast_loss(
+                for (modality, rows), embeds in zip(has.items(), (text, image), strict=True):
+                    ids = catalog_ids
+                    if rows is not None:
+                        ids, embeds = ids[rows.to(ids.device)], embeds[rows.to(embeds.device)]
+                    among = mate_contrast_loss(
                         embeds,
                         logit_scale,
-                        catalog_ids,
+                        ids,
                         tile_size=self.tile_size,
                         distributed=self.distributed,
-                        row_counts=row_counts,
+                        row_counts=counts.get(modality),
                     )
-                    for embeds in (text, image)
-                )
-                loss = loss + self.mate_contrast_weight / 2 * (among_titles + among_images)
+                    loss = loss + self.mate_contrast_weight / 2 * among
             return loss
 
         embeds = (text_embeds, image_embeds)

@@ -2,9 +2,10 @@
 
 Two sweeps over tiles of the similarities `s_ij` (this package's design). The first, forward, gives the log-sum-exp of
 every row and column; the second, backward, gives `dL/ds_ij` tile by tile, folded at once into the gradients:
-`8 B^2 D` operations in all, and memory for the embeddings' gradients and one tile. Soft targets need no tiles: they
-are constant within a catalog, so their sums are sums over catalogs. A row's own pair is kept out of the tiles: its
-part, `softmax_ii - P_ii`, is a small difference of large numbers once the model has learned, and is a sigmoid instead.
+`8 B^2 D` operations in all, and memory for the embeddings' gradients and one tile. Soft targets need no tiles: a row
+has one mass for all of its catalog, so their sums are sums over catalogs. A row's own pair is kept out of the tiles:
+its part, `softmax_ii - P_ii`, is a small difference of large numbers once the model has learned, and is a sigmoid
+instead. A title or an image that an offer lacks is in no softmax and in no sum.
 
 Under distributed training a rank holds its own rows `u` and gathers all `w`: it sweeps its rows against all columns,
 the columns' log-sum-exp is joined over the ranks, and the gradients of `w` are added up and handed back to where their
@@ -14,7 +15,7 @@ rows came from. One process is the case of one rank.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,41 +39,47 @@ _LARGE_CATALOG = 1 / 16
 
 @dataclass
 class Targets:
-    """Soft labels that are constant within a catalog, and what is left out of the softmax; all for `B` rows.
+    """Soft labels, and what is left out of the softmax; all for `B` rows.
 
     Args:
         groups: Number of each row's catalog from 0, int64, shape `(B,)`; rows that are alone have `num_groups`.
         num_groups: Number of catalogs with several rows.
-        own: Mass on the row's own partner, shape `(B,)`.
-        mate: Mass on each mate, shape `(B,)`.
-        weights: Weight of each row in the loss, shape `(B,)`.
+        is_pair: Rows whose own title and image are compared, bool, shape `(B,)`.
+        own: Mass on the row's own partner, of titles and of images, shape `(2, B)`; 0 without a pair.
+        mate: Mass on each mate, likewise. Where no row lacks a side, both are the same for all rows of a catalog.
+        weights: Weight of each row in the loss, likewise; 0 for a row without a target.
         largest_catalog: Rows of the largest catalog whose rows share mass, 0 where none do.
-        excluded: Pairs that no softmax counts: none, a row's mates, or a row itself.
+        are_mates_excluded: Whether no softmax counts a row's mates.
+        exists: Which titles and images there are, bool, shape `(2, B)`; `None` for all. The others' embeddings are
+            zero.
     """
 
     groups: torch.Tensor
     num_groups: int
+    is_pair: torch.Tensor
     own: torch.Tensor
     mate: torch.Tensor
     weights: torch.Tensor
     largest_catalog: int
-    excluded: Literal["none", "mates", "self"] = "none"
+    are_mates_excluded: bool = False
+    exists: torch.Tensor | None = None
 
 
-def find_catalogs(catalog_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def find_catalogs(catalog_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Number the catalogs that have several rows, in `O(B)` memory.
 
     Args:
         catalog_ids: Catalog of each row, int64, shape `(B,)`, negative for a row that is alone.
 
     Returns:
-        The number of each row's catalog from 0, int64, shape `(B,)`, with `num_groups` for rows that are alone; and
-        the rows of each catalog, int64, shape `(num_groups,)`.
+        The number of each row's catalog from 0, int64, shape `(B,)`, with `num_groups` for rows that are alone; the
+        rows of each catalog, int64, shape `(num_groups,)`; and the rows of the largest one, 0 without any.
     """
     ids, members, counts = torch.unique(catalog_ids, return_inverse=True, return_counts=True)
     has_mates = (ids >= 0) & (counts > 1)
     numbers = torch.where(has_mates, has_mates.cumsum(0) - 1, has_mates.sum())
-    return numbers[members], counts[has_mates]
+    sizes = counts[has_mates]
+    return numbers[members], sizes, int(sizes.max()) if len(sizes) else 0
 
 
 def tiled_cross_entropy(
@@ -86,9 +93,9 @@ def tiled_cross_entropy(
 ) -> torch.Tensor:
     r"""Return the sum of both directions' weighted cross entropies, halved.
 
-    With `P_ij` the targets and `r_i` the weights:
+    With `P_ij` the targets of titles, `Q_ji` those of images, and `r_i`, `q_j` their weights:
 
-        L = 1/2 sum_i r_i CE(P_i, softmax_j s_ij) + 1/2 sum_j r_j CE(P_j, softmax_i s_ij)
+        L = 1/2 sum_i r_i CE(P_i, softmax_j s_ij) + 1/2 sum_j q_j CE(Q_j, softmax_i s_ij)
 
     Args:
         u: Embeddings of this rank, shape `(B_rank, D)`.
@@ -127,15 +134,16 @@ class _TiledCrossEntropy(torch.autograd.Function):
         if row_counts is not None:
             column_sums = _join_log_sums(column_sums)
         own_column_sums = sweep.own(column_sums)
-        # CE(P_i, softmax_j s_ij) = (log-sum-exp - s_ii) + (1 - P_ii) s_ii - sum over mates of P_ij s_ij
-        if targets.excluded == "self":
-            losses = (row_sums + own_column_sums) / 2 - mates_agreement
-        else:
-            nll = softplus(row_sums - own_logits) + softplus(own_column_sums - own_logits)
-            losses = nll / 2 + (1 - sweep.own(targets.own)) * own_logits - mates_agreement
-            all_own_logits = own_logits if row_counts is None else gather_rows(own_logits, row_counts)
-            column_sums = torch.logaddexp(column_sums, all_own_logits)
-        total = (sweep.own(targets.weights) * losses).sum()
+        is_pair = sweep.own(targets.is_pair)
+        near = own_logits.masked_fill(~is_pair, 0.0)
+        total = -mates_agreement.sum()
+        for sums, own, weights in zip((row_sums, own_column_sums), targets.own, targets.weights, strict=True):
+            # CE(P_i, softmax_j s_ij) = (log-sum-exp - s_ii) + (1 - P_ii) s_ii - sum over mates of P_ij s_ij
+            losses = torch.where(is_pair, softplus(sums - near) + (1 - sweep.own(own)) * near, sums)
+            total += (sweep.own(weights) * losses.masked_fill(sweep.own(weights) == 0, 0.0)).sum() / 2
+        column_sums = torch.logaddexp(
+            column_sums, own_logits if row_counts is None else gather_rows(own_logits, row_counts)
+        )
         if row_counts is not None:
             dist.all_reduce(total)
         ctx.save_for_backward(u, all_w, logit_scale, row_sums, column_sums, own_column_sums, own_logits)
@@ -181,7 +189,8 @@ class _Sweep:
         is_small = len(u) * len(w) * w.shape[1] <= _CPU_FLOAT64_LIMIT
         if u.device.type == "cpu" and (is_small or targets.largest_catalog > _LARGE_CATALOG * len(w)):
             self.dtype = torch.float64
-        self.mate_mass, self.weights = targets.mate.to(self.dtype), targets.weights.to(self.dtype)
+        self.weights = targets.weights.to(self.dtype)
+        self.mate_masses = (targets.mate * targets.weights).to(self.dtype)
         self.scale = logit_scale.double().reshape(()).exp()
         if is_plain is None:  # the host waits for a GPU's answer, so the backward pass is told
             is_plain = bool(self.scale * _largest_norm(u) * _largest_norm(w) < _PLAIN_RANGE)
@@ -199,25 +208,26 @@ class _Sweep:
 
         Returns:
             Log-sum-exp of each own row but for its own pair, shape `(B_rank,)`, and of each column, over own rows and
-            but for its own pair, shape `(B,)`; similarity of the own pairs, shape `(B_rank,)`; and the targets' sum
-            of similarities to mates, shape `(B_rank,)`. All float64: a rounding of a log-sum-exp of 100 is a relative
-            error of its softmax.
+            but for its own pair, shape `(B,)`; similarity of the own pairs, `-inf` for a row without, shape
+            `(B_rank,)`; and the sum of similarities to mates by half the weight of the targets in both directions,
+            shape `(B_rank,)`. All float64: a rounding of a log-sum-exp of 100 is a relative error of its softmax.
         """
         row_sums = torch.full((len(self.u),), -math.inf, dtype=torch.float64, device=self.u.device)
         column_sums = torch.full((len(self.w),), -math.inf, dtype=torch.float64, device=self.u.device)
         own_logits, mates_agreement = torch.empty_like(row_sums), torch.zeros_like(row_sums)
         with exact_products(self.u.device.type):
-            w_sums = self._catalog_sums(self.w, self.targets.groups)
+            w_sums = self._catalog_sums(self.w, self.targets.groups, self.mate_masses[1])
             for rows in self.row_tiles:
                 u = self.u[rows].to(self.dtype)
                 scaled_u = u * self.scale
                 own_logits[rows] = (u.double() * self.own(self.w, rows)).sum(1) * self.scale
                 if self.targets.num_groups:
-                    mates_agreement[rows] = (u.double() * self._mates_of(self.w, w_sums, rows)).sum(1) * self.scale
+                    mates_agreement[rows] = (u.double() * self._mates_of(w_sums, rows)).sum(1) * (self.scale / 2)
                 for columns in self.column_tiles:
                     in_rows, in_columns = _log_sum_exp_both(self._logits(scaled_u, rows, columns), self.is_plain)
                     row_sums[rows] = torch.logaddexp(row_sums[rows], in_rows)
                     column_sums[columns] = torch.logaddexp(column_sums[columns], in_columns)
+        own_logits.masked_fill_(~self.own(self.targets.is_pair), -math.inf)
         return row_sums, column_sums, own_logits, mates_agreement
 
     def gradients(
@@ -235,7 +245,7 @@ class _Sweep:
             row_sums: Log-sum-exp of each own row but for its own pair, shape `(B_rank,)`.
             column_sums: Log-sum-exp of each column over the rows of all ranks, own pairs included, shape `(B,)`.
             own_column_sums: The same of own columns, but for their own pairs, shape `(B_rank,)`.
-            own_logits: Similarity of the own pairs, shape `(B_rank,)`.
+            own_logits: Similarity of the own pairs, `-inf` for a row without, shape `(B_rank,)`.
             for_u: Whether the gradient of `u` is wanted.
             for_w: Whether that of `w` is.
 
@@ -247,25 +257,27 @@ class _Sweep:
         w_grad = torch.empty_like(self.w, dtype=self.dtype) if for_w else None
         scale_grad = torch.zeros((), dtype=torch.float64, device=self.u.device)
         own_pairs = self._own_pair_gradients(row_sums, own_column_sums, own_logits)
-        if self.targets.excluded != "self":
-            row_sums = torch.logaddexp(row_sums, own_logits)
+        row_sums, column_sums = (
+            _without_infinity(torch.logaddexp(row_sums, own_logits)),
+            _without_infinity(column_sums),
+        )
         with exact_products(self.u.device.type):
             if w_grad is not None:
                 self._start_gradient_of_w(w_grad, own_pairs)
-            w_sums = self._catalog_sums(self.w, self.targets.groups)
+            w_sums = self._catalog_sums(self.w, self.targets.groups, self.mate_masses[1])
             for rows in self.row_tiles:
-                u, row_weights = self.u[rows].to(self.dtype), self.own(self.weights, rows)
+                u, row_weights = self.u[rows].to(self.dtype), self.own(self.weights[0], rows)
                 scaled_u = u * self.scale
                 gradient = self.own(self.w, rows).to(self.dtype) * own_pairs[rows, None]  # (T, D)
                 if self.targets.num_groups:
-                    gradient -= 2 * row_weights[:, None] * self._mates_of(self.w, w_sums, rows)
+                    gradient -= self._mates_of(w_sums, rows)
                 for columns in self.column_tiles:
                     shares = _softmax_both(
                         self._logits(scaled_u, rows, columns),
                         row_sums[rows],
                         column_sums[columns],
                         row_weights,
-                        self.weights[columns],
+                        self.weights[1, columns],
                         self.is_plain,
                     )
                     gradient.addmm_(shares, self.w[columns].to(self.dtype))
@@ -280,9 +292,12 @@ class _Sweep:
         return u_grad, w_grad, scale_grad
 
     def _logits(self, scaled_u: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
-        """Return one tile of similarities, `-inf` for own and for excluded pairs, shape `(T, T)`."""
+        """Return one tile of similarities, `-inf` for own, excluded and missing pairs, shape `(T, T)`."""
         logits = scaled_u @ self.w[columns].to(self.dtype).T
-        if self.targets.excluded == "mates":
+        if self.targets.exists is not None:
+            titles, images = self.targets.exists
+            logits.masked_fill_(~(self.own(titles, rows)[:, None] & images[columns]), -math.inf)
+        if self.targets.are_mates_excluded:
             own_groups, groups = self.own(self.targets.groups, rows), self.targets.groups[columns]
             are_mates = (own_groups[:, None] == groups) & (own_groups < self.targets.num_groups)[:, None]
             logits.masked_fill_(are_mates, -math.inf)
@@ -294,37 +309,56 @@ class _Sweep:
     def _own_pair_gradients(
         self, row_sums: torch.Tensor, own_column_sums: torch.Tensor, own_logits: torch.Tensor
     ) -> torch.Tensor:
-        """Return `2 dL/ds_ii` of the own pairs, shape `(B_rank,)`."""
-        if self.targets.excluded == "self":
-            return torch.zeros_like(own_logits, dtype=self.dtype)
-        left_over = torch.sigmoid(row_sums - own_logits) + torch.sigmoid(own_column_sums - own_logits)
-        gradients = (2 - 2 * self.own(self.targets.own) - left_over) * self.own(self.targets.weights)
-        return gradients.to(self.dtype)
+        """Return `2 dL/ds_ii` of the own pairs, shape `(B_rank,)`; 0 for a row without."""
+        gradients = torch.zeros_like(own_logits)
+        for sums, own, weights in zip(
+            (row_sums, own_column_sums), self.targets.own, self.targets.weights, strict=True
+        ):
+            gradients += (1 - self.own(own) - torch.sigmoid(sums - own_logits)) * self.own(weights)
+        return gradients.masked_fill_(~self.own(self.targets.is_pair), 0.0).to(self.dtype)
 
-    def _catalog_sums(self, embeds: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the embeddings of each catalog; the last row, of those that are alone, is zero."""
-        sums = embeds.new_zeros((self.targets.num_groups + 1, embeds.shape[1]), dtype=self.dtype)
-        if self.targets.num_groups:
-            sums.index_add_(0, groups, embeds.to(self.dtype))
-            sums[-1] = 0
-        return sums
+    def _catalog_sums(
+        self, embeds: torch.Tensor, groups: torch.Tensor, masses: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the sum of each catalog's embeddings, and that of mass times embedding; `None` for one mass each.
 
-    def _mates_of(self, embeds: torch.Tensor, sums: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Return the targets' sum of the embeddings of each own row's mates, shape `(T, D)`."""
-        others = sums[self.own(self.targets.groups, rows)] - self.own(embeds, rows).to(self.dtype)
-        return others * self.own(self.mate_mass, rows)[:, None]
+        The last row, of those that are alone, is zero.
+        """
+        sums = []
+        for weighted in (embeds, None if self.targets.exists is None else embeds * masses[:, None]):
+            if weighted is not None:
+                total = embeds.new_zeros((self.targets.num_groups + 1, embeds.shape[1]), dtype=self.dtype)
+                if self.targets.num_groups:
+                    total.index_add_(0, groups, weighted.to(self.dtype))
+                    total[-1] = 0
+                sums.append(total)
+        return sums[0], sums[1] if len(sums) > 1 else None
+
+    def _mates_of(self, sums: tuple[torch.Tensor, torch.Tensor | None], rows: slice) -> torch.Tensor:
+        """Return the sum of the images of each own title's mates, by both directions' targets, shape `(T, D)`."""
+        groups, images = self.own(self.targets.groups, rows), self.own(self.w, rows).to(self.dtype)
+        own_mass, mass_of_image = (self.own(masses, rows)[:, None] for masses in self.mate_masses)
+        plain, weighted = sums
+        others = plain[groups] - images
+        if weighted is None:
+            return others * (2 * own_mass)
+        return others * own_mass + (weighted[groups] - images * mass_of_image)
 
     def _start_gradient_of_w(self, w_grad: torch.Tensor, own_pairs: torch.Tensor) -> None:
         """Write into a gradient of all columns, `(B, D)`, what comes from own pairs and targets of own rows."""
-        mass = -2 * self.weights * self.mate_mass  # constant within a catalog: that of a column is that of its mates
+        title_masses, image_masses = self.mate_masses
         if self.targets.num_groups:
-            u_sums = self._catalog_sums(self.u, self.own(self.targets.groups))
+            plain, weighted = self._catalog_sums(self.u, self.own(self.targets.groups), self.own(title_masses))
             for columns in self.column_tiles:
-                torch.mul(u_sums[self.targets.groups[columns]], mass[columns, None], out=w_grad[columns])
+                groups, mass = self.targets.groups[columns], image_masses[columns, None]
+                torch.mul(plain[groups], -2 * mass if weighted is None else -mass, out=w_grad[columns])
+                if weighted is not None:
+                    w_grad[columns] -= weighted[groups]
         else:
             w_grad.zero_()
         for rows in self.row_tiles:
-            self.own(w_grad, rows).add_(self.u[rows].to(self.dtype) * (own_pairs - self.own(mass))[rows, None])
+            factor = own_pairs[rows] + self.own(title_masses, rows) + self.own(image_masses, rows)
+            self.own(w_grad, rows).add_(self.u[rows].to(self.dtype) * factor[:, None])
 
 
 def _largest_norm(embeds: torch.Tensor) -> torch.Tensor:
@@ -333,13 +367,21 @@ def _largest_norm(embeds: torch.Tensor) -> torch.Tensor:
     return norms.amax() if len(norms) else norms.sum()
 
 
+def _without_infinity(log_sums: torch.Tensor) -> torch.Tensor:
+    """Replace the `-inf` of rows that are compared with nothing, whose softmax is then 0 and not a NaN."""
+    return torch.where(log_sums == -math.inf, log_sums.amax().clamp(min=0.0) if len(log_sums) else 0.0, log_sums)
+
+
 def _log_sum_exp_both(logits: torch.Tensor, is_plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-sum-exp of a tile's rows and columns, float64; the tile is used up."""
     largest = logits.new_zeros(())
     if not is_plain:
         row_largest = logits.amax(1)
         largest = row_largest.amax()
-        if not largest - torch.minimum(row_largest.amin(), logits.amax(0).amin()) < _SHARED_RANGE:
+        largest = torch.where(largest == -math.inf, 0.0, largest)
+        # What is compared with nothing, `-inf`, has no digits to lose.
+        least = [torch.where(line == -math.inf, math.inf, line).amin() for line in (row_largest, logits.amax(0))]
+        if not largest - torch.minimum(*least) < _SHARED_RANGE:
             logits = logits.double()
             return logits.logsumexp(1), logits.logsumexp(0)
         logits.sub_(largest)

@@ -62,14 +62,16 @@ class Joins:
         parents[self.absorbed[joined]] = self.kept[joined]
         return number_groups(_find_roots(parents))
 
-    def best_threshold(self, catalog_ids: torch.Tensor) -> tuple[float, float]:
+    def best_threshold(self, catalog_ids: torch.Tensor, min_precision: float = 0.0) -> tuple[float, float]:
         """Find the threshold whose groups agree best with catalogs, by the adjusted Rand index.
 
         Args:
             catalog_ids: Catalog of each product, int64, shape `(N,)`; negative for a product that is alone.
+            min_precision: Share of the pairs in a group that are to be of one catalog, one more counted as wrong.
 
         Returns:
-            The threshold, midway between two joins and the highest of equally good ones; and the index.
+            The threshold, midway between two joins and the highest of equally good ones; and the index. 1 and 0 where
+            no groups are better than none.
 
         Raises:
             ValueError: shapes that do not fit, or no two products are of one catalog.
@@ -102,7 +104,8 @@ class Joins:
             below = heights[step + 2] if step + 2 < len(heights) else heights[step + 1]
             # A threshold cannot separate joins of equal similarity.
             is_last = below < heights[step + 1] or step + 2 == len(heights)
-            if score > best_score and is_last:
+            is_precise = joined_true_pairs >= min_precision * (joined_pairs + 1)
+            if score > best_score and is_last and is_precise:
                 best_score, best_threshold = score, (heights[step + 1] + below) / 2
         return best_threshold, best_score
 

@@ -104,17 +104,17 @@ def candidate_pairs(embeds: torch.Tensor, num_neighbors: int, *, exact: bool | N
 
 
 def product_pairs(embeds: ProductEmbeds, num_neighbors: int) -> torch.Tensor:
-    """List the pairs of products that are near by title, by image or by both.
+    """List the pairs of products that are near by title, by image or by both, or whose titles share what is rare.
 
     With 10 neighbours and both modalities, all but a few in a thousand pairs of offers of one product are listed (real
     photographs, simulated sellers).
 
     Args:
         embeds: `N` products, as a head represents them.
-        num_neighbors: Nearest neighbours per product and modality.
+        num_neighbors: Nearest neighbours per product and modality, and pairs per product by rare n-grams.
 
     Returns:
-        Pairs of row numbers as [`unique_pairs`] returns them, shape `(P, 2)` with `P` at most `3 N num_neighbors`.
+        Pairs of row numbers as [`unique_pairs`] returns them, shape `(P, 2)` with `P` at most `4 N num_neighbors`.
 
     Raises:
         ImportError: there are more than 20,000 products on a CPU, and faiss is absent.
@@ -127,6 +127,10 @@ def product_pairs(embeds: ProductEmbeds, num_neighbors: int) -> torch.Tensor:
     for vectors, has_view in views:
         rows = has_view.nonzero().flatten()
         found.append(rows[candidate_pairs(normalize(vectors[rows].float()), num_neighbors)])
+    if embeds.lexical is not None:
+        from .shared_ngrams import shared_ngram_pairs  # which needs this module
+
+        found.append(shared_ngram_pairs(embeds.lexical, num_neighbors).to(found[0].device))
     return unique_pairs(torch.cat(found), num_rows)
 
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from ..losses.exact_products import exact_products
 from ..losses.gather import is_distributed
 
-__all__ = ["retrieval_recall"]
+__all__ = ["retrieval_ranks", "retrieval_recall"]
 
 
 def retrieval_recall(
@@ -73,6 +73,23 @@ def retrieval_recall(
         **{f"recall@{k}": share for k, share in zip(ranks, recalls, strict=True)},
         **{f"chance@{k}": share for k, share in zip(ranks, chances, strict=True)},
     }
+
+
+def retrieval_ranks(
+    query_embeds: torch.Tensor,
+    candidate_embeds: torch.Tensor,
+    group_ids: Sequence[torch.Tensor] = (),
+    *,
+    block_size: int = 1024,
+) -> torch.Tensor:
+    """Return the rank of the first relevant candidate of each query; arguments as for [`retrieval_recall`].
+
+    Returns:
+        Ranks, 1 being the first, int64, shape `(N,)`.
+    """
+    blocks = list(torch.arange(len(query_embeds), device=query_embeds.device).split(block_size))
+    counts = [_count(query_embeds[rows], rows, candidate_embeds, group_ids, blocks) for rows in blocks]
+    return torch.cat([1 + num_ahead for _, num_ahead in counts])
 
 
 def _count(

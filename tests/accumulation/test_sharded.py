@@ -5,7 +5,14 @@ import socket
 
 import pytest
 import torch
-from conftest import assert_same_gradients, make_config, make_inputs, make_training_model
+from conftest import (
+    assert_same_gradients,
+    lacking_sides,
+    make_config,
+    make_inputs,
+    make_training_model,
+    whole_batch_lacking_sides,
+)
 from ranks import run_ranks
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -25,7 +32,11 @@ CASES = [
     ((11, 0), {"stream_size": 3, "keep_graphs": 1.0}, ""),
     ((6, 5), {}, ""),
     ((9, 2), {"stream_size": 3}, "vision_model"),
+    # Offers that lack a side: the second rank has no image, and encodes one that does not count.
+    ((6, 5), {"text_stream_size": 4, "image_stream_size": 2}, ""),
 ]
+HAS_TEXT, HAS_IMAGE = torch.arange(NUM_OFFERS) != 3, torch.tensor([1, 0, 1, 1, 1, 1] + [0] * 5).bool()
+LACKING = len(CASES) - 1
 
 
 def build(frozen="", dropout=0.0):
@@ -49,7 +60,7 @@ def run_rank(rank, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    torch.save([run_case(rank, *case) for case in CASES], f"{folder}/{rank}.pt")
+    torch.save([run_case(rank, number, *case) for number, case in enumerate(CASES)], f"{folder}/{rank}.pt")
     rows = slice(0, 7) if rank == 0 else slice(7, NUM_OFFERS)
     model = shard(build())
     train(model, {name: value[rows] for name, value in make_inputs(NUM_OFFERS).items()}, CATALOG_IDS[rows])
@@ -70,11 +81,13 @@ def train(model, inputs, catalog_ids):
         optimizer.zero_grad()
 
 
-def run_case(rank, shares, arguments, frozen):
+def run_case(rank, number, shares, arguments, frozen):
     model = shard(build(frozen))
     accumulate = MultiStreamAccumulation(model, **arguments)
     rows = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
     inputs = {name: value[rows] for name, value in make_inputs(NUM_OFFERS).items()}
+    if number == LACKING:
+        inputs = lacking_sides(inputs, HAS_TEXT[rows], HAS_IMAGE[rows])
     for _ in range(2):  # a second step finds everything as the first left it
         model.zero_grad()
         loss = accumulate(inputs, CATALOG_IDS[rows])
@@ -92,9 +105,14 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path, subtests):
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for number, (shares, arguments, frozen) in enumerate(CASES):
         model = build(frozen)
-        expected_loss = model(**make_inputs(NUM_OFFERS), catalog_ids=CATALOG_IDS, return_loss=True).loss
-        expected_loss.backward()
-        expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        if number == LACKING:
+            expected_loss, expected = whole_batch_lacking_sides(
+                model, make_inputs(NUM_OFFERS), CATALOG_IDS, HAS_TEXT, HAS_IMAGE, 0.0
+            )
+        else:
+            expected_loss = model(**make_inputs(NUM_OFFERS), catalog_ids=CATALOG_IDS, return_loss=True).loss
+            expected_loss.backward()
+            expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         results = [rank[number] for rank in ranks]
         for loss, gradients, _, _ in results:
             with subtests.test(shares=shares, arguments=arguments, frozen=frozen):
@@ -153,7 +171,7 @@ def test_models_that_are_sharded_otherwise_are_refused(one_rank):
 
 def test_added_streams_stand_at_the_end_of_their_modality():
     inputs = make_inputs(6) | {"interpolate_pos_encoding": True}
-    planned = plan_streams(inputs, make_config(), 3, 2)
+    planned = plan_streams(inputs, make_config(), 3, 2).streams
     assert count_streams(planned) == (1, 2)
     streams = pad_streams(planned, (4, 4))
     kinds = [(len(stream.text_rows), len(stream.image_rows)) for stream in streams]

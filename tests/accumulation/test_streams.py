@@ -8,17 +8,37 @@ import weakref
 
 import pytest
 import torch
-from conftest import assert_same_gradients, make_config, make_inputs, make_training_model
+from conftest import (
+    assert_same_gradients,
+    lacking_sides,
+    make_config,
+    make_inputs,
+    make_training_model,
+    whole_batch_lacking_sides,
+)
 from ranks import run_ranks
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_eclip import MultiStreamAccumulation, contrastive_loss
+from modeling_eclip import ContrastiveObjective, MultiStreamAccumulation, contrastive_loss
 from modeling_eclip.accumulation.plan import Stream, plan_streams
 from modeling_eclip.accumulation.transfer import InputTransfer
 
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 2, 2, -1, 5])
 NUM_OFFERS = len(CATALOG_IDS)
+# Which offers have a title, and which an image.
+EVERY, NONE = torch.ones(NUM_OFFERS, dtype=torch.bool), torch.zeros(NUM_OFFERS, dtype=torch.bool)
+FIRST = torch.arange(NUM_OFFERS) < 5
+PARTS = {
+    "mixed": (
+        torch.tensor([1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 0]).bool(),
+        torch.tensor([1, 0, 0, 1, 1, 1, 0, 0, 1, 1, 1]).bool(),
+    ),
+    "images of the first": (EVERY, FIRST),
+    "no row has both": (~FIRST, FIRST),
+    "titles alone": (EVERY, NONE),
+    "images alone": (NONE, EVERY),
+}
 
 
 def gradients_of(model):
@@ -53,6 +73,53 @@ def test_gradients_are_those_of_the_whole_batch(towers, sizes, keep_graphs):
     assert_same(in_streams(model, inputs, **sizes, keep_graphs=keep_graphs), whole_batch(model, inputs))
 
 
+@pytest.mark.parametrize("fields", [{}, {"catalog_mates": "masked", "matryoshka_dims": [4, 16]}], ids=str)
+@pytest.mark.parametrize("keep_graphs", ["auto", 0.0, 0.5])
+@pytest.mark.parametrize("sizes", [{"text_stream_size": 4, "image_stream_size": 2}, {}], ids=str)
+@pytest.mark.parametrize("parts", PARTS)
+def test_offers_are_used_for_what_they_have(parts, sizes, keep_graphs, fields):
+    model, inputs, has = make_training_model(**fields), make_inputs(NUM_OFFERS), PARTS[parts]
+    rows_encoded = {"text": 0, "image": 0}
+    for modality, tower in (("text", model.text_model), ("image", model.vision_model)):
+
+        def count(module, args, kwargs, output, modality=modality):
+            rows_encoded[modality] += len(output[0])
+
+        tower.register_forward_hook(count, with_kwargs=True)
+    ours = in_streams(
+        model,
+        lacking_sides(inputs, *has),
+        loss_function=ContrastiveObjective(model.config, mate_contrast_weight=0.5),
+        keep_graphs=keep_graphs,
+        **sizes,
+    )
+    # Once or twice each, and one placeholder where there is none at all.
+    for modality, exists in zip(rows_encoded, has, strict=True):
+        number = max(1, int(exists.sum()))
+        assert number <= rows_encoded[modality] <= (2 if sizes else 1) * number
+    assert_same(ours, whole_batch_lacking_sides(model, inputs, CATALOG_IDS, *has, 0.5))
+
+
+def test_told_sides_of_whole_offers_change_nothing():
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
+    plain = in_streams(model, inputs, stream_size=4, keep_graphs=0.0)
+    plain = plain[0], {name: gradient.clone() for name, gradient in plain[1].items()}
+    told = in_streams(model, lacking_sides(inputs, EVERY, EVERY), stream_size=4, keep_graphs=0.0)
+    assert torch.equal(told[0], plain[0])
+    assert all(torch.equal(gradient, plain[1][name]) for name, gradient in told[1].items())  # the same operations
+
+
+def test_a_loss_of_ones_own_is_told_what_is_missing():
+    model, inputs, has = make_training_model(), make_inputs(NUM_OFFERS), PARTS["mixed"]
+
+    def loss(text, image, logit_scale, catalog_ids, has_text, has_image):
+        assert torch.equal(has_text, has[0]) and torch.equal(has_image, has[1])
+        assert not text[~has_text].any() and not image[~has_image].any()
+        return (text.sum() + image.sum()) * logit_scale
+
+    MultiStreamAccumulation(model, stream_size=4, loss_function=loss)(lacking_sides(inputs, *has), CATALOG_IDS)
+
+
 def test_in_float32_they_differ_by_its_rounding():
     model, inputs = make_training_model().float(), make_inputs(NUM_OFFERS)
     ours = in_streams(model, inputs, stream_size=4)
@@ -71,7 +138,7 @@ def test_dropout_is_the_same_in_both_passes(vision):
     """The embeddings' gradients, found with one draw of dropout, must go back through that same draw."""
     model, inputs = make_training_model(vision, dropout=0.3), make_inputs(NUM_OFFERS)
     # A reference with all graphs at once: the streams one after the other, their embeddings joined, one backward.
-    streams = plan_streams(inputs, model.config, 4, 3)
+    streams = plan_streams(inputs, model.config, 4, 3).streams
     torch.manual_seed(7)
     text, image = torch.empty(2, NUM_OFFERS, 16, dtype=torch.float64)
     for stream in streams:
@@ -210,7 +277,7 @@ def test_a_batch_is_let_go_of_after_its_step(keep_graphs):
 
 def test_titles_that_are_trimmed_have_the_strides_of_others():
     """A compiled tower would have a form of its own for them."""
-    streams = plan_streams(make_inputs(NUM_OFFERS), make_config(), 4, 4)
+    streams = plan_streams(make_inputs(NUM_OFFERS), make_config(), 4, 4).streams
     ids = [stream.inputs["input_ids"] for stream in streams if "input_ids" in stream.inputs]
     assert len({part.shape[1] for part in ids}) > 1 and all(part.is_contiguous() for part in ids)
 
@@ -253,20 +320,22 @@ class Queue:
 
 def test_titles_are_sorted_and_trimmed():
     inputs = make_inputs(10)  # lengths 3, 4, 5, 6, 7, 3, 4, 5, 6, 7
-    streams = plan_streams(inputs, make_config(), 4, 10)
+    streams = plan_streams(inputs, make_config(), 4, 10).streams
     assert [stream.inputs["input_ids"].shape for stream in streams] == [(4, 7), (4, 5), (2, 3)]
     assert [stream.text_rows.tolist() for stream in streams] == [[4, 9, 3, 8], [2, 7, 1, 6], [0, 5]]
     assert [len(stream.image_rows) for stream in streams] == [0, 0, 10]
     # SigLIP's titles end at the last place whatever is padded; padding on the left is no shorter when trimmed
-    fixed = plan_streams(inputs, make_config(text="siglip_text_model"), 4, 10)
+    fixed = plan_streams(inputs, make_config(text="siglip_text_model"), 4, 10).streams
     assert all(stream.inputs["input_ids"].shape[1] == 7 for stream in fixed)
     flipped = {name: value.flip(1) if value.ndim == 2 else value for name, value in inputs.items()}
-    assert all(stream.inputs["input_ids"].shape[1] == 7 for stream in plan_streams(flipped, make_config(), 4, 10))
+    assert all(
+        stream.inputs["input_ids"].shape[1] == 7 for stream in plan_streams(flipped, make_config(), 4, 10).streams
+    )
 
 
 def test_a_rank_without_offers_encodes_a_placeholder_row():
     inputs = {name: value[:0] for name, value in make_inputs(2).items()} | {"interpolate_pos_encoding": True}
-    (stream,) = plan_streams(inputs, make_config(), 4, 4)
+    (stream,) = plan_streams(inputs, make_config(), 4, 4).streams
     assert stream.inputs.pop("interpolate_pos_encoding") is True
     assert all(len(value) == 1 for value in stream.inputs.values())
     assert len(stream.text_rows) == len(stream.image_rows) == 0
@@ -330,7 +399,7 @@ def first_step(accumulate, monkeypatch, free_bytes):
 def test_the_first_step_keeps_what_fits(monkeypatch):
     measured = MultiStreamAccumulation(make_training_model(), stream_size=2)
     first_step(measured, monkeypatch, 1e12)
-    streams = plan_streams(make_inputs(NUM_OFFERS), measured.module.config, 2, 2)
+    streams = plan_streams(make_inputs(NUM_OFFERS), measured.module.config, 2, 2).streams
     text, image, *_ = (measured._budget._size(streams[number]) for number in (0, 5))
     gradients = sum(parameter.nbytes for parameter in measured.module.parameters())
     assert text < image
@@ -445,6 +514,9 @@ def test_errors_name_the_argument(arguments, message):
         ({"labels": torch.zeros(4)}, r"\['labels'\], which cannot be cut"),
         ({"return_loss": True}, r"\['return_loss'\]: the loss and the outputs' form"),
         ({"input_ids": [[1, 2]] * 4}, r"\['input_ids'\] that are no tensors"),
+        ({"has_text": EVERY[:4]}, "with `has_text` and `has_image` where offers lack"),
+        ({"has_text": EVERY[:4], "has_image": EVERY[:3]}, "'has_image': '3 of 3'"),
+        ({"has_text": EVERY[:4], "has_image": NONE[:4]}, "'has_image': '0 of 4'.*a row for each title"),
     ],
 )
 def test_inputs_that_do_not_fit(change, message):
@@ -464,6 +536,11 @@ RANK_CASES = [
     ((2, 9), {"stream_size": 4, "keep_graphs": 0.0}),
     # `accelerate launch --dynamo_backend` compiles around the reduction
     ((9, 2), {"stream_size": 3, "compiled": True}),
+    # offers that lack a side, here and there, and on a whole rank
+    ((9, 2), {"stream_size": 3, "parts": "mixed"}),
+    ((5, 6), {"stream_size": 3, "keep_graphs": 0.0, "parts": "images of the first"}),
+    ((5, 6), {"parts": "no row has both"}),
+    ((11, 0), {"parts": "titles alone"}),
 ]
 
 
@@ -481,10 +558,15 @@ def run_case(rank, shares, arguments):
     reductions = []
     model.register_comm_hook(reductions, count_reduction)
     model = torch.compile(model, backend="eager") if arguments.pop("compiled", False) else model
+    parts = arguments.pop("parts", None)
+    if parts is not None:
+        arguments["loss_function"] = ContrastiveObjective(bare.config, mate_contrast_weight=0.5, distributed=True)
     accumulate = MultiStreamAccumulation(model, **arguments)
     start = sum(shares[:rank])
     rows = slice(start, start + shares[rank])
     inputs = {name: value[rows] for name, value in make_inputs(NUM_OFFERS).items()}
+    if parts is not None:
+        inputs = lacking_sides(inputs, *(has[rows] for has in PARTS[parts]))
     for _ in range(2):  # a second step finds hooks and buckets as the first left them
         model.zero_grad()
         reductions.clear()
@@ -498,16 +580,22 @@ def count_reduction(reductions, bucket):
     return work.get_future().then(lambda future: future.value()[0] / torch.distributed.get_world_size())
 
 
+def expected_of(parts):
+    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
+    if parts is None:
+        return whole_batch(model, inputs)
+    return whole_batch_lacking_sides(model, inputs, CATALOG_IDS, *PARTS[parts], 0.5)
+
+
 def test_ranks_with_different_numbers_of_streams(tmp_path, subtests):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # Processes are slow to start: one pair does all cases.
     run_ranks(run_rank, (port, str(tmp_path)), 2)
-    expected = whole_batch(make_training_model(), make_inputs(NUM_OFFERS))
     for rank in range(2):
         results = torch.load(tmp_path / f"{rank}.pt")
         for case, (loss, gradients, num_reductions) in zip(RANK_CASES, results, strict=True):
             with subtests.test(case=case, rank=rank):
-                assert_same((loss, gradients), expected)
+                assert_same((loss, gradients), expected_of(case[1].get("parts")))
                 assert num_reductions == 1  # one bucket holds all of this model

@@ -98,11 +98,11 @@ def count_counts(rank):
         embeds, ids = vectors(5)[:, :1].expand(5, 16).contiguous().requires_grad_(), torch.tensor([1, 1, 2, 2, -1])
         objective = ContrastiveObjective(config, mate_contrast_weight=0.5, distributed=True)
         objective(embeds, embeds, torch.tensor(2.0), ids).backward()
-        with_counts.append(sent.count((1,)))
+        with_counts.append(sent.count((3,)))
         sent.clear()
-        counts = [5] * dist.get_world_size()
+        counts = dict.fromkeys(("offers", "text", "image"), [5] * dist.get_world_size())
         objective(embeds, embeds, torch.tensor(2.0), ids, row_counts=counts).backward()
-        with_counts.append(sent.count((1,)))
+        with_counts.append(sent.count((3,)))
     finally:
         dist.all_gather_into_tensor = send
     return with_counts

@@ -47,7 +47,7 @@ def test_loss_is_that_of_a_plain_loop(weights, mates):
     total = 0.0
     for dim, weight in zip(dims, weights or [1, 1, 1], strict=True):
         cut = [rows[:, :dim] / rows[:, :dim].norm(dim=1, keepdim=True) for rows in (text, image)]
-        total += weight * naive_loss(*cut, scale, CATALOG_IDS, 0.5, mates)
+        total += weight * naive_loss(*cut, scale, CATALOG_IDS, 0.5, mates).item()
     expected = total / sum(weights or [1, 1, 1])
     assert matryoshka_loss(loss, (text, image), dims, weights).item() == pytest.approx(expected, rel=1e-9)
     assert matryoshka_loss(loss, (text, image), None).item() == loss(text, image).item()
@@ -69,7 +69,7 @@ def test_streams_give_the_gradients_of_the_whole_batch():
     embeds = output.text_embeds.detach(), output.image_embeds.detach()
     cut = [torch.nn.functional.normalize(rows[:, :4], dim=1) for rows in embeds]
     scale = model.logit_scale.detach()
-    by_size = [naive_loss(*pair, scale, CATALOG_IDS, 1.0, "positive") for pair in (cut, embeds)]
+    by_size = [naive_loss(*pair, scale, CATALOG_IDS, 1.0, "positive").item() for pair in (cut, embeds)]
     assert output.loss.item() == pytest.approx((2 * by_size[0] + by_size[1]) / 3, rel=1e-9)
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()

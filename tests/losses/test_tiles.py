@@ -67,7 +67,7 @@ def test_equals_the_definition(loss_function, mates, ids, weight):
     catalog_ids = None if ids is None else torch.tensor(ids)
     scale = torch.tensor(1.5, dtype=torch.float64)
     loss = loss_function(text, image, scale, catalog_ids, catalog_weight=weight, mates=mates)
-    assert loss.item() == pytest.approx(naive_loss(text, image, scale, ids, weight, mates), rel=1e-12)
+    assert loss.item() == pytest.approx(naive_loss(text, image, scale, ids, weight, mates).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("mates", MODES)
@@ -200,6 +200,89 @@ def test_tiled_and_dense_contrast_between_mates_are_the_same(ids):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-14)
 
 
+# Of catalogs 0 to 3: all sides; titles alone and images alone; titles alone; one of each. Then rows that are alone.
+PARTIAL_IDS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 3, 3, -1, -1, -1, 4])
+HAS_TEXT = torch.tensor([1, 1, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1]).bool()
+HAS_IMAGE = torch.tensor([1, 1, 1, 0, 1, 1, 0, 0, 0, 1, 1, 0, 1, 1]).bool()
+PARTS = {
+    "mixed": (HAS_TEXT, HAS_IMAGE),
+    "titles of all": (torch.ones(14, dtype=torch.bool), HAS_IMAGE),
+    "no row has both": (HAS_TEXT & ~HAS_IMAGE, HAS_IMAGE),
+    "one image": (HAS_TEXT, torch.arange(14) == 1),
+    "no image": (HAS_TEXT, torch.zeros(14, dtype=torch.bool)),
+    "nothing": (torch.zeros(14, dtype=torch.bool), torch.zeros(14, dtype=torch.bool)),
+}
+
+
+@pytest.mark.parametrize("mates", MODES)
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("ids", [PARTIAL_IDS, None], ids=["catalogs", "no ids"])
+@pytest.mark.parametrize("tile_size", [4, None])
+@pytest.mark.parametrize("inverse_temperature", [8.0, 100.0])
+@pytest.mark.parametrize("computed_in", ["float32", "float64"])
+def test_offers_that_lack_a_side(mates, parts, ids, tile_size, inverse_temperature, computed_in, monkeypatch):
+    """What is missing is in no softmax; what has no target takes no weight; its placeholder does not matter."""
+    has_text, has_image = PARTS[parts]
+    text, image = unit_rows(14, seed=1), unit_rows(14, seed=2)
+    scale = torch.tensor(math.log(inverse_temperature), dtype=torch.float64)
+    exact = gradients_of(
+        lambda *g: naive_loss(*g, ids, 0.6, mates, has_text, has_image) + 0 * sum(x.sum() for x in g),
+        text,
+        image,
+        scale,
+    )
+    dtype = torch.float64
+    if computed_in == "float32":
+        monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)
+        monkeypatch.setattr(tiles, "_LARGE_CATALOG", 1)
+        dtype = torch.float32
+    text = torch.where(has_text[:, None], text, math.nan)
+    image = torch.where(has_image[:, None], image, math.nan)
+    ours = gradients_of(
+        lambda *g: contrastive_loss(
+            *g, ids, catalog_weight=0.6, mates=mates, has_text=has_text, has_image=has_image, tile_size=tile_size
+        ),
+        text.to(dtype),
+        image.to(dtype),
+        scale,
+    )
+    # Similarities of up to 100 and catalogs of a fifth of the batch cost two digits of each format.
+    tolerance = 1e-10 if computed_in == "float64" else 1e-4
+    for mine, true in zip(ours, exact, strict=True):
+        torch.testing.assert_close(mine.double(), true, rtol=tolerance, atol=tolerance)
+    has_target = parts not in ("no image", "nothing") and not (
+        parts == "no row has both" and (mates != "positive" or ids is None)
+    )
+    assert (ours[0] != 0) == has_target
+
+
+def test_a_title_learns_from_its_mates_image():
+    """A title-only and an image-only offer of one catalog are positives of each other, by hand."""
+    text = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    image = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    ids, scale = torch.tensor([5, 5, -1]), torch.tensor(0.0)
+    has = {"has_text": torch.tensor([True, False, True]), "has_image": torch.tensor([False, True, True])}
+    # Two titles, two images, each with a similarity of 1 to its partner and of 0 to the other.
+    expected = math.log(math.e + 1) - 1
+    assert contrastive_loss(text, image, scale, ids, **has).item() == pytest.approx(expected)
+    # Without positive mates, offer 2 alone has a target; the others are its negatives.
+    for mates in ("negative", "masked"):
+        assert contrastive_loss(text, image, scale, ids, mates=mates, **has).item() == pytest.approx(expected)
+    alone = contrastive_loss(text, -image, scale, ids, mates="masked", **has)
+    assert alone.item() == pytest.approx(math.log(1 / math.e + 1) + 1)
+
+
+@pytest.mark.parametrize("mates", MODES)
+def test_with_all_sides_nothing_changes(mates):
+    given = unit_rows(40, seed=1), unit_rows(40, seed=2), torch.tensor(2.5, dtype=torch.float64)
+    everything = torch.ones(40, dtype=torch.bool)
+    plain = gradients_of(lambda *g: contrastive_loss(*g, SIZES, mates=mates), *given)
+    told = gradients_of(
+        lambda *g: contrastive_loss(*g, SIZES, mates=mates, has_text=everything, has_image=everything), *given
+    )
+    assert all(torch.equal(mine, other) for mine, other in zip(told, plain, strict=True))  # the same operations
+
+
 class LargestTensor(TorchDispatchMode):
     """Records how many numbers the largest tensor holds that any operation returns."""
 
@@ -289,6 +372,8 @@ def test_half_precision_embeddings_are_compared_in_float32(loss_function, dtype)
         ({"mates": "friends"}, "`mates` is 'friends'"),
         ({"catalog_weight": 1.5}, "`catalog_weight` is 1.5"),
         ({"tile_size": 0}, "`tile_size` is 0"),
+        ({"has_text": torch.ones(2)}, r"`has_text` or `has_image` is tensor\(\[1., 1.\]\)"),
+        ({"has_image": torch.ones(3, dtype=torch.bool)}, r"has shape \(3,\); give one value per offer, shape \(2,\)"),
     ],
 )
 def test_errors_name_the_field_and_the_value(change, message):

@@ -141,6 +141,18 @@ def test_the_best_threshold_is_the_best_of_all():
     assert score == pytest.approx(max(scores))
 
 
+def test_the_best_threshold_of_a_precision():
+    # Ten offers of one product at one place, and one of another product near: 45 pairs are right, then 45 of 55.
+    vectors = on_circle(*[0] * 10, 20)
+    joins = average_linkage(vectors, -1.0)
+    catalogs = torch.tensor([1] * 10 + [2])
+    for precision, number in ((0.97, 2), (0.8, 2)):
+        threshold, _ = joins.best_threshold(catalogs, precision)
+        assert joins.groups(threshold).max() + 1 == number
+    # One more pair is counted as wrong: 45 of 46.
+    assert joins.best_threshold(catalogs, 0.98) == (1.0, 0.0)
+
+
 def test_copies_are_not_parted_by_a_threshold():
     # Copies of two products: the joins at 1 can only be had together.
     joins = average_linkage(on_circle(0, 0, 90, 90), -1.0)

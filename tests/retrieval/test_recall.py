@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_eclip.retrieval.recall import retrieval_recall
+from modeling_eclip.retrieval.recall import retrieval_ranks, retrieval_recall
 
 # Four candidates on the unit circle, at 0, 90, 180 and 270 degrees.
 CIRCLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -96,3 +96,18 @@ def test_errors():
         retrieval_recall(torch.zeros(0, 2), torch.zeros(0, 2))
     with pytest.raises(ValueError, match=r"\(4, 2\) and \(3, 2\)"):
         retrieval_recall(CIRCLE, CIRCLE[:3])
+
+
+def test_ranks_are_what_recall_counts():
+    generator = torch.Generator().manual_seed(0)
+    queries, candidates = torch.nn.functional.normalize(torch.randn(2, 60, 8, generator=generator), dim=-1)
+    groups = [torch.arange(60) // 3, torch.full((60,), -1)]
+    ranks = retrieval_ranks(queries, candidates, groups, block_size=7)
+    similarity = queries @ candidates.T
+    for query, rank in enumerate(ranks.tolist()):
+        order = similarity[query].argsort(descending=True).tolist()
+        assert rank == 1 + min(order.index(mate) for mate in range(query // 3 * 3, query // 3 * 3 + 3))
+    recall = retrieval_recall(queries, candidates, groups)
+    assert [(ranks <= k).double().mean().item() for k in (1, 5, 10)] == pytest.approx(
+        [recall[f"recall@{k}"] for k in (1, 5, 10)]
+    )

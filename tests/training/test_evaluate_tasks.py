@@ -51,22 +51,22 @@ class FixedHead(nn.Module):
     def __init__(self, given, **fields):
         super().__init__()
         self.given = given
-        self.config = SimpleNamespace(decision_threshold=None, not_stated="not stated", **fields)
+        self.config = SimpleNamespace(decision_threshold=None, not_stated="not stated", review_below=None, **fields)
 
     def answer(self, embeds, labels=None, right=None):
-        return Output(logits=self.given, embeds=self.given)
+        return Output(logits=self.given, embeds=self.given, products=self.given)
 
     def probabilities(self, logits):
         return logits
 
-    def decode(self, logits):
+    def decode(self, logits, review=True):
         columns = {
             name: [self.config.attributes[name][value] for value in values.argmax(dim=1).tolist()]
             for name, values in logits.items()
         }
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def cluster(self, embeds):
+    def cluster(self, embeds, products=None):
         return embeds
 
 
@@ -111,6 +111,9 @@ def test_category_answers():
     metrics = measure([Outcomes.of(answers)], num_resamples=50)
     assert metrics["accuracy"].value == pytest.approx(1 / 3)
     assert metrics["level_1_accuracy"].value == pytest.approx(2 / 3)  # shoes they are
+    judged = find_task("category").judge(answers)
+    assert judged.confidences[:, 0] == pytest.approx([0.9, 0.6, 0.7]) and judged.count_reviews() is None
+    assert judged.is_right[:, 0].tolist() == [False, False, True]
 
 
 def test_attribute_answers():
@@ -131,6 +134,9 @@ def test_attribute_answers():
         ([1], "colour: red (0.60)", "colour: pink"),
     ]
     assert measure([Outcomes.of(answers)], num_resamples=50)["accuracy"].value == pytest.approx(1 / 3)
+    judged = find_task("attributes").judge(answers)
+    assert judged.confidences == pytest.approx(np.array([[0.8, 0.9], [0.6, np.nan]]), nan_ok=True)
+    assert judged.is_right[:, 0].tolist() == [False, False] and judged.is_right[0, 1]
 
 
 def test_adult_answers():
@@ -146,6 +152,18 @@ def test_adult_answers():
     answers = answer_task(find_task("adult"), head, table, represented("0123"), DATA)
     assert len(answers.mistakes) == 1
     assert measure([Outcomes.of(answers)], num_resamples=50)["recall"].value == 1.0
+    # Restricted at .9 (wrong) and at .4 (right), and one that is not, at .2.
+    head.config.review_below = {"yes": 0.5, "no": None}
+    answers = answer_task(find_task("adult"), head, table, represented("0123"), DATA)
+    judged = find_task("adult").judge(answers)
+    assert judged.confidences == pytest.approx(np.array([[np.nan, 0.9], [np.nan, 0.4], [0.8, np.nan]]), nan_ok=True)
+    assert judged.count_reviews() == {
+        "no": {"answers": 1, "sent_to_review": 1},
+        "yes": {"answers": 2, "sent_to_review": 1},
+    }
+    metrics = measure([Outcomes.of(answers, judged)], num_resamples=50)
+    assert metrics["coverage"].value == pytest.approx(1 / 3) and metrics["yes_selective_precision"].value == 0.0
+    assert metrics["coverage_at_precision_95"].value == pytest.approx(1 / 3)  # the no; the surest yes is wrong
 
 
 def test_matching_answers():
@@ -267,7 +285,9 @@ def test_the_command_measures_and_draws(checkpoints, run, tmp_path, caplog):
     accuracy = report["metrics"]["accuracy"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     assert f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]" in caplog.text
-    assert {path.name for path in tmp_path.glob("*.png")} == {"figures.png", "confusion_category.png", "mistakes.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "figures.png", "confusion_category.png", "mistakes.png", "reliability.png",
+    }  # fmt: skip
 
 
 def test_a_head_gets_to_see_less(checkpoints, run, tmp_path):

@@ -16,7 +16,12 @@ from safetensors.torch import load_file
 
 from modeling_eclip import EClipForCategoryClassification, EClipModel, EClipProcessor
 from modeling_eclip.fitting.linear import fit_linear
-from modeling_eclip.fitting.thresholds import calibrate, threshold_of_best_f1, threshold_of_recall
+from modeling_eclip.fitting.thresholds import (
+    calibrate,
+    threshold_of_best_f1,
+    threshold_of_precision,
+    threshold_of_recall,
+)
 from training.arguments.data import DataArguments
 from training.arguments.evaluation import EvaluationArguments
 from training.arguments.finetune import FinetuneArguments
@@ -136,14 +141,17 @@ def test_unknown_classes_are_mistakes_in_fine_tuning_and_in_evaluation(base, tmp
     processor = EClipProcessor.from_pretrained(tmp_path / "head")
     settings = EvaluationArguments(checkpoint=["head"], num_resamples=2)
     found = evaluate_head(kind, head, processor, load_split(data, "test"), data, settings, Accelerator())
-    assert {name: one.value for name, one in found.metrics.items()} == pytest.approx(report["validation"])
+    # Evaluation tells coverage and calibration beside them.
+    assert {name: found.metrics[name].value for name in report["validation"]} == pytest.approx(report["validation"])
+    assert 0 <= found.metrics["coverage_at_precision_95"].value <= 1
     written = found.to_json()
     assert (written["rows"], written["unknown_labels"]) == (32, {"category": {"tent": 8}})
 
 
 def test_a_whole_model_learns_resumes_and_ends_at_its_best(base, tmp_path):
     settings = {"modality": "text", "num_epochs": 2.0, "save_every_samples": 32, "save_total_limit": 9}
-    settings |= {"tower_learning_rate": 5e-3, "learning_rate": 1e-2}
+    # Without n-grams, which tell the kinds at once and would hide what the towers learn.
+    settings |= {"tower_learning_rate": 5e-3, "learning_rate": 1e-2, "lexical_features": False}
     data = replace(DATA, validation_split="train")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     report = finetune(base, data, arguments(whole, **settings))
@@ -228,6 +236,77 @@ def test_calibration_and_thresholds():
     assert threshold_of_recall(probabilities, torch.zeros(5), 0.9) == 0.5
 
 
+def test_thresholds_of_a_precision():
+    confidences = np.array([0.6, 0.9, 0.8, 0.7, 0.5])
+    is_right = np.array([False, True, True, True, False])
+    # One more answer is counted as wrong: of the surest 1, 2, 3, 4, 5 that leaves 1/2, 2/3, 3/4, 3/5, 3/6.
+    for precision, lowest in ((0.75, 0.65), (0.7, 0.65), (0.6, 0.55), (0.5, 0.0), (0.76, None)):
+        found = threshold_of_precision(confidences, is_right, precision)
+        assert found == (None if lowest is None else pytest.approx(lowest)), precision
+    assert threshold_of_precision(np.full(3, 0.7), np.array([True, True, False]), 0.7) is None  # equals stay together
+    assert threshold_of_precision(np.empty(0), np.empty(0, dtype=bool), 0.5) is None
+    # As many as the rule says it needs.
+    for precision, needed in ((0.95, 19), (0.99, 99)):
+        right = np.ones(needed, dtype=bool)
+        assert threshold_of_precision(np.linspace(0.5, 1, needed), right, precision) == 0.0
+        assert threshold_of_precision(np.linspace(0.5, 1, needed - 1), right[1:], precision) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "kinds"),
+    [
+        ("category", ["category"]),
+        ("attributes", ["colour", "pattern"]),
+        ("matching", ["no", "yes"]),
+        ("adult", ["no", "yes"]),
+    ],
+)
+def test_answers_below_the_wished_precision_are_sent_to_review(base, tmp_path, caplog, task, kinds):
+    data = replace(DATA, validation_split="train", test_split="train")
+    settings = {"task": task, "method": "linear", "modality": "text", "label_share": 0.2}
+    report = finetune(base, data, arguments(tmp_path, **settings, target_precision=0.8))
+    assert sorted(report["review_below"]) == kinds
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["target_precision"] == 0.8 and written["review_below"] == report["review_below"]
+    kind, head = find_task(task), load_head(str(tmp_path))
+    assert head.config.review_below == report["review_below"]
+    processor = EClipProcessor.from_pretrained(tmp_path)
+    options = EvaluationArguments(checkpoint=["head"], num_resamples=2)
+    products = kind.load_split(data, "train", 0)
+    found = evaluate_head(kind, head, processor, products, data, options, Accelerator())
+    metrics = {name: one.value for name, one in found.metrics.items()}
+    reviews = found.to_json()["review"]
+    assert sorted(reviews) == kinds
+    answers = sum(one["answers"] for one in reviews.values())
+    left = sum(one["sent_to_review"] for one in reviews.values())
+    # On the rows that it was fitted to, what is given is right so often, and more cannot be given.
+    assert 0 < left < answers and metrics["selective_precision"] >= 0.8
+    assert metrics["coverage"] == pytest.approx(1 - left / answers)
+    # What cannot be reached is said.
+    with caplog.at_level("WARNING"):
+        finetune(base, data, arguments(tmp_path / "all", **settings, target_precision=1.0))
+    assert "precision 1 is not reached by" in caplog.text and "all go to review" in caplog.text
+    assert set(load_head(str(tmp_path / "all")).config.review_below.values()) == {None}
+    # A head that starts from one with review has none of its own accord.
+    again = replace(base, checkpoint=str(tmp_path / "all"))
+    finetune(again, data, arguments(tmp_path / "none", **settings))
+    assert load_head(str(tmp_path / "none")).config.review_below is None
+
+
+def test_groups_of_a_wished_precision(base, tmp_path, caplog):
+    data = replace(DATA, validation_split="train")
+    # Without n-grams, by which no wrong pair is left to be more careful about.
+    settings = {"task": "clustering", "method": "linear", "modality": "text", "lexical_features": False}
+    loose = finetune(base, data, arguments(tmp_path / "loose", **settings))["validation"]
+    precise = finetune(base, data, arguments(tmp_path / "precise", **settings, target_precision=0.4))["validation"]
+    assert loose["pairwise_precision"] < 0.4 <= precise["pairwise_precision"] < 1
+    assert load_head(str(tmp_path / "precise")).config.review_below is None
+    with caplog.at_level("WARNING"):
+        finetune(base, data, arguments(tmp_path / "none", **settings, target_precision=1.0))
+    assert "is not reached by any group" in caplog.text
+    assert load_head(str(tmp_path / "none")).config.cluster_threshold == 1.0
+
+
 def test_shares_of_labels_are_nested_and_hold_both_kinds():
     labels = np.zeros(100, dtype=np.int64)
     labels[77] = 1
@@ -307,7 +386,10 @@ def test_every_other_task_by_every_method(base, tmp_path, task, method):
         output = head(**inputs)
     if task == "clustering":
         assert head.config.cluster_threshold != type(head.config)().cluster_threshold
-        assert head.cluster(output.embeds).tolist() in ([0, 0], [0, 1])
+        assert head.cluster(output.embeds, products=output.products).tolist() in ([0, 0], [0, 1])
+        if head.scores_pairs:
+            with pytest.raises(ValueError, match="`products` is None"):
+                head.cluster(output.embeds)
     elif task == "attributes":
         assert all(row.keys() == {"colour", "pattern"} for row in head.decode(output.logits))
         assert head.decode(output.logits)[0]["colour"] in head.config.attributes["colour"]

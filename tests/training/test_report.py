@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from conftest import MODEL
 from PIL import Image
 from transformers import CLIPConfig
@@ -21,18 +22,21 @@ from training.arguments.report import ReportArguments
 from training.benchmark.classical import answer_classically
 from training.benchmark.classical_features import ClassicalFeatures, image_histograms
 from training.benchmark.kept_heads import keep_checkpoints
+from training.benchmark.page import check_both, first_page
 from training.benchmark.report import plan_tasks, pretrain, report
 from training.benchmark.runs import CLASSICAL, RunGroup, TaskConfig, compute_group, head_folder
 from training.benchmark.tables import measure_group, write_report
 from training.engine.build import build_model, build_processor, load_split
 from training.evaluation.task_evaluation import load_evaluated_split
 from training.evaluation.task_metrics import Outcomes, measure
+from training.retrieval.offer_embeddings import embed_dataset
+from training.retrieval.retrieval_metrics import retrieval_metrics
 from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import find_task
 
 DATA = DataArguments(train_data=["toy"], toy_offers=150, num_workers=0)
-KEYS = {"task", "modality", "data", "method", "labels", "metric", "value", "low", "high", "seeds"}
+KEYS = {"task", "modality", "data", "method", "labels", "metric", "value", "low", "high", "spread", "seeds"}
 
 
 @pytest.fixture(scope="module")
@@ -241,19 +245,89 @@ def test_a_file_says_how_a_task_is_learned_and_how_it_is_measured(tmp_path):
 def test_the_report_says_where_it_is_behind(tmp_path):
     key = {"task": "adult", "modality": "text", "data": "toy", "labels": 1.0, "metric": "average_precision"}
     rows = [
-        {**key, "method": "eclip", "value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1},
-        {**key, "method": "classical", "value": 0.8, "low": 0.7, "high": 0.9, "seeds": 1},
+        {**key, "method": "eclip", "value": 0.5, "low": 0.4, "high": 0.6, "spread": 0.02, "seeds": 2},
+        {**key, "method": "classical", "value": 0.8, "low": 0.7, "high": 0.9, "spread": None, "seeds": 2},
     ]
     task = TaskConfig("adult", "toy", ("text",))
     groups = [RunGroup(task, method, (), 1.0, (0,)) for method in ("eclip", "classical")]
-    nothing = {"value": None, "low": None, "high": None}
+    nothing = {"value": None, "low": None, "high": None, "spread": None}
     rows += [{**row, "metric": "precision_at_recall_95", **nothing} for row in rows]
     write_report(rows, groups, tmp_path, {}, 60.0)
     text = (tmp_path / "report.md").read_text()
     assert "| classical | 0 | 0 | 0 | 0 | 1 |" in text
     assert "| adult, toy | average precision | text | 0.500 | **0.800** |" in text
     assert "average precision 0.500 against 0.800 (classical)" in text
-    assert "0.500 [0.400, 0.600] | **0.800** [0.700, 0.900]" in text
+    assert "0.500 ± 0.020 [0.400, 0.600] | **0.800** [0.700, 0.900]" in text
+    # The first page says it in words.
+    assert (
+        "- behind it, intervals apart, in 1: adult on toy from text, 100% of the labels (0.500 against 0.800)" in text
+    )
+    assert text.index("What won, and what did not") < text.index("| adult, toy |")
+    assert (tmp_path / "overview.png").is_file() and "](overview.png)" in text
+
+
+def row_of(value, high, **fields):
+    key = {"task": "category", "data": "toy", "method": "eclip", "labels": 1.0, "metric": "accuracy", "seeds": 1}
+    return {**key, "value": value, "low": 2 * value - high, "high": high, "spread": None, **fields}
+
+
+def test_both_is_compared_with_its_better_part():
+    rows = [row_of(0.7, 0.8, modality="text"), row_of(0.5, 0.6, modality="image")]
+    assert check_both(rows) == []  # nothing was learned from both
+    # Its interval reaches the better part; the worse one does not matter.
+    assert check_both([*rows, row_of(0.65, 0.7, modality="both")]) == [
+        "Title and image together are never below the better of the two by more than their interval: "
+        "1 of 1 comparisons."
+    ]
+    sentence, _, place = check_both([*rows, row_of(0.65, 0.69, modality="both")])
+    assert "in 0 of 1 comparisons" in sentence
+    assert place == (
+        "- category on toy from both, 100% of the labels, eclip: "
+        "accuracy 0.650 (up to 0.690) from both, 0.700 from text"
+    )
+
+
+def test_what_won_is_said_in_words():
+    rows = []
+    for task, ours, theirs in (("category", 0.9, 0.5), ("adult", 0.5, 0.55)):
+        metric = find_task(task).main_metric()
+        for method, value in (("eclip", ours), ("hard_labels", theirs)):
+            rows.append(row_of(value, value + 0.1, task=task, metric=metric, modality="text", method=method))
+    text = "\n".join(first_page(rows, ["eclip", "hard_labels"], "a.png"))
+    assert "e-CLIP and plain CLIP labels**, by 2 comparisons" in text
+    where = "category on toy from text, 100% of the labels"
+    assert f"- ahead of it, intervals apart, in 1: {where} (0.900 against 0.500);" in text
+    assert "- behind it, intervals apart, in 0;" in text and "no difference beyond the intervals in 1." in text
+
+
+def test_retrieval_is_an_entry_without_a_head(configs, tmp_path):
+    pretraining, task = configs
+    arguments = ReportArguments(
+        output_dir=str(tmp_path),
+        pretraining=str(pretraining),
+        tasks=[f"retrieval:{task}"],
+        methods=["no_pretraining", "classical"],
+        label_shares=[0.5, 1.0],
+        num_resamples=10,
+        jobs=1,
+    )
+    rows = report(arguments)
+    # Once: no labels are learned from, and the classical method has no way from titles to images.
+    assert {(row["method"], row["labels"], row["modality"]) for row in rows} == {("no_pretraining", 1.0, "both")}
+    found = {row["metric"]: row["value"] for row in rows}
+    folder = tmp_path / "pretraining" / "no_pretraining"
+    offers = embed_dataset(
+        modeling_eclip.EClipModel.from_pretrained(folder),
+        EClipProcessor.from_pretrained(folder),
+        load_split(DATA, "test"),
+        Accelerator(),
+        batch_size=16,
+        num_workers=0,
+    )
+    expected = retrieval_metrics(offers)
+    for name in ("text_to_image_recall@1", "text_to_image_recall@10", "image_to_text_recall@5"):
+        assert found[name] == pytest.approx(expected[name]), name
+    assert "retrieval, toy" in (tmp_path / "report.md").read_text()
 
 
 def test_histograms_of_one_colour_and_of_an_edge():
@@ -303,6 +377,10 @@ def test_the_classical_baseline(task, modality):
     chance |= {"matching": ("average_precision", 0.3), "clustering": ("adjusted_rand_index", 0.02)}
     name, least = chance[task]
     assert metrics[name].value > least
+    if find_task(task).baseline_compares_pairs:
+        # Chosen on validation among all that there is without them, too; images say nothing literally.
+        _, literal_score = answer_classically(splits, data, arguments, reads_lexical=True)
+        assert literal_score == score if modality == "image" else literal_score >= score
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from training.arguments.options import check_encoding, check_ranges, option
+from training.arguments.sources import parse_sources
 from training.arguments.workers import workers_per_rank
 
 __all__ = ["DataArguments"]
@@ -18,7 +19,9 @@ class DataArguments:
     section: ClassVar[str] = "data"
 
     train_data: list[str] = option(
-        "Sources of training offers: files, folders, Hub datasets, or 'toy', which are generated.", []
+        "Sources of training offers: files, folders, Hub datasets, or 'toy', which are generated; or mappings with "
+        'columns and a weight of their own, here as JSON: \'{"files": "a.parquet", "image_column": "none"}\'.',
+        [],
     )
     train_split: str = option("Split of train_data, where a source has splits.", "train", advanced=True)
     validation_data: list[str] = option("Sources of held-out offers; 'toy' if train_data is.", [])
@@ -123,6 +126,10 @@ class DataArguments:
         """
         check_encoding(self.encoding)
         check_ranges(self)
+        for name in ("train_data", "validation_data", "test_data", "pairs_data"):
+            for source in parse_sources(name, getattr(self, name)):
+                if source.weight != 1 and name != "train_data":
+                    raise ValueError(f"`{name}` has a source of weight {source.weight:g}; each row counts once there.")
         if self.train_data == [_TOY]:
             self.validation_data = self.validation_data or ([] if self.validation_share else [_TOY])
             self.test_data = self.test_data or [_TOY]

@@ -51,6 +51,11 @@ class FinetuneArguments(TrainArguments):
         within="[0, 1]",
         advanced=True,
     )
+    lexical_features: bool = option(
+        "Have the head read what titles say literally, words, numbers and codes, beside the vectors.",
+        True,
+        advanced=True,
+    )
     positive_weight: float | None = option(
         "Weight of a restricted product in the loss; if not given, both classes weigh the same in total.",
         None,
@@ -60,6 +65,12 @@ class FinetuneArguments(TrainArguments):
     target_recall: float = option(
         "Recall of restricted products on validation that the threshold is chosen for.",
         0.95,
+        within="(0, 1]",
+        advanced=True,
+    )
+    target_precision: float | None = option(
+        "Precision on validation that answers are to have; less certain ones are sent to review. None: all are given.",
+        None,
         within="(0, 1]",
         advanced=True,
     )

@@ -8,6 +8,9 @@ from training.arguments.options import check_ranges, option
 __all__ = ["ReportArguments"]
 
 
+_METHODS = ("eclip", "hard_labels", "no_pretraining", "classical", "classical_lexical")
+
+
 @dataclass
 class ReportArguments:
     """What `report.py` compares."""
@@ -33,9 +36,7 @@ class ReportArguments:
         "Maximum number of training rows of a task; all if not given.", None, within="[1, inf)", advanced=True
     )
     modalities: list[str] = option("text, image, both; both needs the other two.", ["text", "image", "both"])
-    methods: list[str] = option(
-        "eclip, hard_labels, no_pretraining, classical.", ["eclip", "hard_labels", "no_pretraining", "classical"]
-    )
+    methods: list[str] = option(f"{', '.join(_METHODS)}.", list(_METHODS))
     baseline: list[str] = option(
         "Further models to compare with: Hub ids or folders of CLIP, SigLIP or e-CLIP checkpoints.", []
     )
@@ -54,7 +55,7 @@ class ReportArguments:
             raise ValueError(f"`modalities` is {self.modalities}; both is put together from text and image.")
         known = {
             "modalities": ("text", "image", "both"),
-            "methods": ("eclip", "hard_labels", "no_pretraining", "classical"),
+            "methods": _METHODS,
         }
         for name, values in known.items():
             if unknown := [value for value in getattr(self, name) if value not in values]:

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from training.data.files import without_secrets
+
 __all__ = ["quiet_libraries", "script"]
 
 MISTAKE = 2
@@ -64,7 +66,7 @@ def _is_of_network(error: Exception) -> bool:
 
 
 def _in_one_line(error: Exception) -> str:
-    told = " ".join(str(error).split()) or type(error).__name__
+    told = without_secrets(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and (extra := _extra_with((error.name or "").partition(".")[0])):
         return f"{told}: pip install 'modeling-eclip[{extra}]', or `make install` in a clone"
     return (

@@ -19,7 +19,7 @@ __all__ = ["answer_classically"]
 
 
 def answer_classically(
-    splits: Mapping[str, Any], data: DataArguments, arguments: FinetuneArguments
+    splits: Mapping[str, Any], data: DataArguments, arguments: FinetuneArguments, *, reads_lexical: bool = False
 ) -> tuple[TaskAnswers, float]:
     """Learn a task from its training rows, and answer about its test rows.
 
@@ -27,6 +27,7 @@ def answer_classically(
         splits: Products, or pairs of products, of `"train"`, `"validation"` and `"test"`.
         data: The data arguments, which name the columns of the labels.
         arguments: Task, modality, share of the labels and seed.
+        reads_lexical: Whether pairs are compared by the literal evidence that heads weigh, too.
 
     Returns:
         The answers about all test rows that have a label, as `answer_task` gives those of heads; and the score on
@@ -40,4 +41,6 @@ def answer_classically(
     )
     train = splits["train"]
     describe = ClassicalFeatures(train.products if isinstance(train, ProductPairs) else train, arguments.modality)
-    return task.baseline(BaselineData(task.labels, rows, train_labels, splits, describe))
+    reads_lexical = reads_lexical and arguments.modality != "image"
+    given = BaselineData(task.labels, rows, train_labels, splits, describe, reads_lexical, arguments.seed)
+    return task.baseline(given)

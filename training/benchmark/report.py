@@ -20,14 +20,14 @@ from training.arguments.parser import parse_arguments
 from training.arguments.report import ReportArguments
 from training.arguments.train import TrainArguments
 from training.benchmark.kept_heads import draw_checkpoints, keep_checkpoints
-from training.benchmark.runs import CLASSICAL, PRETRAININGS, RunGroup, TaskConfig, compute_group
+from training.benchmark.retrieval import RETRIEVAL, reported_task
+from training.benchmark.runs import CLASSICAL, CLASSICAL_LEXICAL, PRETRAININGS, RunGroup, TaskConfig, compute_group
 from training.benchmark.tables import measure_group, write_report
 from training.benchmark.workers import Workers
-from training.data.files import write_json
+from training.data.files import as_written, write_json
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.checkpoint import find_checkpoints
 from training.engine.contrastive_training import train
-from training.tasks.registry import find_task
 
 __all__ = ["plan_tasks", "pretrain", "report"]
 
@@ -57,10 +57,18 @@ def report(arguments: ReportArguments) -> list[dict[str, Any]]:
         most = max(arguments.label_shares)
         seeds = tuple(range(arguments.num_seeds))
         groups = [
-            RunGroup(task, method, of, share, seeds, keep_heads=method == "eclip" and share == most)
+            RunGroup(
+                task,
+                method,
+                of,
+                share,
+                seeds,
+                keep_heads=(method, share) == ("eclip", most) and task.task != RETRIEVAL,
+            )
             for task in tasks
             for share in sorted(set(arguments.label_shares), reverse=True)
             for method, of in models.items()
+            if is_run(task, method, share == most)
         ]
         for left in folder.glob("heads/tmp*"):  # by a run that was killed
             shutil.rmtree(left)
@@ -108,6 +116,20 @@ class Stopwatch:
         write_json(self.seconds, self.path)
 
 
+def is_run(task: TaskConfig, method: str, has_most_labels: bool) -> bool:
+    """Tell whether a method has anything to say of a task.
+
+    Args:
+        task: The task.
+        method: The method.
+        has_most_labels: Whether it learns from as many labels as any.
+    """
+    if task.task == RETRIEVAL:  # nothing is learned there, and titles and images have no n-grams in common
+        return has_most_labels and method in PRETRAININGS
+    # Of single products, the classical baseline reads the n-grams anyway.
+    return method != CLASSICAL_LEXICAL or reported_task(task.task).baseline_compares_pairs
+
+
 def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path: Path) -> None:
     """Refuse to go on with what was computed with other settings; further tasks and methods may come.
 
@@ -126,7 +148,7 @@ def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path
     settings |= {f"`trained_modalities` of {task.task}, {task.data}": list(task.trained_modalities) for task in tasks}
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, value in settings.items():
-        if name in before and before[name] != value:
+        if name in before and before[name] != as_written(value):
             raise ValueError(
                 f"{name} is not what it was when {path.parent} was begun; give another `output_dir`, or remove that."
             )
@@ -153,7 +175,7 @@ def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:
         task, _, path = entry.partition(":")
         if not Path(path).is_file():
             raise ValueError(f"`tasks` holds {entry!r}, and {path!r} is no file; write task:configuration.")
-        find_task(task)
+        reported_task(task)
         config = TaskConfig.read(task, path, arguments.max_task_rows)
         named.add(f"{task}:{config.data}")
         modalities = tuple(modality for modality in arguments.modalities if modality in config.modalities)
@@ -185,7 +207,7 @@ def pretrain(method: str, arguments: ReportArguments, seed: int) -> ModelArgumen
     Returns:
         Where heads start from.
     """
-    if method == CLASSICAL:
+    if method in (CLASSICAL, CLASSICAL_LEXICAL):
         return ModelArguments()
     if method not in PRETRAININGS:
         is_ours = AutoConfig.from_pretrained(method).model_type == "eclip"

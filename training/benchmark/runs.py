@@ -20,6 +20,7 @@ from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
 from training.arguments.parser import parse_arguments
 from training.benchmark.classical import answer_classically
+from training.benchmark.retrieval import RETRIEVAL, rank_offers, reported_task
 from training.data.collator import modalities_of
 from training.data.files import write_json
 from training.engine.feature_cache import cache_frozen_towers
@@ -33,6 +34,7 @@ from training.tasks.registry import find_task
 
 __all__ = [
     "CLASSICAL",
+    "CLASSICAL_LEXICAL",
     "EMBEDDED_AT_ONCE",
     "PRETRAININGS",
     "Run",
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 CLASSICAL = "classical"
+CLASSICAL_LEXICAL = "classical_lexical"
+"""The same, and the literal evidence of pairs that heads weigh: what their vectors add stands beside it."""
 PRETRAININGS = ("eclip", "hard_labels", "no_pretraining")
 
 # On CPUs, convolutions on few images are twice as fast: the output of a layer stays in the cores' caches.
@@ -122,6 +126,7 @@ class TaskConfig:
         if max_rows is not None:
             products = replace(products, max_train_rows=max_rows)
         modalities = ("text", "image", "both") if finetuning.modality == "both" else (finetuning.modality,)
+        modalities = ("both",) if task == RETRIEVAL else modalities
         return cls(
             task,
             Path(path).stem,
@@ -158,10 +163,12 @@ class RunGroup:
 
     def runs(self, modality: str) -> list[Run]:
         """Return a run per seed; the first one alone where all would be the same, as regression on all rows is."""
-        task = find_task(self.on.task)
+        task = reported_task(self.on.task)
         varies = self.labels < 1 or task.draws_rows(self.on.products) or len(set(map(str, self.models))) > 1
         if self.method == CLASSICAL:
             varies = varies and task.baseline_uses_training
+        elif self.method == CLASSICAL_LEXICAL:  # trees are drawn
+            varies = True
         else:
             varies = varies or task.linear_depends_on_seed or any(map(self.trains, modalities_of(modality)))
         seeds = self.seeds if varies else self.seeds[:1]
@@ -170,6 +177,10 @@ class RunGroup:
     def trains(self, modality: str) -> bool:
         """Tell whether a modality's tower is trained, too: some labels are too few for that."""
         return self.labels == 1.0 and modality in self.on.trained_modalities
+
+    def model(self, run: Run) -> ModelArguments:
+        """Return what the head of a run is put on."""
+        return self.models[run.seed % len(self.models)]
 
     def run(self, modality: str, seed: int) -> Run:
         """Return the run that stands for a seed."""
@@ -218,17 +229,23 @@ def outcomes_file(run: Run, folder: Path) -> Path:
 
 def _compute(group: RunGroup, run: Run, folder: Path) -> None:
     started = time.perf_counter()
-    data, arguments, task = group.on.products, _arguments(group, run), find_task(run.task)
-    test = load_evaluated_split(task, data, "test", seed=0)
+    data, arguments, task = group.on.products, _arguments(group, run), reported_task(run.task)
     found: dict[str, Any]
-    if run.method == CLASSICAL:
+    if run.task == RETRIEVAL:
+        source = replace(group.model(run), max_title_length=group.on.model.max_title_length)
+        answers = rank_offers(source, data, batch_size=arguments.eval_batch_size)
+        found = {"how": "as it is", "score": math.nan}
+    elif run.method in (CLASSICAL, CLASSICAL_LEXICAL):
+        test = load_evaluated_split(task, data, "test", seed=0)
         splits = {name: task.load_split(data, name, run.seed) for name in ("train", "validation")}
-        answers, score = answer_classically(splits | {"test": test}, data, arguments)
-        found = {"how": CLASSICAL, "score": score}
+        reads_lexical = run.method == CLASSICAL_LEXICAL
+        answers, score = answer_classically(splits | {"test": test}, data, arguments, reads_lexical=reads_lexical)
+        found = {"how": run.method, "score": score}
     else:
+        test = load_evaluated_split(task, data, "test", seed=0)
         found = _learn(group, run, folder)
         answers = _answer(run, head_folder(run, folder), test, data, arguments)
-    Outcomes.of(answers).save(outcomes_file(run, folder))
+    Outcomes.of(answers, task.judge(answers)).save(outcomes_file(run, folder))
     found["score"] = None if math.isnan(found["score"]) else found["score"]  # where validation says nothing
     content = asdict(run) | found | {"rows": len(answers.references), "left_out": answers.left_out}
     content |= {"seconds": time.perf_counter() - started}
@@ -245,8 +262,7 @@ def _learn(group: RunGroup, run: Run, folder: Path) -> dict[str, Any]:
     configured, data, arguments = group.on.model, group.on.products, _arguments(group, run)
     # Its patterns are those of the towers that the pre-training has; another model may call its layers otherwise.
     freeze = configured.freeze if run.method in PRETRAININGS else []
-    base = group.models[run.seed % len(group.models)]
-    model = replace(base, freeze=freeze, max_title_length=configured.max_title_length)
+    model = replace(group.model(run), freeze=freeze, max_title_length=configured.max_title_length)
     if run.modality == "both":
         parts = [group.run(modality, run.seed) for modality in ("text", "image")]
         for part in parts:

@@ -1,7 +1,8 @@
 """Runs to what people read: the tables of `report.md`, `report.json`, and curves over the share of the labels.
 
 `report.json` is a list of `{"task", "modality", "data", "method", "labels", "metric", "value", "low", "high",
-"seeds"}`: the mean over the seeds, and its 95 % interval (see `training.evaluation.task_metrics.measure`).
+"spread", "seeds"}`: the mean over the seeds, its 95 % interval (see `training.evaluation.task_metrics.measure`), and
+the standard deviation over the seeds, null where one run stands for all.
 """
 
 import json
@@ -9,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from training.benchmark.page import are_apart, draw_overview, first_page
+from training.benchmark.retrieval import RETRIEVAL, reported_task
 from training.benchmark.runs import RunGroup, outcomes_file
 from training.evaluation.task_metrics import Outcomes, measure, metrics_to_json
 from training.plots.canvas import plt
-from training.tasks.registry import find_task
 
 __all__ = ["measure_group", "write_report"]
 
@@ -37,9 +41,17 @@ def measure_group(group: RunGroup, folder: Path, num_resamples: int) -> list[Row
     for modality in group.on.modalities:
         outcomes = [Outcomes.load(outcomes_file(run, folder)) for run in group.runs(modality)]
         metrics = metrics_to_json(measure(outcomes, num_resamples=num_resamples, by_catalog=by_catalog))
+        each = [of.metrics(of.arrays) for of in outcomes]
         key = {"task": group.on.task, "modality": modality, "data": group.on.data, "method": group.method}
         rows += [
-            {**key, "labels": group.labels, "metric": metric, **value, "seeds": len(group.seeds)}
+            {
+                **key,
+                "labels": group.labels,
+                "metric": metric,
+                **value,
+                "spread": _spread([of[metric] for of in each]),
+                "seeds": len(group.seeds),
+            }
             for metric, value in metrics.items()
         ]
     return rows
@@ -70,19 +82,25 @@ def write_report(
         "Every value is measured on test products that no training has seen. It is the mean of "
         f"{len(groups[0].seeds)} seeds, which choose the labels to learn from and the order of training; where "
         "nothing depends on the seed, one run stands for all. Brackets hold 95 % intervals, over the choice of test "
-        f"products and of seeds. The best value of a row is bold. The report took {seconds / 60:.0f} minutes.",
+        f"products and of seeds; ± is the standard deviation over the seeds. The best value of a row is bold. "
+        f"The report took {seconds / 60:.0f} minutes.",
+        "",
+        *first_page(rows, methods, "overview.png"),
+        "## All tasks",
         "",
         *_summary(rows, methods, sorted(shares)),
         "",
         *_verdict(rows, methods),
     ]
+    draw_overview(rows, methods, folder / "overview.png")
     for task, data in dict.fromkeys((group.on.task, group.on.data) for group in groups):
         of_task = [row for row in rows if (row["task"], row["data"]) == (task, data) and _is_shown(row)]
         plot = folder / f"labels-{data}-{task}.png"
-        if len(shares) > 1:
+        has_curves = len(shares) > 1 and task != RETRIEVAL
+        if has_curves:
             draw_label_curves(of_task, methods, f"{task} on {data}, test products", plot)
         lines += [f"## {task}, {data}", "", *_table(of_task, methods, shares), ""]
-        lines += [f"![{task} on {data} by the share of the labels]({plot.name})", ""] if len(shares) > 1 else []
+        lines += [f"![{task} on {data} by the share of the labels]({plot.name})", ""] if has_curves else []
     lines += ["## The checkpoints", ""]
     for name, files in plots.items():
         drawn = ", ".join(f"[{file.stem}]({file.relative_to(folder)})" for file in files)
@@ -96,7 +114,7 @@ def _summary(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float
     lines = [f"With {percents} of the labels:", "", f"| task, data | metric | from | {' | '.join(methods)} |"]
     lines.append("|---|---|---|" + "---|" * len(methods))
     for task, data, modality in dict.fromkeys((row["task"], row["data"], row["modality"]) for row in rows):
-        metric = find_task(task).main_metric()
+        metric = reported_task(task).main_metric()
         of_task = [row for row in rows if (row["task"], row["data"]) == (task, data)]
         by_share = [_by_method(of_task, modality, metric, share) for share in shares]
         columns = []
@@ -106,7 +124,8 @@ def _summary(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float
                 value = found[method]["value"] if method in found else None
                 text = "-" if value is None else f"{value:.3f}"
                 is_best = value is not None and value == max(row["value"] for row in found.values())
-                parts.append(f"**{text}**" if is_best else text)
+                if found:
+                    parts.append(f"**{text}**" if is_best else text)
             columns.append(" / ".join(parts))
         lines.append(f"| {task}, {data} | {metric.replace('_', ' ')} | {modality} | {' | '.join(columns)} |")
     return lines
@@ -121,7 +140,7 @@ def draw_label_curves(rows: Sequence[Row], methods: Sequence[str], title: str, p
         title: What is drawn.
         path: PNG file to write.
     """
-    metrics = list(dict.fromkeys(row["metric"] for row in rows if find_task(row["task"]).is_drawn(row["metric"])))
+    metrics = list(dict.fromkeys(row["metric"] for row in rows if reported_task(row["task"]).is_drawn(row["metric"])))
     modalities = list(dict.fromkeys(row["modality"] for row in rows))
     size = (3.6 * len(modalities) + 0.5, 2.8 * len(metrics) + 0.8)
     figure, grid = plt.subplots(
@@ -156,7 +175,7 @@ def draw_label_curves(rows: Sequence[Row], methods: Sequence[str], title: str, p
 
 
 def _is_shown(row: Row) -> bool:
-    return find_task(row["task"]).is_reported(row["metric"])
+    return reported_task(row["task"]).is_reported(row["metric"])
 
 
 def _table(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float]) -> list[str]:
@@ -176,6 +195,7 @@ def _table(rows: Sequence[Row], methods: Sequence[str], shares: Sequence[float])
 
 def _with_interval(row: Row, bold: bool) -> str:
     value = f"**{row['value']:.3f}**" if bold else f"{row['value']:.3f}"
+    value += f" ± {row['spread']:.3f}" if row["spread"] is not None else ""
     return value if row["low"] is None else f"{value} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
@@ -207,7 +227,7 @@ def _verdict(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
             place = tuple(row[name] for name in key)
             if row["method"] != method or place not in ours:
                 continue
-            difference, apart = ours[place]["value"] - row["value"], _are_apart(ours[place], row)
+            difference, apart = ours[place]["value"] - row["value"], are_apart(ours[place], row)
             if abs(difference) < 0.0005:
                 counts["equal"] += 1
             else:
@@ -224,7 +244,7 @@ def _verdict(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
     return lines
 
 
-def _are_apart(one: Row, other: Row) -> bool:
-    if None in (one["low"], one["high"], other["low"], other["high"]):
-        return False
-    return one["low"] > other["high"] or other["low"] > one["high"]
+def _spread(values: Sequence[float]) -> float | None:
+    """Return the standard deviation over the seeds; nothing of one run, or where a value is not defined."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return None if np.isnan(spread) else spread

@@ -31,7 +31,7 @@ from training.corpus.similar_pairs import similar_pairs
 from training.corpus.title_rules import load_title_rules
 from training.corpus.write_shards import plan_shards, rows_schema, write_shards
 from training.data.catalogs import CatalogSizes
-from training.data.files import file_state, one_run_in, write_json
+from training.data.files import as_written, file_state, one_run_in, secrets_left_out, write_json
 from training.data.parallel import use_engine
 
 __all__ = ["prepare"]
@@ -53,6 +53,7 @@ _FREE = (
 )
 
 
+@secrets_left_out()
 def prepare(arguments: PrepareArguments, train_first_model: FirstModelTrainer | None = None) -> dict[str, Any]:
     """Prepare a corpus from raw offers.
 
@@ -136,7 +137,7 @@ def _prepare(arguments: PrepareArguments, work: Path, train_first_model: FirstMo
     report = describe_corpus(funnel, catalogs, decisions, work / "rows", len(parts))
     report |= {"mismatches": mismatches} if mismatches else {}
     report |= {"skipped_files": skipped} if skipped else {}
-    report |= {"seconds": clock.seconds, "settings": asdict(arguments)}
+    report |= {"seconds": clock.seconds, "settings": as_written(asdict(arguments))}
     examples = dropped_examples(decisions, work / "rows", drops, len(parts), arguments.num_examples)
     write_corpus_report(folder, report, examples)
     return report
@@ -196,7 +197,7 @@ def _check_settings(arguments: PrepareArguments, parts: list[Part], folder: Path
     for name in ("title_rules", "first_model"):
         if path := getattr(arguments, name):
             content[name] = Path(path).read_text(encoding="utf-8")
-    content = json.loads(json.dumps(content))
+    content = as_written(content)
     settings = folder / "work" / "settings.json"
     if settings.is_file():
         before = json.loads(settings.read_text(encoding="utf-8"))

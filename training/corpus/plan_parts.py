@@ -61,6 +61,8 @@ class Part:
         """
         paths = list(self.paths)
         kind = _format_of(paths[0])
+        if kind == "parquet" and paths[0].startswith(_WEB):  # Daft takes a query, such as a signature, for a pattern
+            return self.read_what_is_whole(unreadable)
         if kind == "parquet":
             groups = None if self.row_groups is None else [list(self.row_groups)]
             return daft.read_parquet(paths, row_groups=groups)
@@ -80,24 +82,34 @@ class Part:
         schema = text_schema(files)
         return daft.from_arrow(pa.concat_tables([schema.empty_table(), *read_text_files(files, schema)]))
 
-    def read_what_is_whole(self, unreadable: dict[str, str]) -> daft.DataFrame:
-        """Return the rows of parquet files on this machine that can be read, one row group after the other.
+    def read_what_is_whole(self, unreadable: dict[str, str] | None) -> daft.DataFrame:
+        """Return the rows of parquet files that can be read, one row group after the other.
 
         Args:
-            unreadable: Gets an entry for each row group that can't be read, and the reason.
+            unreadable: Gets an entry for each row group that can't be read, and the reason. If not given, such a row
+                group is an error.
+
+        Raises:
+            ValueError: a file is no parquet file, or a row group can't be read.
         """
         tables = []
         for path in (path.removeprefix(_LOCAL) for path in self.paths):
-            parquet = pq.ParquetFile(path)
-            first_row = 0
-            for group in self.row_groups or range(parquet.num_row_groups):
+            with _open(path) as file:
                 try:
-                    tables.append(plain_table(read_row_group(parquet, group, path), path, first_row))
-                except ValueError as error:
-                    number = parquet.metadata.row_group(group).num_rows
-                    unreadable[f"{path}, row group {group} ({number:,} rows)"] = str(error).splitlines()[0]
-                first_row += parquet.metadata.row_group(group).num_rows
-            tables.append(plain_table(parquet.schema_arrow.empty_table(), path))
+                    parquet = pq.ParquetFile(file)
+                except pa.ArrowInvalid as error:
+                    raise ValueError(f"`input` names {path!r}, which is no parquet file: {error}") from error
+                first_row = 0
+                for group in self.row_groups or range(parquet.num_row_groups):
+                    try:
+                        tables.append(plain_table(read_row_group(parquet, group, path), path, first_row))
+                    except ValueError as error:
+                        if unreadable is None:
+                            raise
+                        number = parquet.metadata.row_group(group).num_rows
+                        unreadable[f"{path}, row group {group} ({number:,} rows)"] = str(error).splitlines()[0]
+                    first_row += parquet.metadata.row_group(group).num_rows
+                tables.append(plain_table(parquet.schema_arrow.empty_table(), path))
         return daft.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
 
     @property

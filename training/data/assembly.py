@@ -93,10 +93,11 @@ class _Rows:
         self.normalization: Any = None
         self.titles: dict[str, list[torch.Tensor]] = {}
         self.tensors: dict[str, torch.Tensor] = {}
+        self.filled: dict[str, int] = {}  # rows of each: some offers have no image
         self.placeholder: dict[str, torch.Tensor] = {}
 
     def add(self, part: dict[str, Any]) -> None:
-        place, num_usable = len(self.lists.get("row_ids", ())), len(part["row_ids"])
+        num_usable = len(part["row_ids"])
         for name, values in part.items():
             if isinstance(values, list):
                 self.lists.setdefault(name, []).extend(values)
@@ -118,14 +119,16 @@ class _Rows:
                     f"rows of `{name}` have the shapes {tuple(rows.shape[1:])} and {tuple(value.shape[1:])} in one "
                     "batch; set up the image processor so that all images come out of one size."
                 )
-            rows[place : place + num_usable] = value
+            place = self.filled.get(name, 0)
+            rows[place : place + len(value)] = value
+            self.filled[name] = place + len(value)
 
     def batch(self) -> dict[str, Any]:
         num_usable = len(self.lists.get("row_ids", ()))
         tensors = self.placeholder
         if num_usable:
             titles = {name: self._joined(name, values) for name, values in self.titles.items()}
-            tensors = titles | {name: rows[:num_usable] for name, rows in self.tensors.items()}
+            tensors = titles | {name: rows[: self.filled[name]] for name, rows in self.tensors.items()}
         return {**tensors, "normalization": self.normalization, **self.lists, "num_rows": self.num_read}
 
     def _joined(self, name: str, values: list[torch.Tensor]) -> torch.Tensor:

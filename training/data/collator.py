@@ -7,8 +7,9 @@ A batch is a dictionary of
   else `None` (see `training.data.inputs`);
 - where the rows hold a frozen tower's vectors, these in place of its inputs: `image_pooler_output` and
   `text_pooler_output`, float32 `(N, width)`;
-- for a task on both modalities: `has_text` and `has_image`, bool `(N,)`; where one is false, that modality's inputs
-  are placeholders;
+- where a row may lack a side: `has_text` and `has_image`, bool `(N,)`. For a task on both modalities, inputs of the
+  missing ones are placeholders; for pre-training there are none of them, and titles and images are those of the rows
+  that have them, in their order;
 - for a task with labels: `labels`, `(N,)` or `(N, attributes)`;
 - `catalog_ids`: int64 `(N,)`;
 - `row_ids` and `titles`: lists of `N` strings;
@@ -29,6 +30,7 @@ import torch
 
 from modeling_eclip.images_eclip import ProductImageError
 from modeling_eclip.inference.pixels import PixelNormalization
+from modeling_eclip.processing_eclip import lexical_ids
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.columns import NO_CATALOG, stable_id
 from training.data.images import ImageReader
@@ -97,8 +99,9 @@ class ProductCollator:
             a product that is twice in a batch is its own mate and not a negative. Otherwise its id stays -1.
         frozen_widths: Number of values in each of the `FROZEN_COLUMNS` that the rows hold. Of a row with an
             `image_pooler_output`, the `image` is not read.
-        modality: `"text"`, `"image"`, or `"both"`, where a row with either of them is usable. If not given, a row
-            needs both.
+        modality: `"text"`, `"image"`, or `"both"`, where a row with either of them is usable, or `"either"`: the same
+            without placeholders, and for images that are not there, not for broken ones. If not given, a row needs
+            both.
         labels: Reads the labels of a task.
     """
 
@@ -120,7 +123,8 @@ class ProductCollator:
         self.seed = seed
         self.own_catalog_for_singles = own_catalog_for_singles
         self.modalities = modalities_of(modality)
-        self.needs_all_modalities = modality != "both"
+        self.needs_all_modalities = modality not in ("both", "either")
+        self.has_placeholders = modality != "either"
         self.frozen_widths = {
             name: width for name, width in (frozen_widths or {}).items() if name.startswith(self.modalities)
         }
@@ -184,13 +188,19 @@ class ProductCollator:
             return reason
         rng = np.random.default_rng((self.seed, position))
         image = None
-        if self.reads_images:
+        if self.reads_images and not self.has_placeholders and _is_absent(row["image"]):
+            problems["image"] = "missing"
+        elif self.reads_images:
             try:
                 image = self.images.read(row["image"], rng)
             except ProductImageError as error:
                 problems["image"] = error.reason
+                if not self.has_placeholders:  # broken, and no sign of an offer without an image
+                    return error.reason
                 if reason := self._unusable(problems):
                     return reason
+        if reason := self._unusable(problems):
+            return reason
         if self.title_augmentation is not None and title:
             title = self.title_augmentation(title, rng)
         catalog_id = row["catalog_id"]
@@ -213,17 +223,34 @@ class ProductCollator:
     def inputs(self, rows: Sequence[ReadRow]) -> dict[str, Any]:
         """Makes the model's inputs of one or more rows, and their labels."""
         inputs: dict[str, Any] = {}
+        having = {
+            modality: [row for row in rows if self.has_placeholders or modality in row.modalities]
+            for modality in self.modalities
+        }
         if "text" in self.modalities and "text_pooler_output" not in self.frozen_widths:
-            inputs |= self.processor(text=[row.title or "none" for row in rows], return_tensors="pt")
+            titles = [row.title or "none" for row in having["text"]]
+            encoded = self.processor(text=titles or ["none"], return_tensors="pt")
+            inputs |= {name: value[: len(titles)] for name, value in encoded.items()}
+        elif "text" in self.modalities and getattr(self.processor, "lexical_features", False):
+            inputs["lexical_ids"] = lexical_ids([row.title for row in having["text"]])
         if self.reads_images:
-            images = [self.images.blank() if row.image is None else row.image for row in rows]
-            inputs |= self.images.stack(images)
+            images = [self.images.blank() if row.image is None else row.image for row in having["image"]]
+            stacked = self.images.stack(images or [self.images.blank()])
+            inputs |= {name: value[: len(images)] for name, value in stacked.items()}
         for name, width in self.frozen_widths.items():
-            vectors = [row.vectors[name] if row.vectors[name] is not None else [0.0] * width for row in rows]
-            inputs[name] = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+            vectors = [
+                row.vectors[name] if row.vectors[name] is not None else [0.0] * width
+                for row in having[name.split("_")[0]]
+            ]
+            inputs[name] = torch.from_numpy(np.asarray(vectors, dtype=np.float32).reshape(-1, width))
         if not self.needs_all_modalities:
             for modality in self.modalities:
                 inputs[f"has_{modality}"] = torch.tensor([modality in row.modalities for row in rows])
         if self.labels is not None:
             inputs["labels"] = torch.tensor([row.label for row in rows])
         return inputs
+
+
+def _is_absent(image: Any) -> bool:
+    """Tell whether a row's `image` column holds nothing: no bytes, no path."""
+    return image is None or (isinstance(image, Mapping) and image.get("bytes") is None and not image.get("path"))

@@ -20,8 +20,10 @@ from training.data.ids import id_texts, word_of
 __all__ = [
     "CANONICAL_FEATURES",
     "NO_CATALOG",
+    "SOURCE_FEATURES",
     "ColumnLayout",
     "ProductColumns",
+    "SourceTag",
     "catalog_numbers",
     "stable_id",
 ]
@@ -35,7 +37,26 @@ CANONICAL_FEATURES = {
 """The canonical columns and their types."""
 NO_CATALOG = -1
 """Catalog id of an offer that is alone."""
+SOURCE_FEATURES = {"source": datasets.Value("int32"), "source_weight": datasets.Value("float64")}
+"""Columns of products that are of several sources: the source's number and weight; see `training.data.sources`."""
 _NONE = "none"  # the name that users give where a table has no titles or no images
+
+
+@dataclass(frozen=True)
+class SourceTag:
+    """Marks the rows of one of several sources.
+
+    Args:
+        number: Its number.
+        weight: How often its rows are visited in an epoch.
+        has_own_catalogs: Whether its catalog ids are another source's only by chance.
+        prefix: Goes before row ids that a column names; nothing where rows are found by them.
+    """
+
+    number: int
+    weight: float
+    has_own_catalogs: bool
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,12 +73,14 @@ class ProductColumns:
             "alone". The same id in two sources is the same product. `"none"` where there are no ids.
         row_id: Column with the id of the row, which becomes text as `training.data.ids` says. Without it, or where it
             is null, the id is `<source>:<index>`.
+        tag: Marks the rows where there are several sources.
     """
 
     title: str = "title"
     image: str = "image"
     catalog_id: tuple[str, ...] = ("catalog_id",)
     row_id: str | None = None
+    tag: SourceTag | None = None
 
     def __post_init__(self) -> None:
         """Accepts a single column name for `catalog_id`, and `"none"`."""
@@ -76,21 +99,24 @@ class ColumnLayout:
 
     Attributes:
         names: Columns of the part.
+        absent: Of `"title"` and `"image"`, those whose column the part should have and has not.
         image_is_path: Whether the image column holds text, that is paths, or is absent.
         kept: Columns that are kept beside the canonical ones, and their new names.
         class_names: Those of them, by their new names, that hold numbers of classes whose names the part tells
             (`datasets.ClassLabel`), and their type once they hold the names.
 
     Raises:
-        ValueError: If the part has no title or no image column, or holds no images in that.
+        ValueError: If the image column holds no images.
     """
 
     def __init__(self, source: str, features: datasets.Features, columns: ProductColumns, folder: Path | None) -> None:
         """Finds the columns."""
+        self.absent: list[str] = []
         self.source, self.names, self.columns, self.folder = source, tuple(features), columns, folder
-        self.title = self._require("title", columns.title)
+        self.made = CANONICAL_FEATURES | (SOURCE_FEATURES if columns.tag is not None else {})
+        self.title = self._find("title", columns.title)
         has_file_names = columns.image not in features and "file_name" in features
-        self.image = "file_name" if has_file_names else self._require("image", columns.image)
+        self.image = "file_name" if has_file_names else self._find("image", columns.image)
         text = (datasets.Value("string"), datasets.Value("large_string"))
         self.image_is_path = self.image is None or features[self.image] in text
         if self.image is not None and not self.image_is_path:
@@ -102,24 +128,19 @@ class ColumnLayout:
         mapped = [self.title, self.image, *self.catalog_ids, self.row_id]
         replaced = {name for name in mapped if name in CANONICAL_FEATURES or name in (self.title, self.image)}
         self.kept = {
-            name: f"{name}_original" if name in CANONICAL_FEATURES else name
-            for name in self.names
-            if name not in replaced
+            name: f"{name}_original" if name in self.made else name for name in self.names if name not in replaced
         }
         self._features = features
         self.class_names = {
             new: named for old, new in self.kept.items() if (named := _named_feature(features[old])) is not None
         }
 
-    def _require(self, field: str, name: str) -> str | None:
+    def _find(self, field: str, name: str) -> str | None:
         if name in self.names:
             return name
-        if name == _NONE:
-            return None
-        raise ValueError(
-            f"{field}_column={name!r}: source {self.source!r} has no such column. It has: "
-            f"{', '.join(sorted(self.names))}. Set {field}_column to one of these, or to {_NONE} where there is none."
-        )
+        if name != _NONE:
+            self.absent.append(field)
+        return None
 
     def read_from(self, name: str) -> list[str]:
         """Lists the columns of the part that a canonical or kept column is made of."""
@@ -127,6 +148,8 @@ class ColumnLayout:
             return self.catalog_ids
         if name == "row_id":
             return [self.row_id] if self.row_id is not None else []
+        if name in SOURCE_FEATURES and name in self.made:
+            return []
         if name in ("title", "image"):
             return [column for column in (getattr(self, name),) if column is not None]
         return [self._kept_from(name)]
@@ -155,14 +178,22 @@ class ColumnLayout:
             if self.row_id is None:
                 return made
             place = f"id_column={self.row_id!r}: source {self.source!r}"
-            return pc.coalesce(id_texts(self._column(table, self.row_id), place), made)
+            given = id_texts(self._column(table, self.row_id), place)
+            prefix = self.columns.tag.prefix if self.columns.tag is not None else ""
+            return pc.coalesce(pc.binary_join_element_wise(prefix, given, "") if prefix else given, made)
         if name == "catalog_id":
             catalog_ids = np.full(len(index), NO_CATALOG, dtype=np.int64)
             for column in self.catalog_ids:
                 place = f"catalog_id_column={column!r}: source {self.source!r}"
                 found = catalog_numbers(self._column(table, column), place)
                 catalog_ids = np.where(catalog_ids == NO_CATALOG, found, catalog_ids)
-            return pa.array(catalog_ids)
+            tag = self.columns.tag
+            return pa.array(_own_ids(catalog_ids, tag.number) if tag and tag.has_own_catalogs else catalog_ids)
+        if name in SOURCE_FEATURES and name in self.made:
+            tag = self.columns.tag
+            assert tag is not None
+            kind = SOURCE_FEATURES[name].pa_type
+            return pa.array(np.full(len(index), tag.number if name == "source" else tag.weight), kind)
         if name == "image":
             images = pa.nulls(len(index), pa.string()) if self.image is None else _column(table, self.image)
             if self.image_is_path:
@@ -255,6 +286,13 @@ def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
     numbers = [_catalog_number(text) for text in id_texts(distinct.dictionary, place).to_pylist()]
     indices = distinct.indices.fill_null(len(numbers)).to_numpy(zero_copy_only=False)
     return np.array([*numbers, NO_CATALOG], dtype=np.int64)[indices]
+
+
+def _own_ids(catalog_ids: np.ndarray, number: int) -> np.ndarray:
+    """Returns ids that no other source has: another product may have the same there."""
+    ids, places = np.unique(catalog_ids, return_inverse=True)
+    own = [NO_CATALOG if one == NO_CATALOG else stable_id(f"source {number}: {one}") for one in ids.tolist()]
+    return np.array(own, dtype=np.int64)[places]
 
 
 def _catalog_number(text: str | None) -> int:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 __all__ = [
+    "as_written",
     "file_state",
     "files_digest",
     "one_run_in",
@@ -42,6 +43,27 @@ def without_secrets(text: str) -> str:
         The text; the same where no address holds a password or a query.
     """
     return _QUERY.sub(r"\1...", _PASSWORD.sub("", text))
+
+
+def as_written(content: Any) -> Any:
+    """Returns content as a file of `write_json` gives it back, to be compared with that.
+
+    Args:
+        content: What JSON can hold.
+
+    Returns:
+        The content in lists, dictionaries and plain values, without what opens the addresses in it.
+    """
+    if isinstance(content, str):
+        return without_secrets(content) if "://" in content else content
+    if isinstance(content, Mapping):
+        return {as_written(_key(name)): as_written(value) for name, value in content.items()}
+    return [as_written(value) for value in content] if isinstance(content, list | tuple) else content
+
+
+def _key(name: Any) -> str:
+    """Returns a key as JSON has it."""
+    return name if isinstance(name, str) else json.dumps(name)
 
 
 @contextmanager
@@ -116,10 +138,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(content: Any, path: Path, *, allow_nan: bool = True) -> None:
-    """Writes a JSON file completely or not at all.
+    """Writes a JSON file completely or not at all, without what opens the addresses in it: such files are shared.
 
     Args:
-        content: What it holds.
+        content: What it holds; see `as_written`.
         path: The file.
         allow_nan: Whether it may hold NaN and infinity, which the JSON standard does not have.
 
@@ -127,7 +149,7 @@ def write_json(content: Any, path: Path, *, allow_nan: bool = True) -> None:
         ValueError: If it holds one although `allow_nan` is false.
     """
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=allow_nan) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(as_written(content), indent=2, allow_nan=allow_nan) + "\n", encoding="utf-8")
 
 
 def file_state(path: str) -> list[int] | None:
@@ -140,8 +162,8 @@ def file_state(path: str) -> list[int] | None:
 
 
 def files_digest(paths: Sequence[str]) -> str:
-    """Returns the number of files and a digest of their paths and states."""
+    """Returns the number of files and a digest of their paths, without what opens them, and states."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path} {file_state(path)}\0".encode())
+        digest.update(f"{without_secrets(path)} {file_state(path)}\0".encode())
     return f"{len(paths)} files, {digest.hexdigest()[:20]}"

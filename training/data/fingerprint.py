@@ -7,10 +7,12 @@ from typing import Any
 import datasets
 import numpy as np
 
+from training.data.columns import SOURCE_FEATURES
 from training.data.files import files_digest
 from training.data.pairs import ProductPairs
 from training.data.parquet_stream import StreamedProducts
 from training.data.read_tables import Products, source_files
+from training.data.sources import has_images
 
 __all__ = ["data_fingerprint"]
 
@@ -44,7 +46,11 @@ def data_fingerprint(
     if isinstance(table, StreamedProducts):
         content.update(repr(table.block_lengths.tolist()).encode())
     else:
-        names = [name for name in ("row_id", "title", "catalog_id", *columns) if name in table.column_names]
+        names = [
+            name
+            for name in ("row_id", "title", "catalog_id", *SOURCE_FEATURES, *columns)
+            if name in table.column_names
+        ]
         for rows in table.select_columns(names).with_format("arrow").iter(_ROWS_AT_ONCE):
             content.update(repr(rows.to_pydict()).encode())
         files += _image_files(table)
@@ -52,11 +58,9 @@ def data_fingerprint(
 
 
 def _image_files(table: datasets.Dataset) -> list[str]:
-    """Lists files that images are read from; none where images are in the table."""
-    if "image" not in table.column_names or not len(table):
+    """Lists files that images are read from; none for images that are in the table."""
+    if "image" not in table.column_names:
         return []
-    places = np.unique(np.linspace(0, len(table) - 1, min(len(table), _IMAGES_LOOKED_AT)).astype(np.int64))
-    images = table.select_columns("image")
-    if (first := images[0]["image"]) is None or first.get("bytes") is not None:
-        return []
-    return [row["image"]["path"] for row in images.select(places) if row["image"] is not None and row["image"]["path"]]
+    rows = np.flatnonzero(has_images(table, in_files=True))
+    places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _IMAGES_LOOKED_AT)).astype(np.int64))
+    return [row["image"]["path"] for row in table.select_columns("image").select(rows[places])]

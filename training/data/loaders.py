@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -27,10 +28,13 @@ from tqdm.auto import tqdm
 from training.data.assembly import AssembledBatches
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.collator import FROZEN_COLUMNS, ProductCollator, RowLabels, modalities_of
+from training.data.columns import SOURCE_FEATURES
+from training.data.mixing import MixedOrder, is_mixed
 from training.data.pairs import PairCollator, ProductPairs
 from training.data.parquet_stream import StreamedProducts
 from training.data.read_tables import Products
 from training.data.sampler import BlockOrder, EpochOrder, RowOrder, batch_spans, rank_slice
+from training.data.sources import column_values
 
 __all__ = ["ProductBatches", "batch_loader", "evaluation_loader", "train_loader", "with_progress"]
 
@@ -185,9 +189,16 @@ def train_loader(
         modality=modality,
         labels=labels,
     )
+    order: EpochOrder
+    catalog_ids = None
+    if mates_share and isinstance(products, datasets.Dataset):
+        catalog_ids = column_values(products, "catalog_id")
+    mixed = None
+    if is_mixed(products):
+        sources, weights = (column_values(products, name) for name in SOURCE_FEATURES)
+        mixed = MixedOrder(sources, weights, seed, catalog_ids=catalog_ids, mates_share=mates_share)
     products = products.select_columns(_columns_of(products, modality, labels))
     spans = list(batch_spans(batch_size, total_samples, start))
-    order: EpochOrder
     if isinstance(products, StreamedProducts):
         if mates_share:
             raise ValueError(
@@ -204,10 +215,7 @@ def train_loader(
                 num_bytes / 2**30,
             )
     else:
-        catalog_ids = None
-        if mates_share and not isinstance(products, ProductPairs):
-            catalog_ids = np.asarray(products["catalog_id"])
-        order = RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
+        order = mixed or RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
     parts = ProductBatches(products, _collator_for(products, collator), order, spans, rank, num_ranks, part_size)
     # not pinned: a large batch would take that much memory from the system for good; streams pin their own inputs
     loader = batch_loader(parts, num_workers, prefetch_factor, pin_memory=False)

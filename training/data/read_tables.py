@@ -14,7 +14,8 @@ import contextlib
 import glob
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -49,6 +50,7 @@ def load_products(
     encoding: str = "utf-8",
     toy_offers: int = 4000,
     toy_seed: int = 0,
+    may_lack: Collection[str] = (),
 ) -> Products:
     """Loads products from one or several sources, one after the other.
 
@@ -73,6 +75,8 @@ def load_products(
         encoding: Encoding of CSV and JSON files.
         toy_offers: Number of offers of the toy data, all splits together.
         toy_seed: Seed of the toy data.
+        may_lack: Of `"title"` and `"image"`, those whose column no source need have. A source that lacks a column
+            that another has is told; what it lacks is null.
 
     Returns:
         The products: map-style, or streamed.
@@ -94,6 +98,7 @@ def load_products(
     tables: list[datasets.Dataset] = []
     blocks: list[ParquetBlocks | TableBlocks] = []
     seen_columns: dict[str, list[str]] = {}
+    absent: list[tuple[str, list[str]]] = []
     for source in sources:
         name, num_rows = without_secrets(source), 0  # in errors, reports and row ids
         for opened, folder in _open_source(source, split, streaming, encoding, toy_offers, toy_seed):
@@ -108,10 +113,12 @@ def load_products(
                     blocks.append(TableBlocks(table))
                 else:
                     tables.append(table)
+            absent.append((name, layout.absent))
             seen_columns[name] = sorted({*seen_columns.get(name, ()), *layout.names})
             num_rows += num_part_rows
         logger.info("%s: %s rows", name, num_rows)
     _check_seen_somewhere(columns, rules, seen_columns)
+    _check_sides(columns, absent, seen_columns, may_lack)
 
     products = StreamedProducts(blocks, max_rows) if streaming else _joined(tables, sources, max_rows)
     if len(products) == 0:
@@ -248,10 +255,21 @@ def _open_files(
         if streaming and kind == "parquet":
             opened.append((group, folder))
         else:
-            # these are names of files and no patterns; addresses stay as they are
-            names = [file if "://" in file else glob.escape(file) for file in group]
+            names = [_no_pattern(file) for file in group]
             opened.append((_read_files(source, kind, names, encoding), folder))
     return opened
+
+
+def _no_pattern(file: str) -> str:
+    """Returns the name of a file as `datasets` takes it, to which some characters mean a pattern.
+
+    An address has been asked for what matches it already, but for its query, where a signature may hold such
+    characters; a server takes them by their numbers as well.
+    """
+    if "://" not in file:
+        return glob.escape(file)
+    path, mark, query = file.partition("?")
+    return path + mark + re.sub(r"[*?[\]]", lambda found: f"%{ord(found[0]):02X}", query)
 
 
 def _read_files(source: str, kind: str, data_files: Any, encoding: str) -> datasets.Dataset:
@@ -307,7 +325,7 @@ def _with_canonical_columns(
     part: datasets.Dataset, layout: ColumnLayout, rules: list[tuple[str, str]], first_index: int
 ) -> datasets.Dataset:
     """Makes the canonical columns without copying the images' bytes."""
-    made_features = CANONICAL_FEATURES | layout.class_names
+    made_features = layout.made | layout.class_names
     names = [name for name in made_features if name != "image" or layout.image_is_path]
     read_from = list(dict.fromkeys(column for name in names for column in layout.read_from(name)))
     table = part.select_columns(read_from).with_format("arrow")[:]
@@ -354,3 +372,23 @@ def _check_seen_somewhere(
         if not any(name in names for names in seen_columns.values()):
             there = "; ".join(f"{source}: {', '.join(names)}" for source, names in seen_columns.items())
             raise ValueError(f"{field} names column {name!r}, which no source has. Columns there are: {there}.")
+
+
+def _check_sides(
+    columns: ProductColumns,
+    absent: list[tuple[str, list[str]]],
+    seen_columns: dict[str, list[str]],
+    may_lack: Collection[str],
+) -> None:
+    """Raises an error for a column of titles or images that no part has, and tells which part lacks one."""
+    for field, name in (("title", columns.title), ("image", columns.image)):
+        lacking = list(dict.fromkeys(source for source, fields in absent if field in fields))
+        if not lacking:
+            continue
+        if all(field in fields for _, fields in absent) and field not in may_lack:
+            raise ValueError(
+                f"{field}_column={name!r}: source {lacking[0]!r} has no such column. It has: "
+                f"{', '.join(seen_columns[lacking[0]])}. Set {field}_column to one of these, or to none where there "
+                "is none."
+            )
+        logger.warning("%s: no column %r: the offers there have no %s", ", ".join(lacking), name, field)

@@ -1,9 +1,9 @@
 """Sampler: which row comes when, as a function of the seed alone.
 
 Training walks through an endless sequence of epochs, each a seeded permutation of the rows: `RowOrder` for a table,
-`BlockOrder` for a stream. A place in this sequence is a *position*: 0 is the first sample of the run. Batches are
-spans of positions, and each rank takes a contiguous share of a span, so neither the number of ranks or workers nor a
-resumption changes which rows form a batch.
+`BlockOrder` for a stream, `training.data.mixing.MixedOrder` for sources of different weights. A place in this sequence
+is a *position*: 0 is the first sample of the run. Batches are spans of positions, and each rank takes a contiguous
+share of a span, so neither the number of ranks or workers nor a resumption changes which rows form a batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -99,14 +99,19 @@ class RowOrder(EpochOrder):
         if not self.shuffle:
             epoch = 0
         if self._cached_epoch is None or self._cached_epoch[0] != epoch:
-            rows = np.arange(self.num_rows, dtype=np.int64)
             rng = np.random.default_rng((self.seed, epoch))
-            if self.shuffle:
-                rng.shuffle(rows)
+            rows = self._draw(epoch, rng)
             if self.catalog_ids is not None and self.mates_share > 0:
                 rows = _bring_mates_together(rows, self.catalog_ids, self.mates_share, rng)
             self._cached_epoch = (epoch, rows)
         return self._cached_epoch[1]
+
+    def _draw(self, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns the rows of an epoch in a random order."""
+        rows = np.arange(self.num_rows, dtype=np.int64)
+        if self.shuffle:
+            rng.shuffle(rows)
+        return rows
 
 
 class BlockOrder(EpochOrder):
@@ -227,9 +232,28 @@ def rank_slice(start: int, stop: int, rank: int, num_ranks: int) -> tuple[int, i
 def _bring_mates_together(
     rows: np.ndarray, catalog_ids: np.ndarray, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Moves every row of the drawn catalogs up to the first row of its catalog; other rows keep their order."""
-    ids = catalog_ids[rows]
-    catalogs, first_places, groups = np.unique(ids, return_index=True, return_inverse=True)
+    """Moves every row of the drawn catalogs up to the first row of its catalog; other rows keep their order.
+
+    Where rows are visited several times, their first visits are brought together, their second ones, and so on.
+    """
+    catalogs, members = np.unique(catalog_ids[rows], return_inverse=True)
+    catalogs, first_places, groups = _first_visits(rows, catalogs, members)
     is_drawn = (rng.random(len(catalogs)) < share) & (catalogs >= 0)
     places = np.where(is_drawn[groups], first_places[groups], np.arange(len(rows)))
     return rows[np.argsort(places, kind="stable")]
+
+
+def _first_visits(
+    rows: np.ndarray, catalogs: np.ndarray, members: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the catalog of each group of visits, the place of its first, and the group of each visit.
+
+    A group is the `n`-th visits of a catalog's rows.
+    """
+    by_row = np.argsort(rows, kind="stable")
+    is_first = np.r_[True, np.diff(rows[by_row]) != 0]
+    places = np.arange(len(rows))
+    visit = np.empty(len(rows), dtype=np.int64)
+    visit[by_row] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    keys, first_places, groups = np.unique(visit * len(catalogs) + members, return_index=True, return_inverse=True)
+    return catalogs[keys % len(catalogs)], first_places, groups

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from training.data.columns import NO_CATALOG
-from training.data.files import whole_file, write_json
+from training.data.files import as_written, whole_file, write_json
 from training.data.images import image_state, images_digest
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
@@ -98,7 +98,7 @@ class EmbeddedShards:
             ValueError: the folder was begun with other settings.
         """
         path = self.folder / "settings.json"
-        content = json.loads(json.dumps(settings | {"num_rows": self.num_rows, "rows_per_shard": self.rows_per_shard}))
+        content = as_written(settings | {"num_rows": self.num_rows, "rows_per_shard": self.rows_per_shard})
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
             if changed := [name for name in content | before if before.get(name) != content.get(name)]:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -13,9 +14,11 @@ from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
+from training.arguments.sources import Source, parse_sources
 from training.data.columns import ProductColumns
 from training.data.held_out import hold_out
-from training.data.read_tables import Products, load_products
+from training.data.read_tables import Products
+from training.data.sources import ProductSource, load_sources
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +56,14 @@ def load_split(arguments: DataArguments, split: str) -> Products:
     if not sources:
         other = ", or hold some of `train_data` out by `validation_share`" if split == "validation" else ""
         raise ValueError(f"`{split}_data` is empty; name the sources of the {split} offers{other}.")
-    products = load_products(
-        sources,
-        columns,
+    rules = arguments.exclude_rows if training else []
+    products = load_sources(
+        [_product_source(source, columns, rules) for source in parse_sources(f"{part}_data", sources)],
         split=getattr(arguments, f"{'test' if part == 'pairs' else part}_split"),
         streaming=training and arguments.streaming,
-        exclude_rows=arguments.exclude_rows if training else (),
         max_rows=arguments.max_train_rows if training else None,
+        max_catalog_share=arguments.max_catalog_share,
+        keeps_row_ids=_has_labelled_pairs(arguments, split),
         encoding=arguments.encoding,
         toy_offers=arguments.toy_offers,
         toy_seed=arguments.toy_seed,
@@ -68,6 +72,22 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         assert isinstance(products, datasets.Dataset)  # the arguments refuse a share of a stream
         return hold_out(products, arguments.validation_share)[is_held_out]
     return products
+
+
+def _product_source(source: Source, columns: ProductColumns, exclude_rows: list[str]) -> ProductSource:
+    """Give a source the columns and rules of the other arguments where it names none."""
+    named = {"title": source.title_column, "image": source.image_column, "row_id": source.id_column}
+    given: dict[str, Any] = {field: name for field, name in named.items() if name is not None}
+    if source.catalog_id_column is not None:
+        given["catalog_id"] = source.catalog_id_column
+    return ProductSource(
+        source.files,
+        replace(columns, **given),
+        exclude_rows=exclude_rows if source.exclude_rows is None else source.exclude_rows,
+        weight=source.weight,
+        is_plain=source.is_plain,
+        may_lack=() if source.is_plain else [field for field in ("title", "image") if field not in given],
+    )
 
 
 def _has_labelled_pairs(arguments: DataArguments, split: str) -> bool:

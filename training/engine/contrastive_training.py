@@ -6,15 +6,18 @@ from pathlib import Path
 
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
+from training.arguments.sources import plain_sources
 from training.arguments.train import TrainArguments
 from training.data.catalogs import check_catalogs
+from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
+from training.data.sides import check_sides
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import RunResult, TrainingLoop, describe
 from training.engine.lora import add_adapters, merge_adapters
 from training.engine.nonfinite import check_weights
-from training.engine.optimization import freeze_parameters
+from training.engine.optimization import freeze_parameters, freeze_tower
 from training.engine.setup import Run, start_run
 from training.hub.card_facts import publish_checkpoint
 from training.plots.curves import draw_history
@@ -50,8 +53,10 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     check_catalogs(validation_products, "held-out offers", data.max_catalog_share)
     run.add_data(
         lambda: {
-            "training offers": data_fingerprint(train_products, data.train_data, data.train_split),
-            "held-out offers": data_fingerprint(validation_products, data.validation_data, data.validation_split),
+            "training offers": data_fingerprint(train_products, plain_sources(data.train_data), data.train_split),
+            "held-out offers": data_fingerprint(
+                validation_products, plain_sources(data.validation_data), data.validation_split
+            ),
         }
     )
     if resume_from is not None:
@@ -59,6 +64,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
     model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed)
+    absent = check_sides(train_products, model.config, arguments.mate_contrast_weight)
     freeze_parameters(model, model_arguments.freeze)
     if model_arguments.lora_rank is not None:
         layers = add_adapters(
@@ -68,6 +74,8 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
             targets=model_arguments.lora_targets,
         )
         logger.info("%s layers of the towers have adapters of rank %s", len(layers), model_arguments.lora_rank)
+    if absent is not None:
+        freeze_tower(model, absent)
     if arguments.cache_frozen_towers:
         train_products = cache_frozen_towers(
             train_products,
@@ -76,6 +84,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
             accelerator,
             batch_size=arguments.eval_batch_size,
             num_workers=data.num_workers,
+            modalities=[modality for modality in ("image", "text") if modality != absent],
         )
     loop = TrainingLoop(
         model,
@@ -97,7 +106,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         accelerator.mixed_precision,
     )
     if arguments.report_to:
-        accelerator.init_trackers("e-clip", config={k: str(v) for k, v in vars(arguments).items()})
+        accelerator.init_trackers("e-clip", config={k: without_secrets(str(v)) for k, v in vars(arguments).items()})
     result = loop.run(resume_from)
     merge_adapters(loop.bare_model)
     check_weights(loop.bare_model, "not saved")

@@ -23,6 +23,7 @@ from training.arguments.data import DataArguments
 from training.arguments.train import TrainArguments
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.loaders import train_loader
+from training.data.mixing import rows_per_epoch
 from training.data.ranks import gather_objects
 from training.data.read_tables import Products
 from training.data.skipped_rows import SkipCounter
@@ -37,8 +38,7 @@ from training.engine.setup import seed_rank
 from training.engine.step import OptimizerStep, TrainingStep
 from training.engine.tower_products import allow_tf32
 from training.engine.waiting import WaitingTime
-from training.retrieval.offer_embeddings import embed_dataset
-from training.retrieval.retrieval_metrics import retrieval_metrics
+from training.retrieval.held_out_metrics import HeldOutOffers
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,7 @@ class TrainingLoop:
 
     def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
         """Return the object that takes the steps."""
+        self.held_out = HeldOutOffers.of(self.validation_products)
         return TrainingStep(model, self.arguments, self.accelerator, self.total_samples)
 
     def _also_kept(self) -> dict[str, Any]:
@@ -266,8 +267,8 @@ class TrainingLoop:
         )
 
     def _loader_settings(self) -> dict[str, Any]:
-        """Return further arguments of the loader."""
-        return {}
+        """Return further arguments of the loader: offers are used for what they have."""
+        return {"modality": "either"}
 
     def _report(self, record: dict[str, float], bar: Any) -> None:
         """Show a step in the bar, and add it to the history and to the trackers."""
@@ -302,27 +303,26 @@ class TrainingLoop:
     def _evaluate(self) -> None:
         """Measure retrieval on the held-out offers and add it to the history."""
         with self.step.average.in_use() if self.step.average is not None else contextlib.nullcontext():
-            offers = embed_dataset(
+            metrics = self.held_out.measure(
                 self.bare_model,
                 self.processor,
-                self.validation_products,
                 self.accelerator,
                 batch_size=self.arguments.eval_batch_size,
                 num_workers=self.data.num_workers,
             )
-        metrics = retrieval_metrics(offers, self.accelerator)
         self.progress.history.append({"samples": self.progress.samples_seen} | metrics)
         self.accelerator.log(metrics, step=self.progress.samples_seen)
         if self.accelerator.is_main_process:
-            found = metrics["text_to_image_recall@1"]
-            tqdm.write(f"after {self.progress.samples_seen} samples: text-to-image recall@1 {found:.3f}")
+            told = {"text-to-image": "text_to_image_recall@1", "mates of titles,": "title_mates_recall@1"}
+            found = ", ".join(f"{what} recall@1 {metrics[name]:.3f}" for what, name in told.items() if name in metrics)
+            tqdm.write(f"after {self.progress.samples_seen} samples: {found}")
 
 
 def count_samples(products: Products, arguments: TrainArguments) -> int:
     """Return how many samples the run trains on."""
     if arguments.max_samples is not None:
         return arguments.max_samples
-    return math.ceil(arguments.num_epochs * len(products))
+    return math.ceil(arguments.num_epochs * rows_per_epoch(products))
 
 
 def image_size_of(processor: EClipProcessor) -> tuple[int, int]:

@@ -46,6 +46,19 @@ def freeze_parameters(model: EClipModel, patterns: Sequence[str]) -> int:
     return frozen
 
 
+def freeze_tower(model: nn.Module, modality: str) -> None:
+    """Exclude a modality's tower and projection from training: weight decay alone would wear them down.
+
+    Args:
+        model: The model, with or without adapters.
+        modality: `"text"` or `"image"`.
+    """
+    names = {"text": ("text_model.", "text_projection."), "image": ("vision_model.", "visual_projection.")}[modality]
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in names):
+            parameter.requires_grad_(False)
+
+
 def build_optimizer(
     model: PreTrainedModel,
     *,
@@ -142,4 +155,4 @@ def is_in_block(name: str) -> bool:
     return _NUMBERED.search(name) is not None
 
 
-__all__ = ["blocks_below_top", "build_optimizer", "freeze_parameters", "is_in_block"]
+__all__ = ["blocks_below_top", "build_optimizer", "freeze_parameters", "freeze_tower", "is_in_block"]

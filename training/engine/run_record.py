@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from training.arguments.card import CardArguments
-from training.data.files import write_json
+from training.data.files import as_written, write_json
 
 __all__ = ["RECORD_FILE", "RunRecord", "read_record"]
 
@@ -48,8 +48,8 @@ class RunRecord:
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Have the arguments as a JSON file gives them back."""
-        self.arguments = json.loads(json.dumps(self.arguments))
+        """Have the arguments as the file gives them back: a signature that was renewed is no change."""
+        self.arguments = as_written(self.arguments)
 
     def write(self, folder: Path) -> None:
         """Write it into a checkpoint whose other files are all written."""

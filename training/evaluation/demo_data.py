@@ -17,7 +17,7 @@ from training.arguments.data import DataArguments
 from training.arguments.demo import DemoArguments
 from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
-from training.data.files import whole_file, whole_folder, write_json
+from training.data.files import as_written, whole_file, whole_folder, write_json
 from training.engine.build import load_split
 from training.tasks.finetuning import finetune
 from training.tasks.registry import TASKS
@@ -45,7 +45,7 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
     if data.image_column == "none":
         raise ValueError("`image_column` is 'none', but the demo shows images; name their column.")
     output = Path(arguments.output_dir)
-    settings = {**asdict(data), **asdict(arguments)}
+    settings = as_written({**asdict(data), **asdict(arguments)})
     model = EClipModel.from_pretrained(arguments.checkpoint)
     _check_is_of(output, model, settings)
     has_products = (output / "products.parquet").exists()

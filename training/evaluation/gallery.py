@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import ImageOps
 
 from modeling_eclip import ProductImageError, load_product_image
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.evaluation.task_evaluation import TaskEvaluation
-from training.plots.tasks import ShownMistake, draw_confusions, draw_mistakes
+from training.plots.tasks import ShownMistake, draw_confusions, draw_mistakes, draw_reliability
 from training.tasks.answers import Mistake
 
 __all__ = ["draw_evaluations"]
@@ -46,6 +47,11 @@ def draw_evaluations(
     task.draw(answers, {name: one.metrics for name, one in evaluations.items()}, title, file)
     for name, one in answers.items():
         suffix = f"_{name}" if len(evaluations) > 1 else ""
+        if (judged := task.judge(one)) is not None:
+            kinds = {}
+            for kind, sureness, is_right in zip(judged.kinds, judged.confidences.T, judged.is_right.T, strict=True):
+                kinds[kind] = (sureness[~np.isnan(sureness)], is_right[~np.isnan(sureness)])
+            draw_reliability(kinds, f"{name}: {title}", file(f"reliability{suffix}"))
         for classes, (labels, predictions) in task.confusions(one).items():
             draw_confusions(labels, predictions, f"{title}, {classes}", file(f"confusion_{classes}{suffix}"))
         shown = [_shown(mistake, table) for mistake in one.mistakes[:_NUM_MISTAKES]]

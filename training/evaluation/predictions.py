@@ -46,6 +46,7 @@ def answer_task(
     answers = task.answers(AnsweredSplit(head, products, represented, rows, labels, label_rows, catalogs))
     if len(answers.references) == 0:
         raise ValueError(f"none of the {len(represented.row_ids)} usable rows has a label in {columns}.")
+    answers.review_below = head.config.review_below
     answers.left_out["unusable"] = len(products) - len(represented.row_ids)
     answers.left_out = {reason: count for reason, count in answers.left_out.items() if count}
     answers.unknown = {column: counts for column, counts in answers.unknown.items() if counts}

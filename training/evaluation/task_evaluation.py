@@ -60,6 +60,8 @@ class TaskEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the report holds."""
+        judged = self.task.judge(self.answers)
+        reviews = None if judged is None else judged.count_reviews()
         return {
             "task": self.task.name,
             "modality": self.modality,
@@ -68,7 +70,7 @@ class TaskEvaluation:
             "left_out": self.answers.left_out,
             "unknown_labels": {column: dict(counts) for column, counts in self.answers.unknown.items()},
             "metrics": metrics_to_json(self.metrics),
-        }
+        } | ({} if reviews is None else {"review": reviews})
 
 
 def load_task_head(task: type[Task], folder: str, modality: str | None) -> Any:
@@ -191,7 +193,7 @@ def evaluate_head(
     if arguments.resample_by == "catalogs" and sizes.largest > data.max_catalog_share * sizes.num_rows:
         logger.warning("intervals say little, since rows of one catalog are resampled together: %s", sizes)
     metrics = measure(
-        [Outcomes.of(answers)],
+        [Outcomes.of(answers, task.judge(answers))],
         num_resamples=arguments.num_resamples,
         by_catalog=arguments.resample_by == "catalogs",
         seed=arguments.seed,

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from scipy.stats import t
 
 from training.evaluation.bootstrap import bootstrap_intervals, jackknife_intervals
-from training.tasks.answers import TaskAnswers
+from training.tasks.answers import JudgedAnswers, TaskAnswers
 
 __all__ = ["Estimate", "Outcomes", "load_metric", "measure", "metrics_to_json"]
 
@@ -40,23 +41,37 @@ class Outcomes:
         arrays: Its outcomes: arrays over the rows.
         groups: Rows that are right or wrong together, int64, shape `(N,)`; -1 for a row that is alone.
         settings: Further arguments that metrics depend on.
+        selection: Arguments of the metrics of coverage and calibration, whose arrays are there, too; `None` without.
     """
 
     metric: str
     arrays: dict[str, np.ndarray]
     groups: np.ndarray
     settings: dict[str, Any]
+    selection: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, answers: TaskAnswers) -> "Outcomes":
-        """Judge answers, row by row."""
+    def of(cls, answers: TaskAnswers, judged: JudgedAnswers | None = None) -> "Outcomes":
+        """Judge answers, row by row; those with probabilities, which the task has judged, by coverage, too."""
         metric = load_metric(answers.metric)
         arrays = metric.outcomes(answers.predictions, answers.references, **answers.outcome_settings)
-        return cls(answers.metric, arrays, answers.groups, answers.metric_settings)
+        if judged is None:
+            return cls(answers.metric, arrays, answers.groups, answers.metric_settings)
+        arrays |= load_metric(_SELECTION).outcomes(judged.confidences, judged.is_right)
+        selection = {"kinds": judged.kinds, "thresholds": judged.thresholds}
+        return cls(answers.metric, arrays, answers.groups, answers.metric_settings, selection)
+
+    def metrics(self, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+        """Return the metrics of the rows, or of a selection of them."""
+        found = dict(load_metric(self.metric).metrics(arrays, **self.settings))
+        if self.selection is not None:
+            found |= load_metric(_SELECTION).metrics(arrays, **self.selection)
+        return found
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file, which holds no pickled objects."""
-        settings = np.array(json.dumps({"metric": self.metric, "settings": self.settings}))
+        described = {"metric": self.metric, "settings": self.settings, "selection": self.selection}
+        settings = np.array(json.dumps(described))
         np.savez_compressed(path, allow_pickle=False, settings=settings, groups=self.groups, **_prefixed(self.arrays))
 
     @classmethod
@@ -65,16 +80,18 @@ class Outcomes:
         with np.load(path, allow_pickle=False) as content:
             settings = json.loads(str(content["settings"]))
             arrays = {name[len(_PREFIX) :]: content[name] for name in content.files if name.startswith(_PREFIX)}
-            return cls(settings["metric"], arrays, content["groups"], settings["settings"])
+            return cls(settings["metric"], arrays, content["groups"], settings["settings"], settings["selection"])
 
 
 _PREFIX = "outcome."
+_SELECTION = "selective_prediction"
 
 
 def _prefixed(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {_PREFIX + name: values for name, values in arrays.items()}
 
 
+@cache
 def load_metric(name: str) -> Any:
     """Load a metric module of `training/metrics`."""
     return evaluate.load(str(METRICS / name), keep_in_memory=True)
@@ -104,14 +121,14 @@ def measure(
     if any(run.metric != first.metric or not np.array_equal(run.groups, first.groups) for run in runs):
         raise ValueError("the runs are of different rows or metrics; measure those of one split together.")
     metric = load_metric(first.metric)
-    each = [dict(metric.metrics(run.arrays, **run.settings)) for run in runs]
+    each = [run.metrics(run.arrays) for run in runs]
 
     def mean_metrics(chosen: dict[str, np.ndarray]) -> dict[str, float]:
         parts: list[dict[str, np.ndarray]] = [{} for _ in runs]
         for key, values in chosen.items():
             number, name = key.split(" ", 1)
             parts[int(number)][name] = values
-        found = [metric.metrics(part, **run.settings) for part, run in zip(parts, runs, strict=True)]
+        found = [run.metrics(part) for part, run in zip(parts, runs, strict=True)]
         return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
     arrays = {f"{number} {name}": values for number, run in enumerate(runs) for name, values in run.arrays.items()}

@@ -22,6 +22,7 @@ from modeling_eclip.hub.model_card import CardFacts, MetricValue, build_model_ca
 from modeling_eclip.hub.publishing import is_on_hub, publish_folder
 from training.arguments.card import CardArguments
 from training.arguments.publish import PublishArguments
+from training.arguments.sources import plain_sources
 
 __all__ = ["checkpoint_facts", "publish", "publish_checkpoint"]
 
@@ -276,7 +277,7 @@ def _known_to_hub(names: Sequence[str]) -> list[str]:
 def _data_name(sources: Sequence[str]) -> str:
     """Name data without telling where it lies on this machine."""
     names = []
-    for source in sources:
+    for source in plain_sources(sources):
         path = Path(source)
         is_dataset = is_hub_id(source) and not path.exists()
         folder = path.parent.name or path.stem

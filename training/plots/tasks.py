@@ -25,10 +25,12 @@ __all__ = [
     "draw_group_sizes",
     "draw_mistakes",
     "draw_precision_recall",
+    "draw_reliability",
     "size_bars",
 ]
 
 _DPI = 110
+_NUM_BINS = 15  # of confidences, as the metric of calibration has them
 
 
 def draw_bars(bars: Mapping[str, Mapping[str, tuple[float, float, float]]], title: str, path: Path) -> None:
@@ -140,6 +142,47 @@ def draw_precision_recall(
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_title(_plain(f"{title} (average precision)"), fontsize=11)
     axes.legend(fontsize=8, loc="lower left")
+    _save(figure, path)
+
+
+def draw_reliability(kinds: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, path: Path) -> None:
+    """Draw what confidences are worth: how many answers are right at each, and among the most confident ones.
+
+    Args:
+        kinds: Per kind of answers their confidences (shape `(N,)`) and whether they are right (bool, shape `(N,)`). A
+            kind without answers has no curve, and the legend says so.
+        title: What is answered.
+        path: PNG file to write.
+    """
+    figure, (reliability, coverage) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    reliability.plot([0, 1], [0, 1], ":", color="grey", linewidth=1)
+    for kind, (confidences, is_right) in kinds.items():
+        if not len(confidences):
+            coverage.plot([], [], label=_plain(f"{kind}: no answers"))
+            reliability.plot([], [])
+            continue
+        bins = np.minimum((confidences * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
+        counts = np.bincount(bins, minlength=_NUM_BINS)
+        filled = counts > 0
+        mean, accuracy = (
+            np.bincount(bins, weights=values, minlength=_NUM_BINS)[filled] / counts[filled]
+            for values in (confidences, is_right)
+        )
+        (line,) = reliability.plot(mean, accuracy, linewidth=1)
+        sizes = 12 + 200 * counts[filled] / len(confidences)
+        reliability.scatter(mean, accuracy, sizes, color=line.get_color(), alpha=0.6)
+        order = np.argsort(-confidences, kind="stable")
+        number = np.arange(1, len(order) + 1)
+        name = f"{kind}: {len(order)} answers, {is_right.mean():.0%} right"
+        coverage.plot(number / len(order), is_right[order].cumsum() / number, label=_plain(name))
+    for precision in (0.95, 0.99):
+        coverage.axhline(precision, color="grey", linestyle=":", linewidth=1)
+    reliability.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+    reliability.set_title("reliability (dots: 15 bins, by their answers)", fontsize=10)
+    coverage.set(xlabel="coverage: share of the answers, the surest first", ylabel="precision", xlim=(0, 1.02))
+    coverage.set_title("precision of those given (dotted: .95, .99)", fontsize=10)
+    coverage.legend(fontsize=8, loc="lower left")
+    figure.suptitle(_plain(title), fontsize=11)
     _save(figure, path)
 
 

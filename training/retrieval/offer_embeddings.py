@@ -82,6 +82,37 @@ def embed_dataset(
     return offers
 
 
+def embed_titles(
+    model: EClipModel,
+    processor: EClipProcessor,
+    products: Products,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    num_workers: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed the titles of a table, whether there are images or not; arguments as for [`embed_dataset`].
+
+    Returns:
+        Projected titles, of unit length, shape `(N, projection_dim)`, and their catalog ids, int64, shape `(N,)`.
+    """
+    loader = evaluation_loader(
+        products,
+        processor,
+        batch_size=batch_size,
+        rank=accelerator.process_index,
+        num_ranks=accelerator.num_processes,
+        modality="text",
+        num_workers=num_workers,
+    )
+
+    def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        return {"text_embeds": model(**inputs).text_embeds}
+
+    columns = encode_all(model, encode, loader, accelerator, SkipCounter())
+    return columns["text_embeds"], columns["catalog_ids"]
+
+
 def embed_offers(
     model: EClipModel,
     loader: Iterable[dict[str, Any]],
@@ -177,4 +208,4 @@ def encode_all(
     return columns
 
 
-__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "encode_all"]
+__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "embed_titles", "encode_all"]

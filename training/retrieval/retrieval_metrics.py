@@ -1,10 +1,13 @@
 """Metrics of embeddings without training on a task: retrieval by title and by image, and matching by similarity."""
 
+from collections.abc import Sequence
+
 import torch
 from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 
 from modeling_eclip.modeling_eclip import normalize
+from modeling_eclip.retrieval.neighbors import nearest_neighbors
 from modeling_eclip.retrieval.recall import retrieval_recall
 from training.data.columns import stable_id
 from training.data.pairs import find_pairs
@@ -40,6 +43,34 @@ def retrieval_metrics(offers: OfferEmbeddings, accelerator: Accelerator | None =
     }
 
 
+def mate_recall(
+    embeds: torch.Tensor, catalog_ids: torch.Tensor, ranks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Measure how often a catalog mate is among the nearest other titles, over the titles that have mates.
+
+    Args:
+        embeds: Titles, of unit length, shape `(N, D)`.
+        catalog_ids: Their catalogs, int64, shape `(N,)`, negative for one that is alone.
+        ranks: The `k` of each recall@k.
+
+    Returns:
+        `{"title_mates_recall@k": ..., "title_mates_chance@k": ...}`; chance is that of random vectors.
+    """
+    ids, groups, counts = torch.unique(catalog_ids, return_inverse=True, return_counts=True)
+    num_mates = torch.where(ids[groups] < 0, 0, counts[groups] - 1)
+    neighbors = nearest_neighbors(embeds, max(ranks))[1]
+    are_mates = (catalog_ids[neighbors] == catalog_ids[:, None])[num_mates > 0]
+    num_others, mates = len(embeds) - 1, num_mates[num_mates > 0].double()
+    metrics = {}
+    for k in ranks:
+        missed = torch.ones_like(mates)
+        for drawn in range(min(k, num_others)):
+            missed *= (num_others - mates - drawn).clamp_min(0) / (num_others - drawn)
+        metrics[f"title_mates_recall@{k}"] = float(are_mates[:, :k].any(1).double().mean())
+        metrics[f"title_mates_chance@{k}"] = float(1 - missed.mean())
+    return metrics
+
+
 def matching_metrics(offers: OfferEmbeddings, pairs_path: str, *, encoding: str = "utf-8") -> dict[str, float]:
     """Measure how well cosine similarity tells pairs of offers of one product from pairs of two.
 
@@ -73,4 +104,4 @@ def matching_metrics(offers: OfferEmbeddings, pairs_path: str, *, encoding: str 
     return metrics
 
 
-__all__ = ["matching_metrics", "retrieval_metrics"]
+__all__ = ["matching_metrics", "mate_recall", "retrieval_metrics"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from training.tasks.features import Represented
 
-__all__ = ["AnsweredSplit", "Mistake", "TaskAnswers"]
+__all__ = ["AnsweredSplit", "JudgedAnswers", "Mistake", "TaskAnswers"]
 
 
 @dataclass
@@ -43,6 +43,8 @@ class TaskAnswers:
         mistakes: The wrong answers, the worst first.
         left_out: How many rows were not measured, by the reason.
         unknown: Labels that the head has no class for, and how often they occur; they count as mistakes.
+        confidences: Probability of each prediction, where the predictions themselves do not hold it.
+        review_below: Confidence below which the head sends answers to review, by their kind; `None` for no review.
     """
 
     metric: str
@@ -54,6 +56,41 @@ class TaskAnswers:
     mistakes: list[Mistake] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, Counter[str]] = field(default_factory=dict)
+    confidences: Any = None
+    review_below: dict[str, float | None] | None = None
+
+
+@dataclass
+class JudgedAnswers:
+    """How sure answers about `N` rows are, and whether they are right.
+
+    Args:
+        kinds: Kinds of answers, each with a threshold of its own.
+        confidences: Probability of each answer, shape `(N, kinds)`; not-a-number where there is none to judge.
+        is_right: Whether it is right, bool, shape `(N, kinds)`.
+        review_below: Confidence below which they are sent to review, by their kind; `None` for no review.
+    """
+
+    kinds: list[str]
+    confidences: np.ndarray
+    is_right: np.ndarray
+    review_below: dict[str, float | None] | None = None
+
+    @property
+    def thresholds(self) -> list[float | None] | None:
+        """The confidence from which answers of each kind are given, `None` for one that never is."""
+        return None if self.review_below is None else [self.review_below.get(kind) for kind in self.kinds]
+
+    def count_reviews(self) -> dict[str, dict[str, int]] | None:
+        """Count the answers of each kind, and those that are sent to review; nothing without review."""
+        if (thresholds := self.thresholds) is None:
+            return None
+        counts = {}
+        for kind, column, lowest in zip(self.kinds, self.confidences.T, thresholds, strict=True):
+            number = int((~np.isnan(column)).sum())
+            given = 0 if lowest is None else int((column >= lowest).sum())
+            counts[kind] = {"answers": number, "sent_to_review": number - given}
+        return counts
 
 
 @dataclass

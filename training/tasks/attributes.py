@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from modeling_eclip import EClipConfig, EClipForAttributeExtraction
 from modeling_eclip.fusion_eclip import LateFusionClassifier
@@ -13,7 +14,7 @@ from training.arguments.data import DataArguments
 from training.data.ids import word_of
 from training.data.read_tables import Products
 from training.metrics.product_attributes.product_attributes import ProductAttributes
-from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
+from training.tasks.answers import AnsweredSplit, JudgedAnswers, Mistake, TaskAnswers
 from training.tasks.baseline import BaselineData
 from training.tasks.classifier_task import ClassifierTask
 from training.tasks.features import Represented, answer
@@ -112,7 +113,7 @@ class AttributesTask(ClassifierTask):
         assert isinstance(self.labels, AttributeLabels)
         names = head.config.attribute_names
         labels = [[values[name] for name in names] for values in map(self.labels.values, rows.label_rows)]
-        predictions = [[row[name] for name in names] for row in head.decode(answer(head, rows).logits)]
+        predictions = [[row[name] for name in names] for row in head.decode(answer(head, rows).logits, review=False)]
         outcomes = ProductAttributes.outcomes(predictions, labels, names, head.config.not_stated)
         return ProductAttributes.metrics(outcomes, names)
 
@@ -124,7 +125,10 @@ class AttributesTask(ClassifierTask):
         sureness = {name: logits[name].softmax(dim=-1).amax(dim=-1).tolist() for name in names}
         values = [split.labels.values(row) for row in split.label_rows]
         labelled = np.flatnonzero([any(value is not None for value in row.values()) for row in values])
-        predictions, labels = split.head.decode(logits), [[row[name] for name in names] for row in values]
+        predictions, labels = (
+            split.head.decode(logits, review=False),
+            [[row[name] for name in names] for row in values],
+        )
         unknown: dict[str, Counter[str]] = {name: Counter() for name in names}
         mistakes = []
         for place in labelled:
@@ -145,7 +149,17 @@ class AttributesTask(ClassifierTask):
             mistakes=mistakes,
             left_out={"without a label": len(values) - len(labelled)},
             unknown=unknown,
+            confidences=np.array([sureness[name] for name in names]).T[labelled],
         )
+
+    @classmethod
+    def judge(cls, answers: TaskAnswers) -> JudgedAnswers:
+        """Judge each attribute's value; that none is stated, and where it is not known, is not judged."""
+        names, not_stated = answers.outcome_settings["attributes"], answers.outcome_settings["not_stated"]
+        predictions, references = (np.array(rows, dtype=object) for rows in (answers.predictions, answers.references))
+        is_blank = np.equal(references, None) | ((predictions == not_stated) & (references != not_stated))
+        confidences = np.where(is_blank, np.nan, answers.confidences)
+        return JudgedAnswers(names, confidences, (predictions == references).astype(bool), answers.review_below)
 
     @classmethod
     def embed_classes(cls, head: Any, processor: Any) -> Any:
@@ -185,11 +199,12 @@ class AttributesTask(ClassifierTask):
         """Fit a regression per attribute."""
         assert isinstance(given.labels, AttributeLabels)
         names, classes = given.labels.columns, given.labels.classes
-        predictions, scores = {}, []
+        predictions, scores, sureness = {}, [], []
         for column, name in enumerate(names):
             logits, score = given.logits(column)
             predictions[name] = [classes[name][number] for number in logits["test"].argmax(axis=1)]
             scores.append(score)
+            sureness.append(softmax(logits["test"], axis=1).max(axis=1))
         labels = [given.labels.values(row) for row in given.splits["test"].select_columns(names)]
         labelled = np.flatnonzero([any(value is not None for value in row.values()) for row in labels])
         answers = TaskAnswers(
@@ -199,5 +214,6 @@ class AttributesTask(ClassifierTask):
             given.catalogs[labelled],
             outcome_settings={"attributes": names, "not_stated": EClipConfig().not_stated},
             metric_settings={"attributes": names},
+            confidences=np.stack(sureness, axis=1)[labelled],
         )
         return answers, float(np.mean(scores))

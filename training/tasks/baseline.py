@@ -46,6 +46,8 @@ class BaselineData:
         train_labels: Their labels.
         splits: Products, or pairs of products, of `"train"`, `"validation"` and `"test"`.
         describe: Turns products into features.
+        reads_lexical: Whether pairs are compared by the literal evidence that heads weigh, too.
+        seed: Seed of what is drawn.
     """
 
     labels: TaskLabels | None
@@ -53,6 +55,8 @@ class BaselineData:
     train_labels: np.ndarray
     splits: Mapping[str, Any]
     describe: Describe
+    reads_lexical: bool = False
+    seed: int = 0
 
     @cached_property
     def features(self) -> dict[str, dict[str, Any]]:

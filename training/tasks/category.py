@@ -13,7 +13,7 @@ from training.arguments.data import DataArguments
 from training.data.ids import word_of
 from training.data.read_tables import Products
 from training.metrics.product_category.product_category import ProductCategory
-from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
+from training.tasks.answers import AnsweredSplit, JudgedAnswers, Mistake, TaskAnswers
 from training.tasks.baseline import BaselineData
 from training.tasks.classifier_task import ClassifierTask
 from training.tasks.features import Represented, answer
@@ -75,7 +75,7 @@ class CategoryTask(ClassifierTask):
     name = "category"
     head_class = EClipForCategoryClassification
     metric = "product_category"
-    reported = ("accuracy", "macro_f1")
+    reported = ("accuracy", "macro_f1", "level_1_accuracy", "level_1_macro_f1")
     works_zero_shot = True
 
     @classmethod
@@ -130,6 +130,14 @@ class CategoryTask(ClassifierTask):
             left_out={"without a label": int((~labelled).sum())},
             unknown={column: Counter(" > ".join(path) for path in labels if path and path not in known)},
         )
+
+    @classmethod
+    def judge(cls, answers: TaskAnswers) -> JudgedAnswers:
+        """Judge the chosen leaf."""
+        scores, paths = np.asarray(answers.predictions), answers.outcome_settings["category_paths"]
+        chosen = zip(scores.argmax(axis=1), answers.references, strict=True)
+        is_right = np.array([list(paths[leaf]) == list(path) for leaf, path in chosen])
+        return JudgedAnswers(["category"], scores.max(axis=1)[:, None], is_right[:, None], answers.review_below)
 
     @classmethod
     def embed_classes(cls, head: Any, processor: Any) -> Any:

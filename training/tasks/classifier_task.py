@@ -1,4 +1,4 @@
-"""What tasks with late-fusion classifiers share: a linear probe per modality, and the fit of their fusion."""
+"""What tasks with late-fusion classifiers share: linear probes, weights of n-grams, and the fit of their fusion."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from modeling_eclip.fitting.fusion import fit_fusion
+from modeling_eclip.fitting.lexical import fit_lexical
 from modeling_eclip.fitting.linear import count_classes, fit_classifier
 from modeling_eclip.fusion_eclip import LateFusionClassifier, ProductEmbeds
 from training.plots.tasks import draw_bars
@@ -20,6 +22,7 @@ class ClassifierTask(Task):
     """A task of one or several classifiers that join a product's modalities late."""
 
     scored_by: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+    reads_lexical: ClassVar[bool] = True
 
     def classifiers(self, head: Any) -> list[LateFusionClassifier]:
         """Return the head's classifiers, in the order of the columns of labels."""
@@ -40,7 +43,15 @@ class ClassifierTask(Task):
         for classifier, (labels, held_out) in zip(self.classifiers(head), columns, strict=True):
             weights = self.class_weights(head)
             fit_classifier(classifier, seen, labels, held_out_seen, held_out, class_weights=weights)
+        self.fit_lexical(head, train, validation)
         self.fit_fusion(head, train.labels.numpy(), validation)
+
+    def fit_lexical(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Fit the n-grams of titles beside the classifiers of their vectors."""
+        columns = zip(_columns(train.labels), _columns(validation.labels), strict=True)
+        for classifier, (labels, held_out) in zip(self.classifiers(head), columns, strict=True):
+            weights = self.class_weights(head)
+            fit_lexical(classifier, train.embeds, labels, validation.embeds, held_out, class_weights=weights)
 
     def fit_fusion(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
         """Fit how each classifier joins the modalities, or leave its answer to one of them if that scores higher."""
@@ -49,7 +60,7 @@ class ClassifierTask(Task):
         columns = zip(_columns(torch.from_numpy(train_labels)), _columns(validation.labels), strict=True)
         for classifier, (labels, held_out) in zip(self.classifiers(head), columns, strict=True):
             counts = None if self.class_weights(head) else count_classes(classifier, labels)
-            classifier.fit_fusion(self.seen(head, validation), held_out, counts)
+            fit_fusion(classifier, self.seen(head, validation), held_out, counts)
             best, score = _copied(classifier), self.score(self.metrics(head, validation))
             for modality in ("text", "image"):
                 classifier.rely_on(modality)

@@ -1,5 +1,6 @@
 """Product clustering: offers of one product into one group, by linear maps that are trained on catalogs."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,23 +10,33 @@ import numpy as np
 import torch
 
 from modeling_eclip import EClipConfig, EClipForProductClustering, ProductEmbeds
+from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
+from modeling_eclip.fitting.thresholds import calibrate
+from modeling_eclip.processing_eclip import lexical_ids
 from modeling_eclip.retrieval.linkage import average_linkage
+from modeling_eclip.retrieval.neighbors import candidate_pairs, product_pairs, unique_pairs
+from modeling_eclip.retrieval.pair_linkage import pair_linkage
+from modeling_eclip.retrieval.shared_ngrams import shared_ngram_pairs
 from training.arguments.data import DataArguments
 from training.data.read_tables import Products
 from training.data.sampler import RowOrder, batch_spans
 from training.metrics.product_clustering.product_clustering import ProductClustering
 from training.plots.tasks import draw_bars, draw_group_sizes
 from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
-from training.tasks.baseline import TEXT_SHARES, BaselineData
+from training.tasks.baseline import JUDGED, TEXT_SHARES, BaselineData
 from training.tasks.best_weights import BestWeights
-from training.tasks.features import Represented, answer, on_device
+from training.tasks.features import Represented, answer, on_device, unique_titles
 from training.tasks.label_share import choose_labelled
 from training.tasks.labels import TaskLabels
+from training.tasks.lexical_baseline import LexicalBaseline
 from training.tasks.task import Intervals, PlotFile, Task, register_task
 
 __all__ = ["CatalogLabels", "ClusteringTask"]
 
+logger = logging.getLogger("training")
+
 _NUM_SHOWN = 6  # offers of a wrong group
+_MAX_PAIRS = 50_000  # that scores of pairs are learned from
 
 
 @dataclass
@@ -62,9 +73,11 @@ class ClusteringTask(Task):
     scored_by = ("adjusted_rand_index",)
     reported = ("adjusted_rand_index", "v_measure")
     works_untrained = True
+    reads_lexical = True
     contrasts_mates = True
     linear_depends_on_seed = True
     baseline_uses_training = False
+    baseline_compares_pairs = True
 
     @classmethod
     def choose_rows(cls, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -91,9 +104,36 @@ class ClusteringTask(Task):
             self.fit_decisions(head, validation)
             best.offer(self.score(self.metrics(head, validation)), epoch)
 
+        if head.evidence is not None:
+            head.evidence.is_fitted.fill_(False)
         judge(0)
         fit_projection(head, train.embeds, train.labels, seed=self.arguments.seed, after_epoch=judge)
         best.restore()
+        self.fit_decisions(head, validation)
+        if head.evidence is not None:
+            self.fit_lexical(head, train, validation)
+
+    def fit_lexical(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Fit scores of pairs, beside vectors that are learned; groups are joined by what is better on validation."""
+        head.evidence.is_fitted.fill_(False)
+        self.fit_decisions(head, validation)
+        by_vectors = self.score(self.metrics(head, validation))
+        fit_idf(head.evidence, unique_titles(train))
+        given = []
+        for rows in (train, validation):
+            pairs, labels = _labelled_pairs(head, rows, seed=self.arguments.seed)
+            with torch.no_grad():
+                given += [head.pair_evidence(on_device(head.device, rows.embeds), pairs).cpu(), labels]
+        fit_evidence(head.evidence, *given, seed=self.arguments.seed)
+        if not head.scores_pairs:
+            return
+        with torch.no_grad():
+            logits = torch.cat([head.evidence(block.to(head.device)).cpu() for block in given[2].split(4096)])
+        head.config.calibration = calibrate(logits, given[3])
+        self.fit_decisions(head, validation)
+        if self.score(self.metrics(head, validation)) < by_vectors:
+            head.evidence.is_fitted.fill_(False)
+            self.fit_decisions(head, validation)
 
     def fit_fusion(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
         """Fit how much each modality of a product counts."""
@@ -101,11 +141,29 @@ class ClusteringTask(Task):
 
     def fit_decisions(self, head: Any, validation: Represented) -> None:
         """Set the similarity from which groups are joined."""
-        head.fit_threshold(answer(head, validation).embeds, validation.labels)
+        answered = answer(head, validation)
+        head.fit_threshold(answered.embeds, validation.labels, products=answered.products)
+
+    def fit_review(self, head: Any, products: Any, validation: Represented) -> None:
+        """Join only what `target_precision` allows: of the pairs in a group so many are to be of one product.
+
+        No offer is sent to review: what is not joined stays apart, and pairs of it are the work of a matching head.
+        """
+        target = self.arguments.target_precision
+        head.config.target_precision, head.config.review_below = target, None
+        if target is None:
+            return
+        answered = answer(head, validation)
+        score = head.fit_threshold(
+            answered.embeds, validation.labels, products=answered.products, min_precision=target
+        )
+        if score == 0:
+            logger.warning("precision %g of pairs is not reached by any group: only equal offers are joined", target)
 
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
         """Measure the groups at the threshold."""
-        groups = head.cluster(answer(head, rows).embeds)
+        answered = answer(head, rows)
+        groups = head.cluster(answered.embeds, products=answered.products)
         return ProductClustering.metrics(ProductClustering.outcomes(groups.numpy(), rows.labels.numpy()))
 
     def count_rows(self, rows: Represented) -> dict[str, int]:
@@ -115,7 +173,8 @@ class ClusteringTask(Task):
     @classmethod
     def answers(cls, split: AnsweredSplit) -> TaskAnswers:
         """Answer with the group of each offer."""
-        groups = split.head.cluster(answer(split.head, split.represented).embeds).numpy().astype(np.int64)
+        answered = answer(split.head, split.represented)
+        groups = split.head.cluster(answered.embeds, products=answered.products).numpy().astype(np.int64)
         catalogs = split.catalogs[split.rows]
         products = np.where(catalogs >= 0, catalogs, -1 - np.arange(len(catalogs)))  # one for each that is alone
         mistakes = []
@@ -161,7 +220,52 @@ class ClusteringTask(Task):
         assert best is not None
         score, way, threshold = best
         groups = average_linkage(_dense(given.views["test"], way), threshold, num_neighbors=neighbors).groups()
+        if given.reads_lexical and title_views:
+            literal_score, literal_groups = _group_literally(given, way)
+            if literal_score > score:
+                score, groups = literal_score, literal_groups
         return TaskAnswers(self.metric, groups.numpy().astype(np.int64), given.catalogs, given.catalogs), score
+
+
+def _labelled_pairs(head: Any, rows: Represented, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """List the pairs of products worth comparing, and whether they are of one catalog; some of them, if too many."""
+    pairs = product_pairs(rows.embeds, head.config.cluster_neighbors)
+    catalogs = rows.labels[pairs]
+    labels = ((catalogs[:, 0] == catalogs[:, 1]) & (catalogs[:, 0] >= 0)).long()
+    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(pairs))[:_MAX_PAIRS]).sort().values
+    return pairs[chosen], labels[chosen]
+
+
+def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[float, torch.Tensor]:
+    """Group the test offers by the literal evidence of their titles, beside the cosines of a way to join the views.
+
+    Returns:
+        The adjusted Rand index on validation, and the groups.
+    """
+    tables = dict(given.splits) | {"train": given.splits["train"].select(given.rows)}
+    views = dict(given.views) | {"train": {name: of[given.rows] for name, of in given.views["train"].items()}}
+    baseline = LexicalBaseline(tables["train"]["title"])
+    pairs, features, labels = {}, {}, {}
+    for split, table in tables.items():
+        titles, catalogs = list(table["title"]), np.asarray(table["catalog_id"])
+        dense = _dense(views[split], way)
+        near = candidate_pairs(dense, EClipConfig().cluster_neighbors)
+        alike = shared_ngram_pairs(lexical_ids(titles), EClipConfig().cluster_neighbors)
+        found = unique_pairs(torch.cat([near, alike]), len(titles))
+        if split == "train":
+            found = found[torch.from_numpy(np.random.default_rng(given.seed).permutation(len(found))[:_MAX_PAIRS])]
+        left, right = found.numpy().T
+        cosines = torch.cat([(dense[one] * dense[two]).sum(dim=1) for one, two in found.T.split(4096, dim=1)])
+        pairs[split], features[split] = found, baseline.features(titles, left, right, cosines.numpy())
+        labels[split] = ((catalogs[left] == catalogs[right]) & (catalogs[left] >= 0)).astype(np.int64)
+    scores = baseline.fit(features, labels, seed=given.seed)
+    slope, intercept = calibrate(scores["validation"], torch.from_numpy(labels["validation"]))
+    joins = {
+        split: pair_linkage(pairs[split], torch.sigmoid(slope * scores[split] + intercept), len(tables[split]))
+        for split in JUDGED
+    }
+    threshold, score = joins["validation"].best_threshold(torch.tensor(tables["validation"]["catalog_id"]))
+    return score, joins["test"].groups(threshold)
 
 
 def fit_projection(

@@ -21,11 +21,11 @@ from training.data.skipped_rows import SkipCounter
 from training.retrieval.offer_embeddings import encode_all
 from training.tasks.labels import TaskLabels
 
-__all__ = ["Represented", "answer", "on_device", "read_rows", "represent"]
+__all__ = ["Represented", "answer", "on_device", "read_rows", "represent", "unique_titles"]
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = ("text", "image", "has_text", "has_image")
+_FIELDS = ("text", "image", "has_text", "has_image", "lexical")
 _PAIRS_AT_ONCE = 4096
 
 
@@ -178,3 +178,11 @@ def on_device(device: torch.device | str, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
     return type(value)(**{name: on_device(device, part) for name, part in value.items()})
+
+
+def unique_titles(rows: Represented) -> torch.Tensor:
+    """Return the n-grams of the titles of products, or of pairs of them, each title once."""
+    sides = [side.lexical for side in (rows.embeds, rows.right) if side is not None and side.lexical is not None]
+    lexical = torch.cat(sides).numpy()
+    _, first = np.unique(lexical.view(f"V{lexical.strides[0]}").ravel(), return_index=True)
+    return torch.from_numpy(lexical[np.sort(first)])

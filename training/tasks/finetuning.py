@@ -15,8 +15,10 @@ from modeling_eclip import EClipProcessor
 from training.arguments.data import DataArguments
 from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
+from training.arguments.sources import plain_sources
 from training.data.catalogs import check_catalogs
 from training.data.collator import modalities_of
+from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
@@ -116,6 +118,7 @@ def _finetune(
     table = train_products.products if isinstance(train_products, ProductPairs) else train_products
     processor = build_processor(start, (row["title"] for row in table.select_columns("title")))
     fields = task.config_fields(train_labels)
+    processor.lexical_features = bool(fields["lexical_rows"])
     if arguments.join:
         head = join_heads(task, arguments.join, fields)
     else:
@@ -124,7 +127,7 @@ def _finetune(
     num_weights = head.num_parameters()
     parts = Parts(head, processor, train_products, validation_products, task, train_labels, accelerator)
     if arguments.join:
-        found = fit_joined(parts, data, arguments)
+        found = fit_joined(parts, rows, data, arguments)
     elif arguments.method == "linear":
         found = probe(parts, rows, data, arguments)
     else:
@@ -180,14 +183,18 @@ def probe(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: Finetu
     return found | used | {"trained_weights": trained_weights}
 
 
-def fit_joined(parts: Parts, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:
+def fit_joined(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: FinetuneArguments) -> dict[str, Any]:
     """Fit the fusion of a head that was joined from two, and save it."""
     head = parts.head
     head.eclip.requires_grad_(False)
     cached = replace(parts, validation_products=_cached(parts, parts.validation_products, data, arguments))
+    train = None
+    if head.config.lexical_rows:
+        products = _select(_cached(parts, parts.train_products, data, arguments), rows)
+        train = _represent(parts, products, data, arguments, "training rows")
     validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")
     head.cpu()
-    parts.task.settle(head, parts.train_labels, validation)
+    parts.task.settle(head, train, parts.train_labels, validation)
     found = _measured(parts, validation)
     _save(parts, arguments)
     return found | {"trained_weights": 0}
@@ -207,10 +214,10 @@ def train_head(
     run.add_data(
         lambda: {
             "training rows": data_fingerprint(
-                _select(parts.train_products, rows), data.train_data, data.train_split, columns
+                _select(parts.train_products, rows), plain_sources(data.train_data), data.train_split, columns
             ),
             "validation rows": data_fingerprint(
-                parts.validation_products, data.validation_data, data.validation_split, columns
+                parts.validation_products, plain_sources(data.validation_data), data.validation_split, columns
             ),
         }
     )
@@ -244,13 +251,18 @@ def train_head(
         held_out = len(parts.validation_products)
         logger.info("%s rows, %s held out; %s ranks", len(rows), held_out, accelerator.num_processes)
     if arguments.report_to:
-        accelerator.init_trackers("e-clip", config={name: str(value) for name, value in vars(arguments).items()})
+        accelerator.init_trackers(
+            "e-clip", config={name: without_secrets(str(value)) for name, value in vars(arguments).items()}
+        )
     result = loop.run(run.resume_from)
     head = loop.bare_model
     parts = replace(parts, head=head)
+    train = None
+    if head.config.lexical_rows:
+        train = _represent(parts, _select(parts.train_products, rows), data, arguments, "training rows")
     validation = _represent(parts, parts.validation_products, data, arguments, "validation rows")
     head.cpu()
-    parts.task.settle(head, parts.train_labels, validation)
+    parts.task.settle(head, train, parts.train_labels, validation)
     found = _measured(parts, validation)
     if accelerator.is_main_process:
         logger.info(loop.skips.report())
@@ -268,7 +280,8 @@ def train_head(
 
 
 def _measured(parts: Parts, validation: Represented) -> dict[str, Any]:
-    """Measure the finished head, and count the rows that the metrics are over."""
+    """Fit what the finished head leaves to people; measure it, and count the rows that the metrics are over."""
+    parts.task.fit_review(parts.head, parts.validation_products, validation)
     metrics = parts.task.metrics(parts.head, validation)
     counts = parts.task.count_rows(validation)
     counts["unusable"] = len(parts.validation_products) - len(validation.rows)
@@ -278,7 +291,9 @@ def _measured(parts: Parts, validation: Represented) -> dict[str, Any]:
             counts["measured"],
             counts.get("unknown", 0),
         )
-    return {"validation": metrics, "validation_rows": counts}
+    config = parts.head.config
+    review = {name: getattr(config, name) for name in ("target_precision", "review_below")}
+    return {"validation": metrics, "validation_rows": counts} | (review if config.target_precision else {})
 
 
 def _cached(

@@ -1,6 +1,6 @@
 """Product matching: rows are pairs of offers, labelled or drawn from catalogs; whether both are one product."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,20 +11,27 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
+from sklearn.model_selection import StratifiedKFold
 
 from modeling_eclip import EClipForProductMatching
-from modeling_eclip.fusion_eclip import ProductEmbeds
+from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
+from modeling_eclip.fitting.linear import fit_classifier
+from modeling_eclip.fusion_eclip import ProductEmbeds, select_products
 from training.arguments.data import DataArguments
 from training.data.pairs import ProductPairs, load_pairs, load_title_pairs, pairs_of_catalogs
 from training.engine.build import load_split
 from training.metrics.product_matching.product_matching import ProductMatching
 from training.tasks.answers import AnsweredSplit, TaskAnswers
 from training.tasks.baseline import JUDGED, BaselineData, calibrated
-from training.tasks.features import Represented, answer
+from training.tasks.features import Represented, answer, on_device, unique_titles
+from training.tasks.lexical_baseline import LexicalBaseline
 from training.tasks.task import register_task
 from training.tasks.yes_or_no_task import YesOrNoTask
 
-__all__ = ["MatchingTask"]
+__all__ = ["MatchingTask", "pair_evidence"]
+
+_NUM_FOLDS = 3
+_PAIRS_AT_ONCE = 2048
 
 
 @register_task
@@ -39,6 +46,7 @@ class MatchingTask(YesOrNoTask):
     reported = ("average_precision", "best_f1")
     rows_are_pairs = True
     works_untrained = True
+    baseline_compares_pairs = True
 
     @classmethod
     def load_split(cls, data: DataArguments, split: str, seed: int) -> ProductPairs:
@@ -83,12 +91,52 @@ class MatchingTask(YesOrNoTask):
         return head.pair_features(rows.embeds, rows.right)
 
     def fit_linear(self, head: Any, train: Represented, validation: Represented) -> None:
-        """Fit a regression per modality, unless the cosine that the head starts with is better."""
+        """Fit a regression per modality, unless the cosine that the head starts with is better; then the evidence."""
+        if head.evidence is not None:
+            head.evidence.is_fitted.fill_(False)
         start = {name: value.clone() for name, value in head.classifier.state_dict().items()}
         before = self.score(self.metrics(head, validation))
-        super().fit_linear(head, train, validation)
-        if self.score(self.metrics(head, validation)) < before:
+        seen, held_out_seen = self.seen(head, train), self.seen(head, validation)
+        chosen = fit_classifier(head.classifier, seen, train.labels, held_out_seen, validation.labels)
+        self.fit_fusion(head, train.labels.numpy(), validation)
+        vectors_learned = self.score(self.metrics(head, validation)) >= before
+        if not vectors_learned:
             head.classifier.load_state_dict(start)
+        if head.evidence is not None:
+            fit_idf(head.evidence, unique_titles(train))
+            evidence = pair_evidence(head, train)
+            if vectors_learned:
+                evidence[:, 3] = self._held_out_logits(head, train, chosen)
+            self._fit_evidence(head, evidence, train, validation)
+
+    def fit_lexical(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Fit what weighs the evidence, beside vectors that were trained."""
+        head.evidence.is_fitted.fill_(False)
+        fit_idf(head.evidence, unique_titles(train))
+        self._fit_evidence(head, pair_evidence(head, train), train, validation)
+
+    def _fit_evidence(self, head: Any, evidence: torch.Tensor, train: Represented, validation: Represented) -> None:
+        held_out = pair_evidence(head, validation)
+        seed = self.arguments.seed
+        fit_evidence(head.evidence, evidence, train.labels, held_out, validation.labels, seed=seed)
+
+    def _held_out_logits(self, head: Any, train: Represented, strengths: Mapping[str, float]) -> torch.Tensor:
+        """Let the vectors answer about each third of the pairs by classifiers that were fitted to the other two."""
+        logits = torch.zeros(len(train.labels))
+        if min(int((train.labels == label).sum()) for label in (0, 1)) < _NUM_FOLDS:
+            return pair_evidence(head, train)[:, 3]
+        fitted = {name: value.clone() for name, value in head.classifier.state_dict().items()}
+        folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=self.arguments.seed)
+        of_modality = {modality: (strength,) for modality, strength in strengths.items()}
+        seen = self.seen(head, train)
+        for others, own in folds.split(np.zeros(len(logits)), train.labels.numpy()):
+            of_others, of_own = (select_products(seen, rows) for rows in (others, own))
+            fit_classifier(
+                head.classifier, of_others, train.labels[others], of_own, train.labels[own], strengths=of_modality
+            )
+            logits[own] = pair_evidence(head, train, own)[:, 3]
+        head.classifier.load_state_dict(fitted)
+        return logits
 
     @classmethod
     def answers(cls, split: AnsweredSplit) -> TaskAnswers:
@@ -116,6 +164,8 @@ class MatchingTask(YesOrNoTask):
         scores = {
             name: {split: torch.from_numpy(way(cosines[split])) for split in JUDGED} for name, way in ways.items()
         }
+        if given.reads_lexical:
+            scores["literal"] = _score_literally(given, cosines)
         precision = {name: average_precision_score(held_out, of["validation"]) for name, of in scores.items()}
         chosen = max(precision, key=lambda name: precision[name])
         probabilities = calibrated(scores[chosen], held_out)
@@ -128,6 +178,36 @@ class MatchingTask(YesOrNoTask):
             metric_settings={"threshold": self.choose_threshold(probabilities["validation"], held_out)},
         )
         return answers, float(precision[chosen])
+
+
+@torch.no_grad()
+def pair_evidence(head: EClipForProductMatching, pairs: Represented, rows: np.ndarray | None = None) -> torch.Tensor:
+    """Return what a head weighs of pairs, or of some of them, shape `(N, F)`; on the CPU."""
+    assert pairs.right is not None
+    places = torch.arange(len(pairs.labels)) if rows is None else torch.from_numpy(rows)
+    return torch.cat(
+        [
+            head.pair_evidence(
+                on_device(head.device, select_products(pairs.embeds, block)),
+                on_device(head.device, select_products(pairs.right, block)),
+            ).cpu()
+            for block in places.split(_PAIRS_AT_ONCE)
+        ]
+    )
+
+
+def _score_literally(given: BaselineData, cosines: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Score the judged pairs by the literal evidence of their titles, beside the mean of the views' cosines."""
+    pairs = dict(given.splits) | {"train": given.splits["train"].select(given.rows)}
+    titles = {split: list(of.products["title"]) for split, of in pairs.items()}
+    means = {split: of.mean(axis=1) for split, of in cosines.items()}
+    means["train"] = means["train"][given.rows]
+    baseline = LexicalBaseline(titles["train"])
+    features = {
+        split: baseline.features(titles[split], of.left, of.right, means[split]) for split, of in pairs.items()
+    }
+    scored = baseline.fit(features, {split: of.labels for split, of in pairs.items()}, seed=given.seed)
+    return {split: scored[split] for split in JUDGED}
 
 
 def _products_of_pairs(pairs: ProductPairs) -> np.ndarray:

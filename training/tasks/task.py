@@ -5,6 +5,7 @@ metric, reads the labels, fits a linear probe and what is decided on validation,
 and plots, and learns the classical baseline.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,24 +13,30 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeling_eclip import EClipConfig
+from modeling_eclip.fitting.thresholds import threshold_of_precision
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.data import DataArguments
 from training.arguments.finetune import FinetuneArguments
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.engine.build import load_split
-from training.tasks.answers import AnsweredSplit, TaskAnswers
+from training.tasks.answers import AnsweredSplit, JudgedAnswers, TaskAnswers
 from training.tasks.baseline import BaselineData
 from training.tasks.features import Represented
 from training.tasks.label_share import choose_labelled
 from training.tasks.labels import NO_LABEL, TaskLabels, check_columns, count_labels
 
-__all__ = ["REGISTERED", "Intervals", "PlotFile", "Task", "register_task"]
+__all__ = ["LEXICAL_ROWS", "REGISTERED", "Intervals", "PlotFile", "Task", "register_task"]
 
 Intervals = Mapping[str, Mapping[str, tuple[float, float, float]]]
 """Per model its metrics by name: `(value, low, high)`."""
 PlotFile = Callable[[str], Path]
 """Returns the file of a plot by its name."""
+
+LEXICAL_ROWS = 8192
+"""Rows of weights, per kind of n-gram, of a head that reads titles literally."""
+
+logger = logging.getLogger("training")
 
 REGISTERED: dict[str, type["Task"]] = {}
 """Tasks by name; `training.tasks.registry` imports all modules of tasks."""
@@ -57,11 +64,13 @@ class Task:
         scored_by: Metrics whose mean chooses the best checkpoint; the higher the better.
         reported: Metrics that the report shows, the main one first.
         rows_are_pairs: Whether a row is a pair of products.
+        reads_lexical: Whether its head reads the n-grams of titles.
         works_untrained: Whether its head answers without training: a checkpoint without a head is measured, too.
         works_zero_shot: Whether its head answers by the names of its classes.
         contrasts_mates: Whether its loss compares offers of one product, which must then meet in a batch.
         linear_depends_on_seed: Whether a linear probe on all rows does.
         baseline_uses_training: Whether the classical baseline learns from the training rows.
+        baseline_compares_pairs: Whether it compares products, which it may do by the literal evidence of heads, too.
     """
 
     name: ClassVar[str]
@@ -70,11 +79,13 @@ class Task:
     scored_by: ClassVar[tuple[str, ...]]
     reported: ClassVar[tuple[str, ...]]
     rows_are_pairs: ClassVar[bool] = False
+    reads_lexical: ClassVar[bool] = False
     works_untrained: ClassVar[bool] = False
     works_zero_shot: ClassVar[bool] = False
     contrasts_mates: ClassVar[bool] = False
     linear_depends_on_seed: ClassVar[bool] = False
     baseline_uses_training: ClassVar[bool] = True
+    baseline_compares_pairs: ClassVar[bool] = False
 
     def __init__(self, arguments: FinetuneArguments, labels: TaskLabels | None) -> None:
         """Keep the arguments."""
@@ -183,8 +194,10 @@ class Task:
         Args:
             train_labels: Labels of the rows that are learned from.
         """
+        reads_titles = self.reads_lexical and self.arguments.lexical_features and self.arguments.modality != "image"
         return {
             "modality": self.arguments.modality,
+            "lexical_rows": LEXICAL_ROWS if reads_titles else 0,
             "modality_dropout": self.arguments.modality_dropout,
             "label_smoothing": self.arguments.label_smoothing,
             **self.class_fields(),
@@ -194,11 +207,42 @@ class Task:
         """Fit the head's own weights to products whose representation stays as it is."""
         raise NotImplementedError
 
+    def fit_lexical(self, head: Any, train: Represented, validation: Represented) -> None:
+        """Fit what the head reads literally in titles, once the weights of its vectors are fixed."""
+
     def fit_fusion(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
         """Fit how the head joins a product's modalities, once its other weights are fixed."""
 
     def fit_decisions(self, head: Any, validation: Represented) -> None:
         """Fit what the head decides by on validation: thresholds, calibration."""
+
+    def fit_review(self, head: Any, products: Products | ProductPairs, validation: Represented) -> None:
+        """Fit the confidence below which the finished head sends answers to review, by `target_precision`.
+
+        Args:
+            head: The head.
+            products: The held-out products, or pairs of products.
+            validation: The usable ones, as the head represents them.
+        """
+        target = self.arguments.target_precision
+        head.config.target_precision, head.config.review_below = target, None
+        if target is None:
+            return
+        alone = np.full(len(products), -1)
+        split = AnsweredSplit(head, products, validation, validation.rows, self.labels, validation.label_rows, alone)
+        judged = self.judge(self.answers(split))
+        assert judged is not None  # a task without has a rule of its own
+        head.config.review_below = judged.review_below = {}
+        for kind, confidences, is_right in zip(judged.kinds, judged.confidences.T, judged.is_right.T, strict=True):
+            is_answer = ~np.isnan(confidences)
+            lowest = threshold_of_precision(confidences[is_answer], is_right[is_answer], target)
+            head.config.review_below[kind] = lowest
+            number = int(is_answer.sum())
+            if lowest is None:
+                logger.warning("%s: precision %g is not reached by %s answers: all go to review", kind, target, number)
+            else:
+                given = int((confidences >= lowest).sum())
+                logger.info("%s: precision %g by %s of %s answers, from %.3f on", kind, target, given, number, lowest)
 
     def metrics(self, head: Any, rows: Represented) -> dict[str, float]:
         """Measure a head.
@@ -216,16 +260,19 @@ class Task:
         """Count the rows that `metrics` is over, and those whose labels training has not seen: they are mistakes."""
         return {"measured": len(rows.rows)} if self.labels is None else count_labels(self.labels, rows.label_rows)
 
-    def settle(self, head: Any, train_labels: np.ndarray, validation: Represented) -> None:
-        """Fit everything that is fitted on validation once training is over.
+    def settle(self, head: Any, train: Represented | None, train_labels: np.ndarray, validation: Represented) -> None:
+        """Fit everything that is fitted once training is over.
 
         How the modalities are joined stays as it was learned where fitting does not improve the score.
 
         Args:
             head: The head.
-            train_labels: Labels of the rows that it has learned from.
+            train: The rows that it has learned from, as it represents them now; `None` where it reads no n-grams.
+            train_labels: Their labels.
             validation: Held-out rows as it represents them.
         """
+        if train is not None:
+            self.fit_lexical(head, train, validation)
         learned = {name: value.clone() for name, value in head.state_dict().items() if "fusion" in name}
         before = self.score(self.metrics(head, validation))
         self.fit_fusion(head, train_labels, validation)
@@ -244,6 +291,11 @@ class Task:
     def answers(cls, split: AnsweredSplit) -> TaskAnswers:
         """Let a head answer about all rows of a split that have a label."""
         raise NotImplementedError
+
+    @classmethod
+    def judge(cls, answers: TaskAnswers) -> JudgedAnswers | None:
+        """Tell how sure each answer is, and whether it is right; nothing where answers have no probability."""
+        return None
 
     @classmethod
     def embed_classes(cls, head: Any, processor: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from modeling_eclip.fitting.thresholds import calibrate, threshold_of_best_f1
 from training.plots.tasks import draw_precision_recall
-from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
+from training.tasks.answers import AnsweredSplit, JudgedAnswers, Mistake, TaskAnswers
 from training.tasks.classifier_task import ClassifierTask
 from training.tasks.features import Represented, answer
 from training.tasks.task import Intervals, PlotFile
@@ -70,6 +70,14 @@ class YesOrNoTask(ClassifierTask):
             mistakes=cls.wrong_decisions(rows[:, None], probabilities[labelled], labels[labelled], threshold),
             left_out={"without a label": int((~labelled).sum())},
         )
+
+    @classmethod
+    def judge(cls, answers: TaskAnswers) -> JudgedAnswers:
+        """Judge yes and no apart: where one is rare, the other's precision says nothing of it."""
+        yes, is_yes = np.asarray(answers.predictions), np.asarray(answers.references) == 1
+        says_yes = yes >= answers.metric_settings["threshold"]
+        confidences = np.stack([np.where(says_yes, np.nan, 1 - yes), np.where(says_yes, yes, np.nan)], axis=1)
+        return JudgedAnswers(["no", "yes"], confidences, np.stack([~is_yes, is_yes], axis=1), answers.review_below)
 
     @classmethod
     def wrong_decisions(

@@ -513,3 +513,39 @@ def test_workers_end_with_their_killed_main_process(method, tmp_path):
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     # what is dead and was not waited for is a zombie
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_offers_that_lack_a_side_have_no_placeholders(processor, num_workers, num_ranks):
+    """Titles and images are those that there are, in the order of the rows; nothing but broken images is skipped."""
+    lacking = [{}, {"image": None}, {"title": None}, {"title": " "}, {"image": None, "title": None}, {}]
+    broken = {"image": {"bytes": b"no image", "path": None}}
+    rows = [make_row(i, **lacking[i % 6]) for i in range(22)] + [make_row(22, **broken)]
+    products = datasets.Dataset.from_list(rows, features=FEATURES)
+    settings = {"batch_size": 12, "total_samples": 23, "seed": 0, "part_size": 2, "modality": "either"}
+    for rank in range(num_ranks):
+        loader = train_loader(products, processor, rank=rank, num_ranks=num_ranks, num_workers=num_workers, **settings)
+        for batch in loader:
+            places = [int(row_id[1:]) for row_id in batch["row_ids"]]
+            assert batch["has_text"].tolist() == [bool((rows[place]["title"] or "").strip()) for place in places]
+            assert batch["has_image"].tolist() == [rows[place]["image"] is not None for place in places]
+            assert len(batch["input_ids"]) == batch["has_text"].sum()
+            assert len(batch["pixel_values"]) == batch["has_image"].sum()
+            shown = [place for place in places if rows[place]["image"] is not None]
+            for pixels, place in zip(batch["pixel_values"], shown, strict=True):
+                alone = products.select([place])
+                (expected,) = train_loader(
+                    alone, processor, batch_size=1, total_samples=1, seed=0, modality="image"
+                )  # without augmentation, a row is the same wherever it comes
+                assert torch.equal(pixels, expected["pixel_values"][0])
+            skipped = dict(batch["skipped"])
+            assert set(skipped.values()) <= {"empty_title", "not_an_image"}
+            assert all(int(row_id[1:]) % 6 == 4 or row_id == "r22" for row_id in skipped)
+
+
+def test_a_share_without_images_has_none(processor):
+    products = datasets.Dataset.from_list([make_row(i, image=None) for i in range(4)], features=FEATURES)
+    (batch,) = train_loader(products, processor, batch_size=4, total_samples=4, seed=0, part_size=3, modality="either")
+    assert batch["pixel_values"].shape == (0, 3, 8, 8)
+    assert len(batch["input_ids"]) == 4 and not batch["has_image"].any()

@@ -288,3 +288,70 @@ def test_clusterings_of_one_kind(load, recwarn):
     with pytest.raises(ValueError, match="at least one offer"):
         metric.outcomes([], [])
     assert not recwarn.list
+
+
+def test_selective_prediction_by_hand(load):
+    metric = load("selective_prediction")
+    # The surest first: right, right, wrong, right. Of the first two all are right; nowhere else 95 % are.
+    found = metric.compute(predictions=[[0.9], [0.8], [0.5], [0.3]], references=[[1], [1], [0], [1]])
+    assert found == pytest.approx(
+        {
+            "coverage_at_precision_95": 0.5,
+            "coverage_at_precision_99": 0.5,
+            # Each alone in its bin.
+            "expected_calibration_error": (0.1 + 0.2 + 0.5 + 0.7) / 4,
+        }
+    )
+    # Of 40 answers two are wrong: the least sure one of the first 21, and the last.
+    confidence, right = np.linspace(0.99, 0.5, 40), np.ones(40, dtype=int)
+    right[[20, 39]] = 0
+    found = metric.compute(predictions=confidence[:, None], references=right[:, None])
+    assert (found["coverage_at_precision_95"], found["coverage_at_precision_99"]) == (1.0, 0.5)
+    # Two kinds, each with a threshold, one without answers in a row.
+    found = metric.compute(
+        predictions=[[0.9, None], [0.6, 0.8], [0.7, 0.5]],
+        references=[[1, 0], [0, 1], [1, 0]],
+        kinds=["a", "b"],
+        thresholds=[0.65, None],
+    )
+    assert (found["a_coverage"], found["b_coverage"], found["coverage"]) == (pytest.approx(2 / 3), 0.0, 0.4)
+    assert found["selective_precision"] == 1.0 and math.isnan(found["b_selective_precision"])
+    # In each kind the precision is held: two of a's three, one of b's two.
+    assert found["coverage_at_precision_95"] == pytest.approx(3 / 5)
+    assert found["b_expected_calibration_error"] == pytest.approx((0.2 + 0.5) / 2)
+
+
+def test_selective_prediction_of_answers_with_equal_confidence_and_of_none(load):
+    metric = load("selective_prediction")
+    # A threshold cannot tell them apart.
+    found = metric.compute(predictions=[[0.9], [0.9]], references=[[1], [0]])
+    assert found["coverage_at_precision_95"] == 0.0 and found["expected_calibration_error"] == pytest.approx(0.4)
+    outcomes = metric.outcomes([[0.9, np.nan]], [[1, 0]])
+    assert math.isnan(metric.metrics(outcomes, ["a", "b"])["b_coverage_at_precision_95"])
+    for given, message in (([[1.5]], "hold 1.5"), ([[0.5, 0.5]], r"shape \(1, 2\)"), ([], "at least one row")):
+        with pytest.raises(ValueError, match=message):
+            metric.outcomes(given, [[1]])
+
+
+def test_selective_prediction_keeps_its_ranks_in_a_resample(load):
+    metric, rng = load("selective_prediction"), np.random.default_rng(0)
+    confidence = rng.integers(0, 20, (200, 2)) / 20
+    right = rng.random((200, 2)) < confidence
+    rows = rng.integers(200, size=200)
+    outcomes = {name: values[rows] for name, values in metric.outcomes(confidence, right).items()}
+    assert metric.metrics(outcomes, ["a", "b"]) == metric.metrics(
+        metric.outcomes(confidence[rows], right[rows]), ["a", "b"]
+    )
+
+
+def test_retrieval_by_hand(load):
+    metric = load("product_retrieval")
+    found = metric.compute(predictions=[[1, 4], [2, 1], [6, 1], [20, 1]], directions=["there", "back"])
+    assert {name: found[f"there_{name}"] for name in ("recall@1", "recall@5", "recall@10")} == {
+        "recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.75,
+    }  # fmt: skip
+    assert found["there_mean_reciprocal_rank"] == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 20) / 4)
+    assert found["back_recall@1"] == 0.75
+    for given in ([], [[0]], [1]):
+        with pytest.raises(ValueError, match="give a rank from 1 on"):
+            metric.outcomes(given)

@@ -11,6 +11,7 @@ from training.plots.tasks import (
     draw_group_sizes,
     draw_mistakes,
     draw_precision_recall,
+    draw_reliability,
 )
 
 NAN = float("nan")
@@ -78,3 +79,13 @@ def test_mistakes(drawn):
     assert {"boots (0.98)", "sandals", "two products", "no image", r"red shoes, \$5 or \$6"} <= set(texts)
     _, texts = drawn(draw_mistakes, [], "worst mistakes")
     assert "worst mistakes: none" in texts
+
+
+def test_reliability_shows_what_there_is(drawn):
+    kinds = {
+        ODD_NAME: (np.array([0.9, 0.6, 1.0, 0.0]), np.array([True, False, True, False])),
+        "yes": (np.empty(0), np.empty(0, dtype=bool)),
+    }
+    colours, texts = drawn(draw_reliability, kinds, "colours $5")
+    assert (31, 119, 180) in colours
+    assert any("4 answers, 50% right" in text for text in texts) and "yes: no answers" in texts

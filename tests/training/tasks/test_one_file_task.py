@@ -74,7 +74,7 @@ def test_a_task_in_one_file_is_learned_and_measured(bright, tmp_path):
     found = evaluate_task("bright", data, evaluation)[folder]
     assert found["task"] == "bright" and np.isfinite(found["metrics"]["average_precision"]["value"])
     files = {path.name for path in (tmp_path / "report").iterdir()}
-    assert files == {"precision_recall.png", "mistakes.png"}
+    assert files == {"precision_recall.png", "reliability.png", "mistakes.png"}
 
 
 def test_a_task_that_nobody_has_registered_is_refused(tmp_path):

@@ -1,0 +1,112 @@
+"""The wide part of a classifier: logistic regression on the n-grams of titles, beside the one on their vectors."""
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from ..fusion_eclip import IGNORED_LABEL, LateFusionClassifier, LexicalLinear, ProductEmbeds
+from ..processing_eclip import LEXICAL_PADDING
+from .fusion import fit_scales
+from .linear import choose_regression, score_answers, write_regression
+
+__all__ = ["document_frequencies", "fit_lexical", "inverse_document_frequencies"]
+
+_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+_BLOCK_ROWS = 4096
+
+
+def fit_lexical(
+    classifier: LateFusionClassifier,
+    train: ProductEmbeds,
+    train_labels: torch.Tensor,
+    validation: ProductEmbeds,
+    validation_labels: torch.Tensor,
+    *,
+    class_weights: tuple[float, ...] | None = None,
+) -> None:
+    """Fit the n-grams of titles, and how much they and the titles' vectors count.
+
+    The classifier of the vectors is fitted already, and only scaled. What validation likes best stays: both joined,
+    or one of them alone.
+
+    Args:
+        classifier: The classifier; nothing happens where it reads no n-grams.
+        train: Products to learn from.
+        train_labels: Their classes, shape `(N,)`, -100 for none.
+        validation: Products to choose by.
+        validation_labels: Their classes, likewise.
+        class_weights: Weight of each class in the loss; 1 for all if not given.
+    """
+    wide, deep = classifier.lexical, classifier.text
+    if wide is None or deep is None or train.lexical is None or validation.lexical is None:
+        return
+    wide.weight.zero_()
+    rows, held_out = (
+        embeds.has_text & (labels != IGNORED_LABEL)
+        for embeds, labels in ((train, train_labels), (validation, validation_labels))
+    )
+    labels, held_out_labels = train_labels[rows].numpy(), validation_labels[held_out]
+    if len(np.unique(labels)) < 2:
+        return
+    counts = _count(wide, train.lexical[rows])
+    wide.idf.copy_(torch.from_numpy(inverse_document_frequencies(np.diff(counts.tocsc().indptr), counts.shape[0])))
+    wide.idf[-1] = 0  # n-grams of other kinds, and padding
+    titles, held_out_titles = _weigh(wide, counts), _weigh(wide, _count(wide, validation.lexical[held_out]))
+    weights = None if class_weights is None else {int(one): class_weights[int(one)] for one in np.unique(labels)}
+    regression = LogisticRegression(class_weight=weights, max_iter=300, tol=1e-3, warm_start=True)
+    _, coefficients, intercepts = choose_regression(
+        regression, _STRENGTHS, titles, labels, held_out_titles, held_out_labels.numpy()
+    )
+    classes = np.unique(labels)
+    answer = nn.Linear(titles.shape[1], wide.weight.shape[1])
+    write_regression(answer, classes, coefficients, intercepts)
+    with torch.no_grad():
+        deep_logits = classifier.modality_logits(_take(validation, held_out))["text"]
+        wide_logits = torch.from_numpy(held_out_titles @ answer.weight.numpy().T + answer.bias.numpy())
+        scales = [(1.0, 0.0), (0.0, 1.0)]
+        if len(held_out_labels):
+            prior = torch.zeros(deep_logits.shape[1], dtype=torch.float64)
+            fitted = fit_scales(deep_logits.double(), wide_logits.double(), held_out_labels, prior)
+            scales = ([] if fitted is None else [tuple(fitted[0].tolist())]) + scales
+        truth = held_out_labels.numpy()
+        best = max(scales, key=lambda pair: score_answers(truth, pair[0] * deep_logits + pair[1] * wide_logits))
+        deep.weight.mul_(best[0])
+        deep.bias.mul_(best[0]).add_(best[1] * answer.bias)
+        wide.weight.copy_(best[1] * answer.weight.T)
+
+
+def document_frequencies(lexical: torch.Tensor) -> np.ndarray:
+    """Count the titles that have each n-gram, shape `(N, L)` to `(LEXICAL_PADDING + 1,)`."""
+    return lexical.flatten().bincount(minlength=LEXICAL_PADDING + 1).numpy()
+
+
+def inverse_document_frequencies(frequencies: np.ndarray, num_documents: int) -> np.ndarray:
+    """Weigh n-grams by how rare they are, as scikit-learn's smoothed IDF does."""
+    return (np.log((1 + num_documents) / (1 + frequencies)) + 1).astype(np.float32)
+
+
+def _count(wide: LexicalLinear, lexical: torch.Tensor) -> csr_matrix:
+    """Return how often titles have n-grams of each row, shape `(N, rows)`."""
+    lexical = lexical[:, : int((lexical < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))]
+    rows = torch.cat([wide.rows(block).int() for block in lexical.split(_BLOCK_ROWS)])
+    kept = rows != wide.num_kinds * wide.num_rows
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(dim=1).cumsum(0)])
+    shape = (len(rows), len(wide.idf))
+    counts = csr_matrix((np.ones(int(indptr[-1]), np.float32), rows[kept].numpy(), indptr.numpy()), shape=shape)
+    counts.sum_duplicates()
+    return counts
+
+
+def _weigh(wide: LexicalLinear, counts: csr_matrix) -> csr_matrix:
+    """Weigh counts as the layer does: an n-gram that meets another one in its row counts for both."""
+    # The layer's length is over n-grams, not over rows.
+    idf = wide.idf.numpy()
+    lengths = np.sqrt(np.maximum(counts @ (idf**2), 1e-24))
+    weighed = counts.multiply(idf[None, :]).tocsr()
+    return weighed.multiply(1 / lengths[:, None]).tocsr()
+
+
+def _take(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
+    return ProductEmbeds(**{name: value[rows] for name, value in embeds.items()})

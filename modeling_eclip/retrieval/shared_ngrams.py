@@ -1,0 +1,54 @@
+"""Pairs of products whose titles share something rare, such as a code, that their vectors may have forgotten."""
+
+import torch
+
+from ..processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING
+from .neighbors import unique_pairs
+
+__all__ = ["shared_ngram_pairs"]
+
+_KINDS = ("words", "word pairs", "closed up")  # codes are found in titles closed up, however they are spelt
+# More titles than this share an n-gram that tells nothing; it also bounds the pairs that are weighed.
+_MAX_TITLES = 32
+
+
+def shared_ngram_pairs(lexical: torch.Tensor, num_neighbors: int) -> torch.Tensor:
+    """List the pairs of products whose titles share most of what is rare.
+
+    A pair weighs the sum of the inverse document frequencies, `log(N / titles that have it)`, of the n-grams that both
+    titles have and at most 32 titles in all.
+
+    Args:
+        lexical: Hashed n-grams of `N` titles, as [`ProductEmbeds`] holds them, shape `(N, L)`.
+        num_neighbors: Pairs that are kept per product, the heaviest; a pair stays if either product keeps it.
+
+    Returns:
+        Pairs of row numbers as [`unique_pairs`] returns them, int64, shape `(P, 2)` with `P <= N * num_neighbors`.
+    """
+    num_rows = len(lexical)
+    wanted = torch.zeros(len(LEXICAL_KINDS) + 1, dtype=torch.bool, device=lexical.device)
+    wanted[[LEXICAL_KINDS.index(kind) for kind in _KINDS]] = True
+    rows, places = wanted[(lexical >> LEXICAL_BITS).long()].nonzero(as_tuple=True)
+    ngrams = lexical[rows, places].long()
+    counts = ngrams.bincount(minlength=LEXICAL_PADDING)
+    is_rare = (counts[ngrams] > 1) & (counts[ngrams] <= _MAX_TITLES)
+    rows, ngrams = rows[is_rare], ngrams[is_rare]
+    order = ngrams.argsort(stable=True)  # rows stay ascending within an n-gram
+    rows, ngrams = rows[order], ngrams[order]
+    keys, weights = [rows[:0]], [torch.empty(0, device=lexical.device)]
+    for step in range(1, _MAX_TITLES):
+        same = ngrams[step:] == ngrams[:-step]
+        if not same.any():
+            break
+        keys.append((rows[:-step] * num_rows + rows[step:])[same])
+        weights.append((num_rows / counts[ngrams[step:][same]]).log())
+    pairs, group = torch.cat(keys).unique(return_inverse=True)
+    weight = torch.zeros(len(pairs), device=lexical.device).index_add(0, group, torch.cat(weights))
+    both = torch.stack([pairs // max(num_rows, 1), pairs % max(num_rows, 1)], dim=1)
+    # Each pair once for either product; of a product's pairs the heaviest come first.
+    products, others = torch.cat([both, both.flip(1)]).T
+    order = weight.repeat(2).argsort(descending=True, stable=True)
+    order = order[products[order].argsort(stable=True)]
+    products, others = products[order].contiguous(), others[order]
+    rank = torch.arange(len(order), device=lexical.device) - torch.searchsorted(products, products)
+    return unique_pairs(torch.stack([products, others], dim=1)[rank < num_neighbors], num_rows)

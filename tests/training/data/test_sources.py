@@ -1,0 +1,214 @@
+"""Several sources with columns of their own become one table: what one lacks is null, and no id is another's."""
+
+import json
+import logging
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import MODEL, saved_weights, train_arguments
+from PIL import Image
+
+from modeling_eclip import EClipConfig
+from training.arguments.data import DataArguments
+from training.data.columns import CANONICAL_FEATURES
+from training.data.fingerprint import data_fingerprint
+from training.data.sides import check_sides
+from training.data.sources import has_images, has_titles
+from training.engine.build import load_split
+from training.engine.contrastive_training import train
+from training.retrieval.retrieval_metrics import mate_recall
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A shop with titles and images, a site with titles alone, and a folder of images without titles."""
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    png = (tmp_path / "red.png").read_bytes()
+    image = {"bytes": png, "path": None}
+    shop = {
+        "title": ["red mug", "blue mug", None, "", "green mug", "old mug"],
+        "image": [image, image, image, None, None, image],
+        "catalog_id": [1, 1, 2, None, 2, 3],
+        "colour": ["red", "blue", None, None, "green", "black"],
+        "state": ["new"] * 5 + ["old"],
+    }
+    pq.write_table(pa.table(shop), tmp_path / "shop.parquet")
+    site = {"name": [f"phone {i}" for i in range(6)], "product": [1, 1, 2, 2, 5, 6], "colour": [1, 2, 3, 4, 5, 6],
+            "number": [f"{i}" for i in range(6)]}  # fmt: skip
+    pq.write_table(pa.table(site), tmp_path / "site.parquet")
+    pq.write_table(pa.table({"picture": ["red.png", "red.png"], "catalog_id": [1, 1]}), tmp_path / "pictures.parquet")
+    return tmp_path
+
+
+def entry(path, **fields):
+    return json.dumps({"files": str(path), **fields})
+
+
+def entries(files, **weights):
+    return [
+        entry(files / "shop.parquet", exclude_rows=["state=old"]),
+        entry(files / "site.parquet", title_column="name", catalog_id_column="product", id_column="number", **weights),
+        entry(files / "pictures.parquet", image_column="picture"),
+    ]
+
+
+def load(sources, **arguments):
+    return load_split(DataArguments(train_data=sources, **arguments), "train")
+
+
+def test_what_a_source_lacks_is_null(files, caplog):
+    caplog.set_level(logging.INFO)
+    table = load(entries(files, weight=2.0))
+    assert has_titles(table).tolist() == [True, True, False, False, True] + [True] * 6 + [False] * 2
+    assert has_images(table).tolist() == [True, True, True, False, False] + [False] * 6 + [True] * 2
+    assert table["title"][5] == "phone 0" and table["title"][11] is None
+    assert table["source"][:] == [0] * 5 + [1] * 6 + [2] * 2
+    assert table["source_weight"][:] == [1.0] * 5 + [2.0] * 6 + [1.0] * 2
+    assert "colour" not in table.column_names  # text here and numbers there
+    assert "3 with a title, 3 with an image; 5 offers in 2 catalogs" in caplog.text
+    assert "6 with a title, 0 with an image" in caplog.text and "weight 2" in caplog.text
+    assert "no column 'image': the offers there have no image" in caplog.text
+    # `select` leaves the images where they are; what is told of them goes along.
+    rows = [12, 3, 0]
+    assert has_images(table.select(rows)).tolist() == has_images(table)[rows].tolist()
+
+
+def test_the_same_id_in_two_sources_is_two_products(files):
+    table = load(entries(files))
+    ids = np.asarray(table["catalog_id"])
+    of_shop, of_site, of_pictures = ids[:5], ids[5:11], ids[11:]
+    assert (of_shop[0] == of_shop[1]) and of_shop[2] == of_shop[4] and of_shop[3] == -1
+    assert of_site[0] == of_site[1] != of_site[2] == of_site[3]
+    assert not set(of_shop) & set(of_site) and not set(of_site) & set(of_pictures)
+    assert len(set(table["row_id"])) == len(table)
+    assert table["row_id"][5] == f"{files / 'site.parquet'}: 0"
+    # Files of one mapping are of one space, and so are entries that are plain text.
+    pictures = {"image_column": "none", "title_column": "none"}
+    together = json.dumps({"files": [str(files / "shop.parquet"), str(files / "pictures.parquet")], **pictures})
+    found = np.asarray(load([entries(files)[1], together])["catalog_id"])
+    assert found[6] == found[-1] != -1
+    plain = load([str(files / "shop.parquet"), entries(files)[1], str(files / "shop.parquet")])
+    assert plain["catalog_id"][:6] == plain["catalog_id"][6:12] == [1, 1, 2, -1, 2, 3]
+
+
+def test_a_plain_source_alone_is_as_it_was(files):
+    table = load([str(files / "shop.parquet")])
+    assert "source" not in table.column_names
+    assert table["catalog_id"][:] == [1, 1, 2, -1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_column": "photo"}, "image_column='photo': source .* has no such column"),
+        ({"title_column": "titel"}, "title_column='titel': source .* has no such column"),
+        ({"weights": 2}, "unknown key 'weights'; did you mean 'weight'"),
+        ({"weight": 0}, "whose weight is 0; give a number above 0"),
+        ({"files": []}, "names no `files`"),
+        ({"exclude_rows": 3}, "whose exclude_rows is 3; give text, or a list of it"),
+        ({"id_column": 3}, "whose id_column is 3; give the name of a column"),
+    ],
+)
+def test_errors_of_an_entry_name_it(files, fields, message):
+    with pytest.raises(ValueError, match=message):
+        load([json.dumps({"files": str(files / "shop.parquet"), **fields})])
+
+
+def test_what_cannot_be_is_refused(files):
+    with pytest.raises(ValueError, match="is no JSON object"):
+        load(["{files: a.parquet}"])
+    with pytest.raises(ValueError, match="`streaming` is true"):
+        load(entries(files), streaming=True)
+    with pytest.raises(ValueError, match="`validation_data` has a source of weight 2; each row counts once"):
+        DataArguments(validation_data=[entry("a.parquet", weight=2)])
+    with pytest.raises(ValueError, match="source .*pictures.parquet: 40 offers in 1 catalogs.*may hold"):
+        pq.write_table(pa.table({"image": ["red.png"] * 40, "catalog_id": [7] * 40}), files / "pictures.parquet")
+        load([str(files / "shop.parquet"), entry(files / "pictures.parquet")])
+
+
+def test_weights_and_sources_are_part_of_the_fingerprint(files):
+    paths = [str(files / name) for name in ("shop.parquet", "site.parquet", "pictures.parquet")]
+    before = data_fingerprint(load(entries(files)), paths, "train")
+    assert data_fingerprint(load(entries(files)), paths, "train") == before
+    assert data_fingerprint(load(entries(files, weight=2.0)), paths, "train")["content"] != before["content"]
+    Image.new("RGB", (9, 9)).save(files / "red.png")  # named by the last rows alone
+    assert data_fingerprint(load(entries(files)), paths, "train")["files"] != before["files"]
+
+
+def of(titles, images, catalog_ids):
+    features = datasets.Features({name: CANONICAL_FEATURES[name] for name in ("title", "image", "catalog_id")})
+    pictures = [{"bytes": b"x", "path": None} if image else None for image in images]
+    return datasets.Dataset.from_dict(
+        {"title": titles, "image": pictures, "catalog_id": catalog_ids}, features=features
+    )
+
+
+@pytest.mark.parametrize(
+    ("titles", "images", "ids", "weight", "mates", "absent"),
+    [
+        (["a", "b"], [1, 1], [-1, -1], 0.0, "positive", None),
+        (["a", "b"], [0, 0], [1, 1], 0.2, "positive", "image"),
+        (["a", "b"], [0, 0], [1, 1], 0.0, "positive", "refused"),
+        (["a", "b"], [0, 0], [1, 2], 0.2, "positive", "refused"),
+        (["a", "b"], [0, 0], [-1, -1], 0.2, "positive", "refused"),
+        ([None, ""], [1, 1], [3, 3], 0.2, "positive", "text"),
+        # A title alone and an image alone of one product learn from each other, if mates are positives.
+        (["a", None], [0, 1], [3, 3], 0.0, "positive", None),
+        (["a", None], [0, 1], [3, 3], 0.0, "masked", "refused"),
+    ],
+)
+def test_offers_that_have_nothing_to_learn_from_are_refused(titles, images, ids, weight, mates, absent):
+    config = EClipConfig(catalog_mates=mates)
+    if absent == "refused":
+        with pytest.raises(ValueError, match="None has anything to learn from.*mate_contrast_weight"):
+            check_sides(of(titles, images, ids), config, weight)
+    else:
+        assert check_sides(of(titles, images, ids), config, weight) == absent
+
+
+def test_offers_without_a_mate_are_told(caplog):
+    check_sides(of(["a", "b", "c"], [1, 0, 0], [-1, 5, 5]), EClipConfig(), 0.0)
+    told = "2 training offers lack a side and have no catalog mate to learn from (`mate_contrast_weight` is 0"
+    assert told in caplog.text
+
+
+def test_mates_among_titles():
+    embeds = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]), dim=1)
+    metrics = mate_recall(embeds, torch.tensor([4, -1, 4, -1]), ranks=(1, 2))
+    # The nearest other title of 0 is 1, and of 2 it is 1, too; then their mate.
+    assert (metrics["title_mates_recall@1"], metrics["title_mates_recall@2"]) == (0.0, 1.0)
+    assert metrics["title_mates_chance@1"] == pytest.approx(1 / 3)
+    assert metrics["title_mates_chance@2"] == pytest.approx(2 / 3)
+
+
+def test_a_run_on_all_sources_resumes_and_one_on_titles_leaves_the_image_tower(files, tmp_path):
+    toy = {"toy_offers": 80, "num_workers": 0, "validation_data": ["toy"]}
+    mixed = DataArguments(train_data=[entry("toy"), *entries(files, weight=3.0)[1:]], **toy)
+    arguments = {"mate_contrast_weight": 0.5, "image_stream_size": 3}
+    result = train(MODEL, mixed, train_arguments(tmp_path / "run", **arguments))
+    assert all(np.isfinite(record["loss"]) for record in result.history if "loss" in record)
+    assert result.skips["num_rows"] == 64 and result.skips["reasons"] == {}
+    resumed = {"resume_from_checkpoint": str(tmp_path / "run/checkpoint-32"), "overwrite_output_dir": True}
+    stopped = train_arguments(tmp_path / "run", **arguments, **resumed)
+    again = train(MODEL, mixed, stopped)
+    losses = [[record["loss"] for record in run.history if "loss" in record] for run in (result, again)]
+    assert losses[0] == losses[1]
+    other = DataArguments(train_data=[entry("toy"), *entries(files, weight=2.0)[1:]], **toy)
+    with pytest.raises(ValueError, match="training offers are not those"):
+        train(MODEL, other, stopped)
+
+    site = [str(files / "site.parquet")]
+    titles = {"title_column": "name", "catalog_id_column": ["product"], "image_column": "none", "num_workers": 0}
+    alone = DataArguments(train_data=site, validation_data=site, **titles)
+    with pytest.raises(ValueError, match="mate_contrast_weight"):
+        train(MODEL, alone, train_arguments(tmp_path / "titles"))
+    result = train(MODEL, alone, train_arguments(tmp_path / "titles", overwrite_output_dir=True, **arguments))
+    assert result.trained["title_mates_recall@1"] >= 0 and "text_to_image_recall@1" not in result.trained
+    # Weight decay alone would have changed the rest.
+    first, last = saved_weights(tmp_path / "titles/checkpoint-16"), saved_weights(tmp_path / "titles")
+    changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
+    assert changed == {"text_model", "text_projection", "logit_scale"}

@@ -1,0 +1,98 @@
+"""What is measured on held-out offers during pre-training: retrieval, by what the offers have."""
+
+import logging
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from modeling_eclip import EClipModel, EClipProcessor
+from training.data.columns import NO_CATALOG
+from training.data.sources import column_values, has_images, has_titles
+from training.retrieval.offer_embeddings import embed_dataset, embed_titles
+from training.retrieval.retrieval_metrics import mate_recall, retrieval_metrics
+
+__all__ = ["HeldOutOffers"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class HeldOutOffers:
+    """Held-out offers, by what can be measured on them.
+
+    Args:
+        pairs: Those with title and image: the image of a title is looked for, and the other way round.
+        titles: All titles, where some have no image and some have catalog mates: those are looked for.
+    """
+
+    pairs: datasets.Dataset | None
+    titles: datasets.Dataset | None
+
+    @classmethod
+    def of(cls, products: datasets.Dataset) -> "HeldOutOffers":
+        """Find what can be measured, and tell it.
+
+        Args:
+            products: The offers.
+
+        Raises:
+            ValueError: nothing can be.
+        """
+        has_text, has_image = has_titles(products), has_images(products)
+        both = has_text & has_image
+        ids = column_values(products, "catalog_id")[has_text]
+        sizes = np.unique(ids[ids != NO_CATALOG], return_counts=True)[1]
+        num_with_mates = int(sizes[sizes > 1].sum())
+        if not both.any() and not num_with_mates:
+            raise ValueError(
+                f"nothing can be measured on `validation_data`: none of its {len(products)} offers has a title and an "
+                "image, and no two titles share a catalog; name other data, or the right columns."
+            )
+        looks_for_mates = num_with_mates > 0 and (has_text & ~has_image).any()
+        if both.any() and not both.all():
+            logger.info("held-out offers: retrieval between titles and images of the %s that have both", both.sum())
+        if looks_for_mates:
+            logger.info(
+                "held-out offers: recall of catalog mates among %s titles, for %s that have some",
+                has_text.sum(),
+                num_with_mates,
+            )
+        return cls(
+            products if both.all() else products.select(np.flatnonzero(both)) if both.any() else None,
+            products.select(np.flatnonzero(has_text)) if looks_for_mates else None,
+        )
+
+    @torch.no_grad()
+    def measure(
+        self,
+        model: EClipModel,
+        processor: EClipProcessor,
+        accelerator: Accelerator,
+        *,
+        batch_size: int,
+        num_workers: int,
+    ) -> dict[str, float]:
+        """Measure a model; all ranks call this together.
+
+        Args:
+            model: The model, not wrapped for distributed training.
+            processor: Its processor.
+            accelerator: The process's accelerator.
+            batch_size: Offers embedded at a time.
+            num_workers: Processes that decode images.
+
+        Returns:
+            The metrics of [`retrieval_metrics`] of the pairs, and those of [`mate_recall`] of the titles.
+        """
+        settings = {"batch_size": batch_size, "num_workers": num_workers}
+        metrics: dict[str, float] = {}
+        if self.pairs is not None:
+            offers = embed_dataset(model, processor, self.pairs, accelerator, **settings)
+            metrics |= retrieval_metrics(offers, accelerator)
+        if self.titles is not None:
+            embeds, catalog_ids = embed_titles(model, processor, self.titles, accelerator, **settings)
+            metrics |= mate_recall(embeds, catalog_ids)
+        return metrics

@@ -166,7 +166,7 @@ def find_pairs(
     lefts, rights = (_ids(table[name], path, name, encoding) for name in ("left", "right"))
     rows = []
     for number, (left, right, label) in enumerate(zip(lefts, rights, labels, strict=True)):
-        if unclear := {left, right} & repeated:
+        if unclear := repeated & {left, right}:
             count, told = sum(one in unclear for one in row_ids), told_file_row(path, number, encoding)
             raise ValueError(
                 f"{told} names the product {min(unclear)!r}, but {count} rows have that id; give a column whose "

@@ -272,7 +272,7 @@ def _open_files(source: str, files: Sequence[str], streaming: bool, encoding: st
             )
         folder = None if "://" in file else Path(file).parent
         groups.setdefault((kind, folder), []).append(file)
-    opened: list[tuple[datasets.Dataset | list[str], Path | None]] = []
+    opened: list[_Opened] = []
     for (kind, folder), group in groups.items():
         if streaming and kind == "parquet":
             opened.append(_Opened(group, folder, group, kind))

@@ -84,7 +84,9 @@ def told_rows(row_ids: Sequence[str], files: Sequence[RowFiles]) -> list[str]:
     """
     wanted = dict.fromkeys(one for row_id in row_ids for one in (row_id, *row_id.split(_AND)))
     found: dict[str, str] = {}
-    for part in files:
+    for part in reversed(
+        files
+    ):  # of one source, too: a later part begins at its first index, an earlier one ends there
         try:
             for row_id, told in _find(part, [one for one in wanted if one not in found]):
                 found.setdefault(row_id, told)
@@ -109,11 +111,11 @@ def told_file_row(path: str, row: int, encoding: str = "utf-8") -> str:
 
 def _find(part: RowFiles, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yields the rows of a part that are wanted, and where each is."""
-    made = {}
-    for row_id in wanted:
-        source, colon, number = row_id.rpartition(":")
-        if colon and source == part.source and number.isdecimal() and int(number) >= part.first_index:
-            made[int(number) - part.first_index] = row_id
+    made: dict[int, str] = {}
+    for one in wanted:
+        source, colon, index = one.rpartition(":")
+        if colon and source == part.source and index.isdecimal() and int(index) >= part.first_index:
+            made[int(index) - part.first_index] = one
     given = set() if part.id_column is None else {one.removeprefix(part.prefix) for one in wanted}
     given -= {*made.values()}
     names = [without_secrets(str(file)) for file in part.files]
@@ -134,8 +136,8 @@ def _find(part: RowFiles, wanted: Sequence[str]) -> Iterator[tuple[str, str]]:
         else:
             length = 0
             for word, number, value in _rows(part, file, bool(given)):
-                if (row_id := made.pop(first + length, None)) is not None:
-                    yield row_id, f"{name} {word} {number}"
+                if first + length in made:
+                    yield made.pop(first + length), f"{name} {word} {number}"
                 if value is not None and value in given:
                     given.discard(value)
                     yield part.prefix + value, f"{part.prefix}{value} ({name} {word} {number})"

@@ -8,9 +8,8 @@ worse where it is missing. Here each modality learns to answer alone, and the an
 with two scales and a bias that make up for what title and image both know. A product with one modality gets that
 modality's own answer. The fusion is this package's; e-CLIP (Shin et al. 2022) uses text, image, and both.
 
-Titles often name the answer, in words that a vector does not keep. The answer of titles is therefore wide and deep
-(Cheng et al. 2016): `LexicalLinear` weighs their n-grams beside the linear classifier of their vectors. Of pairs of
-products, `PairEvidence` weighs the answer of the vectors beside what both titles have in common literally.
+Titles often name the answer in words that a vector does not keep. So the answer of titles is wide and deep (Cheng et
+al. 2016): `LexicalLinear` weighs their n-grams. Of pairs, `PairEvidence` weighs what both titles have in common.
 """
 
 from collections.abc import Mapping
@@ -36,8 +35,7 @@ EVIDENCE = (
     *(f"{kind}: {measure}" for measure in _MEASURES for kind in LEXICAL_KINDS),
 )  # fmt: skip
 """What [`PairEvidence`] knows of a pair, in the order of its features."""
-# Of the trees.
-_NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6
+_NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6  # of boosted trees
 
 
 @dataclass
@@ -107,6 +105,8 @@ class LexicalLinear(nn.Module):
     """
 
     num_kinds = 3  # the first of `LEXICAL_KINDS`
+    weight: torch.Tensor
+    idf: torch.Tensor
 
     def __init__(self, num_rows: int, num_classes: int):
         """Build the rows; the last is of the n-grams that do not count."""
@@ -323,6 +323,11 @@ def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) 
 class BoostedTrees(nn.Module):
     """Gradient-boosted trees as tensors: scikit-learn fits them, and no pickle holds them."""
 
+    feature: torch.Tensor
+    threshold: torch.Tensor
+    next_node: torch.Tensor
+    value: torch.Tensor
+
     def __init__(self) -> None:
         """Build trees that all answer zero."""
         super().__init__()
@@ -350,6 +355,12 @@ class PairEvidence(nn.Module):
     It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer.
     """
 
+    idf: torch.Tensor
+    mean: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    is_fitted: torch.Tensor
+
     def __init__(self) -> None:
         """Build it, not fitted."""
         super().__init__()
@@ -370,8 +381,8 @@ class PairEvidence(nn.Module):
         if left.lexical is None or right.lexical is None:
             overlap = vectors.new_full((len(vectors), len(EVIDENCE) - vectors.shape[1]), torch.nan)
         else:
-            titles = (of.lexical.to(vectors.device) for of in (left, right) if of.lexical is not None)
-            overlap = lexical_overlap(*titles, self.idf.float())
+            device = vectors.device
+            overlap = lexical_overlap(left.lexical.to(device), right.lexical.to(device), self.idf.float())
         return torch.cat([vectors, overlap], dim=1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,7 @@ def fit_lexical(
         return
     wide.weight.zero_()
     rows, held_out = (
-        embeds.has_text & (labels != IGNORED_LABEL)
+        embeds.modalities["text"][1] & (labels != IGNORED_LABEL)
         for embeds, labels in ((train, train_labels), (validation, validation_labels))
     )
     labels, held_out_labels = train_labels[rows].numpy(), validation_labels[held_out]

@@ -291,7 +291,8 @@ def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) 
         how many are in both, and are missing in the other one, the lower number of the two first; and the highest
         IDF of those in both, and of those missing. Not a number where a title has none of the kind.
     """
-    width = int((torch.cat([left, right]) < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))
+    is_filled = (torch.cat([left, right]) < LEXICAL_PADDING).any(dim=0)
+    width = left.shape[1] if torch.compiler.is_compiling() else max(int(is_filled.sum()), 1)
     sides = [left[:, :width].contiguous(), right[:, :width].contiguous()]
     found = []
     for own, other in (sides, sides[::-1]):
@@ -388,7 +389,7 @@ class PairEvidence(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Answer from features, shape `(P, F)` to log odds, float32, shape `(P,)`."""
         known = torch.where(features.isnan(), self.mean.float(), features)
-        return known @ self.weight.float() + self.bias.float() + self.trees(features)
+        return (known * self.weight.float()).sum(dim=1) + self.bias.float() + self.trees(features)  # autocast leaves sums
 
 
 def select_products(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:

@@ -98,7 +98,7 @@ def inverse_document_frequencies(frequencies: np.ndarray, num_documents: int) ->
 
 def _count(wide: LexicalLinear, lexical: torch.Tensor) -> csr_matrix:
     """Return how often titles have n-grams of each row, shape `(N, rows)`."""
-    lexical = lexical[:, : int((lexical < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))]
+    lexical = lexical[:, : max(int((lexical < LEXICAL_PADDING).any(dim=0).sum()), 1)]
     rows = torch.cat([wide.rows(block).int() for block in lexical.split(_BLOCK_ROWS)])
     kept = rows != wide.num_kinds * wide.num_rows
     indptr = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(dim=1).cumsum(0)])

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.data.ids import id_texts, word_of
+from training.data.ids import NoIdError, id_texts, word_of
+from training.data.row_places import RowFiles, told_rows
 
 __all__ = [
     "CANONICAL_FEATURES",
@@ -96,6 +97,7 @@ class ColumnLayout:
         features: Columns of the part, and their types.
         columns: The user's column names.
         folder: Folder that relative paths of images start from; `None` to leave paths as they are.
+        row_files: The files of the part, to tell where a row is.
 
     Attributes:
         names: Columns of the part.
@@ -109,8 +111,16 @@ class ColumnLayout:
         ValueError: If the image column holds no images.
     """
 
-    def __init__(self, source: str, features: datasets.Features, columns: ProductColumns, folder: Path | None) -> None:
+    def __init__(
+        self,
+        source: str,
+        features: datasets.Features,
+        columns: ProductColumns,
+        folder: Path | None,
+        row_files: RowFiles | None = None,
+    ) -> None:
         """Finds the columns."""
+        self._row_files = [] if row_files is None else [row_files]
         self.absent: list[str] = []
         self.source, self.names, self.columns, self.folder = source, tuple(features), columns, folder
         self.made = CANONICAL_FEATURES | (SOURCE_FEATURES if columns.tag is not None else {})
@@ -169,8 +179,16 @@ class ColumnLayout:
             The column, `N` values.
 
         Raises:
-            ValueError: If the user's column has a type that cannot be converted.
+            ValueError: If the user's column has a type that cannot be converted, or a value that is no id.
         """
+        try:
+            return self._make(name, table, index)
+        except NoIdError as error:
+            row_id = f"{self.source}:{index[error.row]}"
+            (told,) = told_rows([row_id], self._row_files)
+            raise ValueError(f"{error} That is {told}." if told != row_id else str(error)) from error
+
+    def _make(self, name: str, table: pa.Table, index: np.ndarray) -> pa.Array:
         if name == "title":
             return pa.nulls(len(index), pa.string()) if self.title is None else self._titles(table, self.title)
         if name == "row_id":
@@ -274,7 +292,7 @@ def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
         and blank text become `NO_CATALOG`; every other value is hashed.
 
     Raises:
-        ValueError: If a value is no id.
+        NoIdError: If a value is no id.
     """
     if pa.types.is_signed_integer(column.type):
         numbers = column.cast(pa.int64()).fill_null(NO_CATALOG).to_numpy(zero_copy_only=False)
@@ -283,7 +301,11 @@ def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
     distinct = column.dictionary_encode() if not pa.types.is_nested(column.type) else None
     if distinct is None or pa.types.is_null(column.type):
         return np.array([_catalog_number(text) for text in id_texts(column, place).to_pylist()], dtype=np.int64)
-    numbers = [_catalog_number(text) for text in id_texts(distinct.dictionary, place).to_pylist()]
+    try:
+        numbers = [_catalog_number(text) for text in id_texts(distinct.dictionary, place).to_pylist()]
+    except NoIdError as error:
+        error.row = distinct.indices.to_pylist().index(error.row)
+        raise
     indices = distinct.indices.fill_null(len(numbers)).to_numpy(zero_copy_only=False)
     return np.array([*numbers, NO_CATALOG], dtype=np.int64)[indices]
 

@@ -13,12 +13,22 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["id_text", "id_texts", "word_of"]
+__all__ = ["NoIdError", "id_text", "id_texts", "word_of"]
 
 _EXACT = 2**53
 _EXACT_IN_BITS = {16: 2**11, 32: 2**24}
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _PLACE = "{place} holds {value!r}, {why}. An id is text or a whole number: name another column, or store it as text."
+
+
+class NoIdError(ValueError):
+    """A value is no id.
+
+    Attributes:
+        row: Its place in the column, from 0.
+    """
+
+    row = 0
 
 
 def id_text(value: Any, place: str, *, exact: int = _EXACT) -> str | None:
@@ -73,12 +83,20 @@ def id_texts(column: pa.Array, place: str) -> pa.Array:
         The ids as strings, shape `(N,)`.
 
     Raises:
-        ValueError: If a value is no id.
+        NoIdError: If a value is no id.
     """
     if pa.types.is_integer(column.type):
         return column.cast(pa.string())
     exact = _EXACT_IN_BITS.get(column.type.bit_width, _EXACT) if pa.types.is_floating(column.type) else _EXACT
-    return pa.array([id_text(value, place, exact=exact) for value in _values(column)], pa.string())
+    texts: list[str | None] = []
+    for value in _values(column):
+        try:
+            texts.append(id_text(value, place, exact=exact))
+        except ValueError as error:
+            told = NoIdError(str(error))
+            told.row = len(texts)
+            raise told from None
+    return pa.array(texts, pa.string())
 
 
 def _values(column: pa.Array) -> Iterable[Any]:

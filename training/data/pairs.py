@@ -17,7 +17,8 @@ import torch
 
 from training.data.collator import ProductCollator, ReadRow
 from training.data.columns import CANONICAL_FEATURES, NO_CATALOG
-from training.data.ids import id_texts, word_of
+from training.data.ids import NoIdError, id_texts, word_of
+from training.data.row_places import RowFiles, row_files, told_file_row
 from training.data.table_files import read_table
 
 __all__ = ["PairCollator", "ProductPairs", "find_pairs", "load_pairs", "load_title_pairs", "pairs_of_catalogs"]
@@ -48,6 +49,11 @@ class ProductPairs:
     def column_names(self) -> list[str]:
         """Columns of the table of products."""
         return list(self.products.column_names)
+
+    @property
+    def row_files(self) -> list[RowFiles]:
+        """Files that the products come from, as far as they are known."""
+        return row_files(self.products)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -157,13 +163,14 @@ def find_pairs(
     for row, row_id in enumerate(row_ids):
         if place.setdefault(row_id, row) != row:
             repeated.add(row_id)
-    lefts, rights = (id_texts(_one_array(table[name]), f"{path}: column {name!r}") for name in ("left", "right"))
+    lefts, rights = (_ids(table[name], path, name, encoding) for name in ("left", "right"))
     rows = []
-    for left, right, label in zip(lefts.to_pylist(), rights.to_pylist(), labels, strict=True):
+    for number, (left, right, label) in enumerate(zip(lefts, rights, labels, strict=True)):
         if unclear := {left, right} & repeated:
+            count, told = sum(one in unclear for one in row_ids), told_file_row(path, number, encoding)
             raise ValueError(
-                f"{path} names the product {min(unclear)!r}, but {sum(one in unclear for one in row_ids)} rows have "
-                "that id; give a column whose values differ as `pair_id_column`, or leave repeated rows out."
+                f"{told} names the product {min(unclear)!r}, but {count} rows have that id; give a column whose values "
+                "differ as `pair_id_column`, or leave repeated rows out."
             )
         if left in place and right in place:
             rows.append((place[left], place[right], label))
@@ -217,12 +224,19 @@ def _read_pairs(path: str, encoding: str) -> tuple[pa.Table, list[int]]:
     words = [word_of(label, "label") for label in table["label"].to_pylist()]
     labels = [_LABELS.get((word or "").lower()) for word in words]
     if others := sorted({str(word) for word, label in zip(words, labels, strict=True) if label is None}):
-        raise ValueError(f"{path} has the labels {others[:5]}; give 1 for the same product, else 0.")
+        first = told_file_row(path, labels.index(None), encoding)
+        raise ValueError(
+            f"{path} has the labels {others[:5]}, the first of them in {first}; give 1 for the same product, else 0."
+        )
     return table.select(list(_PAIR_COLUMNS)), [label for label in labels if label is not None]
 
 
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+def _ids(column: pa.ChunkedArray, path: str, name: str, encoding: str) -> list[str | None]:
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    try:
+        return id_texts(array, f"{path}: column {name!r}").to_pylist()
+    except NoIdError as error:
+        raise ValueError(f"{error} That is {told_file_row(path, error.row, encoding)}.") from error
 
 
 def pairs_of_catalogs(

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
-from training.data.table_files import plain_schema, plain_table, read_row_group
+from training.data.row_places import RowFiles, row_files
+from training.data.table_files import open_file, plain_schema, plain_table, read_row_group
 
 __all__ = ["ParquetBlocks", "StreamedProducts", "TableBlocks"]
 
@@ -38,11 +38,13 @@ class Blocks(Protocol):
         column_names: Canonical and kept columns.
         lengths: Rows of each block.
         num_bytes: Size of each block in bytes, once it is read.
+        row_files: Files that the rows come from, as far as they are known.
     """
 
     column_names: list[str]
     lengths: list[int]
     num_bytes: list[int]
+    row_files: list[RowFiles]
 
     def read(self, block: int, names: Sequence[str]) -> pa.Table:
         """Reads some columns of a block."""
@@ -52,12 +54,10 @@ class ParquetBlocks:
     """The row groups of parquet files.
 
     Args:
-        source: Name of the source, for errors and row ids.
-        files: Paths or addresses of the files, whose columns are the same.
+        row_files: The files, whose columns are the same, and the name of their source.
         columns: The user's column names.
         folder: Folder that relative paths of images start from.
         rules: Columns, and the value of each whose rows are excluded; these columns are read at the start.
-        first_index: Index of the first row in the source.
 
     Attributes:
         num_source_rows: Rows of the files, excluded ones counted.
@@ -69,14 +69,14 @@ class ParquetBlocks:
 
     def __init__(
         self,
-        source: str,
-        files: Sequence[str],
+        row_files: RowFiles,
         columns: ProductColumns,
         folder: Path | None = None,
         rules: Sequence[tuple[str, str]] = (),
-        first_index: int = 0,
     ) -> None:
         """Reads the files' footers."""
+        self.row_files = [row_files]
+        source, files, first_index = row_files.source, row_files.files, row_files.first_index
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             self._footers = list(pool.map(_read_footer, files))
         self._files = list(files)
@@ -90,7 +90,7 @@ class ParquetBlocks:
                     f"source {source!r}: {file} has no column {sorted(missing)[0]!r}, which {files[chosen]} has. "
                     "Name them as separate sources."
                 )
-        self.layout = ColumnLayout(source, datasets.Features.from_arrow_schema(schema), columns, folder)
+        self.layout = ColumnLayout(source, datasets.Features.from_arrow_schema(schema), columns, folder, row_files)
         self.column_names = [*CANONICAL_FEATURES, *self.layout.kept.values()]
         self.lengths: list[int] = []
         self.num_bytes: list[int] = []
@@ -143,7 +143,7 @@ class ParquetBlocks:
 
     def _read(self, number: int, group: int, columns: Sequence[str]) -> pa.Table:
         # Opened for each read: processes that share an open file would share its position.
-        with _open(self._files[number]) as file:
+        with open_file(self._files[number]) as file:
             parquet = pq.ParquetFile(file, metadata=self._footers[number])
             table = read_row_group(parquet, group, self._files[number], list(dict.fromkeys(columns)))
         return plain_table(table, self._files[number], int(self._first_rows[number][group]))
@@ -160,6 +160,7 @@ class TableBlocks:
         """Splits the table into blocks."""
         self._products = products
         self.column_names = products.column_names
+        self.row_files = row_files(products)
         starts = range(0, len(products), _TABLE_BLOCK_ROWS)
         self.lengths = [min(_TABLE_BLOCK_ROWS, len(products) - start) for start in starts]
         self.num_bytes = [0] * len(self.lengths)  # the table is mapped into memory, not held in it
@@ -183,11 +184,13 @@ class StreamedProducts:
         block_lengths: Rows of each block, shape `(num_blocks,)`.
         block_bytes: Size of each block in bytes, once it is read, shape `(num_blocks,)`.
         cached_blocks: Number of blocks, those read last, that are held in memory.
+        row_files: Files that the rows come from, as far as they are known.
     """
 
     def __init__(self, parts: Sequence[Blocks], max_rows: int | None = None) -> None:
         """Counts the rows."""
         self._parts = list(parts)
+        self.row_files = [files for part in self._parts for files in part.row_files]
         self.column_names = [
             name for name in self._parts[0].column_names if all(name in part.column_names for part in self._parts)
         ]
@@ -271,14 +274,9 @@ class StreamedProducts:
         return self._cache[block]
 
 
-def _open(file: str) -> Any:
-    system, path = fsspec.core.url_to_fs(file)
-    return system.open(path, "rb")
-
-
 def _read_footer(file: str) -> pq.FileMetaData:
     try:
-        with _open(file) as opened:
+        with open_file(file) as opened:
             return pq.read_metadata(opened)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{file} is not a parquet file ({error}). Check how it was written or downloaded.") from error

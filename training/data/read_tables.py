@@ -16,6 +16,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +29,7 @@ import pyarrow as pa
 from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
 from training.data.files import secrets_left_out, without_secrets
 from training.data.parquet_stream import ParquetBlocks, StreamedProducts, TableBlocks
+from training.data.row_places import RowFiles, remember_files
 from training.data.table_files import FORMATS, RULES, TableFiles, format_of
 
 __all__ = ["Products", "load_products", "source_files"]
@@ -36,6 +38,23 @@ logger = logging.getLogger(__name__)
 
 Products: TypeAlias = datasets.Dataset | StreamedProducts
 """Products with the canonical columns: a table, or a stream that is read in blocks."""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A part of a source.
+
+    Args:
+        table: Its rows, or the parquet files to be streamed.
+        folder: Folder that image paths start from.
+        files: Files that the rows come from, as far as they are known.
+        kind: Format of the files.
+    """
+
+    table: datasets.Dataset | list[str]
+    folder: Path | None = None
+    files: Sequence[str] = ()
+    kind: str = "parquet"
 
 
 @secrets_left_out()
@@ -101,14 +120,20 @@ def load_products(
     absent: list[tuple[str, list[str]]] = []
     for source in sources:
         name, num_rows = without_secrets(source), 0  # in errors, reports and row ids
-        for opened, folder in _open_source(source, split, streaming, encoding, toy_offers, toy_seed):
+        for part in _open_source(source, split, streaming, encoding, toy_offers, toy_seed):
+            opened, folder = part.table, part.folder
+            row_id = columns.row_id if columns.row_id != "none" else None
+            prefix = columns.tag.prefix if columns.tag is not None else ""
+            files = RowFiles(name, part.files, part.kind, encoding, num_rows, row_id, prefix)
             if isinstance(opened, list):
-                part = ParquetBlocks(name, opened, columns, folder, rules, num_rows)
-                layout, num_part_rows = part.layout, part.num_source_rows
-                blocks.append(part)
+                streamed = ParquetBlocks(files, columns, folder, rules)
+                layout, num_part_rows = streamed.layout, streamed.num_source_rows
+                blocks.append(streamed)
             else:
-                layout, num_part_rows = ColumnLayout(name, opened.features, columns, folder), len(opened)
+                layout, num_part_rows = ColumnLayout(name, opened.features, columns, folder, files), len(opened)
                 table = _with_canonical_columns(opened, layout, rules, num_rows)
+                if part.files:
+                    remember_files(table, files)
                 if streaming:
                     blocks.append(TableBlocks(table))
                 else:
@@ -149,22 +174,22 @@ def _toy_data(num_offers: int, seed: int) -> datasets.DatasetDict:
 
 def _open_source(
     source: str, split: str, streaming: bool, encoding: str, toy_offers: int, toy_seed: int
-) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
-    """Opens one source: its tables or, to be streamed, parquet files, and the folder that image paths start from."""
+) -> list[_Opened]:
+    """Opens one source: its tables or, to be streamed, parquet files."""
     if source == "toy":
         splits = _toy_data(toy_offers, toy_seed)
         if split not in splits:
             raise ValueError(f"split={split!r} is not in the toy data. Use one of {sorted(splits)}.")
-        return [(splits[split], None)]
+        return [_Opened(splits[split])]
     if files := _table_files(source, split):
         return _open_files(source, files, streaming, encoding)
     path = Path(source).expanduser()
     if path.is_dir() and (saved := _saved_dataset(source, path, split)) is not None:
-        return [(saved, path)]
+        return [_Opened(saved, path)]
     if path.is_dir():
-        return [(_open_dataset(source, str(path), None, split, streaming, encoding), path)]
+        return [_open_dataset(source, str(path), None, split, streaming, encoding, path)]
     name, _, config = source.partition(":")
-    return [(_open_dataset(source, name, config or None, split, streaming, encoding), None)]
+    return [_open_dataset(source, name, config or None, split, streaming, encoding, None)]
 
 
 def _saved_dataset(source: str, folder: Path, split: str) -> datasets.Dataset | None:
@@ -236,9 +261,7 @@ def _table_in_folder(folder: Path, split: str) -> Path | None:
     return None
 
 
-def _open_files(
-    source: str, files: Sequence[str], streaming: bool, encoding: str
-) -> list[tuple[datasets.Dataset | list[str], Path | None]]:
+def _open_files(source: str, files: Sequence[str], streaming: bool, encoding: str) -> list[_Opened]:
     """Opens table files, those of one format and folder together, since image paths are relative to the folder."""
     groups: dict[tuple[str, Path | None], list[str]] = {}
     for file in files:
@@ -253,10 +276,10 @@ def _open_files(
     opened: list[tuple[datasets.Dataset | list[str], Path | None]] = []
     for (kind, folder), group in groups.items():
         if streaming and kind == "parquet":
-            opened.append((group, folder))
+            opened.append(_Opened(group, folder, group, kind))
         else:
             names = [_no_pattern(file) for file in group]
-            opened.append((_read_files(source, kind, names, encoding), folder))
+            opened.append(_Opened(_read_files(source, kind, names, encoding), folder, group, kind))
     return opened
 
 
@@ -286,17 +309,19 @@ def _read_files(source: str, kind: str, data_files: Any, encoding: str) -> datas
 
 
 def _open_dataset(
-    source: str, name: str, config: str | None, split: str, streaming: bool, encoding: str
-) -> datasets.Dataset | list[str]:
+    source: str, name: str, config: str | None, split: str, streaming: bool, encoding: str, folder: Path | None
+) -> _Opened:
     """Opens a dataset that `datasets` knows by name; to be streamed, finds its parquet files."""
     with _named_errors(source, split):
         builder = datasets.load_dataset_builder(name, config)
         files = getattr(builder.config, "data_files", None) or {}
+        names = [str(file) for file in files.get(split, ())]
         if not streaming:
             kind = {"csv": "csv", "json": "json"}.get(builder.name)
-            if kind is not None and split in files and builder.info.features is None:
-                return _read_files(source, kind, files[split], encoding)
-            return datasets.load_dataset(name, config, split=split)
+            if kind is not None and names and builder.info.features is None:
+                return _Opened(_read_files(source, kind, files[split], encoding), folder, names, kind)
+            is_known = builder.name == "parquet"
+            return _Opened(datasets.load_dataset(name, config, split=split), folder, names if is_known else ())
     if builder.name != "parquet":
         raise ValueError(
             f"source {source!r} is not stored as parquet but as {builder.name}, whose rows cannot be found one by "
@@ -307,7 +332,7 @@ def _open_dataset(
         raise ValueError(
             f"source {source!r} could not be opened (split={split!r}). Its splits are: {', '.join(files)}."
         )
-    return [str(file) for file in files[split]]
+    return _Opened(names, folder, names)
 
 
 @contextlib.contextmanager

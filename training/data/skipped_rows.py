@@ -1,17 +1,24 @@
 """Counts the rows that could not be used, by reason; too many of them stop the run."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from training.data.row_places import RowFiles, told_rows
 
 __all__ = ["SkipCounter"]
 
 
 class SkipCounter:
-    """Counts the rows that were skipped, by reason, and stops a run that skips too many."""
+    """Counts the rows that were skipped, by reason, and stops a run that skips too many.
 
-    def __init__(self) -> None:
+    Args:
+        row_files: Files that the rows come from, to tell where they are.
+    """
+
+    def __init__(self, row_files: Sequence[RowFiles] = ()) -> None:
         """Starts at zero."""
+        self._row_files = list(row_files)
         self.num_rows = 0
         self.reasons: Counter[str] = Counter()
         self.first_row_ids: dict[str, list[str]] = {}
@@ -44,13 +51,19 @@ class SkipCounter:
         """
         if self.num_rows >= min_rows and self.num_skipped > max_share * self.num_rows:
             raise ValueError(
-                f"{self.report()}, which is more than the {max_share:.1%} allowed. First rows of each reason, "
-                f"counted from 0: {self.examples()}. Mend or remove these rows, or raise `max_skipped_share`."
+                f"{self.report()}, which is more than the {max_share:.1%} allowed. First rows of each reason: "
+                f"{self.examples()}. Mend or remove these rows, or raise `max_skipped_share`."
             )
 
+    def told_rows(self) -> dict[str, list[str]]:
+        """Tells for each reason where the first rows are, such as `"a.csv line 7"`; see `training.data.row_places`."""
+        row_ids = [row_id for ids in self.first_row_ids.values() for row_id in ids]
+        told = dict(zip(row_ids, told_rows(row_ids, self._row_files), strict=True))
+        return {reason: [told[row_id] for row_id in ids] for reason, ids in self.first_row_ids.items()}
+
     def examples(self) -> str:
-        """Lists the first row ids of each reason, such as `"truncated: a.parquet:7; empty_title: a.parquet:9"`."""
-        return "; ".join(f"{reason}: {', '.join(row_ids)}" for reason, row_ids in self.first_row_ids.items())
+        """Lists the first rows of each reason, such as `"truncated: a.csv line 7; empty_title: a.csv line 9"`."""
+        return "; ".join(f"{reason}: {', '.join(rows)}" for reason, rows in self.told_rows().items())
 
     def report(self) -> str:
         """Returns a line such as `"3 of 400 rows skipped (0.8%): truncated 2, empty_title 1"`."""

@@ -26,10 +26,12 @@ __all__ = [
     "RULES",
     "TableFiles",
     "format_of",
+    "open_file",
     "plain_schema",
     "plain_table",
     "read_row_group",
     "read_table",
+    "tables_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -81,14 +83,14 @@ class TableFiles(datasets.ArrowBasedBuilder):
         paths = dl_manager.download(list(names))
         if self.config.kind in ("parquet", "arrow"):
             files: Any = list(zip(map(str, names), paths, strict=True))
-            schemas = [_schema(name, functools.partial(_open, path), self.config.kind) for name, path in files]
+            schemas = [_schema(name, functools.partial(open_file, path), self.config.kind) for name, path in files]
             # A part without rows is often one without types, too.
             chosen = next((schema for schema, num_rows in schemas if num_rows), schemas[0][0])
             files = [file for file, (_, num_rows) in zip(files, schemas, strict=True) if num_rows]
             schema = plain_schema(chosen, str(names[0]))
         else:
             files = [
-                TextFile(str(name), functools.partial(_open, path), self.config.kind, self.config.encoding)
+                TextFile(str(name), functools.partial(open_file, path), self.config.kind, self.config.encoding)
                 for name, path in zip(names, paths, strict=True)
             ]
             schema = text_schema(files)
@@ -105,7 +107,7 @@ class TableFiles(datasets.ArrowBasedBuilder):
             return
         for place, (name, path) in enumerate(files):
             first_row = 0
-            for number, table in enumerate(_tables(name, functools.partial(_open, path), self.config.kind)):
+            for number, table in enumerate(tables_of(name, functools.partial(open_file, path), self.config.kind)):
                 plain = plain_table(table, name, first_row)
                 try:
                     yield Key(place, number), table_cast(plain, schema)
@@ -134,10 +136,12 @@ def read_table(path: str, encoding: str = "utf-8") -> pa.Table:
     kind = format_of(path)
     if kind is None:
         raise ValueError(f"{path} is not a table that can be read; give one of {', '.join(sorted(FORMATS))}.")
-    opener = functools.partial(_open, path)
+    opener = functools.partial(open_file, path)
     if kind in ("parquet", "arrow"):
         schema, num_rows = _schema(path, opener, kind)
-        tables = [plain_table(table, path) for table in _tables(path, opener, kind)] if num_rows else []
+        tables: list[pa.Table] = []
+        for table in tables_of(path, opener, kind) if num_rows else []:
+            tables.append(plain_table(table, path, sum(map(len, tables))))
         return pa.concat_tables(tables) if tables else plain_schema(schema, path).empty_table()
     files = [TextFile(path, opener, kind, encoding)]
     schema = text_schema(files)
@@ -176,7 +180,7 @@ def plain_table(table: pa.Table, file: str, first_row: int = 0) -> pa.Table:
     Args:
         table: Some rows of a file.
         file: Name of the file, for messages.
-        first_row: Place of the first of them in the file.
+        first_row: Place of the first of them in the file, from 0; messages count from 1.
 
     Returns:
         The table, without the columns that `datasets` can't hold.
@@ -202,7 +206,7 @@ def _readable(column: pa.ChunkedArray, place: str, first_row: int) -> pa.Chunked
         binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
         values = column.cast(binary).to_pylist()
     bad = np.array([value is not None and not _is_utf8(value) for value in values])
-    rows = first_row + np.flatnonzero(bad)
+    rows = first_row + 1 + np.flatnonzero(bad)
     logger.warning("%s: %d values are no UTF-8 and read as missing, the first in row %d", place, len(rows), rows[0])
     kept = [None if is_bad else value for value, is_bad in zip(values, bad.tolist(), strict=True)]
     return pa.chunked_array([pa.array(kept, binary).cast(column.type)])
@@ -233,7 +237,8 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _open(path: str) -> IO[bytes]:
+def open_file(path: str) -> IO[bytes]:
+    """Opens a file on this machine, or wherever `fsspec` reaches."""
     system, place = fsspec.core.url_to_fs(path)
     return system.open(place, "rb")
 
@@ -250,8 +255,23 @@ def _schema(name: str, opener: Callable[[], IO[bytes]], kind: str) -> tuple[pa.S
             raise ValueError(f"{name} is no {kind} file ({error}); check how it was written or downloaded.") from error
 
 
-def _tables(name: str, opener: Callable[[], IO[bytes]], kind: str) -> Iterator[pa.Table]:
-    """Reads a file, some rows at a time."""
+def tables_of(
+    name: str, opener: Callable[[], IO[bytes]], kind: str, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Reads a parquet or arrow file, some rows at a time.
+
+    Args:
+        name: Name of the file, for errors.
+        opener: Opens it.
+        kind: `"parquet"` or `"arrow"`.
+        columns: Columns of a parquet file that are read; all if not given.
+
+    Yields:
+        Its rows.
+
+    Raises:
+        ValueError: If its bytes are broken.
+    """
     with opener() as file:
         if kind == "arrow":
             reader = _open_arrow(file)
@@ -261,7 +281,7 @@ def _tables(name: str, opener: Callable[[], IO[bytes]], kind: str) -> Iterator[p
             return
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
-            yield read_row_group(parquet, group, name)
+            yield read_row_group(parquet, group, name, columns)
 
 
 def read_row_group(parquet: pq.ParquetFile, group: int, file: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -6,10 +6,11 @@
 - Bytes that are not of the encoding are an error that names the line.
 """
 
+import csv
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any
@@ -17,13 +18,14 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow as pa
 
-__all__ = ["EncodingError", "TextFile", "check_names", "read_text_files", "text_schema"]
+__all__ = ["EncodingError", "TextFile", "check_names", "numbered_rows", "read_text_files", "text_schema"]
 
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 10_000
 _EXACT = 2**53  # up to here every whole number is a float
 _LONGEST_INTEGER = 18  # digits that fit into 64 bits
+_LONGEST_CELL = 2**31 - 1  # characters, for Python's own reader of CSV
 
 
 class EncodingError(ValueError):
@@ -139,6 +141,63 @@ def read_text_files(files: Sequence[TextFile], schema: pa.Schema) -> Iterator[pa
                 yield pa.table(columns, schema=schema)
 
 
+def numbered_rows(file: TextFile, *, parse: bool = True) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    """Finds where rows are, in the order in which `read_text_files` reads them.
+
+    Args:
+        file: The file.
+        parse: Whether to read the rows' values, too.
+
+    Yields:
+        For each row `"line"` and the line that it begins on, counted from 1 as editors do, or, where the file is one
+        list of JSON, `"record"` and its place there; and the values that are written in it.
+
+    Raises:
+        EncodingError: If the file is not of its encoding.
+        ValueError: If it can't be read.
+    """
+    if file.kind == "json":
+        yield from _json_rows(file, parse)
+        return
+    names: list[str] | None = None
+    for number, cells in _csv_records(file):
+        if names is None:
+            names = cells
+        else:
+            yield "line", number, dict(zip(names, cells, strict=False)) if parse else {}
+
+
+def _csv_records(file: TextFile) -> Iterator[tuple[int, list[str]]]:
+    """Yields the line that a record begins on, and its cells; the header comes first. pandas does not tell lines."""
+    longest = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with file.open() as raw:
+            text = io.TextIOWrapper(raw, encoding=file.codec, errors="replace", newline="")
+            records = csv.reader(text, delimiter=_csv_settings(file)["sep"])
+            line = 1
+            for cells in records:
+                if len(cells) > 1 or (cells and cells[0].strip()):  # pandas passes over blank lines, too
+                    yield line, cells
+                line = records.line_num + 1
+    finally:
+        csv.field_size_limit(longest)
+
+
+def _not_csv(file: TextFile, reason: str) -> ValueError:
+    """Returns the error that names the line of the row that is none of the table."""
+    header, last = 0, 1
+    for line, cells in _csv_records(file):
+        header, last = header or len(cells), line
+        if len(cells) > header:
+            return ValueError(
+                f"{file.name}, line {line}, has more fields than the header names columns; name them all, or put text "
+                "with commas in quotes."
+            )
+    if "EOF inside string" in reason:  # all that follows the quote is one record, the last
+        return ValueError(f"{file.name}, line {last}: a quote is not closed before the end of the file; close it.")
+    return ValueError(f"{file.name} is not a table as CSV has them: {reason}")
+
+
 def _csv_header(file: TextFile) -> list[str]:
     try:
         with file.open() as raw:
@@ -157,15 +216,12 @@ def _csv_chunks(file: TextFile) -> Iterator[pd.DataFrame]:
         with file.open() as raw, pd.read_csv(raw, chunksize=_ROWS_AT_ONCE, **_csv_settings(file)) as chunks:
             for chunk in chunks:
                 if not isinstance(chunk.index, pd.RangeIndex):
-                    raise ValueError(
-                        f"{file.name} has rows with more fields than the header names columns; name them all, or put "
-                        "text with commas in quotes."
-                    )
+                    raise _not_csv(file, "rows with more fields than the header names columns")
                 yield chunk
     except pd.errors.EmptyDataError:
         return
     except pd.errors.ParserError as error:
-        raise ValueError(f"{file.name} is not a table as CSV has them: {str(error).strip()}") from error
+        raise _not_csv(file, str(error).strip()) from error
     except UnicodeError as error:
         raise file.wrong_encoding(error) from error
 
@@ -264,15 +320,14 @@ def _constant(name: str) -> float | None:
 
 
 def _blocks(file: TextFile) -> Iterator[list[dict[str, Any]]]:
-    rows = _json_rows(file)
+    rows = (row for _, _, row in _json_rows(file))
     while block := list(islice(rows, _ROWS_AT_ONCE)):
         yield block
 
 
-def _json_rows(file: TextFile) -> Iterator[dict[str, Any]]:
-    """Reads a file with an object a line, or with one list of objects."""
+def _json_rows(file: TextFile, parse: bool = True) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Reads a file with an object a line, or with one list of objects; tells what they are counted in, and where."""
     decoder = json.JSONDecoder(parse_int=_integer, parse_float=_WrittenFloat, parse_constant=_constant)
-    number = 0
     try:
         with file.open() as raw:
             is_list = raw.read(64).decode(file.codec, "ignore").lstrip().startswith("[")
@@ -280,11 +335,12 @@ def _json_rows(file: TextFile) -> Iterator[dict[str, Any]]:
             if is_list:
                 found: Any = enumerate(decoder.decode(raw.read().decode(file.codec).strip()), 1)
             else:
-                found = _decoded_lines(raw, file.codec, decoder)
-            for number, row in found:  # noqa: B007 (told in the errors)
+                found = _decoded_lines(raw, file.codec, decoder if parse else None)
+            word = "record" if is_list else "line"
+            for number, row in found:
                 if not isinstance(row, dict):
-                    raise ValueError(f"{file.name}, row {number}: {str(row)[:80]!r} is no JSON object.")
-                yield row
+                    raise ValueError(f"{file.name}, {word} {number}: {str(row)[:80]!r} is no JSON object.")
+                yield word, number, row
     except UnicodeError as error:
         raise file.wrong_encoding(error) from error
     except _BadLine as error:
@@ -302,10 +358,10 @@ class _BadLine(Exception):
         self.number = number
 
 
-def _decoded_lines(raw: IO[bytes], codec: str, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any]]:
+def _decoded_lines(raw: IO[bytes], codec: str, decoder: json.JSONDecoder | None) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(io.TextIOWrapper(raw, encoding=codec, newline="\n"), 1):
         if line := line.strip():
             try:
-                yield number, decoder.decode(line)
+                yield number, {} if decoder is None else decoder.decode(line)
             except (json.JSONDecodeError, RecursionError) as error:
                 raise _BadLine(number) from error

@@ -18,6 +18,7 @@ from training.data.digests import config_digest, processor_digest, weights_diges
 from training.data.files import files_digest, write_json
 from training.data.once import loaded_once
 from training.data.read_tables import load_products, source_files
+from training.data.row_places import row_files
 from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards
 from training.engine.nonfinite import check_weights
@@ -80,7 +81,7 @@ def _embed(arguments: EmbedArguments, accelerator: Accelerator) -> dict[str, Any
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return {}
-    skipped = shards.skipped()
+    skipped = shards.skipped(row_files(embedder.products))
     for counter in skipped.values():  # of all files, those of earlier runs included
         counter.check(arguments.max_skipped_share, min_rows=1)
     report = {
@@ -89,7 +90,7 @@ def _embed(arguments: EmbedArguments, accelerator: Accelerator) -> dict[str, Any
         "dim": embedder.dim,
         "dtype": arguments.dtype,
         "skipped": {modality: dict(counter.reasons) for modality, counter in skipped.items()},
-        "examples": {modality: counter.first_row_ids for modality, counter in skipped.items()},
+        "examples": {modality: counter.told_rows() for modality, counter in skipped.items()},
         "waiting_share": round(waiting, 3),
     }
     for modality, counter in skipped.items():

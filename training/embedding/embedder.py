@@ -19,6 +19,7 @@ from training.data.collator import modalities_of
 from training.data.images import ImageReader, image_state
 from training.data.loaders import batch_loader
 from training.data.read_tables import Products
+from training.data.row_places import row_files
 from training.data.skipped_rows import SkipCounter
 from training.embedding.vector_shards import EmbeddedShards, ShardInProgress
 from training.engine.waiting import WaitingTime
@@ -78,7 +79,7 @@ class CorpusEmbedder:
         if not numbers:
             return 0.0
         loader = WaitingTime(self._loader(shards, numbers))
-        skips = {modality: SkipCounter() for modality in modalities_of(self.modality)}
+        skips = {modality: SkipCounter(row_files(self.products)) for modality in modalities_of(self.modality)}
         total = sum(len(shards.rows(number)) for number in numbers)
         with (
             closing(iter(loader)) as chunks,  # ends the workers after an error, too

@@ -18,6 +18,7 @@ from training.data.columns import stable_id
 from training.data.files import whole_folder, write_json
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
+from training.data.row_places import row_files
 from training.data.skipped_rows import SkipCounter
 from training.engine.build import load_split
 from training.engine.nonfinite import check_weights
@@ -73,7 +74,7 @@ def read_batches(
     loader = evaluation_loader(
         products, processor, batch_size=batch_size, modality=modality, num_workers=data.num_workers
     )
-    skips = SkipCounter()
+    skips = SkipCounter(row_files(products))
     batches = []
     for batch in with_progress(loader, f"reading {split}"):
         skips.add(batch)

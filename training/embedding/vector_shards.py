@@ -26,6 +26,7 @@ from training.data.columns import NO_CATALOG
 from training.data.files import as_written, whole_file, write_json
 from training.data.images import image_state, images_digest
 from training.data.read_tables import Products
+from training.data.row_places import RowFiles
 from training.data.skipped_rows import SkipCounter
 
 __all__ = ["EmbeddedShards", "ShardInProgress"]
@@ -108,14 +109,18 @@ class EmbeddedShards:
                 )
         write_json(content, path)
 
-    def skipped(self) -> dict[str, SkipCounter]:
-        """Return the counts of what could not be embedded in the files written so far, by modality."""
+    def skipped(self, row_files: Sequence[RowFiles] = ()) -> dict[str, SkipCounter]:
+        """Return the counts of what could not be embedded in the files written so far, by modality.
+
+        Args:
+            row_files: Files that the rows come from, to tell where they are.
+        """
         counters: dict[str, SkipCounter] = {}
         for shard in range(len(self)):
             if self.path(shard).is_file():
                 states = json.loads(pq.read_schema(self.path(shard)).metadata[_COUNTS])
                 for modality, state in states.items():
-                    counters.setdefault(modality, SkipCounter()).merge(state)
+                    counters.setdefault(modality, SkipCounter(row_files)).merge(state)
         return counters
 
 

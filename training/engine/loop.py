@@ -26,6 +26,7 @@ from training.data.loaders import train_loader
 from training.data.mixing import rows_per_epoch
 from training.data.ranks import gather_objects
 from training.data.read_tables import Products
+from training.data.row_places import row_files
 from training.data.skipped_rows import SkipCounter
 from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
@@ -112,7 +113,7 @@ class TrainingLoop:
         self.step: OptimizerStep = self._make_step(model)
         self.bare_model = self.step.bare_model
         self.progress = Progress()
-        self.skips = SkipCounter()
+        self.skips = SkipCounter(row_files(train_products))
         kept = {"optimizer": self.step.optimizer, **self._also_kept()}
         if self.step.average is not None:
             kept["average"] = self.step.average

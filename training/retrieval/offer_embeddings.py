@@ -15,6 +15,7 @@ from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
 from training.data.ranks import gather_objects
 from training.data.read_tables import Products
+from training.data.row_places import row_files
 from training.data.skipped_rows import SkipCounter
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def embed_dataset(
         num_ranks=accelerator.num_processes,
         num_workers=num_workers,
     )
-    skips = SkipCounter()
+    skips = SkipCounter(row_files(products))
     offers = embed_offers(model, loader, accelerator, skips)
     if skips.num_skipped and accelerator.is_main_process:
         logger.warning("held-out offers: %s", skips.report())
@@ -109,7 +110,7 @@ def embed_titles(
     def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         return {"text_embeds": model(**inputs).text_embeds}
 
-    columns = encode_all(model, encode, loader, accelerator, SkipCounter())
+    columns = encode_all(model, encode, loader, accelerator, SkipCounter(row_files(products)))
     return columns["text_embeds"], columns["catalog_ids"]
 
 

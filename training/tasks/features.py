@@ -18,6 +18,7 @@ from modeling_eclip.representation_eclip import EClipTaskModel
 from training.data.loaders import evaluation_loader
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
+from training.data.row_places import row_files
 from training.data.skipped_rows import SkipCounter
 from training.retrieval.offer_embeddings import encode_all
 from training.tasks.labels import TaskLabels
@@ -123,7 +124,7 @@ def represent(
         embeds = head.represent(**given)
         return {"labels": read, **{name: getattr(embeds, name) for name in _FIELDS}}
 
-    skips = SkipCounter()
+    skips = SkipCounter(row_files(products))
     columns = encode_all(head, encode, loader, accelerator, skips, description=description)
     if skips.num_skipped and accelerator.is_main_process:
         logger.warning("%s: %s", description, skips.report())

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from training.data.read_tables import Products
+from training.data.row_places import row_files, told_rows
 
 __all__ = ["NO_LABEL", "LabelTable", "TaskLabels", "check_classes", "check_columns", "count_labels", "read_labels"]
 
@@ -96,7 +97,11 @@ def read_labels(products: Products, labels: TaskLabels) -> LabelTable:
     absent = dict.fromkeys(labels.columns, 0)
     unknown: dict[str, Counter[str]] = {name: Counter() for name in labels.columns}
     for row in products.select_columns(list(dict.fromkeys(["row_id", *labels.columns]))):
-        label = labels.encode(row)
+        try:
+            label = labels.encode(row)
+        except ValueError as error:
+            (told,) = told_rows([row["row_id"]], row_files(products))
+            raise ValueError(f"{told}: {error}") from error
         row_ids.append(row["row_id"])
         encoded.append(label)
         numbers = label if isinstance(label, list) else [label]

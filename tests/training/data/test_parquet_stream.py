@@ -12,6 +12,7 @@ import pytest
 
 from training.data.columns import ProductColumns
 from training.data.parquet_stream import ParquetBlocks, StreamedProducts, TableBlocks
+from training.data.row_places import RowFiles
 
 
 def write(path, rows: range, rows_per_group: int, **columns) -> str:
@@ -25,11 +26,15 @@ def write(path, rows: range, rows_per_group: int, **columns) -> str:
     return str(path)
 
 
+def parquet_blocks(files, **settings) -> ParquetBlocks:
+    return ParquetBlocks(RowFiles("shop", files, "parquet"), ProductColumns(), **settings)
+
+
 @pytest.fixture
 def blocks(tmp_path) -> ParquetBlocks:
     """Rows 0 to 6 in groups of 3, 3 and 1, rows 7 to 11 in groups of 2, 2 and 1."""
     files = [write(tmp_path / "0.parquet", range(7), 3), write(tmp_path / "1.parquet", range(7, 12), 2)]
-    return ParquetBlocks("shop", files, ProductColumns())
+    return parquet_blocks(files)
 
 
 def numbers(rows) -> list[int]:
@@ -81,7 +86,9 @@ def test_rows_that_are_left_out_keep_the_others_places(tmp_path, caplog):
     sellers = ["x", "brand", None, "brand", "brand", "brand", "y"]
     file = write(tmp_path / "0.parquet", range(7), 3, seller=sellers)
     with caplog.at_level("INFO", logger="training.data.parquet_stream"):
-        blocks = ParquetBlocks("shop", [file], ProductColumns(), rules=[("seller", "brand"), ("colour", "red")])
+        blocks = ParquetBlocks(
+            RowFiles("shop", [file], "parquet"), ProductColumns(), rules=[("seller", "brand"), ("colour", "red")]
+        )
     assert "shop: 4 rows excluded by seller=brand" in caplog.text
     assert "colour" not in caplog.text
     assert blocks.lengths == [2, 1]  # the second group has no row left
@@ -115,15 +122,15 @@ def test_files_must_be_parquet_of_the_same_columns(tmp_path):
     first = write(tmp_path / "0.parquet", range(2), 2, colour=["red", "blue"])
     second = write(tmp_path / "1.parquet", range(2), 2)
     with pytest.raises(ValueError, match="1.parquet has no column 'colour', which .*0.parquet has"):
-        ParquetBlocks("shop", [first, second], ProductColumns())
+        parquet_blocks([first, second])
     (tmp_path / "2.parquet").write_bytes(b"<html>404</html>" * 9)
     with pytest.raises(ValueError, match="2.parquet is not a parquet file"):
-        ParquetBlocks("shop", [str(tmp_path / "2.parquet")], ProductColumns())
+        parquet_blocks([str(tmp_path / "2.parquet")])
 
 
 def test_files_are_read_wherever_fsspec_reaches(tmp_path):
     fsspec.filesystem("memory").put(write(tmp_path / "0.parquet", range(5), 2), "/blocks/0.parquet")
-    products = StreamedProducts([ParquetBlocks("shop", ["memory://blocks/0.parquet"], ProductColumns())])
+    products = StreamedProducts([parquet_blocks(["memory://blocks/0.parquet"])])
     assert numbers(products.__getitems__([4, 1])) == [4, 1]
 
 

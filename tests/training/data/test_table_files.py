@@ -102,7 +102,7 @@ def test_another_encoding(tmp_path, suffix):
         ("a.csv", "title,image\na,b,c\na,b,c\n", "more fields than the header"),
         ("a.csv", "title,image,title\na,b,c\n", "a.csv has two columns named 'title'"),
         ("a.jsonl", '{"title": "a"}\n{"title": \n', "a.jsonl, line 2: no JSON object"),
-        ("a.jsonl", '{"title": "a"}\n3\n', "a.jsonl, row 2: '3' is no JSON object"),
+        ("a.jsonl", '{"title": "a"}\n3\n', "a.jsonl, line 2: '3' is no JSON object"),
         ("a.parquet", "no parquet", "a.parquet is no parquet file"),
     ],
 )

@@ -95,9 +95,7 @@ def apply_linear(linear: nn.Module, vectors: torch.Tensor) -> torch.Tensor:
 
 
 class LexicalLinear(nn.Module):
-    """A linear classifier of titles by their n-grams: words, pairs of words and 3-grams, weighed by TF-IDF.
-
-    It is fitted by [`fit_classifier`], not trained by gradients; until then it answers nothing.
+    """A linear classifier of titles by the TF-IDF of their n-grams; fitted by `fit_lexical`, not by gradients.
 
     Args:
         num_rows: Rows of weights for each of the three kinds; n-grams of one hash share a row.
@@ -109,7 +107,7 @@ class LexicalLinear(nn.Module):
     idf: torch.Tensor
 
     def __init__(self, num_rows: int, num_classes: int):
-        """Build the rows; the last is of the n-grams that do not count."""
+        """Build the rows, and one for the n-grams that do not count."""
         super().__init__()
         self.num_rows = num_rows
         shape = (self.num_kinds * num_rows + 1, num_classes)
@@ -287,9 +285,8 @@ def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) 
 
     Returns:
         For each measure and kind of n-gram, in the order of `EVIDENCE` after the first four, float32, shape `(P, 80)`:
-        cosine of TF-IDF; Jaccard index; the larger and the smaller share of a title's n-grams that the other one has;
-        how many are in both, and are missing in the other one, the lower number of the two first; and the highest
-        IDF of those in both, and of those missing. Not a number where a title has none of the kind.
+        not a number where a title has none of the kind. "Contained" is the share of a title's n-grams that the other
+        one has, "missing" the number that it has not, and "rarest" the highest IDF.
     """
     is_filled = (torch.cat([left, right]) < LEXICAL_PADDING).any(dim=0)
     width = left.shape[1] if torch.compiler.is_compiling() else max(int(is_filled.sum()), 1)
@@ -382,14 +379,16 @@ class PairEvidence(nn.Module):
         if left.lexical is None or right.lexical is None:
             overlap = vectors.new_full((len(vectors), len(EVIDENCE) - vectors.shape[1]), torch.nan)
         else:
-            device = vectors.device
-            overlap = lexical_overlap(left.lexical.to(device), right.lexical.to(device), self.idf.float())
+            titles = left.lexical.to(vectors.device), right.lexical.to(vectors.device)
+            overlap = lexical_overlap(*titles, self.idf.float())
         return torch.cat([vectors, overlap], dim=1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Answer from features, shape `(P, F)` to log odds, float32, shape `(P,)`."""
         known = torch.where(features.isnan(), self.mean.float(), features)
-        return (known * self.weight.float()).sum(dim=1) + self.bias.float() + self.trees(features)  # autocast leaves sums
+        return (
+            (known * self.weight.float()).sum(dim=1) + self.bias.float() + self.trees(features)
+        )  # autocast leaves sums
 
 
 def select_products(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:

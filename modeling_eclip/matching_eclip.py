@@ -10,8 +10,7 @@ Notable choices:
 - before training, the logit is the mean cosine of the modalities, scaled: a base model matches products as it is;
 - vectors forget codes and numbers: trees weigh beside them what two titles have in common (`PairEvidence`);
 - a product with a title only and one with an image only are compared in the space that titles and images share;
-- products are represented once and paired afterwards, and the pairs come from nearest neighbours: N products cost N
-  encodings and some tens of pairs per product.
+- products are represented once and paired afterwards: N products cost N encodings and some tens of pairs per product.
 """
 
 from collections.abc import Mapping
@@ -193,7 +192,6 @@ class EClipForProductMatching(EClipYesOrNoModel):
         logits = vectors[:, 3]
         if self.evidence is not None:
             weighed = self.evidence(self.evidence.features(vectors.detach(), embeds, right))
-            # A title on one side and an image on the other have nothing to weigh but the vectors.
             is_weighed = self.evidence.is_fitted & ~vectors[:, :2].isnan().all(dim=1)
             logits = torch.where(is_weighed, weighed, logits)
         return MatchingOutput(loss=loss, logits=logits, products=embeds, right_products=right)

@@ -197,7 +197,6 @@ class EClipProcessor(ProcessorMixin):
         """
         image_processor = AutoImageProcessor.from_pretrained(vision)
         if image_size is not None:
-            # Not imported by name: it does not travel, and who builds a model from towers has the package.
             sizes = importlib.import_module("modeling_eclip.inference.image_size")
             image_processor = sizes.with_output_size(image_processor, image_size)
         length, padding = _title_settings(_config_or_none(text))

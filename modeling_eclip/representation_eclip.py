@@ -34,8 +34,7 @@ _NAMES = {"text": "title", "image": "image"}
 # What is fitted to a classifier, and to no other one.
 _FITTED = ("calibration", "decision_threshold", "target_recall", "target_precision", "review_below")
 
-SENT_TO_REVIEW = "sent to review"
-"""What a head answers where it leaves the answer to people."""
+SENT_TO_REVIEW = "sent to review"  # the answer that is left to people
 
 
 def modality_widths(config: EClipConfig) -> dict[str, int]:
@@ -474,8 +473,7 @@ class EClipYesOrNoModel(EClipTaskModel):
             logits: Shape `(B,)`.
 
         Returns:
-            Whether each probability reaches the threshold; `None` for what is sent to review, of which there is none
-            without `config.review_below`.
+            Whether each probability reaches the threshold; `None` for what is sent to review.
         """
         yes = self.probabilities(logits)
         is_yes = yes >= self.decision_threshold

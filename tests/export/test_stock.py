@@ -189,7 +189,12 @@ def test_other_image_towers_in_a_dual_encoder(vision, tmp_path):
     ("vision", "text", "fields", "reason"),
     [
         ("vit", "bert", {"text_pooling": "mean"}, "`text_pooling` is 'mean'.*train with `text_pooling: pooler`"),
-        ("clip_vision_model", "clip_text_model", {"vision_pooling": "cls"}, "`vision_pooling` is 'cls', but CLIPModel"),
+        (
+            "clip_vision_model",
+            "clip_text_model",
+            {"vision_pooling": "cls"},
+            "`vision_pooling` is 'cls', but CLIPModel",
+        ),
         ("siglip_vision_model", "siglip_text_model", {"projection_dim": 32}, "`visual_projection` is no longer"),
         ("siglip_vision_model", "siglip_text_model", {"projection_dim": 16}, "train with `--freeze"),
         ("vit", "siglip_text_model", {}, "none for 'siglip_text_model' alone"),

@@ -384,11 +384,9 @@ class PairEvidence(nn.Module):
         return torch.cat([vectors, overlap], dim=1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Answer from features, shape `(P, F)` to log odds, float32, shape `(P,)`."""
+        """Answer from features, shape `(P, F)` to log odds, float32 under autocast, too, shape `(P,)`."""
         known = torch.where(features.isnan(), self.mean.float(), features)
-        return (
-            (known * self.weight.float()).sum(dim=1) + self.bias.float() + self.trees(features)
-        )  # autocast leaves sums
+        return (known * self.weight.float()).sum(dim=1) + self.bias.float() + self.trees(features)
 
 
 def select_products(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:

@@ -32,9 +32,9 @@ LEXICAL_KINDS = ("words", "word pairs", "3-grams", "words with digits", "numbers
 LEXICAL_BITS = 16  # of the hash of an n-gram; its kind stands above them
 LEXICAL_PADDING = len(LEXICAL_KINDS) << LEXICAL_BITS
 LEXICAL_LENGTH, _MAX_LEXICAL_CHARACTERS = 1024, 320
-# Vowel signs and the like, of which Python's \w knows nothing; not the selectors of emoji's looks.
-_MARKS = "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c) in ("Mn", "Mc"))
-_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{_MARKS.translate(dict.fromkeys(range(0xFE00, 0xFE10)))}])*(?:[.,]\d+)*")
+# Vowel signs and the like, of which Python's \w knows nothing; without the selectors of how emoji look.
+_MARKS = "".join(c for c in map(chr, range(0x300, 0xFE00)) if unicodedata.category(c) in ("Mn", "Mc"))
+_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{_MARKS}])*(?:[.,]\d+)*")
 
 # Fast tokenizers keep padding and length as state between calls: one call at a time, whichever processor makes it.
 _LOCK = threading.RLock()

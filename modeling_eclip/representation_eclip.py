@@ -533,11 +533,6 @@ def zero_shot_logits(model: EClipTaskModel, class_embeds: torch.Tensor, embeds: 
 
 
 __all__ = [
-    "EClipTaskModel",
-    "EClipYesOrNoModel",
-    "ProductRepresentation",
-    "embed_names",
-    "import_from_package",
-    "modality_widths",
-    "zero_shot_logits",
-]
+    "EClipTaskModel", "EClipYesOrNoModel", "ProductRepresentation", "embed_names", "import_from_package",
+    "modality_widths", "zero_shot_logits",
+]  # fmt: skip

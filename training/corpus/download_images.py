@@ -32,6 +32,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from training.corpus.failing_hosts import FailingHosts
 from training.data.files import without_secrets
 
 __all__ = ["DownloadLimits", "ImageDownloadError", "download_image", "download_images"]
@@ -81,8 +82,8 @@ class ImageDownloadError(Exception):
         reason: Short snake_case name for counting: `"bad_address"` (not http or https, no host, a user name or
             password in it), `"private_address"` (a host that is not on the public internet), `"unreachable"` (no such
             name, or a connection that was refused or broke), `"bad_certificate"`, `"timeout"`, `"bad_status"` (any
-            but 200, after redirects), `"too_many_redirects"`, `"too_large"` or `"bad_response"` (not HTTP, shorter
-            than stated, or compressed).
+            but 200, after redirects), `"too_many_redirects"`, `"too_large"`, `"bad_response"` (not HTTP, shorter
+            than stated, or compressed) or `"given_up"` (a host that could not be reached time and again; not tried).
     """
 
     def __init__(self, message: str, reason: str = "unreachable"):
@@ -123,7 +124,11 @@ def download_image(url: str, limits: DownloadLimits = _DEFAULT_LIMITS) -> bytes:
 
 
 def download_images(
-    urls: Sequence[str | None], limits: DownloadLimits = _DEFAULT_LIMITS, *, num_threads: int = 16
+    urls: Sequence[str | None],
+    limits: DownloadLimits = _DEFAULT_LIMITS,
+    *,
+    num_threads: int = 16,
+    hosts: FailingHosts | None = None,
 ) -> list[bytes | ImageDownloadError | None]:
     """Download many images in parallel; errors are returned, not raised.
 
@@ -132,6 +137,7 @@ def download_images(
             images are held in memory, up to `N * max_bytes`: give some thousands at a time.
         limits: Limits of each download.
         num_threads: Number of parallel downloads.
+        hosts: Hosts that could not be reached before; all are tried if not given.
 
     Returns:
         `N` bodies or errors, in the order of the addresses; None where the address was None.
@@ -141,16 +147,29 @@ def download_images(
     """
     if num_threads < 1:
         raise ValueError(f"`num_threads` is {num_threads}; give at least 1.")
+    hosts = hosts or FailingHosts(len(urls) + 1)
     distinct = list(dict.fromkeys(url for url in urls if url is not None))
     with ThreadPoolExecutor(num_threads, thread_name_prefix="download_images") as pool:
-        found = dict(zip(distinct, pool.map(lambda url: _attempt(url, limits), distinct), strict=True))
+        found = dict(zip(distinct, pool.map(lambda url: _attempt(url, limits, hosts), distinct), strict=True))
     return [None if url is None else found[url] for url in urls]
 
 
-def _attempt(url: str, limits: DownloadLimits) -> bytes | ImageDownloadError:
+def _attempt(url: str, limits: DownloadLimits, hosts: FailingHosts) -> bytes | ImageDownloadError:
+    host = None
     try:
-        return download_image(url, limits)
+        host = _parse(url).netloc.decode("ascii")
+        if hosts.is_given_up(host):
+            return ImageDownloadError(
+                f"{_quote(url)}: not tried, since {hosts.most_failures} attempts in a row did not reach its host. "
+                "Try again later.",
+                "given_up",
+            )
+        found = download_image(url, limits)
+        hosts.note(host, was_reached=True)
+        return found
     except ImageDownloadError as error:
+        if host is not None:
+            hosts.note(host, was_reached=error.reason not in ("timeout", "unreachable"))
         # The traceback and causes would keep the partial body in memory as long as the error.
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)

@@ -13,11 +13,17 @@ from daft import DataType, Expression, Series, col
 
 from training.arguments.prepare import PrepareArguments
 from training.corpus.download_images import DownloadLimits, ImageDownloadError, download_images
+from training.corpus.failing_hosts import FAILING_HOSTS
 
 __all__ = ["image_bytes"]
 
 _IMAGE = DataType.struct({"bytes": DataType.binary(), "reason": DataType.string()})
 _ADDRESSES_AT_ONCE = 32
+_REASONS = {
+    "private_address": "image_refused",
+    "bad_address": "image_refused",
+    "given_up": "image_host_given_up",
+}
 _WEB = ("http://", "https://")
 _STORES = ("s3://", "s3a://", "hf://", "gs://", "gcs://", "az://", "abfs://", "abfss://")  # read by Daft
 
@@ -32,7 +38,8 @@ def image_bytes(offers: daft.DataFrame, folder: Path | None, arguments: PrepareA
 
     Returns:
         For each row a struct: `bytes`, and `reason` where the image could not be fetched: `"image_unreachable"` (no
-        such file, or no usable answer from the server) or `"image_refused"` (an address or a path that outsiders must
+        such file, or no usable answer from the server), `"image_host_given_up"` (its web host could not be reached
+        time and again, and is not waited for any more) or `"image_refused"` (an address or a path that outsiders must
         not make this machine read).
 
     Raises:
@@ -76,15 +83,15 @@ def _fetcher(folder: Path | None, limits: DownloadLimits) -> Any:
     def fetch(inside: Series, addresses: Series, stored: Series) -> list[dict[str, Any]]:
         places = addresses.to_pylist()
         web = [place if _begins(place, _WEB) else None for place in places]
+        downloaded = download_images(web, limits, hosts=FAILING_HOSTS)
         found = []
         for image, place, from_web, from_store in zip(
-            inside.to_pylist(), places, download_images(web, limits), stored.to_pylist(), strict=True
+            inside.to_pylist(), places, downloaded, stored.to_pylist(), strict=True
         ):
             if image is not None or not place:
                 found.append({"bytes": image, "reason": None})
             elif isinstance(from_web, ImageDownloadError):
-                refused = from_web.reason in ("private_address", "bad_address")
-                found.append({"bytes": None, "reason": "image_refused" if refused else "image_unreachable"})
+                found.append({"bytes": None, "reason": _REASONS.get(from_web.reason, "image_unreachable")})
             elif _begins(place, (*_WEB, *_STORES)):
                 image = from_web if from_web is not None else from_store
                 found.append({"bytes": image, "reason": None if image is not None else "image_unreachable"})

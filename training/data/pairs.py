@@ -169,8 +169,8 @@ def find_pairs(
         if unclear := {left, right} & repeated:
             count, told = sum(one in unclear for one in row_ids), told_file_row(path, number, encoding)
             raise ValueError(
-                f"{told} names the product {min(unclear)!r}, but {count} rows have that id; give a column whose values "
-                "differ as `pair_id_column`, or leave repeated rows out."
+                f"{told} names the product {min(unclear)!r}, but {count} rows have that id; give a column whose "
+                "values differ as `pair_id_column`, or leave repeated rows out."
             )
         if left in place and right in place:
             rows.append((place[left], place[right], label))

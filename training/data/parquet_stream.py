@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,7 +76,6 @@ class ParquetBlocks:
         rules: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Reads the files' footers."""
-        self.row_files = [row_files]
         source, files, first_index = row_files.source, row_files.files, row_files.first_index
         with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
             self._footers = list(pool.map(_read_footer, files))
@@ -91,6 +91,7 @@ class ParquetBlocks:
                     "Name them as separate sources."
                 )
         self.layout = ColumnLayout(source, datasets.Features.from_arrow_schema(schema), columns, folder, row_files)
+        self.row_files = [replace(row_files, id_column=self.layout.row_id)]
         self.column_names = [*CANONICAL_FEATURES, *self.layout.kept.values()]
         self.lengths: list[int] = []
         self.num_bytes: list[int] = []

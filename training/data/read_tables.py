@@ -16,7 +16,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -122,9 +122,8 @@ def load_products(
         name, num_rows = without_secrets(source), 0  # in errors, reports and row ids
         for part in _open_source(source, split, streaming, encoding, toy_offers, toy_seed):
             opened, folder = part.table, part.folder
-            row_id = columns.row_id if columns.row_id != "none" else None
             prefix = columns.tag.prefix if columns.tag is not None else ""
-            files = RowFiles(name, part.files, part.kind, encoding, num_rows, row_id, prefix)
+            files = RowFiles(name, part.files, part.kind, encoding, num_rows, prefix=prefix)
             if isinstance(opened, list):
                 streamed = ParquetBlocks(files, columns, folder, rules)
                 layout, num_part_rows = streamed.layout, streamed.num_source_rows
@@ -133,7 +132,7 @@ def load_products(
                 layout, num_part_rows = ColumnLayout(name, opened.features, columns, folder, files), len(opened)
                 table = _with_canonical_columns(opened, layout, rules, num_rows)
                 if part.files:
-                    remember_files(table, files)
+                    remember_files(table, replace(files, id_column=layout.row_id))
                 if streaming:
                     blocks.append(TableBlocks(table))
                 else:

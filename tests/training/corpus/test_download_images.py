@@ -17,6 +17,7 @@ import pytest
 
 from training.corpus import download_images as downloads
 from training.corpus.download_images import DownloadLimits, ImageDownloadError, download_image, download_images
+from training.corpus.failing_hosts import FailingHosts
 
 IMAGE = b"\xff\xd8\xff an image"
 LOCAL = DownloadLimits(allow_private_addresses=True)
@@ -644,6 +645,32 @@ def test_many_images_in_order(shop):
     assert found == [None if i == 3 else b"%d" % i for i in range(20) if i not in (5, 7)]
     assert download_images([], LOCAL) == []
     assert download_images([None, None], LOCAL) == [None, None]
+
+
+def test_a_host_that_is_down_is_given_up_for_a_while(shop, internet):
+    now = [0.0]
+    hosts = FailingHosts(most_failures=3, seconds=60.0, clock=lambda: now[0])
+    internet.names = {"down.example": [[PUBLIC]], "up.example": [[OTHER_PUBLIC]]}
+    internet.dead = {PUBLIC}
+    for number in range(5):
+        shop.pages[f"/{number}"] = lambda r: r.page(404)
+
+    def reasons(number):
+        urls = [f"http://{host}.example/{i}" for i in range(number) for host in ("down", "up")]
+        found = download_images(urls, num_threads=1, hosts=hosts)
+        assert {one.reason for one in found[1::2]} == {"bad_status"}  # an answer: of a host that is there
+        return [one.reason for one in found[::2]]
+
+    assert reasons(5) == ["unreachable"] * 3 + ["given_up"] * 2
+    now[0] = 59.0
+    assert reasons(2) == ["given_up"] * 2
+    now[0] = 61.0  # one attempt
+    assert reasons(3) == ["unreachable"] + ["given_up"] * 2
+    assert internet.connected.count(PUBLIC) == 4
+    now[0], internet.dead = 122.0, set()
+    assert reasons(2) == ["bad_status"] * 2
+    internet.dead = {PUBLIC}
+    assert reasons(4) == ["unreachable"] * 3 + ["given_up"]  # counted from the start again
 
 
 def test_an_address_that_occurs_twice_is_asked_for_once(shop):

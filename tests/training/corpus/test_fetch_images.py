@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 
 from training.arguments.prepare import ImageLimits, PrepareArguments
+from training.corpus import fetch_images
+from training.corpus.failing_hosts import FailingHosts
 from training.corpus.fetch_images import image_bytes
 from training.corpus.image_facts import examine_image
 
@@ -108,6 +110,19 @@ def test_no_more_of_a_file_is_read_than_shows_that_it_is_too_large(shop):
 
 def test_own_servers_are_asked_where_the_user_allows(shop):
     assert fetch(["http://127.0.0.1:9/a.png"], shop, allow_private_addresses=True) == [UNREACHABLE]
+
+
+def test_rows_of_a_host_that_is_down_are_not_waited_for(shop, monkeypatch):
+    monkeypatch.setattr(fetch_images, "FAILING_HOSTS", FailingHosts(most_failures=2))
+    column = [f"http://127.0.0.1:9/{row}.png" for row in range(96)]
+    reasons = [reason for _, reason in fetch(column, shop, allow_private_addresses=True)]
+    assert set(reasons) == {"image_unreachable", "image_host_given_up"}
+    assert reasons.count("image_unreachable") < 40  # two, and what was on its way beside them
+    (shop / "a.png").write_bytes(b"A")
+    assert fetch(["a.png", column[0]], shop, allow_private_addresses=True) == [
+        (b"A", None),
+        (None, "image_host_given_up"),
+    ]
 
 
 def test_a_table_without_any_image():

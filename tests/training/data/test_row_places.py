@@ -61,6 +61,14 @@ def test_rows_are_told_by_file_and_line(tmp_path, kind, word, header):
     ]
 
 
+def test_a_source_may_lack_the_column_of_ids(tmp_path):
+    write(tmp_path, a_parquet=["p"], b_parquet=["q"])
+    a, b = (tmp_path / f"{name}.parquet" for name in "ab")
+    pd.read_parquet(b).drop(columns="sku").to_parquet(b)
+    for one, other in ((a, b), (b, a)):
+        assert told([str(one), str(other)], ["p", "q"], "sku") == [f"s-p ({a} row 1)", f"{b} row 1"]
+
+
 def test_lines_are_those_of_the_file(tmp_path):
     csv = tmp_path / "a.csv"
     csv.write_text('title,image,sku\n\n"a\nmug",x.png,1\n   \n"a ""cup""",x.png,\nb,x.png,7\n')

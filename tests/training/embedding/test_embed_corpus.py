@@ -123,7 +123,10 @@ def test_every_row_is_embedded_once_and_in_order(fields, checkpoint, corpus, exp
         np.testing.assert_allclose(vectors(table, name), rows, atol=1e-3 if "image" in name else 1e-5)
     assert report["rows"] == NUM_ROWS and report["dim"] == 16
     assert report["skipped"] == {"text": {"empty_title": 2}, "image": {"not_an_image": 1, "missing": 1}}
-    assert report["examples"]["image"] == {"not_an_image": ["offer 9"], "missing": ["offer 11"]}
+    assert report["examples"]["image"] == {
+        "not_an_image": [f"offer 9 ({corpus} row 10)"],
+        "missing": [f"offer 11 ({corpus} row 12)"],
+    }
     assert report == json.loads((tmp_path / "report.json").read_text())
 
 

@@ -28,8 +28,7 @@ def fit_lexical(
 ) -> None:
     """Fit the n-grams of titles, and how much they and the titles' vectors count.
 
-    The classifier of the vectors is fitted already, and only scaled. What validation likes best stays: both joined,
-    or one of them alone.
+    The classifier of the vectors is fitted already, and only scaled: the scales of both are fitted on validation.
 
     Args:
         classifier: The classifier; nothing happens where it reads no n-grams.
@@ -65,16 +64,26 @@ def fit_lexical(
     with torch.no_grad():
         deep_logits = classifier.modality_logits(_take(validation, held_out))["text"]
         wide_logits = torch.from_numpy(held_out_titles @ answer.weight.numpy().T + answer.bias.numpy())
-        scales = [(1.0, 0.0), (0.0, 1.0)]
+        best = (1.0, 0.0)  # the vectors alone, where nothing tells what is better
         if len(held_out_labels):
-            prior = torch.zeros(deep_logits.shape[1], dtype=torch.float64)
-            fitted = fit_scales(deep_logits.double(), wide_logits.double(), held_out_labels, prior)
-            scales = ([] if fitted is None else [tuple(fitted[0].tolist())]) + scales
-        truth = held_out_labels.numpy()
-        best = max(scales, key=lambda pair: score_answers(truth, pair[0] * deep_logits + pair[1] * wide_logits))
+            best = _choose_scales(deep_logits.double(), wide_logits.double(), held_out_labels)
         deep.weight.mul_(best[0])
         deep.bias.mul_(best[0]).add_(best[1] * answer.bias)
         wide.weight.copy_(best[1] * answer.weight.T)
+
+
+def _choose_scales(deep: torch.Tensor, wide: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Fit the scales of two experts by cross entropy, or leave the answer to one of them.
+
+    One of them alone must be better by more than the standard error of an accuracy: to take what is best by less would
+    follow chance.
+    """
+    fitted = fit_scales(deep, wide, labels, torch.zeros(deep.shape[1], dtype=torch.float64))
+    ways = [(1.0, 0.0), (0.0, 1.0)] if fitted is None else [tuple(fitted[0].tolist()), (1.0, 0.0), (0.0, 1.0)]
+    scores = [score_answers(labels.numpy(), one * deep + other * wide)[0] for one, other in ways]
+    best = int(np.argmax(scores))
+    error = (scores[0] * (1 - scores[0]) / len(labels)) ** 0.5
+    return ways[best] if scores[best] > scores[0] + error else ways[0]
 
 
 def document_frequencies(lexical: torch.Tensor) -> np.ndarray:

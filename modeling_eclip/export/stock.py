@@ -56,8 +56,8 @@ _FAMILIES = {
 def stock_model(model: EClipModel) -> PreTrainedModel:
     """Return a model as a stock class of transformers, with the same features, embeddings and logits.
 
-    SigLIP's logits have a bias, which e-CLIP's have not: it is 0, which leaves the logits and every ranking equal. Their
-    sigmoid is no probability then, as it was none for e-CLIP, which is trained with a softmax.
+    SigLIP's logits have a bias, which e-CLIP's have not: it becomes 0, which leaves the logits and every ranking
+    equal. Their sigmoid is no probability then, as it was none for e-CLIP, which is trained with a softmax.
 
     Args:
         model: The model. What its configuration says of the loss has no counterpart and is left out.
@@ -138,8 +138,8 @@ def _check_pooling(model: EClipModel, name: str, family: _Stock) -> None:
     pooling = getattr(model.config, f"{name}_pooling")
     if pooling != "pooler":
         raise ValueError(
-            f"`{name}_pooling` is {pooling!r}, but {family.model_class.__name__} reads the pooled output of the tower's "
-            f"own ('pooler'); train with `{name}_pooling: pooler`, or export to ONNX or OpenVINO."
+            f"`{name}_pooling` is {pooling!r}, but {family.model_class.__name__} reads the tower's own pooled output "
+            f"('pooler'); train with `{name}_pooling: pooler`, or export to ONNX or OpenVINO."
         )
 
 
@@ -149,10 +149,9 @@ def _without_projections(state: dict[str, torch.Tensor], family: _Stock) -> dict
     if visual.shape[0] != visual.shape[1] or not torch.equal(visual, torch.eye(len(visual)).to(visual)):
         # Its last step is `x + mlp(layer_norm(x))`: no weights there give `W x` and leave what is normalised the same.
         raise ValueError(
-            f"`visual_projection` is no longer the identity, and {family.model_class.__name__} has no place for it: the "
-            "last step of the image tower adds its input to its output, so that no layer can take up the projection. "
-            "Start from the SigLIP checkpoint and train with `--freeze '^visual_projection'`, or export to ONNX or "
-            "OpenVINO."
+            f"`visual_projection` is not the identity, and {family.model_class.__name__} has no place for it: its "
+            "image tower ends in a sum of a layer's input and output, which no layer can take up for it. Start from "
+            "the SigLIP checkpoint and train with `--freeze '^visual_projection'`, or export to ONNX or OpenVINO."
         )
     # Titles end in a linear layer, which takes it up: P (W x + b) = (P W) x + P b. In float64, then rounded once.
     for name in ("text_model.head.weight", "text_model.head.bias"):

@@ -7,7 +7,16 @@ import sys
 import pytest
 import torch
 from call_script import call_script
-from conftest import IMAGE_SIZE, TRANSFORMER, WITHOUT_PACKAGE, make_config, make_inputs, noise_image, wake
+from conftest import (
+    IMAGE_SIZE,
+    TRANSFORMER,
+    WITHOUT_PACKAGE,
+    make_config,
+    make_inputs,
+    noise_image,
+    save_checkpoint,
+    wake,
+)
 from tokenizers import pre_tokenizers
 from transformers import (
     BertTokenizer,
@@ -22,6 +31,7 @@ from transformers import (
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.export.stock import stock_model, stock_processor
 from training import export
+from training.embedding import export_checkpoint
 
 TITLES = ["a red shoe", "shoe", "a very long title of a red shoe and a blue shirt, of wool"]
 SIZE = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -193,9 +203,14 @@ def test_other_image_towers_in_a_dual_encoder(vision, tmp_path):
             "clip_vision_model",
             "clip_text_model",
             {"vision_pooling": "cls"},
-            "`vision_pooling` is 'cls', but CLIPModel",
+            "'cls', but CLIPModel reads",
         ),
-        ("siglip_vision_model", "siglip_text_model", {"projection_dim": 32}, "`visual_projection` is no longer"),
+        (
+            "siglip_vision_model",
+            "siglip_text_model",
+            {"projection_dim": 32},
+            "`visual_projection` is not",
+        ),
         ("siglip_vision_model", "siglip_text_model", {"projection_dim": 16}, "train with `--freeze"),
         ("vit", "siglip_text_model", {}, "none for 'siglip_text_model' alone"),
         ("resnet", "bert", {"text_pooling": "pooler"}, "takes no map as the pooled output, which 'resnet' gives"),
@@ -211,3 +226,27 @@ def test_flexible_images_do_not_fit_a_dual_encoder():
     model = EClipModel(EClipConfig(vision_config=FLEXIBLE, text_config=text, text_pooling="pooler"))
     with pytest.raises(ValueError, match="neither masks nor sizes of images, which 'siglip2_vision_model' needs"):
         stock_model(model)
+
+
+def test_the_script_leaves_a_stock_folder_and_what_it_measured(tmp_path):
+    model, processor = build("siglip")
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "stock"), "--train_data"]
+    words += ["toy", "--toy_offers", "120", "--num_workers", "0", "--format", "transformers"]
+    call_script(export.main, words)
+    report = json.loads((tmp_path / "stock" / "agreement.json").read_text())
+    assert report["classes"] == CLASSES["siglip"] and report["products"] > 5
+    for name in ("text_embeds", "image_embeds"):
+        assert report["agreement"][name]["max_abs_difference"] < 1e-5
+    with pytest.raises(SystemExit, match="`part` 'text'.*holds both parts"):
+        call_script(export.main, [*words, "--part", "text"])
+
+
+def test_the_script_refuses_before_it_reads_products(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "checkpoint")  # titles of a mean
+    words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "stock")]
+    monkeypatch.setattr(export_checkpoint, "read_batches", None)  # calling it would be another error
+    with pytest.raises(SystemExit, match="`text_pooling` is 'mean'"):
+        call_script(export.main, [*words, "--format", "transformers"])
+    assert not (tmp_path / "stock").exists()

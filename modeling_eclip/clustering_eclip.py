@@ -13,7 +13,7 @@ Notable choices:
   the scores of pairs, which weigh both as a matcher does (`PairEvidence`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,10 +199,12 @@ class EClipForProductClustering(EClipTaskModel):
         Returns:
             Features in the order of `EVIDENCE`, float32, shape `(P, F)`.
         """
+        return torch.cat(list(self._pair_evidence(products, pairs)))
+
+    def _pair_evidence(self, products: ProductEmbeds, pairs: torch.Tensor) -> Iterator[torch.Tensor]:
         assert self.evidence is not None
         mapped = self.product_projection(products)
         joined = self.product_projection.join(mapped)
-        blocks = []
         for block in pairs.split(2048):
             left, right = block.unbind(dim=1)
             unknown = joined.new_full((len(block),), torch.nan)
@@ -214,16 +216,14 @@ class EClipForProductClustering(EClipTaskModel):
             of_both = (joined[left] * joined[right]).sum(dim=1)
             vectors = torch.stack([*cosines.values(), of_both], dim=1)
             sides = (select_products(products, rows) for rows in (left, right))
-            blocks.append(self.evidence.features(vectors, *sides))
-        return torch.cat(blocks) if blocks else joined.new_zeros(0, len(self.evidence.weight))
+            yield self.evidence.features(vectors, *sides)
 
     @torch.no_grad()
     def pair_probabilities(self, products: ProductEmbeds, pairs: torch.Tensor) -> torch.Tensor:
         """Tell the probability that the two of each pair are one product; arguments as for `pair_evidence`."""
         assert self.evidence is not None
-        features = self.pair_evidence(products, pairs)
         slope, intercept = self.config.calibration
-        logits = [self.evidence(block) for block in features.split(4096)]
+        logits = [self.evidence(block) for block in self._pair_evidence(products, pairs)]
         return torch.sigmoid(slope * torch.cat(logits) + intercept)
 
     def join_pairs(self, products: ProductEmbeds) -> Any:

@@ -8,9 +8,8 @@ worse where it is missing. Here each modality learns to answer alone, and the an
 with two scales and a bias that make up for what title and image both know. A product with one modality gets that
 modality's own answer. The fusion is this package's; e-CLIP (Shin et al. 2022) uses text, image, and both.
 
-Titles often name the answer, in words that a vector does not keep. The answer of titles is therefore wide and deep
-(Cheng et al. 2016): `LexicalLinear` weighs their n-grams beside the linear classifier of their vectors. Of pairs of
-products, `PairEvidence` weighs the answer of the vectors beside what both titles have in common literally.
+Titles often name the answer in words that a vector does not keep. So the answer of titles is wide and deep (Cheng et
+al. 2016): `LexicalLinear` weighs their n-grams. Of pairs, `PairEvidence` weighs what both titles have in common.
 """
 
 from collections.abc import Mapping
@@ -36,8 +35,7 @@ EVIDENCE = (
     *(f"{kind}: {measure}" for measure in _MEASURES for kind in LEXICAL_KINDS),
 )  # fmt: skip
 """What [`PairEvidence`] knows of a pair, in the order of its features."""
-# Of the trees.
-_NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6
+_NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6  # of boosted trees
 
 
 @dataclass
@@ -97,9 +95,7 @@ def apply_linear(linear: nn.Module, vectors: torch.Tensor) -> torch.Tensor:
 
 
 class LexicalLinear(nn.Module):
-    """A linear classifier of titles by their n-grams: words, pairs of words and 3-grams, weighed by TF-IDF.
-
-    It is fitted by [`fit_classifier`], not trained by gradients; until then it answers nothing.
+    """A linear classifier of titles by the TF-IDF of their n-grams; fitted by `fit_lexical`, not by gradients.
 
     Args:
         num_rows: Rows of weights for each of the three kinds; n-grams of one hash share a row.
@@ -107,9 +103,11 @@ class LexicalLinear(nn.Module):
     """
 
     num_kinds = 3  # the first of `LEXICAL_KINDS`
+    weight: torch.Tensor
+    idf: torch.Tensor
 
     def __init__(self, num_rows: int, num_classes: int):
-        """Build the rows; the last is of the n-grams that do not count."""
+        """Build the rows, and one for the n-grams that do not count."""
         super().__init__()
         self.num_rows = num_rows
         shape = (self.num_kinds * num_rows + 1, num_classes)
@@ -287,11 +285,11 @@ def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) 
 
     Returns:
         For each measure and kind of n-gram, in the order of `EVIDENCE` after the first four, float32, shape `(P, 80)`:
-        cosine of TF-IDF; Jaccard index; the larger and the smaller share of a title's n-grams that the other one has;
-        how many are in both, and are missing in the other one, the lower number of the two first; and the highest
-        IDF of those in both, and of those missing. Not a number where a title has none of the kind.
+        not a number where a title has none of the kind. "Contained" is the share of a title's n-grams that the other
+        one has, "missing" the number that it has not, and "rarest" the highest IDF.
     """
-    width = int((torch.cat([left, right]) < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))
+    is_filled = (torch.cat([left, right]) < LEXICAL_PADDING).any(dim=0)
+    width = left.shape[1] if torch.compiler.is_compiling() else max(int(is_filled.sum()), 1)
     sides = [left[:, :width].contiguous(), right[:, :width].contiguous()]
     found = []
     for own, other in (sides, sides[::-1]):
@@ -323,6 +321,11 @@ def lexical_overlap(left: torch.Tensor, right: torch.Tensor, idf: torch.Tensor) 
 class BoostedTrees(nn.Module):
     """Gradient-boosted trees as tensors: scikit-learn fits them, and no pickle holds them."""
 
+    feature: torch.Tensor
+    threshold: torch.Tensor
+    next_node: torch.Tensor
+    value: torch.Tensor
+
     def __init__(self) -> None:
         """Build trees that all answer zero."""
         super().__init__()
@@ -350,6 +353,12 @@ class PairEvidence(nn.Module):
     It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer.
     """
 
+    idf: torch.Tensor
+    mean: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    is_fitted: torch.Tensor
+
     def __init__(self) -> None:
         """Build it, not fitted."""
         super().__init__()
@@ -370,14 +379,14 @@ class PairEvidence(nn.Module):
         if left.lexical is None or right.lexical is None:
             overlap = vectors.new_full((len(vectors), len(EVIDENCE) - vectors.shape[1]), torch.nan)
         else:
-            titles = (of.lexical.to(vectors.device) for of in (left, right) if of.lexical is not None)
+            titles = left.lexical.to(vectors.device), right.lexical.to(vectors.device)
             overlap = lexical_overlap(*titles, self.idf.float())
         return torch.cat([vectors, overlap], dim=1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Answer from features, shape `(P, F)` to log odds, float32, shape `(P,)`."""
+        """Answer from features, shape `(P, F)` to log odds, float32 under autocast, too, shape `(P,)`."""
         known = torch.where(features.isnan(), self.mean.float(), features)
-        return known @ self.weight.float() + self.bias.float() + self.trees(features)
+        return (known * self.weight.float()).sum(dim=1) + self.bias.float() + self.trees(features)
 
 
 def select_products(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:

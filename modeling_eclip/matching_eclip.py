@@ -8,11 +8,9 @@ Notable choices:
 - the features of a pair are its cosine, the absolute difference and the product of its vectors: to swap the products
   changes no bit of them, and no more of the answer than the rounding of a pair at another place of a batch;
 - before training, the logit is the mean cosine of the modalities, scaled: a base model matches products as it is;
-- vectors forget codes and numbers, by which many products are told apart: boosted trees weigh what two titles have in
-  common literally beside the answer of the vectors (`PairEvidence`);
+- vectors forget codes and numbers: trees weigh beside them what two titles have in common (`PairEvidence`);
 - a product with a title only and one with an image only are compared in the space that titles and images share;
-- products are represented once and paired afterwards, and the pairs come from nearest neighbours: N products cost N
-  encodings and some tens of pairs per product.
+- products are represented once and paired afterwards: N products cost N encodings and some tens of pairs per product.
 """
 
 from collections.abc import Mapping
@@ -194,7 +192,6 @@ class EClipForProductMatching(EClipYesOrNoModel):
         logits = vectors[:, 3]
         if self.evidence is not None:
             weighed = self.evidence(self.evidence.features(vectors.detach(), embeds, right))
-            # A title on one side and an image on the other have nothing to weigh but the vectors.
             is_weighed = self.evidence.is_fitted & ~vectors[:, :2].isnan().all(dim=1)
             logits = torch.where(is_weighed, weighed, logits)
         return MatchingOutput(loss=loss, logits=logits, products=embeds, right_products=right)
@@ -209,12 +206,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
 
         Returns:
             Features in the order of `EVIDENCE`, not a number where a product lacks it, float32, shape `(B, 84)`.
-
-        Raises:
-            ValueError: the head has no `lexical_rows`.
         """
-        if self.evidence is None:
-            raise ValueError("`lexical_rows` is 0: this head weighs the vectors alone.")
+        assert self.evidence is not None  # of a head with `lexical_rows`
         return self.evidence.features(self._vector_answer(left, right, None)[0], left, right)
 
     def _vector_answer(

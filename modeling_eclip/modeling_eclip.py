@@ -288,7 +288,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         """
         optional = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
         given = {name: value for name, value in optional.items() if value is not None}
-        kwargs.pop("lexical_ids", None)  # of a head's processor: towers do not read them  # type: ignore[misc]
+        kwargs.pop("lexical_ids", None)  # of a head's processor, for no tower
         output = self.text_model(input_ids=input_ids, return_dict=True, **given, **kwargs)
         return _with_pooled(output, pool_tower_output(output, self.config.text_pooling, attention_mask=attention_mask))
 
@@ -318,7 +318,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             "interpolate_pos_encoding": interpolate_pos_encoding or None,
         }
         given = {name: value for name, value in optional.items() if value is not None}
-        kwargs.pop("lexical_ids", None)  # type: ignore[misc]
+        kwargs.pop("lexical_ids", None)
         pixel_values = pixel_values.to(self.vision_model.dtype)  # of quantised weights, what the tower computes in
         output = self.vision_model(pixel_values=pixel_values, return_dict=True, **given, **kwargs)
         pooled = pool_tower_output(

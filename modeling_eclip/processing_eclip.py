@@ -31,8 +31,10 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", 
 LEXICAL_KINDS = ("words", "word pairs", "3-grams", "words with digits", "numbers", "codes", "closed up", "first word")
 LEXICAL_BITS = 16  # of the hash of an n-gram; its kind stands above them
 LEXICAL_PADDING = len(LEXICAL_KINDS) << LEXICAL_BITS
-_LEXICAL_LENGTH, _MAX_LEXICAL_CHARACTERS = 1024, 320
-_WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
+LEXICAL_LENGTH, _MAX_LEXICAL_CHARACTERS = 1024, 320
+# Vowel signs and the like, of which Python's \w knows nothing; without the selectors of how emoji look.
+_MARKS = "".join(c for c in map(chr, range(0x300, 0xFE00)) if unicodedata.category(c) in ("Mn", "Mc"))
+_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{_MARKS}])*(?:[.,]\d+)*")
 
 # Fast tokenizers keep padding and length as state between calls: one call at a time, whichever processor makes it.
 _LOCK = threading.RLock()
@@ -195,7 +197,6 @@ class EClipProcessor(ProcessorMixin):
         """
         image_processor = AutoImageProcessor.from_pretrained(vision)
         if image_size is not None:
-            # Not imported by name: it does not travel, and who builds a model from towers has the package.
             sizes = importlib.import_module("modeling_eclip.inference.image_size")
             image_processor = sizes.with_output_size(image_processor, image_size)
         length, padding = _title_settings(_config_or_none(text))
@@ -259,11 +260,11 @@ def lexical_ids(titles: Sequence[str | None]) -> torch.Tensor:
     Returns:
         `kind << 16 | hash` of each n-gram once, ascending, then padding; int32, shape `(B, 1024)`.
     """
-    rows = torch.full((len(titles), _LEXICAL_LENGTH), LEXICAL_PADDING, dtype=torch.int32)
+    rows = torch.full((len(titles), LEXICAL_LENGTH), LEXICAL_PADDING, dtype=torch.int32)
     for row, title in enumerate(titles):
         text = unicodedata.normalize("NFKC", (title or "")[:_MAX_LEXICAL_CHARACTERS]).lower()
         words = _WORD.findall(text)
-        spaced, closed = f" {' '.join(words)} ", _closed_up(text)
+        spaced, closed = f" {' '.join(words)} ", _closed_up("".join(words))
         with_digits = [word for word in words if any(map(str.isdigit, word))]
         by_kind = (
             words,
@@ -276,7 +277,7 @@ def lexical_ids(titles: Sequence[str | None]) -> torch.Tensor:
             words[:1],
         )
         ids = {kind << LEXICAL_BITS | _hash(ngram) for kind, ngrams in enumerate(by_kind) for ngram in ngrams}
-        kept = sorted(ids)[:_LEXICAL_LENGTH]
+        kept = sorted(ids)[:LEXICAL_LENGTH]
         rows[row, : len(kept)] = torch.tensor(kept, dtype=torch.int32)
     return rows
 
@@ -286,7 +287,7 @@ def _hash(ngram: str) -> int:
 
 
 def _closed_up(text: str) -> str:
-    return "".join(filter(str.isalnum, text))
+    return text.translate({ord("."): None, ord(","): None})
 
 
 def _ngrams(text: str, length: int) -> list[str]:
@@ -406,6 +407,6 @@ def is_missing(value: Any) -> bool:
 
 
 __all__ = [
-    "HUB_ARGUMENTS", "LEXICAL_BITS", "LEXICAL_KINDS", "LEXICAL_PADDING", "EClipProcessor", "check_title", "is_missing",
-    "lexical_ids", "prepare_products", "read_product",
+    "HUB_ARGUMENTS", "LEXICAL_BITS", "LEXICAL_KINDS", "LEXICAL_LENGTH", "LEXICAL_PADDING", "EClipProcessor",
+    "check_title", "is_missing", "lexical_ids", "prepare_products", "read_product",
 ]  # fmt: skip

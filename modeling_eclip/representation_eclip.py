@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput, can_return_tuple, find_adapter_confi
 from .configuration_eclip import EClipConfig
 from .fusion_eclip import LateFusionClassifier, LexicalLinear, ProductEmbeds, apply_linear
 from .modeling_eclip import IMAGE_INPUTS, TEXT_INPUTS, EClipModel, EClipPreTrainedModel, normalize
-from .processing_eclip import HUB_ARGUMENTS, LEXICAL_PADDING, prepare_products, read_product
+from .processing_eclip import HUB_ARGUMENTS, LEXICAL_LENGTH, LEXICAL_PADDING, prepare_products, read_product
 from .towers_eclip import tower_width
 
 logger = logging.get_logger(__name__)
@@ -34,8 +34,7 @@ _NAMES = {"text": "title", "image": "image"}
 # What is fitted to a classifier, and to no other one.
 _FITTED = ("calibration", "decision_threshold", "target_recall", "target_precision", "review_below")
 
-SENT_TO_REVIEW = "sent to review"
-"""What a head answers where it leaves the answer to people."""
+SENT_TO_REVIEW = "sent to review"  # the answer that is left to people
 
 
 def modality_widths(config: EClipConfig) -> dict[str, int]:
@@ -243,13 +242,13 @@ class EClipTaskModel(EClipPreTrainedModel):
 
     def _renew_classifier(self, info: dict[str, Any]) -> None:
         """Initialise the classifier whatever was loaded into it, and say so in the log and in the loading info."""
-        classifier = getattr(self, "classifier", nn.Module())
-        names = {f"classifier.{name}" for name in classifier.state_dict()}
+        own = nn.ModuleDict({name: part for name, part in self.named_children() if name in ("classifier", "evidence")})
+        names = set(own.state_dict())
         if not (was_loaded := names - info["missing_keys"]):
             return
-        for tensor in classifier.state_dict(keep_vars=True).values():
+        for tensor in own.state_dict(keep_vars=True).values():
             tensor._is_hf_initialized = False
-        for module in classifier.modules():
+        for module in own.modules():
             self._init_weights(module)
         logger.warning("New, since the checkpoint is of another task or other classes: %s", sorted(was_loaded))
         info["missing_keys"] |= names
@@ -303,9 +302,12 @@ class EClipTaskModel(EClipPreTrainedModel):
             image_pooler_output = self.eclip.encode_image(**image, **given).pooler_output
         embeds = self.representation(text_pooler_output, image_pooler_output, has_text, has_image)
         if self.config.lexical_rows and self.config.modality != "image":
-            if lexical_ids is not None:
-                embeds.lexical = lexical_ids.masked_fill(~embeds.has_text.unsqueeze(1), LEXICAL_PADDING)
-            elif text_pooler_output is not None and not torch.compiler.is_compiling():
+            missing = ~embeds.has_text.unsqueeze(1)
+            if text_pooler_output is None:  # no title to read: the same field as for a batch with some
+                embeds.lexical = missing.int().expand(-1, LEXICAL_LENGTH) * LEXICAL_PADDING
+            elif lexical_ids is not None:
+                embeds.lexical = lexical_ids.masked_fill(missing.to(lexical_ids.device), LEXICAL_PADDING)
+            elif not torch.compiler.is_compiling():
                 logger.warning_once("No `lexical_ids` are given, which this head reads; its own processor makes them.")
         return embeds
 
@@ -331,7 +333,7 @@ class EClipTaskModel(EClipPreTrainedModel):
             parts.append(self.represent_batch(processor, batch))
         if not parts:
             raise ValueError("`products` is empty; give at least one.")
-        fields = [name for name, value in parts[0].items() if value is not None]
+        fields = [name for name in parts[0] if all(name in part for part in parts)]  # type: ignore[attr-defined]
         return ProductEmbeds(**{name: torch.cat([part[name] for part in parts]) for name in fields})
 
     def represent_batch(self, processor: Any, batch: Sequence[tuple[str | None, Any]]) -> ProductEmbeds:
@@ -471,8 +473,7 @@ class EClipYesOrNoModel(EClipTaskModel):
             logits: Shape `(B,)`.
 
         Returns:
-            Whether each probability reaches the threshold; `None` for what is sent to review, of which there is none
-            without `config.review_below`.
+            Whether each probability reaches the threshold; `None` for what is sent to review.
         """
         yes = self.probabilities(logits)
         is_yes = yes >= self.decision_threshold
@@ -532,11 +533,6 @@ def zero_shot_logits(model: EClipTaskModel, class_embeds: torch.Tensor, embeds: 
 
 
 __all__ = [
-    "EClipTaskModel",
-    "EClipYesOrNoModel",
-    "ProductRepresentation",
-    "embed_names",
-    "import_from_package",
-    "modality_widths",
-    "zero_shot_logits",
-]
+    "EClipTaskModel", "EClipYesOrNoModel", "ProductRepresentation", "embed_names", "import_from_package",
+    "modality_widths", "zero_shot_logits",
+]  # fmt: skip

@@ -9,6 +9,7 @@ from torch import nn
 
 from modeling_eclip import (
     EClipForCategoryClassification,
+    EClipForProductClustering,
     EClipForProductMatching,
     ProductEmbeds,
     representation_eclip,
@@ -157,3 +158,67 @@ def test_what_is_not_known_counts_as_its_mean():
     features = evidence.features(torch.full((1, 4), torch.nan), empty, empty)
     assert features.isnan().all() and features.shape == (1, len(EVIDENCE))
     assert evidence(features).item() == sum(range(len(EVIDENCE)))
+
+
+@pytest.mark.parametrize("order", [["red shoe", None], [None, "red shoe"]], ids=str)
+def test_batches_without_a_title_are_read_beside_others(order, monkeypatch):
+    torch.manual_seed(0)
+    head = EClipForProductMatching(make_config(lexical_rows=64)).eval()
+    vectors = torch.randn(1, 32)
+
+    def represent_batch(processor, batch):
+        ((title, _),) = batch
+        if title is None:
+            return head.represent(image_pooler_output=vectors)
+        return head.represent(text_pooler_output=vectors, lexical_ids=lexical_ids([title]))
+
+    monkeypatch.setattr(head, "represent_batch", represent_batch)
+    products = [title or {"image": "photo"} for title in order]
+    embeds = head.represent_products(None, products, batch_size=1)
+    assert torch.equal(embeds.lexical, lexical_ids(order))
+
+
+def test_one_product_alone_has_no_pairs():
+    torch.manual_seed(0)
+    one = {"text_pooler_output": torch.randn(1, 32), "lexical_ids": lexical_ids(["red shoe"])}
+    matching = EClipForProductMatching(make_config(lexical_rows=64, modality="text")).eval()
+    clustering = EClipForProductClustering(make_config(lexical_rows=64, modality="text")).eval()
+    clustering.evidence.is_fitted.fill_(True)
+    with torch.no_grad():
+        embeds = matching.represent(**one)
+        assert matching.score_pairs(embeds, matching.candidates(embeds)).shape == (0,)
+        output = clustering(**one)
+    assert clustering.cluster(output.embeds, products=output.products).tolist() == [0]
+
+
+def test_evidence_of_another_task_is_not_taken(tmp_path):
+    matching = EClipForProductMatching(make_config(lexical_rows=64))
+    matching.evidence.is_fitted.fill_(True)
+    matching.evidence.weight.fill_(1)
+    matching.save_pretrained(tmp_path)
+    clustering = EClipForProductClustering.from_pretrained(tmp_path)
+    assert not clustering.scores_pairs and not clustering.evidence.weight.any()
+    assert EClipForProductMatching.from_pretrained(tmp_path).evidence.is_fitted
+
+
+def test_evidence_is_weighed_in_float32_under_autocast_and_in_a_graph():
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.evidence = PairEvidence()
+
+        def forward(self, vectors, left, right):
+            left, right = (ProductEmbeds(text=vectors, lexical=of) for of in (left, right))
+            return self.evidence(self.evidence.features(vectors, left, right))
+
+    torch.manual_seed(0)
+    pairs = Pairs()
+    pairs.evidence.weight.normal_()
+    pairs.evidence.idf.uniform_(0.5, 2)
+    ids = lexical_ids(TITLES)
+    inputs = (torch.randn(6, 4), ids, ids.roll(1, 0))
+    expected = pairs(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pairs(*inputs), expected)
+    graph = torch.export.export(pairs, inputs).module()
+    torch.testing.assert_close(graph(*inputs), expected, rtol=1e-5, atol=1e-5)  # sums over more padding

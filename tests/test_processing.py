@@ -505,6 +505,9 @@ def test_lexical_ids_are_sorted_and_padded_and_of_any_script():
     real = ids[0][ids[0] < LEXICAL_PADDING]
     assert len(real.unique()) == len(real) > 10
     assert int((ids[4] < LEXICAL_PADDING).sum()) <= 1024
+    # Vowel signs are part of a word; how an emoji looks is none.
+    assert kinds_of("हिन्दी जूता")["words"] == 2 and kinds_of("👟\ufe0f red 1\ufe0f\u20e3")["words"] == 2
+    assert not torch.equal(*lexical_ids(["कि", "का"]))
 
 
 def test_a_processor_gives_lexical_ids_where_it_is_asked_to(tmp_path):

@@ -4,6 +4,10 @@ Leaves in `output_dir` the graph (`model.onnx` with its `.data`, or `openvino_mo
 processor, what `transformers.exporters.ExportedModel.from_pretrained` needs, and `agreement.json`: the graph's inputs
 and outputs, the settings to run it with, and how far its embeddings of `test_data` are from PyTorch's. For int8 the
 ranges of activations are taken from `train_data`.
+
+`--format transformers` leaves a stock class of transformers in place of the graph, `CLIPModel`, `SiglipModel`,
+`Siglip2Model` or `VisionTextDualEncoderModel`, and the processor that belongs to it: they load without this package
+and without remote code.
 """
 
 from training.arguments.data import DataArguments

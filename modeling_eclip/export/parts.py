@@ -6,7 +6,7 @@ makes and gives unit vectors: `text_embeds` of shape `(num_titles, projection_di
 """
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -232,11 +232,11 @@ def _describe(shape: Any, dtype: str) -> dict[str, Any]:
     }
 
 
-def embed(exported: "ExportedModel", part: Part, batches: Iterable[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+def embed(exported: Callable[..., Any], part: Part, batches: Iterable[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Embed batches with an export.
 
     Args:
-        exported: The export.
+        exported: The export, an `ExportedModel` or a model of transformers.
         part: What it is of.
         batches: Batches as `evaluation_loader` yields them.
 

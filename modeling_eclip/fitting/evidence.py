@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _FEWEST_POSITIVES = 20  # below, trees learn the pairs by heart
 _STRENGTHS = (0.01, 1.0)
+_BLOCK_PAIRS = 4096  # trees take some kilobytes for each
 
 
 def fit_idf(evidence: PairEvidence, lexical: torch.Tensor) -> None:
@@ -71,7 +72,8 @@ def fit_evidence(
 
     def offer(name: str) -> None:
         nonlocal kept
-        found[name] = average_precision_score(truth, evidence(held_out.to(evidence.weight.device)).cpu().numpy())
+        blocks = [evidence(block.to(evidence.weight.device)).cpu() for block in held_out.split(_BLOCK_PAIRS)]
+        found[name] = average_precision_score(truth, torch.cat(blocks).numpy())
         if found[name] > found[kept[0]]:
             evidence.is_fitted.fill_(True)
             kept = name, {key: value.clone() for key, value in evidence.state_dict().items()}

@@ -43,7 +43,7 @@ def fit_lexical(
         return
     wide.weight.zero_()
     rows, held_out = (
-        embeds.has_text & (labels != IGNORED_LABEL)
+        embeds.modalities["text"][1] & (labels != IGNORED_LABEL)
         for embeds, labels in ((train, train_labels), (validation, validation_labels))
     )
     labels, held_out_labels = train_labels[rows].numpy(), validation_labels[held_out]
@@ -98,7 +98,7 @@ def inverse_document_frequencies(frequencies: np.ndarray, num_documents: int) ->
 
 def _count(wide: LexicalLinear, lexical: torch.Tensor) -> csr_matrix:
     """Return how often titles have n-grams of each row, shape `(N, rows)`."""
-    lexical = lexical[:, : int((lexical < LEXICAL_PADDING).sum(dim=1).max().clamp(min=1))]
+    lexical = lexical[:, : max(int((lexical < LEXICAL_PADDING).any(dim=0).sum()), 1)]
     rows = torch.cat([wide.rows(block).int() for block in lexical.split(_BLOCK_ROWS)])
     kept = rows != wide.num_kinds * wide.num_rows
     indptr = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(dim=1).cumsum(0)])

@@ -123,8 +123,9 @@ def fit_linear(
     weights = None if class_weights is None else {int(number): class_weights[int(number)] for number in classes}
     regression = LogisticRegression(class_weight=weights, max_iter=300, tol=1e-3, warm_start=True)
     scaled = scaler.transform(vectors)
+    held_out = scaler.transform(validation_vectors) if len(validation_labels) else validation_vectors
     strength, coefficients, intercepts = choose_regression(
-        regression, strengths, scaled, labels, scaler.transform(validation_vectors), validation_labels
+        regression, strengths, scaled, labels, held_out, validation_labels
     )
     coefficients = coefficients / scaler.scale_
     intercepts = intercepts - coefficients @ scaler.mean_

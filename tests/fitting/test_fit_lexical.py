@@ -62,6 +62,11 @@ def test_a_class_or_a_title_that_is_missing_is_no_trouble():
     before = classifier.text.weight.clone()
     fit_lexical(classifier, train, torch.zeros_like(labels), held_out, held_out_labels)  # one class: nothing to learn
     assert torch.equal(classifier.text.weight, before)
+    held_out_labels[:] = -100  # nothing to choose by: the vectors alone answer
+    fit_classifier(classifier, train, labels, held_out, held_out_labels)
+    before = classifier.text.weight.clone()
+    fit_lexical(classifier, train, labels, held_out, held_out_labels)
+    assert torch.equal(classifier.text.weight, before) and not classifier.lexical.weight.any()
 
 
 def test_trees_answer_as_scikit_learn_does():

@@ -16,7 +16,9 @@ class ExportArguments:
 
     checkpoint: str = option("e-CLIP checkpoint: Hub id or folder.", "")
     output_dir: str = option("Where the export goes: a folder that is not there yet.", "outputs/export")
-    format: Literal["onnx", "openvino"] = option("For ONNX Runtime, or for OpenVINO.", "openvino")
+    format: Literal["onnx", "openvino", "transformers"] = option(
+        "For ONNX Runtime, for OpenVINO, or a stock class of transformers such as CLIPModel.", "openvino"
+    )
     part: Literal["text", "image", "both"] = option("The graph of titles, of images, or one of both.", "both")
     precision: Literal["fp32", "int8"] = option("Numbers that it computes with.", "fp32")
     calibration_products: int = option(
@@ -31,6 +33,11 @@ class ExportArguments:
         """Refuse what no export can be made of."""
         if not self.checkpoint:
             raise ValueError("`checkpoint` is empty; name what is exported: a Hub id or a folder.")
+        if self.format == "transformers" and (self.part, self.precision) != ("both", "fp32"):
+            raise ValueError(
+                f"`format` is 'transformers', `part` {self.part!r} and `precision` {self.precision!r}; a stock class "
+                "holds both parts in fp32: leave the two out, or give another format."
+            )
         for name in ("calibration_products", "agreement_products", "export_batch_size"):
             if getattr(self, name) < 2:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 2.")

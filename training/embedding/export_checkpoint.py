@@ -1,17 +1,20 @@
-"""A checkpoint becomes a graph for ONNX Runtime or OpenVINO, compared with PyTorch on products."""
+"""A checkpoint becomes a graph, or a stock class of transformers, compared with PyTorch on products."""
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from tqdm.auto import tqdm
+from transformers import AutoModel, AutoProcessor
 from transformers.exporters import ExportedModel
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.export.parts import Part, agreement, embed, export_part, inputs_of, interface_of, runtime_settings
+from modeling_eclip.export.stock import stock_model, stock_processor
 from training.arguments.data import DataArguments
 from training.arguments.export import ExportArguments
 from training.data.columns import stable_id
@@ -87,12 +90,12 @@ def read_batches(
 
 
 def compare(
-    exported: ExportedModel, model: EClipModel, part: Part, batches: list[dict[str, Any]]
+    exported: Callable[..., Any], model: EClipModel, part: Part, batches: list[dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
     """Compare an export with the model that it is of.
 
     Args:
-        exported: The export.
+        exported: The export, which takes inputs by name and gives embeddings.
         model: The model.
         part: What the export is of.
         batches: Products, as `read_batches` gives them.
@@ -102,9 +105,9 @@ def compare(
     """
     titles = torch.tensor([stable_id(title) for batch in batches for title in batch["titles"]])
     catalogs = torch.cat([batch["catalog_ids"] for batch in batches])
-    ours = embed(exported, part, tqdm(batches, desc="the export", leave=False))
     modality = part if not set(batches[0]) >= {"input_ids", "pixel_values"} else "both"
     with torch.no_grad():
+        ours = embed(exported, part, tqdm(batches, desc="the export", leave=False))
         outputs = [model(**inputs_of(batch, modality)) for batch in tqdm(batches, desc="PyTorch", leave=False)]
     names = [name for name in ("text_embeds", "image_embeds") if outputs[0].get(name) is not None]
     original = {name: torch.cat([output[name] for output in outputs]) for name in names}
@@ -112,14 +115,15 @@ def compare(
 
 
 def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
-    """Export, compare, report; `agreement.json` in the folder says how far the embeddings are from PyTorch's.
+    """Export, compare, report; `agreement.json` in the folder says how far the embeddings are from the model's.
 
     Args:
         arguments: What is exported, and how.
         data: Products of `test_data` are compared; int8 takes the ranges of activations from `train_data`.
 
     Raises:
-        ValueError: The folder is there already, or the data lacks a modality or usable products.
+        ValueError: The folder is there already, the data lacks a modality or usable products, or no stock class does
+            what the model does.
     """
     output_dir = Path(arguments.output_dir)
     if output_dir.exists():
@@ -128,25 +132,33 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
     model = EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32).eval()
     check_weights(model, f"not exported ({arguments.checkpoint})")
     processor = EClipProcessor.from_pretrained(arguments.checkpoint)
+    # Before products are read: not every model has a stock class.
+    stock = stock_model(model) if arguments.format == "transformers" else None
     source = (processor, arguments.part)
     batches = read_batches(data, "test", *source, arguments.agreement_products, arguments.export_batch_size)
     calibration: list[dict[str, Any]] = []
     if arguments.precision == "int8":
         calibration = read_batches(data, "train", *source, arguments.calibration_products, _CALIBRATION_BATCH)
     logger.info("exporting %s to %s in %s", arguments.part, arguments.format, arguments.precision)
-    exported = export_part(model, arguments.part, arguments.format, batches[0], calibration=calibration)
+    exported = stock or export_part(model, arguments.part, arguments.format, batches[0], calibration=calibration)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(output_dir) as folder:
         exported.save_pretrained(folder)
-        processor.save_pretrained(folder)
         # What is compared is what was saved.
-        settings = runtime_settings(arguments.format)
-        loaded = ExportedModel.from_pretrained(folder, **({"config": settings} if settings else {}))
+        if stock is not None:
+            stock_processor(processor, model.config).save_pretrained(folder)
+            loaded = AutoModel.from_pretrained(folder)
+            parts = (loaded, AutoProcessor.from_pretrained(folder))
+            described: dict[str, Any] = {"classes": [type(part).__name__ for part in parts]}
+        else:
+            processor.save_pretrained(folder)
+            settings = runtime_settings(arguments.format)
+            loaded = ExportedModel.from_pretrained(folder, **({"config": settings} if settings else {}))
+            described = {"runtime_settings": settings, **interface_of(loaded)}
         metrics = compare(loaded, model, arguments.part, batches)
-        products = sum(len(batch["row_ids"]) for batch in batches)
         about: dict[str, Any] = {
             name: getattr(arguments, name) for name in ("checkpoint", "part", "format", "precision")
         }
-        about |= {"runtime_settings": settings, **interface_of(loaded), "products": products}
-        write_json({**about, "agreement": metrics}, folder / "agreement.json")
+        products = sum(len(batch["row_ids"]) for batch in batches)
+        write_json({**about, **described, "products": products, "agreement": metrics}, folder / "agreement.json")
     logger.info("%s\n%s", json.dumps(metrics, indent=2), f"the export is in {output_dir}")

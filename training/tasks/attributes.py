@@ -157,7 +157,7 @@ class AttributesTask(ClassifierTask):
         """Judge each attribute's value; that none is stated, and where it is not known, is not judged."""
         names, not_stated = answers.outcome_settings["attributes"], answers.outcome_settings["not_stated"]
         predictions, references = (np.array(rows, dtype=object) for rows in (answers.predictions, answers.references))
-        is_blank = np.equal(references, None) | ((predictions == not_stated) & (references != not_stated))
+        is_blank = (references == np.array(None)) | ((predictions == not_stated) & (references != not_stated))
         confidences = np.where(is_blank, np.nan, answers.confidences)
         return JudgedAnswers(names, confidences, (predictions == references).astype(bool), answers.review_below)
 

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor, MatchingOutput, ProductEmbeds
+from modeling_eclip.processing_eclip import LEXICAL_PADDING
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.data.loaders import evaluation_loader
 from training.data.pairs import ProductPairs
@@ -127,6 +128,9 @@ def represent(
     columns = encode_all(head, encode, loader, accelerator, skips, description=description)
     if skips.num_skipped and accelerator.is_main_process:
         logger.warning("%s: %s", description, skips.report())
+    if "lexical" in columns:  # no wider than the longest title: a tenth, as a rule
+        is_filled = (columns["lexical"] < LEXICAL_PADDING).any(dim=0)
+        columns["lexical"] = columns["lexical"][:, : max(int(is_filled.sum()), 1)].contiguous()
     names = [name for name in _FIELDS if name in columns]
     row_ids, titles = columns["row_ids"], columns["titles"]
     rows = np.asarray(columns["positions"], dtype=np.int64)

@@ -31,7 +31,7 @@ from training.engine.optimization import freeze_parameters
 from training.engine.setup import Run, start_run
 from training.hub.card_facts import publish_checkpoint
 from training.tasks.features import Represented, represent
-from training.tasks.heads import build_head, freeze_unused, join_heads, save_adapters
+from training.tasks.heads import build_head, forget_lexical, freeze_unused, join_heads, save_adapters
 from training.tasks.loop import TaskLoop
 from training.tasks.registry import find_task
 from training.tasks.splits import choose_rows
@@ -124,6 +124,7 @@ def _finetune(
     else:
         head = build_head(task_class, start, processor.tokenizer, fields, seed=arguments.seed)
     freeze_unused(head)
+    forget_lexical(head)
     num_weights = head.num_parameters()
     parts = Parts(head, processor, train_products, validation_products, task, train_labels, accelerator)
     if arguments.join:

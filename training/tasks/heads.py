@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.utils import find_adapter_config_file
 
 from modeling_eclip import EClipConfig
+from modeling_eclip.fusion_eclip import LexicalLinear, PairEvidence
 from modeling_eclip.hub.publishing import save_code
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.model import ModelArguments
@@ -19,7 +20,7 @@ from training.engine.build import build_model, source_of
 from training.engine.new_weights import expect_new_weights
 from training.tasks.task import Task
 
-__all__ = ["build_head", "freeze_unused", "join_heads", "load_head", "save_adapters"]
+__all__ = ["build_head", "forget_lexical", "freeze_unused", "join_heads", "load_head", "save_adapters"]
 
 
 def build_head(
@@ -119,6 +120,16 @@ def freeze_unused(head: EClipTaskModel) -> None:
     for name in unused:
         head.eclip.get_submodule(name).requires_grad_(False)
     head.eclip.logit_scale.requires_grad_(False)
+
+
+@torch.no_grad()
+def forget_lexical(head: EClipTaskModel) -> None:
+    """Have the vectors answer alone, as training assumes: what was fitted beside them was fitted to other vectors."""
+    for module in head.modules():
+        if isinstance(module, LexicalLinear):
+            module.weight.zero_()
+        elif isinstance(module, PairEvidence):
+            module.is_fitted.fill_(False)
 
 
 def load_head(folder: str) -> EClipTaskModel:

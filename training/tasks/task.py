@@ -271,13 +271,17 @@ class Task:
             train_labels: Their labels.
             validation: Held-out rows as it represents them.
         """
-        if train is not None:
+        # Scores of pairs weigh the joined answer, which classifiers join of what titles say, too.
+        weighs_joined = hasattr(head, "evidence")
+        if train is not None and not weighs_joined:
             self.fit_lexical(head, train, validation)
         learned = {name: value.clone() for name, value in head.state_dict().items() if "fusion" in name}
         before = self.score(self.metrics(head, validation))
         self.fit_fusion(head, train_labels, validation)
         if learned and self.score(self.metrics(head, validation)) < before:
             head.load_state_dict(learned, strict=False)
+        if train is not None and weighs_joined:
+            self.fit_lexical(head, train, validation)
         self.fit_decisions(head, validation)
 
     @classmethod

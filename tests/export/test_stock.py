@@ -19,6 +19,7 @@ from conftest import (
 )
 from tokenizers import pre_tokenizers
 from transformers import (
+    AutoProcessor,
     BertTokenizer,
     CLIPImageProcessorPil,
     CLIPTokenizer,
@@ -237,6 +238,13 @@ def test_the_script_leaves_a_stock_folder_and_what_it_measured(tmp_path):
     call_script(export.main, words)
     report = json.loads((tmp_path / "stock" / "agreement.json").read_text())
     assert report["classes"] == CLASSES["siglip"] and report["products"] > 5
+    loaded = AutoProcessor.from_pretrained(tmp_path / "stock")
+    inputs, expected = (
+        each(text=TITLES, images=[noise_image(0)], return_tensors="pt") for each in (loaded, processor)
+    )
+    assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+    older = json.loads((tmp_path / "stock" / "preprocessor_config.json").read_text())
+    assert older["size"] == SIZE and older["image_processor_type"] == "SiglipImageProcessor"
     for name in ("text_embeds", "image_embeds"):
         assert report["agreement"][name]["max_abs_difference"] < 1e-5
     with pytest.raises(SystemExit, match="`part` 'text'.*holds both parts"):

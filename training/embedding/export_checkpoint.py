@@ -146,7 +146,10 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
         exported.save_pretrained(folder)
         # What is compared is what was saved.
         if stock is not None:
-            stock_processor(processor, model.config).save_pretrained(folder)
+            stock_inputs = stock_processor(processor, model.config)
+            stock_inputs.save_pretrained(folder)
+            # `preprocessor_config.json`, too: transformers before 5 and transformers.js read that file.
+            stock_inputs.image_processor.save_pretrained(folder)
             loaded = AutoModel.from_pretrained(folder)
             parts = (loaded, AutoProcessor.from_pretrained(folder))
             described: dict[str, Any] = {"classes": [type(part).__name__ for part in parts]}

@@ -333,7 +333,7 @@ class EClipTaskModel(EClipPreTrainedModel):
             parts.append(self.represent_batch(processor, batch))
         if not parts:
             raise ValueError("`products` is empty; give at least one.")
-        fields = [name for name in parts[0] if all(name in part for part in parts)]  # type: ignore[attr-defined]
+        fields = [name for name in parts[0] if all(name in part for part in parts)]
         return ProductEmbeds(**{name: torch.cat([part[name] for part in parts]) for name in fields})
 
     def represent_batch(self, processor: Any, batch: Sequence[tuple[str | None, Any]]) -> ProductEmbeds:

@@ -71,7 +71,7 @@ def stock_model(model: EClipModel) -> PreTrainedModel:
     family = _family_of(model.config)
     state: dict[str, torch.Tensor] = dict(model.state_dict())
     # Configurations as dictionaries, or the stock model would share and change those of the model.
-    vision, text = model.config.vision_config.to_dict(), model.config.text_config.to_dict()
+    vision, text = (tower.to_dict() for tower in _towers(model.config))
     fields: dict[str, Any] = {}
     for name in ("vision", "text"):
         _check_pooling(model, name, family)
@@ -161,16 +161,24 @@ def _without_projections(state: dict[str, torch.Tensor], family: _Stock) -> dict
     return state
 
 
+def _towers(config: PreTrainedConfig) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """Return the configurations of the image tower and of the title tower."""
+    vision, text = config.vision_config, config.text_config
+    assert isinstance(vision, PreTrainedConfig) and isinstance(text, PreTrainedConfig)
+    return vision, text
+
+
 def _check_dual_encoder(model: EClipModel) -> None:
     """Refuse towers that `VisionTextDualEncoderModel` can't build, or whose inputs or outputs it can't handle."""
     reason = None
-    for tower in (model.config.vision_config, model.config.text_config):
+    towers = _towers(model.config)
+    for tower in towers:
         if type(tower) not in AutoModel._model_mapping:
             reason = f"builds its towers by AutoModel, which has none for {tower.model_type!r} alone"
     if "spatial_shapes" in inspect.signature(model.vision_model.forward).parameters:
-        reason = f"passes on neither masks nor sizes of images, which {model.config.vision_config.model_type!r} needs"
+        reason = f"passes on neither masks nor sizes of images, which {towers[0].model_type!r} needs"
     elif not _pools_to_vectors(model):
-        reason = f"takes no map as the pooled output, which {model.config.vision_config.model_type!r} gives"
+        reason = f"takes no map as the pooled output, which {towers[0].model_type!r} gives"
     if reason:
         raise ValueError(
             f"VisionTextDualEncoderModel {reason}; train with another tower, or export to ONNX or OpenVINO."

@@ -133,19 +133,24 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
     check_weights(model, f"not exported ({arguments.checkpoint})")
     processor = EClipProcessor.from_pretrained(arguments.checkpoint)
     # Before products are read: not every model has a stock class.
-    stock = stock_model(model) if arguments.format == "transformers" else None
+    wanted = arguments.format
+    stock = stock_model(model) if wanted == "transformers" else None
     source = (processor, arguments.part)
     batches = read_batches(data, "test", *source, arguments.agreement_products, arguments.export_batch_size)
     calibration: list[dict[str, Any]] = []
     if arguments.precision == "int8":
         calibration = read_batches(data, "train", *source, arguments.calibration_products, _CALIBRATION_BATCH)
     logger.info("exporting %s to %s in %s", arguments.part, arguments.format, arguments.precision)
-    exported = stock or export_part(model, arguments.part, arguments.format, batches[0], calibration=calibration)
+    if wanted == "transformers":
+        assert stock is not None
+        exported: Any = stock
+    else:
+        exported = export_part(model, arguments.part, wanted, batches[0], calibration=calibration)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(output_dir) as folder:
         exported.save_pretrained(folder)
         # What is compared is what was saved.
-        if stock is not None:
+        if wanted == "transformers":
             stock_inputs = stock_processor(processor, model.config)
             stock_inputs.save_pretrained(folder)
             # `preprocessor_config.json`, too: transformers before 5 and transformers.js read that file.
@@ -155,7 +160,7 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
             described: dict[str, Any] = {"classes": [type(part).__name__ for part in parts]}
         else:
             processor.save_pretrained(folder)
-            settings = runtime_settings(arguments.format)
+            settings = runtime_settings(wanted)
             loaded = ExportedModel.from_pretrained(folder, **({"config": settings} if settings else {}))
             described = {"runtime_settings": settings, **interface_of(loaded)}
         metrics = compare(loaded, model, arguments.part, batches)

@@ -38,7 +38,7 @@ def test_two_sizes_by_hand():
 @pytest.mark.parametrize("mates", ["positive", "masked"])
 @pytest.mark.parametrize("weights", [None, [1.0, 0.0, 2.5]])
 def test_loss_is_that_of_a_plain_loop(weights, mates):
-    text, image, scale = unit_rows(6), unit_rows(6, seed=1), torch.tensor(2.0)
+    text, image, scale = unit_rows(6), unit_rows(6, seed=1), torch.tensor(2.0, dtype=torch.float64)
     dims = [2, 5, 8]
 
     def loss(t, i):

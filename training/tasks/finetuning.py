@@ -124,7 +124,8 @@ def _finetune(
     else:
         head = build_head(task_class, start, processor.tokenizer, fields, seed=arguments.seed)
     freeze_unused(head)
-    forget_lexical(head)
+    if not arguments.join or getattr(head, "evidence", None) is not None:
+        forget_lexical(head)  # a joined classifier keeps its n-grams, which were fitted beside the same titles
     num_weights = head.num_parameters()
     parts = Parts(head, processor, train_products, validation_products, task, train_labels, accelerator)
     if arguments.join:
@@ -190,7 +191,7 @@ def fit_joined(parts: Parts, rows: np.ndarray, data: DataArguments, arguments: F
     head.eclip.requires_grad_(False)
     cached = replace(parts, validation_products=_cached(parts, parts.validation_products, data, arguments))
     train = None
-    if head.config.lexical_rows:
+    if getattr(head, "evidence", None) is not None:  # it weighs both modalities, which it has not seen together
         products = _select(_cached(parts, parts.train_products, data, arguments), rows)
         train = _represent(parts, products, data, arguments, "training rows")
     validation = _represent(cached, cached.validation_products, data, arguments, "validation rows")

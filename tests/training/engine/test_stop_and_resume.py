@@ -101,7 +101,7 @@ def test_a_signal_writes_a_checkpoint_first(tmp_path, never_stopped, step, numbe
 
 
 def test_sigterm_in_the_last_evaluation_waits_for_the_model(tmp_path, never_stopped):
-    stopped = run_and_die(tmp_path, "training.engine.loop", "retrieval_metrics", 2, signal.SIGTERM)
+    stopped = run_and_die(tmp_path, "training.retrieval.held_out_metrics", "retrieval_metrics", 2, signal.SIGTERM)
     assert stopped.returncode == 0, stopped.stderr[-2000:]
     assert saved_weights(tmp_path).keys() == never_stopped.keys()
 

@@ -233,7 +233,11 @@ def _labelled_pairs(head: Any, rows: Represented, *, seed: int) -> tuple[torch.T
     catalogs = rows.labels[pairs]
     labels = ((catalogs[:, 0] == catalogs[:, 1]) & (catalogs[:, 0] >= 0)).long()
     chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(pairs))[:_MAX_PAIRS]).sort().values
-    return pairs[chosen], labels[chosen]
+    pairs, labels = pairs[chosen], labels[chosen]
+    # Offers with themselves, too: no other pair is as alike, and trees know nothing beyond what they saw.
+    itself = torch.arange(len(rows.labels))[: int(labels.sum())]
+    pairs = torch.cat([pairs, torch.stack([itself, itself], dim=1)])
+    return pairs, torch.cat([labels, torch.ones_like(itself)])
 
 
 def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[float, torch.Tensor]:

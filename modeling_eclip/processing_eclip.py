@@ -393,8 +393,9 @@ def prepare_products(
     }
     if inputs["has_text"].any():
         inputs |= processor(text=[title for title in titles if title is not None], return_tensors="pt")
-        if "lexical_ids" in inputs:
-            inputs["lexical_ids"] = lexical_ids(titles)  # a row per product, as heads take them
+        if (found := inputs.get("lexical_ids")) is not None:  # a row per product, as heads take them
+            inputs["lexical_ids"] = found.new_full((len(titles), LEXICAL_LENGTH), LEXICAL_PADDING)
+            inputs["lexical_ids"][inputs["has_text"]] = found
     if inputs["has_image"].any():
         loaded = [_loaded(image, f"products[{place}]") for place, image in enumerate(images) if image is not None]
         inputs |= processor(images=loaded, return_tensors="pt")

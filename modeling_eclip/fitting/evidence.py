@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from ..fusion_eclip import BoostedTrees, PairEvidence
 from .lexical import document_frequencies, inverse_document_frequencies
 
-__all__ = ["fit_evidence", "fit_idf"]
+__all__ = ["fit_evidence", "fit_idf", "weigh_evidence"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ def fit_evidence(
 
     def offer(name: str) -> None:
         nonlocal kept
-        blocks = [evidence(block.to(evidence.weight.device)).cpu() for block in held_out.split(_BLOCK_PAIRS)]
-        found[name] = average_precision_score(truth, torch.cat(blocks).numpy())
+        found[name] = average_precision_score(truth, weigh_evidence(evidence, held_out).numpy())
         if found[name] > found[kept[0]]:
             evidence.is_fitted.fill_(True)
             kept = name, {key: value.clone() for key, value in evidence.state_dict().items()}
@@ -105,6 +104,13 @@ def fit_evidence(
     told = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
     logger.info("evidence of pairs, average precision on validation: %s; taken: %s", told, kept[0])
     return found
+
+
+@torch.no_grad()
+def weigh_evidence(evidence: PairEvidence, features: torch.Tensor) -> torch.Tensor:
+    """Answer about many pairs, some at a time: features of shape `(P, F)` to log odds on the CPU, shape `(P,)`."""
+    blocks = features.split(_BLOCK_PAIRS)
+    return torch.cat([evidence(block.to(evidence.weight.device)).cpu() for block in blocks])
 
 
 def _clear(evidence: PairEvidence) -> None:

@@ -6,12 +6,12 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from ..fusion_eclip import IGNORED_LABEL, LateFusionClassifier, LexicalLinear, ProductEmbeds
+from ..fusion_eclip import IGNORED_LABEL, LateFusionClassifier, LexicalLinear, ProductEmbeds, select_products
 from ..processing_eclip import LEXICAL_PADDING
 from .fusion import fit_scales
 from .linear import choose_regression, score_answers, write_regression
 
-__all__ = ["document_frequencies", "fit_lexical", "inverse_document_frequencies"]
+__all__ = ["document_frequencies", "fit_lexical", "inverse_document_frequencies", "trim_lexical"]
 
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 _BLOCK_ROWS = 4096
@@ -62,7 +62,7 @@ def fit_lexical(
     answer = nn.Linear(titles.shape[1], wide.weight.shape[1])
     write_regression(answer, classes, coefficients, intercepts)
     with torch.no_grad():
-        deep_logits = classifier.modality_logits(_take(validation, held_out))["text"]
+        deep_logits = classifier.modality_logits(select_products(validation, held_out))["text"]
         wide_logits = torch.from_numpy(held_out_titles @ answer.weight.numpy().T + answer.bias.numpy())
         best = (1.0, 0.0)  # the vectors alone, where nothing tells what is better
         if len(held_out_labels):
@@ -86,6 +86,11 @@ def _choose_scales(deep: torch.Tensor, wide: torch.Tensor, labels: torch.Tensor)
     return ways[best] if scores[best] > scores[0] + error else ways[0]
 
 
+def trim_lexical(lexical: torch.Tensor) -> torch.Tensor:
+    """Cut hashed n-grams to those of the longest title: a tenth of the width, as a rule."""
+    return lexical[:, : max(int((lexical < LEXICAL_PADDING).any(dim=0).sum()), 1)]
+
+
 def document_frequencies(lexical: torch.Tensor) -> np.ndarray:
     """Count the titles that have each n-gram, shape `(N, L)` to `(LEXICAL_PADDING + 1,)`."""
     return lexical.flatten().bincount(minlength=LEXICAL_PADDING + 1).numpy()
@@ -98,8 +103,7 @@ def inverse_document_frequencies(frequencies: np.ndarray, num_documents: int) ->
 
 def _count(wide: LexicalLinear, lexical: torch.Tensor) -> csr_matrix:
     """Return how often titles have n-grams of each row, shape `(N, rows)`."""
-    lexical = lexical[:, : max(int((lexical < LEXICAL_PADDING).any(dim=0).sum()), 1)]
-    rows = torch.cat([wide.rows(block).int() for block in lexical.split(_BLOCK_ROWS)])
+    rows = torch.cat([wide.rows(block).int() for block in trim_lexical(lexical).split(_BLOCK_ROWS)])
     kept = rows != wide.num_kinds * wide.num_rows
     indptr = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(dim=1).cumsum(0)])
     shape = (len(rows), len(wide.idf))
@@ -115,7 +119,3 @@ def _weigh(wide: LexicalLinear, counts: csr_matrix) -> csr_matrix:
     lengths = np.sqrt(np.maximum(counts @ (idf**2), 1e-24))
     weighed = counts.multiply(idf[None, :]).tocsr()
     return weighed.multiply(1 / lengths[:, None]).tocsr()
-
-
-def _take(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
-    return ProductEmbeds(**{name: value[rows] for name, value in embeds.items()})

@@ -68,14 +68,7 @@ def embed_dataset(
     Returns:
         The embeddings.
     """
-    loader = evaluation_loader(
-        products,
-        processor,
-        batch_size=batch_size,
-        rank=accelerator.process_index,
-        num_ranks=accelerator.num_processes,
-        num_workers=num_workers,
-    )
+    loader = _share_of(accelerator, products, processor, batch_size=batch_size, num_workers=num_workers)
     skips = SkipCounter(row_files(products))
     offers = embed_offers(model, loader, accelerator, skips)
     if skips.num_skipped and accelerator.is_main_process:
@@ -97,21 +90,20 @@ def embed_titles(
     Returns:
         Projected titles, of unit length, shape `(N, projection_dim)`, and their catalog ids, int64, shape `(N,)`.
     """
-    loader = evaluation_loader(
-        products,
-        processor,
-        batch_size=batch_size,
-        rank=accelerator.process_index,
-        num_ranks=accelerator.num_processes,
-        modality="text",
-        num_workers=num_workers,
-    )
+    settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+    loader = _share_of(accelerator, products, processor, modality="text", **settings)
 
     def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         return {"text_embeds": model(**inputs).text_embeds}
 
     columns = encode_all(model, encode, loader, accelerator, SkipCounter(row_files(products)))
     return columns["text_embeds"], columns["catalog_ids"]
+
+
+def _share_of(accelerator: Accelerator, *arguments: Any, **settings: Any) -> Any:
+    """Load this rank's share, as [`evaluation_loader`] does."""
+    rank, num_ranks = accelerator.process_index, accelerator.num_processes
+    return evaluation_loader(*arguments, rank=rank, num_ranks=num_ranks, **settings)
 
 
 def embed_offers(

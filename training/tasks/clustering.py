@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from modeling_eclip import EClipConfig, EClipForProductClustering, ProductEmbeds
-from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
+from modeling_eclip.fitting.evidence import fit_evidence, fit_idf, weigh_evidence
 from modeling_eclip.fitting.thresholds import calibrate
+from modeling_eclip.fusion_eclip import select_products
 from modeling_eclip.processing_eclip import lexical_ids
 from modeling_eclip.retrieval.linkage import average_linkage
 from modeling_eclip.retrieval.neighbors import candidate_pairs, product_pairs, unique_pairs
@@ -109,7 +110,6 @@ class ClusteringTask(Task):
         judge(0)
         fit_projection(head, train.embeds, train.labels, seed=self.arguments.seed, after_epoch=judge)
         best.restore()
-        self.fit_decisions(head, validation)
         if head.evidence is not None:
             self.fit_lexical(head, train, validation)
 
@@ -127,9 +127,7 @@ class ClusteringTask(Task):
         fit_evidence(head.evidence, *given, seed=self.arguments.seed)
         if not head.scores_pairs:
             return
-        with torch.no_grad():
-            logits = torch.cat([head.evidence(block.to(head.device)).cpu() for block in given[2].split(4096)])
-        head.config.calibration = calibrate(logits, given[3])
+        head.config.calibration = calibrate(weigh_evidence(head.evidence, given[2]), given[3])
         self.fit_decisions(head, validation)
         if self.score(self.metrics(head, validation)) < by_vectors:
             head.evidence.is_fitted.fill_(False)
@@ -251,16 +249,16 @@ def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[flo
     baseline = LexicalBaseline(tables["train"]["title"])
     pairs, features, labels = {}, {}, {}
     for split, table in tables.items():
-        titles, catalogs = list(table["title"]), np.asarray(table["catalog_id"])
+        lexical, catalogs = lexical_ids(table["title"]), np.asarray(table["catalog_id"])
         dense = _dense(views[split], way)
         near = candidate_pairs(dense, EClipConfig().cluster_neighbors)
-        alike = shared_ngram_pairs(lexical_ids(titles), EClipConfig().cluster_neighbors)
-        found = unique_pairs(torch.cat([near, alike]), len(titles))
+        alike = shared_ngram_pairs(lexical, EClipConfig().cluster_neighbors)
+        found = unique_pairs(torch.cat([near, alike]), len(lexical))
         if split == "train":
             found = found[torch.from_numpy(np.random.default_rng(given.seed).permutation(len(found))[:_MAX_PAIRS])]
         left, right = found.numpy().T
         cosines = torch.cat([(dense[one] * dense[two]).sum(dim=1) for one, two in found.T.split(4096, dim=1)])
-        pairs[split], features[split] = found, baseline.features(titles, left, right, cosines.numpy())
+        pairs[split], features[split] = found, baseline.features(lexical, left, right, cosines.numpy())
         labels[split] = ((catalogs[left] == catalogs[right]) & (catalogs[left] >= 0)).astype(np.int64)
     scores = baseline.fit(features, labels, seed=given.seed)
     slope, intercept = calibrate(scores["validation"], torch.from_numpy(labels["validation"]))
@@ -297,12 +295,10 @@ def fit_projection(
     """
     order = RowOrder(len(labels), seed, catalog_ids=labels.numpy(), mates_share=1.0)
     optimizer = torch.optim.AdamW(head.product_projection.parameters(), lr=learning_rate)
-    fields = dict(embeds)
     for epoch in range(num_epochs):
         for start, stop in batch_spans(batch_size, (epoch + 1) * len(labels), epoch * len(labels)):
             rows = torch.from_numpy(order.rows(start, stop))
-            batch = ProductEmbeds(**{name: value[rows] for name, value in fields.items()})
-            head.answer(batch, labels[rows]).loss.backward()
+            head.answer(select_products(embeds, rows), labels[rows]).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
         after_epoch(epoch + 1)

@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor, MatchingOutput, ProductEmbeds
-from modeling_eclip.processing_eclip import LEXICAL_PADDING
+from modeling_eclip.fitting.lexical import trim_lexical
+from modeling_eclip.fusion_eclip import select_products
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.data.loaders import evaluation_loader
 from training.data.pairs import ProductPairs
@@ -128,9 +129,8 @@ def represent(
     columns = encode_all(head, encode, loader, accelerator, skips, description=description)
     if skips.num_skipped and accelerator.is_main_process:
         logger.warning("%s: %s", description, skips.report())
-    if "lexical" in columns:  # no wider than the longest title: a tenth, as a rule
-        is_filled = (columns["lexical"] < LEXICAL_PADDING).any(dim=0)
-        columns["lexical"] = columns["lexical"][:, : max(int(is_filled.sum()), 1)].contiguous()
+    if "lexical" in columns:
+        columns["lexical"] = trim_lexical(columns["lexical"]).contiguous()
     names = [name for name in _FIELDS if name in columns]
     row_ids, titles = columns["row_ids"], columns["titles"]
     rows = np.asarray(columns["positions"], dtype=np.int64)
@@ -165,11 +165,10 @@ def answer(head: Any, rows: Represented) -> Any:
     if rows.right is None:
         output = on_device("cpu", head.answer(on_device(head.device, rows.embeds)))
     else:
-        left, right = dict(rows.embeds), dict(rows.right)
         logits = [
             head.answer(
-                ProductEmbeds(**{name: value[block].to(head.device) for name, value in left.items()}),
-                right=ProductEmbeds(**{name: value[block].to(head.device) for name, value in right.items()}),
+                on_device(head.device, select_products(rows.embeds, block)),
+                right=on_device(head.device, select_products(rows.right, block)),
             ).logits.cpu()
             for block in torch.arange(len(rows.row_ids)).split(_PAIRS_AT_ONCE)
         ]

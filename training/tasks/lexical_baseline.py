@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
+from modeling_eclip.fitting.evidence import fit_evidence, fit_idf, weigh_evidence
 from modeling_eclip.fusion_eclip import PairEvidence, ProductEmbeds, select_products
 from modeling_eclip.processing_eclip import lexical_ids
 
@@ -27,12 +27,12 @@ class LexicalBaseline:
         fit_idf(self.evidence, lexical_ids(sorted({title for title in titles if title})))
 
     def features(
-        self, titles: Sequence[str | None], left: np.ndarray, right: np.ndarray, cosines: np.ndarray
+        self, lexical: torch.Tensor, left: np.ndarray, right: np.ndarray, cosines: np.ndarray
     ) -> torch.Tensor:
         """Describe pairs.
 
         Args:
-            titles: Titles of all products.
+            lexical: Hashed n-grams of the titles of all products, as `lexical_ids` gives them, shape `(N, L)`.
             left: Row of each pair's first product, shape `(P,)`.
             right: Row of its second.
             cosines: Mean cosine of what else is known of the two, shape `(P,)`.
@@ -40,7 +40,7 @@ class LexicalBaseline:
         Returns:
             Features in the order of `EVIDENCE`, those of vectors not a number but for the last, shape `(P, F)`.
         """
-        products = ProductEmbeds(lexical=lexical_ids(titles))
+        products = ProductEmbeds(lexical=lexical)
         vectors = torch.full((len(left), 4), torch.nan)
         vectors[:, 3] = torch.from_numpy(cosines)
         sides = [torch.from_numpy(np.asarray(rows, dtype=np.int64)).split(_BLOCK_PAIRS) for rows in (left, right)]
@@ -70,7 +70,4 @@ class LexicalBaseline:
         fit_evidence(self.evidence, *train, *held_out, seed=seed)
         if not self.evidence.is_fitted:
             return {split: of[:, 3] for split, of in features.items()}
-        return {
-            split: torch.cat([self.evidence(block) for block in of.split(_BLOCK_PAIRS)])
-            for split, of in features.items()
-        }
+        return {split: weigh_evidence(self.evidence, of) for split, of in features.items()}

@@ -17,6 +17,7 @@ from modeling_eclip import EClipForProductMatching
 from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
 from modeling_eclip.fitting.linear import fit_classifier
 from modeling_eclip.fusion_eclip import ProductEmbeds, select_products
+from modeling_eclip.processing_eclip import lexical_ids
 from training.arguments.data import DataArguments
 from training.data.pairs import ProductPairs, load_pairs, load_title_pairs, pairs_of_catalogs
 from training.engine.build import load_split
@@ -210,7 +211,8 @@ def _score_literally(given: BaselineData, cosines: Mapping[str, np.ndarray]) -> 
     means["train"] = means["train"][given.rows]
     baseline = LexicalBaseline(titles["train"])
     features = {
-        split: baseline.features(titles[split], of.left, of.right, means[split]) for split, of in pairs.items()
+        split: baseline.features(lexical_ids(titles[split]), of.left, of.right, means[split])
+        for split, of in pairs.items()
     }
     scored = baseline.fit(features, {split: of.labels for split, of in pairs.items()}, seed=given.seed)
     return {split: scored[split] for split in JUDGED}

@@ -1,15 +1,32 @@
 """Where products are read from, and what is done to them before a tower sees them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from training.arguments.options import check_encoding, check_ranges, option
-from training.arguments.sources import parse_sources
+from training.arguments.sources import parse_fields, parse_sources
 from training.arguments.workers import workers_per_rank
 
-__all__ = ["DataArguments"]
+__all__ = ["DataArguments", "check_fields"]
 
 _TOY = "toy"
+
+
+def check_fields(arguments: Any) -> None:
+    """Check `text_columns` and `image_columns`, in whose place no single column may be named.
+
+    Raises:
+        ValueError: one is malformed, or both are given.
+    """
+    for several, single, usual in (
+        ("text_columns", "title_column", "title"),
+        ("image_columns", "image_column", "image"),
+    ):
+        given = getattr(arguments, several)
+        if parse_fields(several, given) and getattr(arguments, single) != usual:
+            raise ValueError(
+                f"`{several}` is {given} and `{single}` is {getattr(arguments, single)!r}; give one of them."
+            )
 
 
 @dataclass
@@ -55,6 +72,14 @@ class DataArguments:
     )
     title_column: str = option("Column of the title; none for data without titles.", "title")
     image_column: str = option("Column of the image; none for data without images.", "image")
+    text_columns: list[str] = option(
+        "Columns of several texts of an offer, in place of title_column, the title first; as a list or, with how "
+        "often each is drawn in training, as name=weight or a mapping. 'joined' is all of them as one text.",
+        [],
+    )
+    image_columns: list[str] = option(
+        "Columns of several images of an offer, or of lists of them, in place of image_column; likewise.", []
+    )
     catalog_id_column: list[str] = option(
         "Columns of the catalog id; the first that is not null counts for a row.", ["catalog_id"]
     )
@@ -126,6 +151,7 @@ class DataArguments:
         """
         check_encoding(self.encoding)
         check_ranges(self)
+        check_fields(self)
         for name in ("train_data", "validation_data", "test_data", "pairs_data"):
             for source in parse_sources(name, getattr(self, name)):
                 if source.weight != 1 and name != "train_data":

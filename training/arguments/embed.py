@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from training.arguments.data import check_fields
 from training.arguments.options import check_encoding, check_ranges, option
 
 __all__ = ["EmbedArguments"]
@@ -20,6 +21,18 @@ class EmbedArguments:
     output_dir: str = option("Folder of the embeddings; a stopped run resumes there.", "outputs/embeddings")
     title_column: str = option("Column of the title.", "title")
     image_column: str = option("Column of the image.", "image")
+    text_columns: list[str] = option(
+        "Columns of several texts of a product, in place of title_column; as a list or, with weights for pooling, as "
+        "name=weight or a mapping. Those of the checkpoint's training if neither is given.",
+        [],
+    )
+    image_columns: list[str] = option(
+        "Columns of several images, or of lists of them, in place of image_column; likewise.", []
+    )
+    field_pooling: Literal["joined", "mean"] = option(
+        "Several texts of a product: joined to one text, or embedded one by one and averaged by their weights.",
+        "joined",
+    )
     catalog_id_column: list[str] = option("Columns of the catalog id; per row the first that is not null is used.",
                                           ["catalog_id"])  # fmt: skip
     id_column: str | None = option("Column of the product's id; rows are numbered if not given.", None)
@@ -60,6 +73,7 @@ class EmbedArguments:
         """Refuse values that no run can use."""
         check_encoding(self.encoding)
         check_ranges(self)
+        check_fields(self)
         for name in ("checkpoint", "input"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` is empty; name the {'model' if name == 'checkpoint' else 'products'}.")

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["Source", "parse_sources", "plain_sources"]
+__all__ = ["JOINED", "Source", "parse_fields", "parse_sources", "plain_sources"]
 
+JOINED = "joined"
+"""Among text fields, all of them as one text."""
+_FIELDS = ("text_columns", "image_columns")
 _LISTS = ("files", "catalog_id_column", "exclude_rows")
 
 
@@ -21,6 +24,8 @@ class Source:
         title_column: Column of the title; `"none"` where there are no titles. As all columns, that of the argument of
             the same name if not given; it is then no error that the source lacks it.
         image_column: Column of the image, likewise.
+        text_columns: Columns of texts and their weights, in place of `title_column`; see [`parse_fields`].
+        image_columns: Columns of images and their weights, in place of `image_column`, likewise.
         catalog_id_column: Columns of the catalog id, likewise.
         id_column: Column of the offer's id, likewise.
         exclude_rows: Rows to leave out, as `column=value`, likewise.
@@ -32,6 +37,8 @@ class Source:
     files: tuple[str, ...]
     title_column: str | None = None
     image_column: str | None = None
+    text_columns: dict[str, float] | None = None
+    image_columns: dict[str, float] | None = None
     catalog_id_column: tuple[str, ...] | None = None
     id_column: str | None = None
     exclude_rows: tuple[str, ...] | None = None
@@ -68,6 +75,58 @@ def parse_sources(field: str, entries: Sequence[str]) -> list[Source]:
     return sources
 
 
+def parse_fields(field: str, given: Any) -> dict[str, float] | None:
+    """Read the columns of texts or images, and how often each is drawn in training.
+
+    Args:
+        field: `"text_columns"` or `"image_columns"`, with its place for errors.
+        given: A name; a list of names, of `name=weight` or of JSON objects; or a mapping of names to weights. A
+            weight is 1 if not given. Among texts, `joined` stands for all of them as one text: drawn as often as all
+            others together if it is not named.
+
+    Returns:
+        The weights, in the order of the columns; `None` if none is given.
+
+    Raises:
+        ValueError: a name is given twice, a weight is no number of at least 0 (of images, above 0), or none is more.
+    """
+    found: dict[str, float] = {}
+    for entry in [given] if isinstance(given, str | dict) else given or []:
+        content: Any = entry
+        if isinstance(entry, str) and entry.lstrip().startswith("{"):
+            try:
+                content = json.loads(entry)
+            except ValueError as error:
+                raise ValueError(f"`{field}` has {entry!r}, which is no JSON object ({error}).") from error
+        elif isinstance(entry, str):
+            name, _, weight = entry.partition("=")
+            content = {name: weight or 1.0}
+        if not isinstance(content, dict):
+            raise ValueError(f"`{field}` has {entry!r}; give names of columns, or a mapping of names to weights.")
+        for name, weight in content.items():
+            try:
+                number = float("nan") if isinstance(weight, bool) else float(weight)
+            except (TypeError, ValueError):
+                number = math.nan
+            lowest = "at least 0" if "text" in field else "above 0"
+            if not 0 <= number < math.inf or (number == 0 and "text" not in field):
+                raise ValueError(f"`{field}` gives {name!r} the weight {weight!r}; give a number {lowest}.")
+            if name in found or not name:
+                raise ValueError(f"`{field}` names the column {name!r} twice; name each once." if name else
+                                 f"`{field}` has {entry!r}, which names no column.")  # fmt: skip
+            found[name] = number
+    if not found:
+        return None
+    columns = [name for name in found if name != JOINED]
+    if "text" in field:
+        if not columns:
+            raise ValueError(f"`{field}` is {given!r}, which names no column; name those that are joined.")
+        found.setdefault(JOINED, sum(found.values()) if len(columns) > 1 else 0.0)
+    if not sum(found.values()):
+        raise ValueError(f"`{field}` is {given!r}, of which nothing is ever drawn; give a weight above 0.")
+    return found
+
+
 def plain_sources(entries: Sequence[str]) -> list[str]:
     """Return the files, folders and datasets that entries name."""
     return [file for source in parse_sources("sources", entries) for file in source.files]
@@ -91,6 +150,8 @@ def _parse(field: str, entry: str) -> Source:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ValueError(f"{place}, whose weight is {value!r}; give a number above 0.")
             values[key] = float(value)
+        elif key in _FIELDS:
+            values[key] = parse_fields(f"{key}` of `{field}", value)
         elif key in _LISTS:
             values[key] = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
             if not isinstance(values[key], tuple) or not all(isinstance(word, str) for word in values[key]):
@@ -99,6 +160,9 @@ def _parse(field: str, entry: str) -> Source:
             raise ValueError(f"{place}, whose {key} is {value!r}; give the name of a column.")
         else:
             values[key] = value
+    for several, single in zip(_FIELDS, ("title_column", "image_column"), strict=True):
+        if several in values and single in values:
+            raise ValueError(f"{place}, with {several} and {single}; give one of them.")
     if not values.get("files"):
         raise ValueError(f"{place}, which names no `files`; give a file, or a list of them.")
     return Source(**values)

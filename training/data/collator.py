@@ -7,6 +7,8 @@ A batch is a dictionary of
   else `None` (see `training.data.inputs`);
 - where the rows hold a frozen tower's vectors, these in place of its inputs: `image_pooler_output` and
   `text_pooler_output`, float32 `(N, width)`;
+- where all images of rows are read that have several: `image_owners`, int64, and `image_weights`, float32, `(V,)`:
+  which of the rows each of the `V` images is of, and how much it counts there (see `modeling_eclip.inference.fields`);
 - where a row may lack a side: `has_text` and `has_image`, bool `(N,)`. For a task on both modalities, inputs of the
   missing ones are placeholders; for pre-training there are none of them, and titles and images are those of the rows
   that have them, in their order;
@@ -14,6 +16,7 @@ A batch is a dictionary of
 - `catalog_ids`: int64 `(N,)`;
 - `row_ids` and `titles`: lists of `N` strings;
 - `skipped`: list of `(row_id, reason)`;
+- `passed_over`: likewise, images that cannot be used of rows that have others;
 - `num_rows`: planned rows, `N + len(skipped)`.
 
 `N` is 0 where no row of a rank's share is usable. The rank must still take part in the step, and not every tower takes
@@ -23,7 +26,7 @@ embeddings.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -33,12 +36,14 @@ from modeling_eclip.inference.pixels import PixelNormalization
 from modeling_eclip.processing_eclip import lexical_ids
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.columns import NO_CATALOG, stable_id
+from training.data.fields import draw_order, draw_text, row_images, row_texts
 from training.data.images import ImageReader
 
 __all__ = ["FROZEN_COLUMNS", "ProductCollator", "ReadRow", "RowLabels", "modalities_of"]
 
 FROZEN_COLUMNS = ("image_pooler_output", "text_pooler_output")
 """Columns with the vectors of frozen towers, which replace the towers' inputs."""
+_TEXT_DRAW, _IMAGE_DRAW = 1, 2  # beside the seed and a position: draws that augmentation does not share
 
 
 class RowLabels(Protocol):
@@ -66,7 +71,9 @@ class ReadRow:
         row_id: Id of the row.
         catalog_id: Catalog of the row, or -1.
         title: Title, augmented in training; empty where there is none.
-        image: What `ImageReader` reads, uint8 `(3, height, width)`; `None` if there is none or it is not needed.
+        images: What `ImageReader` reads, uint8 `(3, height, width)`, and its weight, of the image that is used or of
+            all of them; empty if there is none or it is not needed.
+        passed_over: Why those of its images cannot be used that others stand for.
         vectors: Vectors of frozen towers, by column.
         modalities: Those of the collator's modalities that the row has.
         label: The label.
@@ -75,7 +82,8 @@ class ReadRow:
     row_id: str
     catalog_id: int
     title: str
-    image: torch.Tensor | None
+    images: list[tuple[torch.Tensor, float]]
+    passed_over: list[str]
     vectors: dict[str, Any]
     modalities: set[str]
     label: Any
@@ -103,6 +111,8 @@ class ProductCollator:
             without placeholders, and for images that are not there, not for broken ones. If not given, a row needs
             both.
         labels: Reads the labels of a task.
+        fields: Which of several texts and images of a row are used: `"first"`, the joined text and the first image;
+            `"drawn"`, one of each by their weights, anew at each position; or `"all"`, the joined text and all images.
     """
 
     def __init__(
@@ -116,6 +126,7 @@ class ProductCollator:
         frozen_widths: Mapping[str, int] | None = None,
         modality: str | None = None,
         labels: RowLabels | None = None,
+        fields: Literal["first", "drawn", "all"] = "first",
     ) -> None:
         """Keeps the arguments."""
         self.processor = processor
@@ -129,6 +140,7 @@ class ProductCollator:
             name: width for name, width in (frozen_widths or {}).items() if name.startswith(self.modalities)
         }
         self.labels = labels
+        self.fields = fields
         self.images = ImageReader(processor, augmentation)
         self.reads_images = "image" in self.modalities and "image_pooler_output" not in self.frozen_widths
 
@@ -143,12 +155,13 @@ class ProductCollator:
         Returns:
             The batch, as the module describes it.
         """
-        usable, skipped, places = [], [], []
+        usable, skipped, places, passed_over = [], [], [], []
         for row, position in zip(rows, positions, strict=True):
             read = self.read(row, position)
             if isinstance(read, ReadRow):
                 usable.append(read)
                 places.append(position)
+                passed_over += [(read.row_id, reason) for reason in read.passed_over]
             else:
                 skipped.append((row["row_id"], read))
         return {
@@ -159,6 +172,7 @@ class ProductCollator:
             "positions": places,
             "titles": [row.title for row in usable],
             "skipped": skipped,
+            "passed_over": passed_over,
             "num_rows": len(rows),
         }
 
@@ -187,20 +201,20 @@ class ProductCollator:
         if reason := self._unusable(problems):
             return reason
         rng = np.random.default_rng((self.seed, position))
-        image = None
-        if self.reads_images and not self.has_placeholders and _is_absent(row["image"]):
+        images: list[tuple[torch.Tensor, float]] = []
+        passed_over: list[str] = []
+        if self.reads_images and not (given := row_images(row)):
             problems["image"] = "missing"
         elif self.reads_images:
-            try:
-                image = self.images.read(row["image"], rng)
-            except ProductImageError as error:
-                problems["image"] = error.reason
+            images, passed_over = self._read_images(given, position, rng)
+            if not images:
+                problems["image"] = passed_over[0]
                 if not self.has_placeholders:  # broken, and no sign of an offer without an image
-                    return error.reason
-                if reason := self._unusable(problems):
-                    return reason
+                    return passed_over[0]
         if reason := self._unusable(problems):
             return reason
+        if self.fields == "drawn" and title:
+            title = draw_text(row_texts(row), (self.seed, position, _TEXT_DRAW))
         if self.title_augmentation is not None and title:
             title = self.title_augmentation(title, rng)
         catalog_id = row["catalog_id"]
@@ -208,7 +222,26 @@ class ProductCollator:
             catalog_id = stable_id(row["row_id"])
         vectors = {name: row[name] for name in self.frozen_widths}
         label = None if self.labels is None else self.labels.encode(row)
-        return ReadRow(row["row_id"], catalog_id, title, image, vectors, {*self.modalities} - problems.keys(), label)
+        modalities = {*self.modalities} - problems.keys()
+        return ReadRow(row["row_id"], catalog_id, title, images, passed_over, vectors, modalities, label)
+
+    def _read_images(
+        self, given: Sequence[tuple[Any, float]], position: int, rng: np.random.Generator
+    ) -> tuple[list[tuple[torch.Tensor, float]], list[str]]:
+        """Returns all images of a row, or the first that can be read, and why those tried before it cannot."""
+        if self.fields == "drawn":
+            order = draw_order([weight for _, weight in given], (self.seed, position, _IMAGE_DRAW))
+            given = [given[place] for place in order]
+        images: list[tuple[torch.Tensor, float]] = []
+        reasons = []
+        for image, weight in given:
+            try:
+                images.append((self.images.read(image, rng), weight))
+            except ProductImageError as error:
+                reasons.append(error.reason)
+            if images and self.fields != "all":
+                break
+        return images, reasons
 
     def _unusable(self, problems: dict[str, str]) -> str | None:
         """Returns why a row with these problems cannot be used, or `None` if it can."""
@@ -218,7 +251,7 @@ class ProductCollator:
     def placeholder_row(self) -> ReadRow:
         """Returns a row without a label, for a batch that would otherwise have none."""
         label = None if self.labels is None else self.labels.blank
-        return ReadRow("", NO_CATALOG, "none", None, dict.fromkeys(self.frozen_widths), {*self.modalities}, label)
+        return ReadRow("", NO_CATALOG, "none", [], [], dict.fromkeys(self.frozen_widths), {*self.modalities}, label)
 
     def inputs(self, rows: Sequence[ReadRow]) -> dict[str, Any]:
         """Makes the model's inputs of one or more rows, and their labels."""
@@ -234,9 +267,14 @@ class ProductCollator:
         elif "text" in self.modalities and getattr(self.processor, "lexical_features", False):
             inputs["lexical_ids"] = lexical_ids([row.title for row in having["text"]])
         if self.reads_images:
-            images = [self.images.blank() if row.image is None else row.image for row in having["image"]]
+            of_rows = [row.images or [(self.images.blank(), 1.0)] for row in having["image"]]
+            images = [image for of_row in of_rows for image, _ in of_row]
             stacked = self.images.stack(images or [self.images.blank()])
             inputs |= {name: value[: len(images)] for name, value in stacked.items()}
+            if self.fields == "all":
+                owners = [place for place, of_row in enumerate(of_rows) for _ in of_row]
+                inputs["image_owners"] = torch.tensor(owners, dtype=torch.int64)
+                inputs["image_weights"] = torch.tensor([weight for of_row in of_rows for _, weight in of_row])
         for name, width in self.frozen_widths.items():
             vectors = [
                 row.vectors[name] if row.vectors[name] is not None else [0.0] * width
@@ -249,8 +287,3 @@ class ProductCollator:
         if self.labels is not None:
             inputs["labels"] = torch.tensor([row.label for row in rows])
         return inputs
-
-
-def _is_absent(image: Any) -> bool:
-    """Tell whether a row's `image` column holds nothing: no bytes, no path."""
-    return image is None or (isinstance(image, Mapping) and image.get("bytes") is None and not image.get("path"))

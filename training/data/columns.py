@@ -5,8 +5,9 @@ mapped to it is kept as `<name>_original`, and all other columns are kept under 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from training.data.fields import FIELD_FEATURES, IMAGE_WEIGHTS, TEXTS, as_lists, images_column, weighted_texts
 from training.data.ids import NoIdError, id_texts, word_of
 from training.data.row_places import RowFiles, told_rows
 
@@ -40,6 +42,7 @@ NO_CATALOG = -1
 """Catalog id of an offer that is alone."""
 SOURCE_FEATURES = {"source": datasets.Value("int32"), "source_weight": datasets.Value("float64")}
 """Columns of products that are of several sources: the source's number and weight; see `training.data.sources`."""
+_JOINED = "joined"
 _NONE = "none"  # the name that users give where a table has no titles or no images
 
 
@@ -65,10 +68,12 @@ class ProductColumns:
     """The names of the user's columns that the canonical columns are read from.
 
     Args:
-        title: Column with the title; `"none"` where there are no titles.
+        title: Column with the title; `"none"` where there are no titles. Several texts are a mapping of their columns,
+            the title first, to their weights, with that of the `joined` text; see `training.data.fields`. A cell may
+            be a list of texts.
         image: Column with the image: a `datasets.Image`, its bytes, or a path (relative to the table's folder);
             `"none"` where there are no images. In a table without this column, `file_name` is used, as in the image
-            folders of `datasets`.
+            folders of `datasets`. Several columns are a mapping to their weights, and a cell may be a list of images.
         catalog_id: Columns with the id of the product, tried in this order; per row the first that is not null wins.
             A non-negative integer is kept, any other integer or text is hashed; null, NaN, -1 and blank text mean
             "alone". The same id in two sources is the same product. `"none"` where there are no ids.
@@ -77,8 +82,8 @@ class ProductColumns:
         tag: Marks the rows where there are several sources.
     """
 
-    title: str = "title"
-    image: str = "image"
+    title: str | Mapping[str, float] = "title"
+    image: str | Mapping[str, float] = "image"
     catalog_id: tuple[str, ...] = ("catalog_id",)
     row_id: str | None = None
     tag: SourceTag | None = None
@@ -87,6 +92,22 @@ class ProductColumns:
         """Accepts a single column name for `catalog_id`, and `"none"`."""
         names = (self.catalog_id,) if isinstance(self.catalog_id, str) else tuple(self.catalog_id)
         object.__setattr__(self, "catalog_id", () if names == (_NONE,) else names)
+
+    def fields(self, field: str) -> dict[str, float]:
+        """Returns the columns of `"title"` or `"image"` and their weights, without that of the joined text."""
+        given = getattr(self, field)
+        weights = {given: 1.0} if isinstance(given, str) else given
+        return {name: weight for name, weight in weights.items() if name not in (_JOINED, _NONE)}
+
+    @property
+    def joined_weight(self) -> float:
+        """How often all texts are drawn as one."""
+        return 0.0 if isinstance(self.title, str) else self.title.get(_JOINED, 0.0)
+
+    def told(self, field: str, name: str) -> str:
+        """Returns the argument that names a column, for errors."""
+        several = {"title": "text_columns", "image": "image_columns"}[field]
+        return f"{field}_column={name!r}" if isinstance(getattr(self, field), str) else f"{several} names {name!r}"
 
 
 class ColumnLayout:
@@ -101,8 +122,9 @@ class ColumnLayout:
 
     Attributes:
         names: Columns of the part.
-        absent: Of `"title"` and `"image"`, those whose column the part should have and has not.
-        image_is_path: Whether the image column holds text, that is paths, or is absent.
+        absent: Columns that the part should have and has not, with `"title"` or `"image"`.
+        titles: Columns of texts that the part has, and their weights.
+        images: Columns of images that it has, by the canonical columns that they become.
         kept: Columns that are kept beside the canonical ones, and their new names.
         class_names: Those of them, by their new names, that hold numbers of classes whose names the part tells
             (`datasets.ClassLabel`), and their type once they hold the names.
@@ -121,22 +143,22 @@ class ColumnLayout:
     ) -> None:
         """Finds the columns."""
         self._row_files = [] if row_files is None else [row_files]
-        self.absent: list[str] = []
         self.source, self.names, self.columns, self.folder = source, tuple(features), columns, folder
-        self.made = CANONICAL_FEATURES | (SOURCE_FEATURES if columns.tag is not None else {})
-        self.title = self._find("title", columns.title)
-        has_file_names = columns.image not in features and "file_name" in features
-        self.image = "file_name" if has_file_names else self._find("image", columns.image)
-        text = (datasets.Value("string"), datasets.Value("large_string"))
-        self.image_is_path = self.image is None or features[self.image] in text
-        if self.image is not None and not self.image_is_path:
-            _check_images(
-                f"image_column={self.image!r}: source {source!r}", features.arrow_schema.field(self.image).type
-            )
+        self.absent: list[tuple[str, str]] = []
+        self.titles = self._find("title")
+        images = self._find("image")
+        if not images and columns.fields("image") and "file_name" in features:
+            self.absent = [found for found in self.absent if found[0] != "image"]
+            images = {"file_name": 1.0}
+        self.made: dict[str, Any] = CANONICAL_FEATURES | (SOURCE_FEATURES if columns.tag is not None else {})
+        if len(columns.fields("title")) > 1 or any(_is_list(features[name]) for name in self.titles):
+            self.made |= {TEXTS: FIELD_FEATURES[TEXTS]}
+        self.images = self._image_columns(images, features)
         self.catalog_ids = [name for name in columns.catalog_id if name in features]
         self.row_id = columns.row_id if columns.row_id in features else None
-        mapped = [self.title, self.image, *self.catalog_ids, self.row_id]
-        replaced = {name for name in mapped if name in CANONICAL_FEATURES or name in (self.title, self.image)}
+        ids = {name for name in (*self.catalog_ids, self.row_id) if name in CANONICAL_FEATURES}
+        # The other texts may be labels, too.
+        replaced = {*list(columns.fields("title"))[:1], *self.images.values(), *ids}
         self.kept = {
             name: f"{name}_original" if name in self.made else name for name in self.names if name not in replaced
         }
@@ -145,12 +167,39 @@ class ColumnLayout:
             new: named for old, new in self.kept.items() if (named := _named_feature(features[old])) is not None
         }
 
-    def _find(self, field: str, name: str) -> str | None:
-        if name in self.names:
-            return name
-        if name != _NONE:
-            self.absent.append(field)
-        return None
+    def _find(self, field: str) -> dict[str, float]:
+        named = self.columns.fields(field)
+        self.absent += [(field, name) for name in named if name not in self.names]
+        return {name: weight for name, weight in named.items() if name in self.names}
+
+    def _image_columns(self, images: Mapping[str, float], features: datasets.Features) -> dict[str, str]:
+        """Finds which canonical column each column of images becomes; adds those of several to what is made."""
+        for name in images:
+            feature = features[name].feature if _is_list(features[name]) else features[name]
+            if not _is_text(feature):
+                place = f"{self.columns.told('image', name)}: source {self.source!r}"
+                _check_images(place, datasets.Features({"image": feature}).arrow_schema.field(0).type)
+        named = self.columns.fields("image")
+        if len(named) == 1 and not any(_is_list(features[name]) for name in images):
+            return dict(zip(("image",), images, strict=False))
+        # All of them in every part, so that parts have the same columns.
+        self.made |= {images_column(number): FIELD_FEATURES[images_column(0)[:-1]] for number in range(len(named))}
+        self.made |= {IMAGE_WEIGHTS: FIELD_FEATURES[IMAGE_WEIGHTS]}
+        found = {}
+        for number, name in enumerate(images if "file_name" in images else named):
+            if name in images:
+                is_first = number == 0 and not _is_list(features[name])
+                found["image" if is_first else images_column(number)] = name
+        return found
+
+    def images_in_place(self) -> dict[str, str]:
+        """Returns the canonical columns of images whose user's column holds images, and not paths: that column."""
+        features = {made: self._features[name] for made, name in self.images.items()}
+        return {
+            made: self.images[made]
+            for made, feature in features.items()
+            if not _is_text(feature.feature if _is_list(feature) else feature)
+        }
 
     def read_from(self, name: str) -> list[str]:
         """Lists the columns of the part that a canonical or kept column is made of."""
@@ -160,8 +209,10 @@ class ColumnLayout:
             return [self.row_id] if self.row_id is not None else []
         if name in SOURCE_FEATURES and name in self.made:
             return []
-        if name in ("title", "image"):
-            return [column for column in (getattr(self, name),) if column is not None]
+        if name in ("title", TEXTS):
+            return list(self.titles)
+        if name in self.made:
+            return [self.images[name]] if name in self.images else []
         return [self._kept_from(name)]
 
     def _kept_from(self, name: str) -> str:
@@ -189,8 +240,13 @@ class ColumnLayout:
             raise ValueError(f"{error} That is {told}." if told != row_id else str(error)) from error
 
     def _make(self, name: str, table: pa.Table, index: np.ndarray) -> pa.Array:
-        if name == "title":
-            return pa.nulls(len(index), pa.string()) if self.title is None else self._titles(table, self.title)
+        if name == "title" and len(self.titles) == 1 and TEXTS not in self.made:
+            return self._titles(table, *self.titles)
+        if name in ("title", TEXTS):
+            texts = self._texts(table) if self.titles else [[]] * len(index)
+            joined = [found[-1]["text"] if found else None for found in texts]
+            kind = datasets.Features(FIELD_FEATURES).arrow_schema.field(TEXTS).type
+            return pa.array(joined, pa.string()) if name == "title" else pa.array(texts, kind)
         if name == "row_id":
             made = pa.array([f"{self.source}:{i}" for i in index.tolist()], type=pa.string())
             if self.row_id is None:
@@ -212,11 +268,11 @@ class ColumnLayout:
             assert tag is not None
             kind = SOURCE_FEATURES[name].pa_type
             return pa.array(np.full(len(index), tag.number if name == "source" else tag.weight), kind)
-        if name == "image":
-            images = pa.nulls(len(index), pa.string()) if self.image is None else _column(table, self.image)
-            if self.image_is_path:
-                images = pa.array([self._resolve(path) for path in images.to_pylist()], type=pa.string())
-            return CANONICAL_FEATURES["image"].cast_storage(images)
+        if name == IMAGE_WEIGHTS:
+            return pa.array([list(self.columns.fields("image").values())] * len(index), pa.list_(pa.float64()))
+        if name in self.made:
+            images = None if name not in self.images else _column(table, self.images[name])
+            return self.make_images(name, images, len(index))
         return self._column(table, self._kept_from(name))
 
     def _column(self, table: pa.Table, name: str) -> pa.Array:
@@ -253,19 +309,78 @@ class ColumnLayout:
         return excluded
 
     def _titles(self, table: pa.Table, name: str) -> pa.Array:
-        titles = self._column(table, name)
+        return self._as_text(self._column(table, name), name)
+
+    def _as_text(self, titles: pa.Array, name: str) -> pa.Array:
         if pa.types.is_floating(titles.type):
             return pa.array([word_of(value, name) for value in titles.to_pylist()], pa.string())
         if pa.types.is_nested(titles.type) or pa.types.is_binary(titles.type):
             raise ValueError(
-                f"title_column={name!r}: source {self.source!r} holds {titles.type} there. Name a text column."
+                f"{self.columns.told('title', name)}: source {self.source!r} holds {titles.type} there. Name a text "
+                "column."
             )
         return titles.cast(pa.string())
+
+    def _texts(self, table: pa.Table) -> list[list[dict[str, Any]]]:
+        """Returns the weighted texts of each row."""
+        columns = []
+        for name in self.titles:
+            cells = self._column(table, name)
+            if not _holds_lists(cells):
+                columns.append([[text or ""] for text in self._titles(table, name).to_pylist()])
+                continue
+            texts = iter(self._as_text(cells.flatten(), name).to_pylist())
+            counts = pc.list_value_length(cells).fill_null(0).to_pylist()
+            columns.append([[text or "" for text in islice(texts, count)] for count in counts])
+        names, joined = list(self.titles), self.columns.joined_weight
+        if names[0] != next(iter(self.columns.fields("title"))):  # no title: all come with their names
+            names, columns = ["", *names], [[[]] * len(table), *columns]
+        return [weighted_texts(names, cells, self.titles, joined) for cells in zip(*columns, strict=True)]
+
+    def make_images(self, name: str, images: pa.Array | None, num_rows: int) -> pa.Array:
+        """Makes `image`, or a column of lists of images, without a copy of bytes.
+
+        Args:
+            name: Name of the canonical column.
+            images: The user's column, or a chunk of it; `None` where the part has none.
+            num_rows: Length of the column.
+
+        Returns:
+            The column.
+        """
+        feature = self.made[name]
+        if images is None:
+            kind = datasets.Features({name: feature}).arrow_schema.field(name).type
+            return pa.nulls(num_rows, kind)
+        is_list = _holds_lists(images)
+        values = images.flatten() if is_list else images
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type):
+            values = pa.array([self._resolve(path) for path in values.to_pylist()], type=pa.string())
+        values = CANONICAL_FEATURES["image"].cast_storage(values)
+        if name == "image":
+            return values
+        if not is_list:
+            return as_lists(values)
+        lengths = pc.list_value_length(images).fill_null(0).to_numpy(zero_copy_only=False)
+        return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *lengths]), pa.int32()), values)
 
     def _resolve(self, path: str | None) -> str | None:
         if self.folder is None or not path or "://" in path:
             return path or None
         return str(self.folder / path)
+
+
+def _holds_lists(column: pa.Array) -> bool:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(column.type) for is_kind in kinds)
+
+
+def _is_list(feature: Any) -> bool:
+    return isinstance(feature, datasets.List | datasets.LargeList)
+
+
+def _is_text(feature: Any) -> bool:
+    return feature in (datasets.Value("string"), datasets.Value("large_string"))
 
 
 def _check_images(place: str, kind: pa.DataType) -> None:

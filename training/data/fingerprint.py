@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from training.data.columns import SOURCE_FEATURES
+from training.data.fields import TEXTS, field_columns, row_images
 from training.data.files import files_digest
 from training.data.pairs import ProductPairs
 from training.data.parquet_stream import StreamedProducts
@@ -48,7 +49,7 @@ def data_fingerprint(
     else:
         names = [
             name
-            for name in ("row_id", "title", "catalog_id", *SOURCE_FEATURES, *columns)
+            for name in ("row_id", "title", TEXTS, "catalog_id", *SOURCE_FEATURES, *columns)
             if name in table.column_names
         ]
         for rows in table.select_columns(names).with_format("arrow").iter(_ROWS_AT_ONCE):
@@ -63,4 +64,6 @@ def _image_files(table: datasets.Dataset) -> list[str]:
         return []
     rows = np.flatnonzero(has_images(table, in_files=True))
     places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _IMAGES_LOOKED_AT)).astype(np.int64))
-    return [row["image"]["path"] for row in table.select_columns("image").select(rows[places])]
+    read = table.select_columns(["image", *field_columns(table.column_names, "image")]).select(rows[places])
+    images = [image for row in read for image, _ in row_images(row)]
+    return [image["path"] for image in images if image["bytes"] is None]

@@ -13,7 +13,7 @@ from modeling_eclip.accumulation.transfer import move_inputs
 __all__ = ["finish_pixels", "model_inputs", "raw_inputs"]
 
 # What a batch holds beside the model's inputs.
-_NOT_INPUTS = ("catalog_ids", "row_ids", "positions", "titles", "skipped", "num_rows")
+_NOT_INPUTS = ("catalog_ids", "row_ids", "positions", "titles", "skipped", "passed_over", "num_rows")
 
 
 def raw_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from training.data.assembly import AssembledBatches
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
 from training.data.collator import FROZEN_COLUMNS, ProductCollator, RowLabels, modalities_of
 from training.data.columns import SOURCE_FEATURES
+from training.data.fields import IMAGE_WEIGHTS, field_columns
 from training.data.mixing import MixedOrder, is_mixed
 from training.data.pairs import PairCollator, ProductPairs
 from training.data.parquet_stream import StreamedProducts
@@ -107,7 +108,8 @@ def _columns_of(products: Products | ProductPairs, modality: str | None, labels:
         name for name in FROZEN_COLUMNS if name in products.column_names and name.startswith(modalities_of(modality))
     ]
     has_images = "image" in modalities_of(modality) and "image_pooler_output" not in frozen
-    canonical = (name for name in _COLUMNS if name != "image" or has_images)
+    canonical = [name for name in _COLUMNS if name != "image" or has_images]
+    canonical += field_columns(products.column_names, None if has_images else "text")
     return list(dict.fromkeys([*canonical, *frozen, *(labels.columns if labels is not None else ())]))
 
 
@@ -188,6 +190,7 @@ def train_loader(
         frozen_widths=_frozen_widths(products),
         modality=modality,
         labels=labels,
+        fields="drawn",
     )
     order: EpochOrder
     catalog_ids = None
@@ -233,6 +236,7 @@ def evaluation_loader(
     labels: RowLabels | None = None,
     num_workers: int = 0,
     prefetch_factor: int = 2,
+    all_images: bool = False,
 ) -> DataLoader[dict[str, Any]]:
     """Loads all rows once, in their own order, without augmentation and with the catalog ids that they have.
 
@@ -246,6 +250,7 @@ def evaluation_loader(
         labels: Reads the labels of a task.
         num_workers: Worker processes; 0 loads in this process.
         prefetch_factor: Batches that each worker prepares ahead.
+        all_images: Whether all images of rows are read that have several, and not the first alone.
 
     Returns:
         A loader of batches, as `training.data.collator` describes them.
@@ -256,6 +261,7 @@ def evaluation_loader(
         frozen_widths=_frozen_widths(products),
         modality=modality,
         labels=labels,
+        fields="all" if all_images and IMAGE_WEIGHTS in products.column_names else "first",
     )
     products = products.select_columns(_columns_of(products, modality, labels))
     order = RowOrder(len(products), seed=0, shuffle=False)

@@ -118,6 +118,7 @@ class PairCollator:
             "row_ids": [row["row_id"] for row in pairs],
             "titles": [f"{left.title} | {right.title}" for left, right in zip(usable[::2], usable[1::2], strict=True)],
             "skipped": skipped,
+            "passed_over": [(row.row_id, reason) for row in usable for reason in row.passed_over],
             "num_rows": len(rows),
         }
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
+from training.data.columns import ColumnLayout, ProductColumns
 from training.data.row_places import RowFiles, row_files
 from training.data.table_files import open_file, plain_schema, plain_table, read_row_group
 
@@ -92,7 +92,7 @@ class ParquetBlocks:
                 )
         self.layout = ColumnLayout(source, datasets.Features.from_arrow_schema(schema), columns, folder, row_files)
         self.row_files = [replace(row_files, id_column=self.layout.row_id)]
-        self.column_names = [*CANONICAL_FEATURES, *self.layout.kept.values()]
+        self.column_names = [*self.layout.made, *self.layout.kept.values()]
         self.lengths: list[int] = []
         self.num_bytes: list[int] = []
         self._places: list[tuple[int, int, int, np.ndarray | None]] = []

@@ -25,6 +25,7 @@ import datasets
 import fsspec
 import numpy as np
 import pyarrow as pa
+from datasets.fingerprint import Hasher
 
 from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
 from training.data.files import secrets_left_out, without_secrets
@@ -117,7 +118,7 @@ def load_products(
     tables: list[datasets.Dataset] = []
     blocks: list[ParquetBlocks | TableBlocks] = []
     seen_columns: dict[str, list[str]] = {}
-    absent: list[tuple[str, list[str]]] = []
+    absent: list[tuple[str, list[tuple[str, str]]]] = []
     for source in sources:
         name, num_rows = without_secrets(source), 0  # in errors, reports and row ids
         for part in _open_source(source, split, streaming, encoding, toy_offers, toy_seed):
@@ -350,7 +351,8 @@ def _with_canonical_columns(
 ) -> datasets.Dataset:
     """Makes the canonical columns without copying the images' bytes."""
     made_features = layout.made | layout.class_names
-    names = [name for name in made_features if name != "image" or layout.image_is_path]
+    in_place = layout.images_in_place()
+    names = [name for name in made_features if name not in in_place]
     read_from = list(dict.fromkeys(column for name in names for column in layout.read_from(name)))
     table = part.select_columns(read_from).with_format("arrow")[:]
     index = np.arange(first_index, first_index + len(part))
@@ -366,16 +368,41 @@ def _with_canonical_columns(
             keep &= ~is_excluded
 
     as_is = {old: new for old, new in layout.kept.items() if new not in layout.class_names}
-    kept = part.select_columns([*as_is, *([] if layout.image_is_path else [layout.image])])
+    image = in_place.pop("image", None)
+    kept = part.select_columns([*as_is, *([] if image is None else [image])])
     renames = {old: new for old, new in as_is.items() if old != new}
-    if not layout.image_is_path and layout.image != "image":
-        renames[layout.image] = "image"
+    if image not in (None, "image"):
+        renames[image] = "image"
     kept = kept.rename_columns(renames)
     if "image" in kept.column_names:
         kept = kept.cast_column("image", CANONICAL_FEATURES["image"])
     new = datasets.Dataset(datasets.table.InMemoryTable(made), info=datasets.DatasetInfo(features=features))
-    joined = datasets.concatenate_datasets([kept, new], axis=1) if kept.column_names else new
+    parts = [
+        *([kept] if kept.column_names else []),
+        new,
+        *([_image_lists(part, layout, in_place)] if in_place else []),
+    ]
+    joined = datasets.concatenate_datasets(parts, axis=1)
     return joined if keep.all() else joined.select(np.flatnonzero(keep))
+
+
+def _image_lists(part: datasets.Dataset, layout: ColumnLayout, columns: dict[str, str]) -> datasets.Dataset:
+    """Makes the columns of lists of images that are in the table itself, of the same bytes."""
+    part = part if part._indices is None else part.flatten_indices()
+    features = datasets.Features({name: layout.made[name] for name in columns})
+    made = {
+        name: pa.chunked_array(
+            [layout.make_images(name, chunk, len(chunk)) for chunk in part.data.column(column).chunks],
+            features.arrow_schema.field(name).type,
+        )
+        for name, column in columns.items()
+    }
+    table = pa.table(made, schema=features.arrow_schema)
+    # Told, since `datasets` would find it out by reading all bytes.
+    told = Hasher.hash([part._fingerprint, columns])
+    return datasets.Dataset(
+        datasets.table.InMemoryTable(table), datasets.DatasetInfo(features=features), fingerprint=told
+    )
 
 
 def _parse_rule(rule: str) -> tuple[str, str]:
@@ -400,19 +427,24 @@ def _check_seen_somewhere(
 
 def _check_sides(
     columns: ProductColumns,
-    absent: list[tuple[str, list[str]]],
+    absent: list[tuple[str, list[tuple[str, str]]]],
     seen_columns: dict[str, list[str]],
     may_lack: Collection[str],
 ) -> None:
     """Raises an error for a column of titles or images that no part has, and tells which part lacks one."""
-    for field, name in (("title", columns.title), ("image", columns.image)):
-        lacking = list(dict.fromkeys(source for source, fields in absent if field in fields))
+    named = [("title", name) for name in columns.fields("title")] + [
+        ("image", name) for name in columns.fields("image")
+    ]
+    for field, name in named:
+        lacking = list(dict.fromkeys(source for source, missing in absent if (field, name) in missing))
         if not lacking:
             continue
-        if all(field in fields for _, fields in absent) and field not in may_lack:
+        if all((field, name) in missing for _, missing in absent) and field not in may_lack:
+            single = isinstance(getattr(columns, field), str)
+            argument = f"{field}_column" if single else {"title": "text_columns", "image": "image_columns"}[field]
             raise ValueError(
-                f"{field}_column={name!r}: source {lacking[0]!r} has no such column. It has: "
-                f"{', '.join(seen_columns[lacking[0]])}. Set {field}_column to one of these, or to none where there "
-                "is none."
+                f"{columns.told(field, name)}: source {lacking[0]!r} has no such column. It has: "
+                f"{', '.join(seen_columns[lacking[0]])}. Set {argument} to "
+                f"{'one' if single else 'some'} of these, or to none where there is none."
             )
         logger.warning("%s: no column %r: the offers there have no %s", ", ".join(lacking), name, field)

@@ -14,6 +14,9 @@ class SkipCounter:
 
     Args:
         row_files: Files that the rows come from, to tell where they are.
+
+    Attributes:
+        passed_over: Images that cannot be used, by reason, of offers that have others: these rows are not skipped.
     """
 
     def __init__(self, row_files: Sequence[RowFiles] = ()) -> None:
@@ -22,6 +25,7 @@ class SkipCounter:
         self.num_rows = 0
         self.reasons: Counter[str] = Counter()
         self.first_row_ids: dict[str, list[str]] = {}
+        self.passed_over: Counter[str] = Counter()
 
     @property
     def num_skipped(self) -> int:
@@ -32,9 +36,12 @@ class SkipCounter:
         """Counts the rows of a batch.
 
         Args:
-            batch: A batch with `num_rows` and `skipped`.
+            batch: A batch with `num_rows`, `skipped` and, where offers have several images, `passed_over`.
         """
         self.num_rows += batch["num_rows"]
+        for row_id, reason in batch.get("passed_over", ()):
+            self.passed_over[reason] += 1
+            self._remember(reason, row_id)
         for row_id, reason in batch["skipped"]:
             self.reasons[reason] += 1
             self._remember(reason, row_id)
@@ -67,18 +74,18 @@ class SkipCounter:
 
     def report(self) -> str:
         """Returns a line such as `"3 of 400 rows skipped (0.8%): truncated 2, empty_title 1"`."""
+        others = f"; images in whose place others stand: {_counts(self.passed_over)}" if self.passed_over else ""
         if not self.reasons:
-            return f"0 of {self.num_rows} rows skipped"
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
-        return (
-            f"{self.num_skipped} of {self.num_rows} rows skipped ({self.num_skipped / self.num_rows:.1%}): {reasons}"
-        )
+            return f"0 of {self.num_rows} rows skipped{others}"
+        share = f"{self.num_skipped / self.num_rows:.1%}"
+        return f"{self.num_skipped} of {self.num_rows} rows skipped ({share}): {_counts(self.reasons)}{others}"
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the counts as plain values, for a checkpoint or for another rank."""
         return {
             "num_rows": self.num_rows,
             "reasons": dict(self.reasons),
+            "passed_over": dict(self.passed_over),
             "first_row_ids": {reason: list(row_ids) for reason, row_ids in self.first_row_ids.items()},
         }
 
@@ -90,6 +97,7 @@ class SkipCounter:
         """
         self.num_rows += state["num_rows"]
         self.reasons.update(state["reasons"])
+        self.passed_over.update(state["passed_over"])
         for reason, row_ids in state["first_row_ids"].items():
             for row_id in row_ids:
                 self._remember(reason, row_id)
@@ -98,3 +106,7 @@ class SkipCounter:
         row_ids = self.first_row_ids.setdefault(reason, [])
         if len(row_ids) < 3 and row_id not in row_ids:
             row_ids.append(row_id)
+
+
+def _counts(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())

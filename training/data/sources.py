@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from training.data.catalogs import CatalogSizes
 from training.data.columns import ProductColumns, SourceTag
+from training.data.fields import IMAGE_WEIGHTS, field_columns
 from training.data.files import without_secrets
 from training.data.read_tables import Products, load_products
 
@@ -150,8 +151,19 @@ def has_images(products: datasets.Dataset, *, in_files: bool = False) -> np.ndar
         products: Products with the canonical columns.
         in_files: Whether only images count that are in files, and not in the table.
     """
-    found = [_are_images(chunk, in_files) for chunk in products.data.column("image").chunks]
-    there = np.concatenate([np.zeros(0, dtype=bool), *found])
+    columns = [
+        products.data.column(name) for name in field_columns(products.column_names, "image") if name != IMAGE_WEIGHTS
+    ]
+    there = np.zeros(products.data.num_rows, dtype=bool)
+    for column in [products.data.column("image"), *columns]:
+        start = 0
+        for chunk in column.chunks:
+            if pa.types.is_list(chunk.type):
+                owners = pc.list_parent_indices(chunk).to_numpy()
+                there[start + owners[_are_images(chunk.flatten(), in_files)]] = True
+            else:
+                there[start : start + len(chunk)] |= _are_images(chunk, in_files)
+            start += len(chunk)
     return there if products._indices is None else there[products._indices.column(0).to_numpy()]
 
 

@@ -191,7 +191,8 @@ def plain_table(table: pa.Table, file: str, first_row: int = 0) -> pa.Table:
         column = table[field.name]
         if pa.types.is_dictionary(column.type):
             column = pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
-        column = column.cast(field.type)
+        if column.type != field.type:  # a cast to the same type breaks lists of structs that hold nulls alone
+            column = column.cast(field.type)
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             column = _readable(column, f"{file}: column {field.name!r}", first_row)
         columns.append(column)

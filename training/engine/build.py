@@ -14,7 +14,7 @@ from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
-from training.arguments.sources import Source, parse_sources
+from training.arguments.sources import Source, parse_fields, parse_sources
 from training.data.columns import ProductColumns
 from training.data.held_out import hold_out
 from training.data.read_tables import Products
@@ -43,8 +43,8 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         ValueError: No sources are named.
     """
     columns = ProductColumns(
-        title=arguments.title_column,
-        image=arguments.image_column,
+        title=parse_fields("text_columns", arguments.text_columns) or arguments.title_column,
+        image=parse_fields("image_columns", arguments.image_columns) or arguments.image_column,
         # Labelled pairs replace the catalogs: they tell which offers are of one product.
         catalog_id=() if split == "pairs" else tuple(arguments.catalog_id_column),
         row_id=arguments.pair_id_column if _has_labelled_pairs(arguments, split) else arguments.id_column,
@@ -76,7 +76,11 @@ def load_split(arguments: DataArguments, split: str) -> Products:
 
 def _product_source(source: Source, columns: ProductColumns, exclude_rows: list[str]) -> ProductSource:
     """Give a source the columns and rules of the other arguments where it names none."""
-    named = {"title": source.title_column, "image": source.image_column, "row_id": source.id_column}
+    named = {
+        "title": source.text_columns or source.title_column,
+        "image": source.image_columns or source.image_column,
+        "row_id": source.id_column,
+    }
     given: dict[str, Any] = {field: name for field, name in named.items() if name is not None}
     if source.catalog_id_column is not None:
         given["catalog_id"] = source.catalog_id_column

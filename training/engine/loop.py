@@ -177,8 +177,10 @@ class TrainingLoop:
             started = time.perf_counter()
             for batch in coming:
                 before = progress.samples_seen
-                ranks = gather_objects((batch["num_rows"], batch["skipped"], interruption.number))
-                self._stop_if_asked([number for _, _, number in ranks])
+                ranks = gather_objects(
+                    (batch["num_rows"], batch["skipped"], batch["passed_over"], interruption.number)
+                )
+                self._stop_if_asked([number for *_, number in ranks])
                 num_rows, num_usable = self._count(ranks)
                 record = self.step(batch, before) if num_usable else None
                 progress.samples_seen += num_rows
@@ -296,10 +298,10 @@ class TrainingLoop:
 
     def _count(self, ranks: list[Any]) -> tuple[int, int]:
         """Count the rows of all ranks, asked for and usable."""
-        for num_rows, skipped, _ in ranks:
-            self.skips.add({"num_rows": num_rows, "skipped": skipped})
-        num_rows = sum(num_rows for num_rows, _, _ in ranks)
-        return num_rows, num_rows - sum(len(skipped) for _, skipped, _ in ranks)
+        for num_rows, skipped, passed_over, _ in ranks:
+            self.skips.add({"num_rows": num_rows, "skipped": skipped, "passed_over": passed_over})
+        num_rows = sum(num_rows for num_rows, *_ in ranks)
+        return num_rows, num_rows - sum(len(skipped) for _, skipped, *_ in ranks)
 
     def _evaluate(self) -> None:
         """Measure retrieval on the held-out offers and add it to the history."""

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_eclip import EClipModel, EClipProcessor
+from modeling_eclip.inference.fields import pool_vectors
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
 from training.data.ranks import gather_objects
@@ -68,7 +69,8 @@ def embed_dataset(
     Returns:
         The embeddings.
     """
-    loader = _share_of(accelerator, products, processor, batch_size=batch_size, num_workers=num_workers)
+    settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+    loader = _share_of(accelerator, products, processor, all_images=True, **settings)
     skips = SkipCounter(row_files(products))
     offers = embed_offers(model, loader, accelerator, skips)
     if skips.num_skipped and accelerator.is_main_process:
@@ -131,13 +133,14 @@ def embed_offers(
     """
 
     def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        owners, weights = inputs.pop("image_owners", None), inputs.pop("image_weights", None)
         output = model(**inputs)
-        return {
-            "text_embeds": output.text_embeds,
-            "image_embeds": output.image_embeds,
-            "text_features": output.text_model_output.pooler_output,
-            "image_features": output.vision_model_output.pooler_output,
-        }
+        images = {"image_embeds": output.image_embeds, "image_features": output.vision_model_output.pooler_output}
+        if owners is not None and weights is not None:
+            number = len(output.text_embeds)
+            images = {name: pool_vectors(vectors, owners, weights, number) for name, vectors in images.items()}
+        texts = {"text_embeds": output.text_embeds, "text_features": output.text_model_output.pooler_output}
+        return texts | images
 
     return OfferEmbeddings(**encode_all(model, encode, loader, accelerator, skips, description=description))
 
@@ -174,7 +177,8 @@ def encode_all(
     parts: list[dict[str, Any]] = []
     batches = with_progress(loader, description, disable=not accelerator.is_main_process)
     for number, batch in enumerate(batches):
-        part: dict[str, Any] = {"number": number, "num_rows": batch["num_rows"], "skipped": batch["skipped"]}
+        counted = {name: batch[name] for name in ("num_rows", "skipped", "passed_over")}
+        part: dict[str, Any] = {"number": number, **counted}
         if batch["row_ids"]:
             with accelerator.autocast():
                 encoded = encode(model_inputs(batch, accelerator.device))

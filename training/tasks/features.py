@@ -15,6 +15,8 @@ from accelerate import Accelerator
 from modeling_eclip import EClipProcessor, MatchingOutput, ProductEmbeds
 from modeling_eclip.fitting.lexical import trim_lexical
 from modeling_eclip.fusion_eclip import select_products
+from modeling_eclip.inference.fields import pool_vectors
+from modeling_eclip.modeling_eclip import IMAGE_INPUTS
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.data.loaders import evaluation_loader
 from training.data.pairs import ProductPairs
@@ -117,11 +119,17 @@ def represent(
         modality=head.config.modality,
         labels=labels,
         num_workers=num_workers,
+        all_images=True,
     )
 
     def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         given: dict[str, Any] = dict(inputs)
         read = given.pop("labels", None)
+        owners, weights = given.pop("image_owners", None), given.pop("image_weights", None)
+        if owners is not None:  # a head sees the image tower's vectors of a product's images as one
+            names = [name for name in (*IMAGE_INPUTS, "interpolate_pos_encoding") if name in given]
+            vectors = head.eclip.encode_image(**{name: given.pop(name) for name in names}).pooler_output
+            given["image_pooler_output"] = pool_vectors(vectors, owners, weights, int(owners.max()) + 1)
         embeds = head.represent(**given)
         return {"labels": read, **{name: getattr(embeds, name) for name in _FIELDS}}
 

@@ -110,6 +110,7 @@ def test_a_batch_holds_what_the_model_needs(processor):
         "row_ids",
         "positions",
         "skipped",
+        "passed_over",
         "num_rows",
         "titles",
     }

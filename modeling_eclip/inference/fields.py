@@ -1,0 +1,63 @@
+"""Several texts and images of one product: texts joined to one, and vectors of several averaged to one.
+
+A product has a title and further texts: a description, a brand, attributes. As one text they are the title without a
+name, then the others with theirs: `"Trail shoe | brand: Acme | description: Light, with a firm sole"`. A model that
+was trained on such texts has the names of the fields in its processor (`processor.fields`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..modeling_eclip import normalize
+from ..processing_eclip import is_missing
+
+__all__ = ["join_texts", "pool_vectors", "product_texts"]
+
+_SEPARATOR, _BETWEEN = " | ", ", "
+
+
+def join_texts(fields: Mapping[str, Any], title: str | None = None) -> str:
+    """Join the texts of a product to one.
+
+    Args:
+        fields: Texts by the names of their fields: text, or a list of texts, which are joined by commas. Numbers
+            become text; blank and missing ones are left out.
+        title: Name of the field that comes first and without its name; the first field if not given.
+
+    Returns:
+        One text, empty where all are blank. A name is written with spaces for underscores.
+    """
+    title = next(iter(fields), None) if title is None else title
+    ordered = sorted(fields, key=lambda name: name != title)  # the others stay in their order
+    texts = {name: _BETWEEN.join(product_texts(fields[name])) for name in ordered}
+    return _SEPARATOR.join(
+        text if name == title else f"{name.replace('_', ' ')}: {text}" for name, text in texts.items() if text
+    )
+
+
+def product_texts(value: Any) -> list[str]:
+    """Return the texts of one field that are not blank."""
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return [text for one in values if not is_missing(one) and (text := str(one).strip())]
+
+
+def pool_vectors(
+    vectors: torch.Tensor, owners: torch.Tensor, weights: torch.Tensor, num_products: int
+) -> torch.Tensor:
+    """Average the vectors of each product, as far as they point, by weights.
+
+    Args:
+        vectors: Vectors of any length, shape `(V, D)`; each counts by its direction.
+        owners: Which product each is of, int64, shape `(V,)`.
+        weights: How much each counts among those of its product, shape `(V,)`.
+        num_products: Number of products `N`.
+
+    Returns:
+        Vectors of unit length, float32, shape `(N, D)`; zero for a product without any.
+    """
+    vectors = vectors.float()
+    weighted = normalize(vectors) * weights.to(vectors).unsqueeze(1)
+    sums = vectors.new_zeros(num_products, vectors.shape[1])
+    return normalize(sums.index_add_(0, owners.to(vectors.device), weighted))

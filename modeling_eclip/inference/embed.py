@@ -21,6 +21,7 @@ from transformers.utils.logging import tqdm
 from ..images_eclip import ProductImageError
 from ..modeling_eclip import EClipModel, normalize, truncate_embeds
 from ..processing_eclip import check_title
+from .fields import pool_vectors, read_texts
 from .pixels import PixelReader
 
 __all__ = ["batch_size_for", "embed_inputs", "embed_products", "embed_tokens", "title_batches", "tokenize_titles"]
@@ -34,9 +35,10 @@ _TITLES_AT_ONCE = 4096  # tokenized in one call, to bound the tokenizer's memory
 def embed_products(
     model: EClipModel,
     processor: Any,
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str | Mapping[str, Any]] | None = None,
     images: Sequence[Any] | None = None,
     *,
+    field_pooling: str = "joined",
     truncate_dim: int | None = None,
     token_budget: int | None = None,
     image_batch_size: int | None = None,
@@ -51,9 +53,13 @@ def embed_products(
     Args:
         model: The model.
         processor: Its `EClipProcessor`.
-        titles: Titles, which may be empty: a list, a column of a table, or any other iterable.
-        images: Images in any form that `load_product_image` accepts, in the same containers. What decoding costs is
+        titles: Titles, which may be empty: a list, a column of a table, or any other iterable. In place of a title
+            stands `{"title": ..., "brand": ..., ...}` for several texts of a product.
+        images: Images in any form that `load_product_image` accepts, in the same containers. In a list or tuple, a
+            list stands for several images of one product, whose vector is their average. What decoding costs is
             bounded by what the header states: two seconds or so, with no limit of time beside that.
+        field_pooling: What several texts of a product become: `"joined"` to one, as [`join_texts`] does, or the
+            `"mean"` of their vectors, by the weights that the model was trained with.
         truncate_dim: Number of leading values of each embedding that are kept; see [`truncate_embeds`].
         token_budget: Tokens of a batch of titles, padding included; 1,024 on a CPU and 65,536 on an accelerator
             if not given.
@@ -74,16 +80,27 @@ def embed_products(
         raise ValueError("`titles` and `images` are both None; give titles, images or both.")
     found = {}
     if titles is not None:
-        tokens = tokenize_titles(processor, _many("titles", titles))
-        found["text_embeds"] = embed_tokens(
-            model, processor, tokens, truncate_dim=truncate_dim, token_budget=token_budget, show_progress=show_progress
+        of_products: Sequence[Any] = _many("titles", titles)
+        fields = (getattr(processor, "fields", None) or {}).get("text")
+        texts, owners, weights = read_texts(of_products, fields, field_pooling)
+        found["text_embeds"] = _pooled(
+            embed_tokens(
+                model,
+                processor,
+                tokenize_titles(processor, texts),
+                truncate_dim=truncate_dim,
+                token_budget=token_budget,
+                show_progress=show_progress,
+            ),
+            owners,
+            weights,
         )
     if images is not None:
         size = image_batch_size or batch_size_for(model.device)
-        sources = _many("images", images)
+        sources, image_owners, names = _flat(_many("images", images))
         if num_workers > 0 and isinstance(sources, list | tuple):
             sources = [_OpenedImage.of(image) for image in sources]
-        batches = _ImageBatches(sources, PixelReader(processor), size)
+        batches = _ImageBatches(sources, names, PixelReader(processor), size)
         loader: DataLoader[Any] = DataLoader(
             batches,
             batch_size=None,  # an item is a whole batch
@@ -98,7 +115,7 @@ def embed_products(
             if isinstance(inputs, ProductImageError):
                 raise inputs
             parts.append(embed_inputs(model, inputs, truncate_dim=truncate_dim))
-        found["image_embeds"] = _joined(parts, model, truncate_dim)
+        found["image_embeds"] = _pooled(_joined(parts, model, truncate_dim), image_owners)
     return {name: embeds.cpu() for name, embeds in found.items()}
 
 
@@ -232,8 +249,8 @@ def title_batches(
 class _ImageBatches(Dataset[Any]):
     """Batches of images, read when a loader asks for them; the error instead, if an image cannot be used."""
 
-    def __init__(self, images: Sequence[Any], reader: PixelReader, size: int) -> None:
-        self.images, self.reader, self.size = images, reader, size
+    def __init__(self, images: Sequence[Any], names: list[str] | None, reader: PixelReader, size: int) -> None:
+        self.images, self.names, self.reader, self.size = images, names, reader, size
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.size)
@@ -246,7 +263,8 @@ class _ImageBatches(Dataset[Any]):
                 image = self.images[place]
                 images.append(self.reader.read(image.open() if isinstance(image, _OpenedImage) else image))
             except ProductImageError as error:
-                return ProductImageError(f"images[{place}]: {error}", error.reason)
+                name = f"images[{place}]" if self.names is None else self.names[place]
+                return ProductImageError(f"{name}: {error}", error.reason)
         return self.reader.batch(images)
 
 
@@ -294,6 +312,29 @@ def _many(name: str, values: Any) -> Sequence[Any]:
         raise ValueError(f"`{name}` is one {type(values).__name__}{shape}; give a list, if only of one.")
     # A sequence stays as it is: it may read values when asked for, and all of them may not fit into memory.
     return values if num_axes == 4 or isinstance(values, Sequence) else list(values)
+
+
+def _flat(images: Sequence[Any]) -> tuple[Sequence[Any], list[int], list[str] | None]:
+    """Return images one after the other, which product each is of, and its name where a product has several."""
+    if not isinstance(images, list | tuple) or not any(isinstance(image, list | tuple) for image in images):
+        return images, [], None
+    flat, owners, names = [], [], []
+    for place, of_product in enumerate(images):
+        several = isinstance(of_product, list | tuple)
+        if several and not of_product:
+            raise ValueError(f"`images[{place}]` is an empty list; give a product's images, or leave it out.")
+        for number, image in enumerate(of_product if several else [of_product]):
+            flat.append(image)
+            owners.append(place)
+            names.append(f"images[{place}][{number}]" if several else f"images[{place}]")
+    return flat, owners, names
+
+
+def _pooled(embeds: torch.Tensor, owners: Sequence[int], weights: Sequence[float] | None = None) -> torch.Tensor:
+    """Average the embeddings of each product; as they are where each has one."""
+    if not owners or len(owners) == owners[-1] + 1:
+        return embeds
+    return pool_vectors(embeds, torch.tensor(owners), torch.tensor(weights or [1.0] * len(owners)), owners[-1] + 1)
 
 
 def _as_is(batch: Any) -> Any:

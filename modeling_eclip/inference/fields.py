@@ -13,8 +13,9 @@ import torch
 from ..modeling_eclip import normalize
 from ..processing_eclip import is_missing
 
-__all__ = ["join_texts", "pool_vectors", "product_texts"]
+__all__ = ["join_texts", "pool_vectors", "product_texts", "read_texts"]
 
+_POOLING = ("joined", "mean")
 _SEPARATOR, _BETWEEN = " | ", ", "
 
 
@@ -41,6 +42,48 @@ def product_texts(value: Any) -> list[str]:
     """Return the texts of one field that are not blank."""
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     return [text for one in values if not is_missing(one) and (text := str(one).strip())]
+
+
+def read_texts(
+    products: Sequence[Any], fields: Mapping[str, float] | None = None, pooling: str = "joined"
+) -> tuple[list[Any], list[int], list[float]]:
+    """Read the texts of products that are embedded.
+
+    Args:
+        products: A title each, or a mapping of fields to their texts.
+        fields: Those that the model was trained with and their weights, `processor.fields["text"]`: they come first in
+            the joined text, in this order.
+        pooling: `"joined"`, or `"mean"` for the texts one by one.
+
+    Returns:
+        The texts, which product each is of, and how much it counts there. The texts of one field share its weight,
+        which is 1 where `fields` does not name it.
+
+    Raises:
+        ValueError: `pooling` is neither.
+    """
+    if pooling not in _POOLING:
+        raise ValueError(f"`field_pooling` is {pooling!r}; give one of {', '.join(map(repr, _POOLING))}.")
+    trained = [name for name in fields or {} if name != "joined"]
+    texts: list[Any] = []
+    owners, weights = [], []
+    for place, product in enumerate(products):
+        found: list[tuple[Any, float]] = [(product, 1.0)]
+        if isinstance(product, Mapping):
+            ordered = {name: product[name] for name in (*trained, *product) if name in product}
+            found = [(join_texts(ordered, title=trained[0] if trained else None), 1.0)]
+            if pooling == "mean":
+                of_fields = [(name, text) for name, value in ordered.items() for text in product_texts(value)]
+                counts = [len(product_texts(ordered[name])) for name, _ in of_fields]
+                given = [
+                    (fields or {}).get(name, 1.0) / count for (name, _), count in zip(of_fields, counts, strict=True)
+                ]
+                alone = [(text, weight) for (_, text), weight in zip(of_fields, given, strict=True) if weight > 0]
+                found = alone or found
+        texts += [text for text, _ in found]
+        owners += [place] * len(found)
+        weights += [weight for _, weight in found]
+    return texts, owners, weights
 
 
 def pool_vectors(

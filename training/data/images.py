@@ -18,10 +18,11 @@ from modeling_eclip.images_eclip import MAX_FILE_BYTES, ProductImageError
 from modeling_eclip.inference.jpeg import load_product_pixels
 from modeling_eclip.inference.pixels import PixelReader
 from training.data.augmentation import ProductAugmentation
+from training.data.fields import row_images
 from training.data.files import file_state
 from training.data.time_limit import time_limit
 
-__all__ = ["ImageReader", "image_state", "images_digest", "read_view"]
+__all__ = ["ImageReader", "image_state", "images_digest", "images_state", "read_view"]
 
 _ZIP = "zip://"
 
@@ -48,6 +49,12 @@ def image_state(image: Any) -> str | None:
     except OSError:  # such as one in a folder that may not be looked into
         state = None
     return "absent" if state is None else " ".join(map(str, state))
+
+
+def images_state(row: Mapping[str, Any]) -> str | None:
+    """Tells the image files of a row, as `image_state` does one; of a row with one image that is what it tells."""
+    states = [image_state(image) for image, _ in row_images(row)]
+    return " ".join(map(str, states)) if any(states) else None
 
 
 def images_digest(states: Iterable[str | None]) -> str:

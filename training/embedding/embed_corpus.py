@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.embed import EmbedArguments
+from training.arguments.sources import parse_fields
 from training.data.columns import ProductColumns
 from training.data.digests import config_digest, processor_digest, weights_digest
 from training.data.files import files_digest, write_json
@@ -90,6 +91,7 @@ def _embed(arguments: EmbedArguments, accelerator: Accelerator) -> dict[str, Any
         "dim": embedder.dim,
         "dtype": arguments.dtype,
         "skipped": {modality: dict(counter.reasons) for modality, counter in skipped.items()},
+        "passed_over": {modality: dict(counter.passed_over) for modality, counter in skipped.items()},
         "examples": {modality: counter.told_rows() for modality, counter in skipped.items()},
         "waiting_share": round(waiting, 3),
     }
@@ -101,8 +103,8 @@ def _embed(arguments: EmbedArguments, accelerator: Accelerator) -> dict[str, Any
 
 def _settings(arguments: EmbedArguments, embedder: CorpusEmbedder) -> dict[str, Any]:
     """Return what the files depend on: not batches, workers or devices, which change neither order nor values."""
-    names = ("input", "split", "title_column", "image_column", "catalog_id_column", "id_column", "modality",
-             "encoding", "truncate_dim", "dtype")  # fmt: skip
+    names = ("input", "split", "title_column", "image_column", "text_columns", "image_columns", "field_pooling",
+             "catalog_id_column", "id_column", "modality", "encoding", "truncate_dim", "dtype")  # fmt: skip
     return {name: getattr(arguments, name) for name in names} | {
         "input_files": [files_digest(source_files(source, arguments.split)) for source in arguments.input],
         "model": weights_digest(embedder.model),
@@ -138,25 +140,47 @@ def _load_model(arguments: EmbedArguments) -> EClipModel:
     return model.to(memory_format=torch.channels_last)
 
 
+def _fields(arguments: EmbedArguments, processor: EClipProcessor) -> tuple[dict[str, Any], list[str]]:
+    """Return the columns of titles and of images, and which of the two are those that the model was trained with."""
+    chosen: dict[str, Any] = {}
+    of_checkpoint = []
+    for field, kind, other in (("title", "text", "image"), ("image", "image", "text")):
+        column, name = getattr(arguments, f"{field}_column"), f"{kind}_columns"
+        given = parse_fields(name, getattr(arguments, name))
+        trained = (processor.fields or {}).get(kind)
+        if arguments.modality == other:
+            chosen[field] = "none"
+        elif trained and given is None and column == field:
+            logger.info("`%s` are those that the checkpoint was trained with: %s", name, ", ".join(trained))
+            chosen[field] = trained
+            of_checkpoint.append(field)
+        else:
+            chosen[field] = given or column
+    return chosen, of_checkpoint
+
+
 def _open_embedder(arguments: EmbedArguments, model: EClipModel) -> CorpusEmbedder:
-    columns = ProductColumns(
-        title=arguments.title_column if arguments.modality != "image" else "none",
-        image=arguments.image_column if arguments.modality != "text" else "none",
-        catalog_id=tuple(arguments.catalog_id_column),
-        row_id=arguments.id_column,
-    )
+    processor = EClipProcessor.from_pretrained(arguments.checkpoint)
+    chosen, of_checkpoint = _fields(arguments, processor)
+    columns = ProductColumns(**chosen, catalog_id=tuple(arguments.catalog_id_column), row_id=arguments.id_column)
     return CorpusEmbedder(
         load_products(
-            arguments.input, columns, split=arguments.split, streaming=arguments.streaming, encoding=arguments.encoding
+            arguments.input,
+            columns,
+            split=arguments.split,
+            streaming=arguments.streaming,
+            encoding=arguments.encoding,
+            may_lack=of_checkpoint,
         ),
         model,
-        EClipProcessor.from_pretrained(arguments.checkpoint),
+        processor,
         modality=arguments.modality,
         truncate_dim=arguments.truncate_dim,
         token_budget=arguments.token_budget,
         image_batch_size=arguments.image_batch_size,
         num_workers=arguments.num_workers,
         max_skipped_share=arguments.max_skipped_share,
+        field_pooling=arguments.field_pooling,
     )
 
 

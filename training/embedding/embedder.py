@@ -4,7 +4,7 @@ Worker processes read rows and images ahead; images are embedded as they come, t
 at its end. The values of a file depend on the model and the rows alone, to rounding, and not on batches or workers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from modeling_eclip import EClipModel, EClipProcessor, ProductImageError
 from modeling_eclip.inference.embed import batch_size_for, embed_inputs, embed_tokens, tokenize_titles
 from training.data.collator import modalities_of
-from training.data.images import ImageReader, image_state
+from training.data.fields import field_columns, row_images, row_texts
+from training.data.images import ImageReader, images_state
 from training.data.loaders import batch_loader
 from training.data.read_tables import Products
 from training.data.row_places import row_files
@@ -41,6 +42,8 @@ class CorpusEmbedder:
         image_batch_size: Images of a batch, and rows that a worker reads at once; see there.
         num_workers: Processes that read rows and images; 0 reads them in this process.
         max_skipped_share: Largest share of titles, or of images, that may be unusable.
+        field_pooling: What several texts of a product become: `"joined"` to one, or the `"mean"` of their vectors.
+            Several images are averaged.
     """
 
     products: Products
@@ -52,6 +55,7 @@ class CorpusEmbedder:
     image_batch_size: int | None = None
     num_workers: int = 0
     max_skipped_share: float = 0.05
+    field_pooling: str = "joined"
 
     def __post_init__(self) -> None:
         """Refuse to keep more values than an embedding has."""
@@ -117,8 +121,10 @@ class CorpusEmbedder:
             "row_id",
             "catalog_id",
             *("title" if modality == "text" else modality for modality in modalities_of(self.modality)),
+            *(name for one in modalities_of(self.modality) for name in field_columns(self.products.column_names, one)),
         ]
-        chunks = _Chunks(self.products.select_columns(names), self.processor, self.modality, spans)
+        pooled = self.field_pooling == "mean"
+        chunks = _Chunks(self.products.select_columns(names), self.processor, self.modality, spans, pooled)
         return batch_loader(chunks, self.num_workers)
 
     def _embed_images(self, chunk: dict[str, Any]) -> torch.Tensor | None:
@@ -135,8 +141,16 @@ class CorpusEmbedder:
 class _Chunks(Dataset[dict[str, Any]]):
     """Rows that a worker reads at once: tokens of their titles, inputs of the image tower, and unusable values."""
 
-    def __init__(self, products: Products, processor: EClipProcessor, modality: str, spans: Sequence[range]) -> None:
+    def __init__(
+        self,
+        products: Products,
+        processor: EClipProcessor,
+        modality: str,
+        spans: Sequence[range],
+        pools_texts: bool = False,
+    ) -> None:
         self.products, self.processor, self.spans = products, processor, list(spans)
+        self.pools_texts = pools_texts
         self.modalities = modalities_of(modality)
         self.reader = ImageReader(processor) if "image" in self.modalities else None
 
@@ -147,34 +161,53 @@ class _Chunks(Dataset[dict[str, Any]]):
         span = self.spans[number]
         rows = self.products.__getitems__(list(span))
         skipped: dict[str, list[tuple[str, str]]] = {modality: [] for modality in self.modalities}
-        titles, text_rows, images, image_rows = [], [], [], []
+        passed_over: dict[str, list[tuple[str, str]]] = {modality: [] for modality in self.modalities}
+        titles, text_rows, text_weights = [], [], []
+        images, image_rows, image_weights = [], [], []
         # Before they are read: a file that changes meanwhile is seen to have changed.
-        states = [None if self.reader is None else image_state(row["image"]) for row in rows]
+        states = [None if self.reader is None else images_state(row) for row in rows]
         for place, row in zip(span, rows, strict=True):
             if "text" in self.modalities:
-                title = (row["title"] or "").strip()
-                if title:
+                texts = self._texts(row)
+                for title, weight in texts:
                     titles.append(title)
                     text_rows.append(place)
-                else:
+                    text_weights.append(weight)
+                if not texts:
                     skipped["text"].append((row["row_id"], "empty_title"))
             if self.reader is not None:
-                try:
-                    images.append(self.reader.read(row["image"]))
-                    image_rows.append(place)
-                except ProductImageError as error:
-                    skipped["image"].append((row["row_id"], error.reason))
+                reasons = []
+                for image, weight in row_images(row) or [(row["image"], 1.0)]:
+                    try:
+                        images.append(self.reader.read(image))
+                        image_rows.append(place)
+                        image_weights.append(weight)
+                    except ProductImageError as error:
+                        reasons.append((row["row_id"], error.reason))
+                if place in image_rows[-1:]:
+                    passed_over["image"] += reasons
+                else:
+                    skipped["image"].append(reasons[0])
         return {
             "start": span.start,
             "row_ids": [row["row_id"] for row in rows],
             "catalog_ids": [row["catalog_id"] for row in rows],
             "tokens": tokenize_titles(self.processor, titles),
             "text_rows": text_rows,
+            "text_weights": text_weights,
             "image_inputs": self.reader.batch(images) if self.reader is not None and images else {},
             "image_rows": image_rows,
+            "image_weights": image_weights,
             "image_states": states,
             "skipped": skipped,
+            "passed_over": passed_over,
         }
+
+    def _texts(self, row: Mapping[str, Any]) -> list[tuple[str, float]]:
+        """Return the texts that are embedded of a row: the joined one, or those that it is made of."""
+        *alone, joined = row_texts(row) or [("", 0.0)]
+        alone = [(text, weight) for text, weight in alone if weight > 0] if self.pools_texts else []
+        return alone or [joined] if joined[0] else []
 
 
 def deal_to_workers(spans: Sequence[range], num_workers: int) -> Iterator[range]:

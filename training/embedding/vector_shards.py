@@ -22,9 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from modeling_eclip.inference.fields import pool_vectors
 from training.data.columns import NO_CATALOG
+from training.data.fields import field_columns
 from training.data.files import as_written, whole_file, write_json
-from training.data.images import image_state, images_digest
+from training.data.images import images_digest, images_state
 from training.data.read_tables import Products
 from training.data.row_places import RowFiles
 from training.data.skipped_rows import SkipCounter
@@ -85,8 +87,9 @@ class EmbeddedShards:
             return f"it is broken ({error})"
         if not images:  # all are in the rows, and of a change there the input's files tell
             return None
-        rows = products.select_columns("image").__getitems__(list(self.rows(shard)))
-        is_same = images == images_digest([image_state(row["image"]) for row in rows])
+        names = ["image", *field_columns(products.column_names, "image")]
+        rows = products.select_columns(names).__getitems__(list(self.rows(shard)))
+        is_same = images == images_digest([images_state(row) for row in rows])
         return None if is_same else "files of its images have changed, appeared or gone"
 
     def begin(self, settings: dict[str, Any]) -> None:
@@ -138,8 +141,8 @@ class ShardInProgress:
         self.start, self.num_rows, self.num_filled, self.dim = rows.start, len(rows), 0, dim
         self.row_ids: list[str] = [""] * len(rows)
         self.catalog_ids = np.full(len(rows), NO_CATALOG, dtype=np.int64)
-        self.chunks: list[tuple[int, dict[str, list[Any]], list[int]]] = []
-        self.images: list[tuple[list[int], torch.Tensor]] = []
+        self.chunks: list[tuple[int, dict[str, list[Any]], list[int], list[float]]] = []
+        self.images: list[tuple[list[int], torch.Tensor, list[float]]] = []
         self.image_states: list[str | None] = [None] * len(rows)
         self.skips = {modality: SkipCounter() for modality in modalities}
 
@@ -159,11 +162,14 @@ class ShardInProgress:
         self.row_ids[first : first + number] = chunk["row_ids"]
         self.catalog_ids[first : first + number] = chunk["catalog_ids"]
         self.image_states[first : first + number] = chunk["image_states"]
-        self.chunks.append((first, chunk["tokens"], [row - self.start for row in chunk["text_rows"]]))
+        text_rows = [row - self.start for row in chunk["text_rows"]]
+        self.chunks.append((first, chunk["tokens"], text_rows, chunk["text_weights"]))
         if image_embeds is not None:  # stays on its device: copying it here would make the device wait
-            self.images.append(([row - self.start for row in chunk["image_rows"]], image_embeds))
+            image_rows = [row - self.start for row in chunk["image_rows"]]
+            self.images.append((image_rows, image_embeds, chunk["image_weights"]))
         for modality, counter in self.skips.items():
-            counter.add({"num_rows": number, "skipped": chunk["skipped"][modality]})
+            counted = {name: chunk[name][modality] for name in ("skipped", "passed_over")}
+            counter.add({"num_rows": number, **counted})
         self.num_filled += number
 
     @property
@@ -171,7 +177,7 @@ class ShardInProgress:
         """Tokens of all titles in the order of the rows, so that batches do not depend on which worker was first."""
         self.chunks.sort(key=lambda chunk: chunk[0])
         joined: dict[str, list[Any]] = {"input_ids": []}
-        for _, tokens, _ in self.chunks:
+        for _, tokens, _, _ in self.chunks:
             for name, values in tokens.items():
                 joined.setdefault(name, []).extend(values)
         return joined
@@ -191,8 +197,9 @@ class ShardInProgress:
             "catalog_id": pa.array(self.catalog_ids, mask=self.catalog_ids == NO_CATALOG),
         }
         if "text" in self.skips:
-            text_rows = [row for _, _, rows in self.chunks for row in rows]
-            _add_vectors(columns, "text", (self.num_rows, self.dim), [(text_rows, text_embeds)])
+            text_rows = [row for _, _, rows, _ in self.chunks for row in rows]
+            weights = [weight for *_, of_chunk in self.chunks for weight in of_chunk]
+            _add_vectors(columns, "text", (self.num_rows, self.dim), [(text_rows, text_embeds, weights)])
         if "image" in self.skips:
             _add_vectors(columns, "image", (self.num_rows, self.dim), self.images)
         states = {modality: counter.state_dict() for modality, counter in self.skips.items()}
@@ -206,15 +213,19 @@ def _add_vectors(
     columns: dict[str, pa.Array],
     modality: str,
     shape: tuple[int, int],
-    parts: Iterable[tuple[list[int], torch.Tensor]],
+    parts: Iterable[tuple[list[int], torch.Tensor, list[float]]],
 ) -> None:
-    """Add the two columns of a modality."""
+    """Add the two columns of a modality; the vectors of one row, all in one part, are averaged by their weights."""
     values = np.zeros(shape, dtype=np.float32)
     has = np.zeros(shape[0], dtype=bool)
-    for rows, embeds in parts:
+    for rows, embeds, weights in parts:
         if rows:
+            owned, owners, counts = np.unique(rows, return_inverse=True, return_counts=True)
             values[rows] = embeds.cpu().numpy()
             has[rows] = True
+            if (several := counts > 1).any():
+                pooled = pool_vectors(embeds.cpu(), torch.from_numpy(owners), torch.tensor(weights), len(owned))
+                values[owned[several]] = pooled.numpy()[several]
     if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=1))):
         raise FloatingPointError(
             f"the {modality} embeddings of {len(bad)} rows are not finite, the first of "

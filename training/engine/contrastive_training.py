@@ -12,7 +12,7 @@ from training.data.catalogs import check_catalogs
 from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.sides import check_sides
-from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of
+from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of, trained_fields
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import RunResult, TrainingLoop, describe
 from training.engine.lora import add_adapters, merge_adapters
@@ -63,6 +63,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         model_arguments = on_checkpoint(model_arguments, str(resume_from))
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
+    processor.fields = trained_fields(data)
     model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed)
     absent = check_sides(train_products, model.config, arguments.mate_contrast_weight)
     freeze_parameters(model, model_arguments.freeze)

@@ -22,7 +22,7 @@ from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
-from training.engine.build import build_processor, on_checkpoint, source_of
+from training.engine.build import build_processor, on_checkpoint, source_of, trained_fields
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import describe
 from training.engine.lora import add_adapters, merge_adapters
@@ -117,6 +117,7 @@ def _finetune(
     start = model_arguments if resume_from is None else ModelArguments(checkpoint=str(resume_from))
     table = train_products.products if isinstance(train_products, ProductPairs) else train_products
     processor = build_processor(start, (row["title"] for row in table.select_columns("title")))
+    processor.fields = trained_fields(data)
     fields = task.config_fields(train_labels)
     processor.lexical_features = bool(fields["lexical_rows"])
     if arguments.join:

@@ -73,12 +73,9 @@ def read_texts(
             ordered = {name: product[name] for name in (*trained, *product) if name in product}
             found = [(join_texts(ordered, title=trained[0] if trained else None), 1.0)]
             if pooling == "mean":
-                of_fields = [(name, text) for name, value in ordered.items() for text in product_texts(value)]
-                counts = [len(product_texts(ordered[name])) for name, _ in of_fields]
-                given = [
-                    (fields or {}).get(name, 1.0) / count for (name, _), count in zip(of_fields, counts, strict=True)
-                ]
-                alone = [(text, weight) for (_, text), weight in zip(of_fields, given, strict=True) if weight > 0]
+                cells = {name: product_texts(value) for name, value in ordered.items()}
+                shares = {name: (fields or {}).get(name, 1.0) / max(len(cell), 1) for name, cell in cells.items()}
+                alone = [(text, shares[name]) for name, cell in cells.items() for text in cell if shares[name] > 0]
                 found = alone or found
         texts += [text for text, _ in found]
         owners += [place] * len(found)

@@ -1,6 +1,6 @@
 """Titles and images as features that nobody has trained: TF-IDF, and histograms of colours and of gradients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -11,6 +11,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from modeling_eclip import ProductImageError, load_product_image
 from training.data.collator import modalities_of
+from training.data.fields import field_columns, first_image
 
 __all__ = ["ClassicalFeatures", "image_histograms"]
 
@@ -107,17 +108,13 @@ def _titles(products: datasets.Dataset) -> list[str]:
 
 def _histograms(products: datasets.Dataset) -> np.ndarray:
     """Return the histograms of each product, zero for one without an image; kept on disk."""
-    described = products.select_columns("image").map(
-        _describe, batched=True, batch_size=64, remove_columns=["image"], desc="histograms"
-    )
+    columns = ["image", *field_columns(products.column_names, "image")]
+    described = products.select_columns(columns).map(_describe, remove_columns=columns, desc="histograms")
     return np.asarray(described.with_format("numpy")["histogram"], dtype=np.float32)
 
 
-def _describe(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[np.ndarray]]:
-    found = []
-    for image in batch["image"]:
-        try:
-            found.append(image_histograms(load_product_image(image)))
-        except ProductImageError:
-            found.append(np.zeros(_NUM_FEATURES, dtype=np.float32))
-    return {"histogram": found}
+def _describe(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    try:
+        return {"histogram": image_histograms(load_product_image(first_image(row)))}
+    except ProductImageError:
+        return {"histogram": np.zeros(_NUM_FEATURES, dtype=np.float32)}

@@ -22,6 +22,7 @@ from training.arguments.parser import parse_arguments
 from training.benchmark.classical import answer_classically
 from training.benchmark.retrieval import RETRIEVAL, rank_offers, reported_task
 from training.data.collator import modalities_of
+from training.data.fields import field_columns
 from training.data.files import write_json
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.setup import open_accelerator
@@ -293,15 +294,17 @@ def _answer(run: Run, head_dir: Path, test: Any, data: DataArguments, arguments:
     accelerator = open_accelerator()
     head, processor = load_head(str(head_dir)), EClipProcessor.from_pretrained(head_dir)
     head.eclip.requires_grad_(False)
-    products = cache_frozen_towers(
-        test,
-        head.eclip,
-        processor,
-        accelerator,
-        batch_size=arguments.eval_batch_size,
-        num_workers=data.num_workers,
-        modalities=modalities_of(run.modality),
-    )
+    products = test
+    if not field_columns(test.column_names):
+        products = cache_frozen_towers(
+            test,
+            head.eclip,
+            processor,
+            accelerator,
+            batch_size=arguments.eval_batch_size,
+            num_workers=data.num_workers,
+            modalities=modalities_of(run.modality),
+        )
     answers = answer_split(
         find_task(run.task),
         head,

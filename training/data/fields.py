@@ -23,6 +23,7 @@ __all__ = [
     "draw_order",
     "draw_text",
     "field_columns",
+    "first_image",
     "images_column",
     "is_absent",
     "row_images",
@@ -89,6 +90,11 @@ def row_images(row: Mapping[str, Any]) -> list[tuple[Any, float]]:
         of_column = [one for one in [*of_column, *(row.get(images_column(number)) or [])] if not is_absent(one)]
         found += [(one, weight / len(of_column)) for one in of_column]
     return found
+
+
+def first_image(row: Mapping[str, Any]) -> Any:
+    """Returns the image of an offer that is shown; `None` if it has none."""
+    return next((image for image, _ in row_images(row)), None)
 
 
 def draw_order(weights: Sequence[float], seed: Sequence[int]) -> list[int]:

@@ -27,6 +27,7 @@ from modeling_eclip.hub.checkpoint_files import is_finite
 from training.data.collator import ProductCollator
 from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
+from training.data.fields import field_columns
 from training.data.files import whole_file
 from training.data.images import image_state, images_digest
 from training.data.inputs import model_inputs
@@ -70,7 +71,7 @@ def cache_frozen_towers(
         empty.
 
     Raises:
-        ValueError: the offers are a stream, or no tower is frozen.
+        ValueError: the offers are a stream, they have several texts or images, or no tower is frozen.
     """
     if isinstance(products, ProductPairs):
         offers = cache_frozen_towers(
@@ -88,6 +89,11 @@ def cache_frozen_towers(
     if not isinstance(products, datasets.Dataset):
         raise ValueError(
             "`cache_frozen_towers` is true, but streamed offers pass once and are not kept; leave out `streaming`."
+        )
+    if several := [one for one in modalities if field_columns(products.column_names, one)]:
+        raise ValueError(
+            f"`cache_frozen_towers` is true, and `{several[0]}_columns` names several of which each visit draws one; "
+            "leave out one of the two."
         )
     frozen = [
         modality

@@ -17,6 +17,7 @@ from training.arguments.data import DataArguments
 from training.arguments.demo import DemoArguments
 from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
+from training.data.fields import first_image
 from training.data.files import as_written, whole_file, whole_folder, write_json
 from training.engine.build import load_split
 from training.tasks.finetuning import finetune
@@ -98,7 +99,7 @@ def _product_rows(data: DataArguments, arguments: DemoArguments) -> Iterator[dic
     for number in tqdm(range(min(len(products), arguments.max_products)), desc="products"):
         row = products[number]
         try:
-            image = load_product_image(row["image"])
+            image = load_product_image(first_image(row))
         except ProductImageError:
             skipped += 1
             continue

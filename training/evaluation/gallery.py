@@ -9,6 +9,7 @@ import numpy as np
 from PIL import ImageOps
 
 from modeling_eclip import ProductImageError, load_product_image
+from training.data.fields import first_image
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.evaluation.task_evaluation import TaskEvaluation
@@ -65,7 +66,7 @@ def _shown(mistake: Mistake, table: Any) -> ShownMistake:
 
 def _title_and_image(row: Mapping[str, Any]) -> tuple[str, Any]:
     try:
-        image = ImageOps.pad(load_product_image(row["image"]), _IMAGE_SIZE, color="white")
+        image = ImageOps.pad(load_product_image(first_image(row)), _IMAGE_SIZE, color="white")
     except ProductImageError:
         image = None
     return row["title"] or "", image

@@ -18,6 +18,7 @@ from training.arguments.data import DataArguments
 from training.arguments.evaluation import EvaluationArguments
 from training.data.catalogs import CatalogSizes
 from training.data.columns import CANONICAL_FEATURES
+from training.data.fields import field_columns
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.evaluation.predictions import answer_task
@@ -253,4 +254,5 @@ def _hidden(products: Any, modality: str) -> Any:
     blank = datasets.Dataset.from_dict(
         {name: [nothing] * len(products)}, features=datasets.Features({name: CANONICAL_FEATURES[name]})
     )
-    return datasets.concatenate_datasets([products.remove_columns(name), blank], axis=1)
+    hidden = [name, *field_columns(products.column_names, modality)]
+    return datasets.concatenate_datasets([products.remove_columns(hidden), blank], axis=1)

@@ -54,7 +54,7 @@ class EClipProcessor(ProcessorMixin):
         title_padding: What the tokenizer takes as `padding` where a call does not say: True or `"longest"` (to the
             longest title of the call), `"max_length"` (to the whole length, for SigLIP's text towers) or False.
         lexical_features: Whether titles come with their `lexical_ids`, too, for a head that reads them.
-        fields: Columns of texts and images that a model was trained with, for `modeling_eclip.inference.fields`.
+        fields: Pairs of a column of `"text"` or `"image"` and its weight, for `modeling_eclip.inference.fields`.
         **kwargs: `chat_template`, which the mixin accepts.
 
     Raises:
@@ -71,7 +71,7 @@ class EClipProcessor(ProcessorMixin):
         max_title_length: int | None = None,
         title_padding: bool | str = True,
         lexical_features: bool = False,
-        fields: dict[str, dict[str, float]] | None = None,
+        fields: dict[str, list[Any]] | None = None,
         **kwargs: Any,
     ):
         """Join the parts and check the settings of titles."""

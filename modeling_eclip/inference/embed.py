@@ -81,7 +81,7 @@ def embed_products(
     found = {}
     if titles is not None:
         of_products: Sequence[Any] = _many("titles", titles)
-        fields = (getattr(processor, "fields", None) or {}).get("text")
+        fields = dict((getattr(processor, "fields", None) or {}).get("text", []))
         texts, owners, weights = read_texts(of_products, fields, field_pooling)
         found["text_embeds"] = _pooled(
             embed_tokens(

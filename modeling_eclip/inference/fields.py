@@ -51,7 +51,7 @@ def read_texts(
 
     Args:
         products: A title each, or a mapping of fields to their texts.
-        fields: Those that the model was trained with and their weights, `processor.fields["text"]`: they come first in
+        fields: Those that the model was trained with and their weights, from `processor.fields`: they come first in
             the joined text, in this order.
         pooling: `"joined"`, or `"mean"` for the texts one by one.
 

@@ -43,7 +43,7 @@ def test_vectors_are_averaged_by_direction():
 
 def test_many_products_with_several_texts_and_images():
     model, processor = build()
-    processor.fields = {"text": {"title": 1.0, "brand": 3.0, "joined": 4.0}}
+    processor.fields = {"text": [["title", 1.0], ["brand", 3.0], ["joined", 4.0]]}
     images = photographs(4)
     titles = ["a blue shirt", {"brand": "red", "title": "red shoes"}]
     alone = embed_products(model, processor, ["a blue shirt", "red shoes | brand: red", "red shoes", "red"], images)

@@ -147,7 +147,7 @@ def _fields(arguments: EmbedArguments, processor: EClipProcessor) -> tuple[dict[
     for field, kind, other in (("title", "text", "image"), ("image", "image", "text")):
         column, name = getattr(arguments, f"{field}_column"), f"{kind}_columns"
         given = parse_fields(name, getattr(arguments, name))
-        trained = (processor.fields or {}).get(kind)
+        trained = dict((processor.fields or {}).get(kind, []))
         if arguments.modality == other:
             chosen[field] = "none"
         elif trained and given is None and column == field:

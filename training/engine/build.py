@@ -98,14 +98,15 @@ def _has_labelled_pairs(arguments: DataArguments, split: str) -> bool:
     return split == "pairs" or getattr(arguments, f"{split}_pairs") is not None and split != "test"
 
 
-def trained_fields(data: DataArguments) -> dict[str, dict[str, float]] | None:
+def trained_fields(data: DataArguments) -> dict[str, list[list[Any]]] | None:
     """Return the columns of several texts or images that offers are trained with, for the processor to keep.
 
     Args:
         data: The data arguments; where sources alone name such columns, those of the first that does.
 
     Returns:
-        Weights of the columns as `"text"`, `"image"` or both; `None` where there is one title and one image.
+        Pairs of a column and its weight as `"text"`, `"image"` or both: in JSON, an object would lose their order.
+        `None` where there is one title and one image.
     """
     sources = parse_sources("train_data", data.train_data)
     found: dict[str, Any] = {}
@@ -113,7 +114,7 @@ def trained_fields(data: DataArguments) -> dict[str, dict[str, float]] | None:
         name = f"{kind}_columns"
         of_sources = (getattr(source, name) for source in sources if getattr(source, name))
         found[kind] = parse_fields(name, getattr(data, name)) or next(of_sources, None)
-    return {kind: fields for kind, fields in found.items() if fields} or None
+    return {kind: [[*pair] for pair in fields.items()] for kind, fields in found.items() if fields} or None
 
 
 def on_checkpoint(arguments: ModelArguments, checkpoint: str) -> ModelArguments:

@@ -18,6 +18,7 @@ from training.arguments.model import ModelArguments
 from training.arguments.sources import plain_sources
 from training.data.catalogs import check_catalogs
 from training.data.collator import modalities_of
+from training.data.fields import field_columns
 from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.pairs import ProductPairs
@@ -302,7 +303,10 @@ def _measured(parts: Parts, validation: Represented) -> dict[str, Any]:
 def _cached(
     parts: Parts, products: Products | ProductPairs, data: DataArguments, arguments: FinetuneArguments
 ) -> Products | ProductPairs:
-    """Give products the vectors of the frozen towers that the head looks at."""
+    """Give products the vectors of the frozen towers that the head looks at, unless they have several of a field."""
+    several = any(field_columns(products.column_names, one) for one in modalities_of(arguments.modality))
+    if several and not arguments.cache_frozen_towers:  # which is refused where it is asked for
+        return products
     return cache_frozen_towers(
         products,
         parts.head.eclip,

@@ -347,8 +347,8 @@ def read_product(product: Any) -> tuple[str | None, Any]:
 
     Args:
         product: A title (`str`), an image in any form that [`load_product_image`] takes but a `str`, or a mapping
-            with `"text"`, `"image"` or both, of which one may be missing: `None` or not a number; a blank title beside
-            an image is missing, too.
+            with `"text"` (a title, or a mapping of fields to texts, the title first), `"image"` or both. One may be
+            missing: `None` or not a number; a blank title beside an image is missing, too.
 
     Returns:
         The title and the image, `None` where there is none.
@@ -360,10 +360,11 @@ def read_product(product: Any) -> tuple[str | None, Any]:
         return product, None
     if not isinstance(product, Mapping) or (product and set(product) <= {"bytes", "path"}):
         product = {"image": product}
-    unknown = [key for key in product if key not in _MODALITIES]
-    if unknown:
+    if unknown := [key for key in product if key not in _MODALITIES]:
         raise ValueError(f"received a product with {unknown}; give {{'text': title, 'image': image}}, or one of them.")
     title, image = (None if is_missing(product.get(key)) else product[key] for key in _MODALITIES)
+    if isinstance(title, Mapping):
+        title = importlib.import_module("modeling_eclip.inference.fields").join_texts(title)
     if isinstance(title, str) and not title.strip() and image is not None:
         title = None
     if title is None and image is None:

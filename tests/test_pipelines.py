@@ -272,3 +272,11 @@ def test_transformers_own_pipelines(tmp_path):
     assert {a["label"]: a["score"] for a in answers} == pytest.approx(
         dict(zip(titles, expected, strict=True)), abs=1e-5
     )
+
+
+def test_a_product_may_have_several_texts(category):
+    _, head, processor = category
+    classify = pipeline(CLASSIFY, model=head, processor=processor)
+    product = {"text": {"title": "red boots", "brand": "Acme", "note": None}, "image": IMAGE}
+    assert classify(product, top_k=None) == classify({"text": "red boots | brand: Acme", "image": IMAGE}, top_k=None)
+    assert classify({"text": {"title": " "}, "image": IMAGE}, top_k=None) == classify(IMAGE, top_k=None)

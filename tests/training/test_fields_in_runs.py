@@ -19,10 +19,12 @@ from training.arguments.embed import EmbedArguments
 from training.arguments.evaluation import EvaluationArguments
 from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
+from training.arguments.publish import PublishArguments
 from training.embedding.embed_corpus import embed_corpus
 from training.engine.build import load_split
 from training.engine.contrastive_training import train
 from training.evaluation.task_evaluation import evaluate_head
+from training.hub.card_facts import checkpoint_facts
 from training.retrieval.offer_embeddings import embed_dataset
 from training.tasks.features import represent
 from training.tasks.finetuning import finetune
@@ -95,6 +97,13 @@ def test_frozen_towers_are_not_cached_for_fields(data, tmp_path):
     arguments = train_arguments(tmp_path, cache_frozen_towers=True)
     with pytest.raises(ValueError, match="`cache_frozen_towers` is true, and `image_columns` names several"):
         train(replace(MODEL, freeze=[r"^vision_model\."]), data, arguments)
+
+
+def test_the_card_names_the_fields(run):
+    facts = checkpoint_facts(run[0], PublishArguments(checkpoint=str(run[0]), repo="someone/model"))
+    assert facts.training.endswith(
+        "Of an offer, its images are `front`, `photos` and its texts are `title`, `description`, `brand`."
+    )
 
 
 def embedded(checkpoint, offers, folder, **settings):

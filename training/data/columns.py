@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from training.data.class_names import class_names, named_feature
 from training.data.fields import FIELD_FEATURES, IMAGE_WEIGHTS, TEXTS, as_lists, images_column, weighted_texts
 from training.data.ids import NoIdError, id_texts, word_of
 from training.data.row_places import RowFiles, told_rows
@@ -164,7 +165,7 @@ class ColumnLayout:
         }
         self._features = features
         self.class_names = {
-            new: named for old, new in self.kept.items() if (named := _named_feature(features[old])) is not None
+            new: named for old, new in self.kept.items() if (named := named_feature(features[old])) is not None
         }
 
     def _find(self, field: str) -> dict[str, float]:
@@ -278,7 +279,7 @@ class ColumnLayout:
     def _column(self, table: pa.Table, name: str) -> pa.Array:
         """Returns a column; class numbers become the names that the part tells."""
         column = _column(table, name)
-        return column if _named_feature(self._features[name]) is None else _class_names(column, self._features[name])
+        return column if named_feature(self._features[name]) is None else class_names(column, self._features[name])
 
     def excluded_rows(self, table: pa.Table, rules: Sequence[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
         """Finds the rows that rules exclude.
@@ -446,27 +447,6 @@ def _rule_word(value: Any, column: str) -> str | None:
     """Returns a value as rules compare it: truth values by either spelling."""
     word = word_of(value, column)
     return word.lower() if word is not None and word.lower() in ("true", "false") else word
-
-
-def _named_feature(feature: Any) -> Any:
-    """Returns the type of a column of class numbers once it holds their names; nothing for another column."""
-    if isinstance(feature, datasets.ClassLabel):
-        return datasets.Value("string") if feature.names else None
-    if isinstance(feature, datasets.List | datasets.LargeList) and _named_feature(feature.feature) is not None:
-        return datasets.List(_named_feature(feature.feature))
-    return None
-
-
-def _class_names(column: pa.Array, feature: Any) -> pa.Array:
-    """Returns the names of class numbers, also in lists; a negative number is no class."""
-
-    def named(value: Any, feature: Any) -> Any:
-        if isinstance(value, list):
-            return [named(one, feature.feature) for one in value]
-        return None if value is None or value < 0 else feature.int2str(value)
-
-    kind = datasets.Features({"named": _named_feature(feature)}).arrow_schema.field("named").type
-    return pa.array([named(value, feature) for value in column.to_pylist()], kind)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

@@ -22,7 +22,7 @@ from modeling_eclip.hub.model_card import CardFacts, MetricValue, build_model_ca
 from modeling_eclip.hub.publishing import is_on_hub, publish_folder
 from training.arguments.card import CardArguments
 from training.arguments.publish import PublishArguments
-from training.arguments.sources import plain_sources
+from training.arguments.sources import JOINED, plain_sources
 
 __all__ = ["checkpoint_facts", "publish", "publish_checkpoint"]
 
@@ -148,7 +148,7 @@ def checkpoint_facts(
             *_own_metrics(report, evaluated_on or _data_name(settings.get("validation_data") or [])),
             *(_evaluated_metrics(evaluation, folder, evaluated_on, settings) if evaluation else []),
         ],
-        training=_training(report, settings),
+        training=_training(report, settings) + _fields(folder),
         limits=arguments.card_limits,
         images=sorted(path.name for path in folder.glob("*.png")),
     )
@@ -250,6 +250,14 @@ def _training(report: _Report, settings: dict[str, Any]) -> str:
         method = _METHODS.get(report.field("method", str), report.field("method", str))
         return f"Trained for the task `{task}` on {report.field('rows', int):,} labelled rows{of_labels}: {method}."
     return ""
+
+
+def _fields(folder: Path) -> str:
+    """Say which texts and images of an offer were used, where there were several."""
+    fields = _read_if_there(folder / "processor_config.json").get("fields") or {}
+    named = {kind: [name for name, _ in pairs if name != JOINED] for kind, pairs in fields.items()}
+    told = [f"its {kind}s are {', '.join(f'`{name}`' for name in names)}" for kind, names in sorted(named.items())]
+    return f" Of an offer, {' and '.join(told)}." if told else ""
 
 
 def _sources(folder: Path, settings: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ import pyarrow as pa
 from datasets.fingerprint import Hasher
 
 from training.data.columns import CANONICAL_FEATURES, ColumnLayout, ProductColumns
+from training.data.fields import field_columns
 from training.data.files import secrets_left_out, without_secrets
 from training.data.parquet_stream import ParquetBlocks, StreamedProducts, TableBlocks
 from training.data.row_places import RowFiles, remember_files
@@ -145,6 +146,12 @@ def load_products(
     _check_seen_somewhere(columns, rules, seen_columns)
     _check_sides(columns, absent, seen_columns, may_lack)
 
+    # A stream has the columns that all its parts have: others' lists would be lost.
+    if len({tuple(field_columns(part.column_names)) for part in blocks}) > 1:
+        raise ValueError(
+            f"sources {list(sources)} hold lists of texts or images in some files and single ones in others, which a "
+            "stream cannot join; make them alike, or do not stream."
+        )
     products = StreamedProducts(blocks, max_rows) if streaming else _joined(tables, sources, max_rows)
     if len(products) == 0:
         raise ValueError(

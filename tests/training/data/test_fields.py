@@ -132,6 +132,19 @@ def test_cells_may_be_lists(folder, in_file, streaming):
         assert has_images(products).tolist() == [True, True, False, False]
 
 
+def test_lists_and_single_images_are_joined_but_not_streamed(folder):
+    pq.write_table(pa.table({"title": ["a"], "photos": ["red.png"]}), folder / "single.parquet")
+    pq.write_table(pa.table({"title": ["b"], "photos": [["blue.png", "green.png"]]}), folder / "several.parquet")
+    paths, columns = (
+        [str(folder / f"{name}.parquet") for name in ("single", "several")],
+        ProductColumns(image="photos"),
+    )
+    found = [[colour_of(image) for image, _ in row_images(row)] for row in load_products(paths, columns)]
+    assert found == [["red"], ["blue", "green"]]
+    with pytest.raises(ValueError, match="lists of texts or images in some files and single ones in others"):
+        load_products(paths, columns, streaming=True)
+
+
 def test_images_that_are_in_a_table_are_not_copied(folder):
     products = load(folder / "bytes.parquet")
     column = products.data.column("fields:images:1")

@@ -33,7 +33,8 @@ def models(checkpoint: str | None) -> tuple[EClipModel, EClipProcessor]:
     if checkpoint is not None:
         return EClipModel.from_pretrained(checkpoint).eval(), EClipProcessor.from_pretrained(checkpoint)
     torch.manual_seed(0)
-    return EClipModel.from_towers(*TOWERS).eval(), EClipProcessor.from_towers(*TOWERS)
+    processor = EClipProcessor.from_towers(*TOWERS, image_size=128, max_title_length=64)
+    return EClipModel.from_towers(*TOWERS).eval(), processor
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from training.arguments.publish import PublishArguments
 from training.embedding.embed_corpus import embed_corpus
 from training.engine.build import load_split
 from training.engine.contrastive_training import train
+from training.engine.feature_cache import cache_vectors
 from training.evaluation.task_evaluation import evaluate_head
 from training.hub.card_facts import checkpoint_facts
 from training.retrieval.offer_embeddings import embed_dataset
@@ -97,6 +98,24 @@ def test_frozen_towers_are_not_cached_for_fields(data, tmp_path):
     arguments = train_arguments(tmp_path, cache_frozen_towers=True)
     with pytest.raises(ValueError, match="`cache_frozen_towers` is true, and `image_columns` names several"):
         train(replace(MODEL, freeze=[r"^vision_model\."]), data, arguments)
+
+
+def test_a_teacher_sees_the_joined_text_and_the_first_image(run, data, offers, tmp_path):
+    model, processor = EClipModel.from_pretrained(run[0]).eval(), EClipProcessor.from_pretrained(run[0])
+    products = load_split(replace(data, image_columns=["photos"]), "train")  # of which some offers have none
+    settings = {"batch_size": 8, "cache_dir": tmp_path}
+    arguments = (model, processor, Accelerator(cpu=True))
+    images = cache_vectors(products, "image", *arguments, **settings)["image_pooler_output"]
+    texts = cache_vectors(products, "text", *arguments, **settings)["text_pooler_output"]
+    rows = pq.read_table(offers).to_pylist()
+    assert [vector is None for vector in images] == [not row["photos"] for row in rows]
+    with torch.no_grad():
+        image = model.encode_image(**processor(images=rows[1]["photos"][0], return_tensors="pt")).pooler_output[0]
+        text = model.encode_text(
+            **processor(text="item 1 | description: a shoe | brand: acme", return_tensors="pt")
+        ).pooler_output[0]
+    torch.testing.assert_close(torch.tensor(images[1]), image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(texts[1]), text, atol=1e-4, rtol=0)
 
 
 def test_the_card_names_the_fields(run):

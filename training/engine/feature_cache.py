@@ -29,7 +29,7 @@ from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
 from training.data.fields import field_columns
 from training.data.files import whole_file
-from training.data.images import image_state, images_digest
+from training.data.images import image_state, images_digest, images_state
 from training.data.inputs import model_inputs
 from training.data.loaders import batch_loader, with_progress
 from training.data.pairs import ProductPairs
@@ -150,7 +150,8 @@ def cache_vectors(
         whose: Whose vectors the log says that they are.
 
     Returns:
-        A column, `image_pooler_output` or `text_pooler_output`, with a row for each offer.
+        A column, `image_pooler_output` or `text_pooler_output`, with a row for each offer: of several texts that of
+        the joined one, of several images that of the first.
     """
     cache_dir = cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "frozen_towers"
     # Here, so that the model is the same where no vector is missing. Convolutions on CPUs are 1.5 times as fast so.
@@ -172,11 +173,12 @@ def cache_vectors(
         len(products),
         folder,
     )
+    columns = ["title"] if modality == "text" else ["image", *field_columns(products.column_names, "image")]
     accelerator.wait_for_everyone()  # every rank has the same list before any adds to it
     mine = list(missing.items())[accelerator.process_index :: accelerator.num_processes]
     for path, (rows, images) in mine:
         batches = batch_loader(
-            products.select(rows).select_columns("title" if modality == "text" else "image"),
+            products.select(rows).select_columns(columns),
             num_workers,
             pin_memory=False,
             batch_size=batch_size,
@@ -207,7 +209,7 @@ class _Collator:
         else:
             # Images as in evaluation, where every row has a title; the row ids are the places.
             placeholder = {"title": "none", "catalog_id": NO_CATALOG}
-            named = [{**placeholder, "image": row["image"], "row_id": str(place)} for place, row in enumerate(rows)]
+            named = [{**row, **placeholder, "row_id": str(place)} for place, row in enumerate(rows)]
             batch = self.collator(named, range(len(rows)))
             usable = [int(row_id) for row_id in batch["row_ids"]]
         names = {*self.names, "normalization"}
@@ -242,6 +244,8 @@ def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Acceler
 
 def _images_digest(products: datasets.Dataset, rows: range) -> str:
     """Return a digest of the states of the image files of rows; images in the rows are told by the table."""
+    if several := field_columns(products.column_names, "image"):
+        return images_digest(images_state(row) for row in products.select_columns(["image", *several]).select(rows))
     images = products.select_columns("image").select(rows).with_format("arrow")[:]["image"].combine_chunks()
     paths = pc.if_else(pc.is_null(images.field("bytes")), images.field("path"), None)  # without a copy of the bytes
     return images_digest(image_state({"path": path}) for path in paths.to_pylist())

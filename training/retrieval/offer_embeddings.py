@@ -177,7 +177,7 @@ def encode_all(
     parts: list[dict[str, Any]] = []
     batches = with_progress(loader, description, disable=not accelerator.is_main_process)
     for number, batch in enumerate(batches):
-        counted = {name: batch[name] for name in ("num_rows", "skipped", "passed_over")}
+        counted = {name: batch[name] for name in ("num_rows", "skipped", "passed_over") if name in batch}
         part: dict[str, Any] = {"number": number, **counted}
         if batch["row_ids"]:
             with accelerator.autocast():

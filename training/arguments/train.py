@@ -60,6 +60,13 @@ class TrainArguments(CardArguments):
     teacher_weight: float = option(
         "Weight of the distance from the teacher's similarities in the loss.", 1.0, within="(0, inf)", advanced=True
     )
+    teacher_scale: float = option(
+        "Inverse temperature of similarities among titles and among images: 20 looks at the nearest offers of a "
+        "batch, 5 at the order of all.",
+        20.0,
+        within="(0, inf)",
+        advanced=True,
+    )
     teacher_modalities: list[str] = option(
         "text, image or both: whose similarities are learned.", ["text", "image"], advanced=True
     )

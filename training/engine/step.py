@@ -155,7 +155,11 @@ class TrainingStep(OptimizerStep):
         self.objective = ContrastiveObjective(self.bare_model.config, **terms)
         if teacher is not None:
             self.objective = DistillationObjective(
-                self.bare_model.config, **terms, weight=arguments.teacher_weight, teacher=teacher
+                self.bare_model.config,
+                **terms,
+                weight=arguments.teacher_weight,
+                relation_scale=arguments.teacher_scale,
+                teacher=teacher,
             )
         self.accumulate = MultiStreamAccumulation(
             self.model,

@@ -29,9 +29,6 @@ from training.engine.feature_cache import cache_vectors
 logger = logging.getLogger(__name__)
 
 START = "start"
-_RELATION_SCALE = 20.0
-"""Inverse temperature of relations within a modality, of teacher and student: among a batch's rows, the few most
-similar ones get most of the mass, and the others still have an order."""
 
 
 @dataclass
@@ -94,12 +91,14 @@ class DistillationObjective(ContrastiveObjective):
     Args:
         weight: Weight of the second term.
         teacher: The teacher.
+        relation_scale: Inverse temperature of similarities within a modality, of teacher and student.
         row_ids: Ids of this rank's offers, in the order of the embeddings; replaced before each step.
         measured: The second term without its weight, as `teacher_distance`, of the last step.
     """
 
     weight: float = 1.0
     teacher: Teacher | None = None
+    relation_scale: float = 20.0
     row_ids: list[str] = field(default_factory=list)
     measured: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -141,8 +140,8 @@ class DistillationObjective(ContrastiveObjective):
                         rows[keys],
                         teacher_rows[queries],
                         teacher_rows[keys],
-                        scale=_RELATION_SCALE if is_within or across is None else logit_scale.exp(),
-                        teacher_scale=_RELATION_SCALE if is_within or across is None else across,
+                        scale=self.relation_scale if is_within or across is None else logit_scale.exp(),
+                        teacher_scale=self.relation_scale if is_within or across is None else across,
                         leave_out_own=is_within,
                         distributed=self.distributed,
                         query_counts=counts[queries],

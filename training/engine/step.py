@@ -172,8 +172,11 @@ class TrainingStep(OptimizerStep):
         self.bare_model.clamp_logit_scale()
 
     def watched(self) -> dict[str, torch.Tensor]:
-        """Return the inverse temperature."""
-        return {"scale": self.bare_model.logit_scale.detach().exp()}
+        """Return the inverse temperature, and the bias of a sigmoid."""
+        bias = self.bare_model.logit_bias
+        return {"scale": self.bare_model.logit_scale.detach().exp()} | (
+            {} if bias is None else {"bias": bias.detach()}
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return the number of streams."""

@@ -57,7 +57,7 @@ def test_mates_of_one_modality_by_hand():
 
 @pytest.mark.parametrize("mates", MODES)
 @pytest.mark.parametrize("ids", [None, [-1] * 7, [3] * 7, [0, 0, 1, -1, 1, -1, 2], [9, -5, 9, -5, 9, 0, 0]])
-@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
 @pytest.mark.parametrize("tile_size", [3, None])
 def test_equals_the_definition(mates, ids, weight, tile_size):
     given = unit_rows(7, seed=1), unit_rows(7, seed=2), *scalars(4.5, -1.5)
@@ -86,17 +86,16 @@ def test_gradients_are_those_of_finite_differences(mates):
 @pytest.mark.parametrize("mates", MODES)
 @pytest.mark.parametrize("catalogs", CATALOGS)
 @pytest.mark.parametrize("catalog_weight", [1.0, 0.7])
-@pytest.mark.parametrize("tile_size", [32, None])
 @pytest.mark.parametrize(("inverse_temperature", "bias"), [(10.0, -10.0), (1 / 0.07, 0.0), (100.0, -60.0)])
 def test_tiles_in_float32_give_the_exact_gradients(
-    mates, catalogs, catalog_weight, tile_size, inverse_temperature, bias, monkeypatch
+    mates, catalogs, catalog_weight, inverse_temperature, bias, monkeypatch
 ):
     monkeypatch.setattr(sweep, "_CPU_FLOAT64_LIMIT", 0)
     text = unit_rows(150, dim=32, seed=1, dtype=torch.float32)
     image = torch.nn.functional.normalize(text + 0.8 * unit_rows(150, dim=32, seed=2, dtype=torch.float32), dim=1)
     given = text, image, *scalars(inverse_temperature, bias, torch.float32)
     settings = {"ids": CATALOGS[catalogs], "catalog_weight": catalog_weight, "mates": mates}
-    ours = gradients_of(loss_of(**settings, tile_size=tile_size), *given)
+    ours = gradients_of(loss_of(**settings, tile_size=32), *given)
     assert all(gradient.dtype == torch.float32 for gradient in ours)
     exact = gradients_of(loss_of(dense_contrastive_loss, **settings), *(tensor.double() for tensor in given))
     # A logit is rounded to 1e-7 of its size, and an exponential by as much as the logit: of 100, by 1e-5.
@@ -117,10 +116,9 @@ def test_a_learned_pair_keeps_its_small_gradient(monkeypatch):
 @pytest.mark.parametrize("mates", MODES)
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("ids", [PARTIAL_IDS, None], ids=["catalogs", "no ids"])
-@pytest.mark.parametrize("tile_size", [4, None])
 @pytest.mark.parametrize("weight", [1.0, 0.6])
-def test_offers_that_lack_a_side(mates, parts, ids, tile_size, weight):
-    """What is missing is in no pair, what is there in one with all of the other modality; placeholders don't matter."""
+def test_offers_that_lack_a_side(mates, parts, ids, weight):
+    """What is missing is in no pair, what is there in one with each of the other modality; placeholders are idle."""
     has_text, has_image = PARTS[parts]
     text, image = unit_rows(14, seed=1), unit_rows(14, seed=2)
     exact = gradients_of(
@@ -131,7 +129,7 @@ def test_offers_that_lack_a_side(mates, parts, ids, tile_size, weight):
     )
     settings = {"catalog_weight": weight, "mates": mates, "has_text": has_text, "has_image": has_image}
     ours = gradients_of(
-        loss_of(ids=ids, tile_size=tile_size, **settings),
+        loss_of(ids=ids, tile_size=4, **settings),
         torch.where(has_text[:, None], text, math.nan),
         torch.where(has_image[:, None], image, math.nan),
         *scalars(8.0, -2.0),

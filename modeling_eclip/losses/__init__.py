@@ -7,5 +7,5 @@
 - `exact_products`: their matrix products in true float32, whatever the towers are computed in.
 - `matryoshka`: a loss at several embedding sizes.
 
-The dense form of the contrastive loss, which travels with a checkpoint, is in `modeling_eclip/modeling_eclip.py`.
+The dense form of the contrastive losses, which travels with a checkpoint, is in `modeling_eclip/modeling_eclip.py`.
 """

@@ -87,6 +87,7 @@ def _product_source(source: Source, columns: ProductColumns, exclude_rows: list[
         exclude_rows=exclude_rows if source.exclude_rows is None else source.exclude_rows,
         weight=source.weight,
         is_plain=source.is_plain,
+        has_pairs=source.pairs,
         may_lack=() if source.is_plain else [field for field in ("title", "image") if field not in given],
     )
 

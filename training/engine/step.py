@@ -188,9 +188,11 @@ class TrainingStep(OptimizerStep):
         self.bare_model.clamp_logit_scale()
 
     def watched(self) -> dict[str, torch.Tensor]:
-        """Return the inverse temperature, and the distance from a teacher if there is one."""
-        distance = self.objective.measured if isinstance(self.objective, DistillationObjective) else {}
-        return {"scale": self.bare_model.logit_scale.detach().exp()} | distance
+        """Return the inverse temperature, the bias of a sigmoid, and the distance from a teacher, if there are any."""
+        watched = {"scale": self.bare_model.logit_scale.detach().exp()}
+        if self.bare_model.logit_bias is not None:
+            watched["bias"] = self.bare_model.logit_bias.detach()
+        return watched | (self.objective.measured if isinstance(self.objective, DistillationObjective) else {})
 
     def metrics(self) -> dict[str, float]:
         """Return the number of streams."""

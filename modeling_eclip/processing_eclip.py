@@ -76,10 +76,8 @@ class EClipProcessor(ProcessorMixin):
     ):
         """Join the parts and check the settings of titles."""
         super().__init__(image_processor, tokenizer, **kwargs)
-        self.max_title_length = max_title_length
-        self.title_padding = title_padding
-        self.lexical_features = lexical_features
-        self.fields = fields
+        self.max_title_length, self.title_padding = max_title_length, title_padding
+        self.lexical_features, self.fields = lexical_features, fields
         self.check_title_settings()
 
     @property
@@ -305,8 +303,7 @@ def _loaded_images(images: Any) -> list[Any]:
         # Anything else that holds items (a list, a column of `datasets`, a generator) is a batch.
         one_image = isinstance(images, str | bytes | os.PathLike | Mapping) or hasattr(images, "getexif")
         single = one_image or not isinstance(images, Iterable)
-    images = [images] if single else list(images)
-    if len(images) == 0:
+    if not (images := [images] if single else list(images)):
         raise ValueError("images: received no images. Give at least one, or leave images= out.")
     return [_loaded(image, "images" if single else f"images[{index}]") for index, image in enumerate(images)]
 

@@ -142,7 +142,7 @@ class EClipForProductClustering(EClipTaskModel):
         loss = None
         if labels is not None:
             labels = labels.to(joined.device)
-            scale = torch.tensor(float(self.config.logit_scale_init_value), device=joined.device)
+            scale = torch.tensor(self.config.logit_scale_init_value, dtype=torch.float32, device=joined.device)
             loss = self.contrast(joined, scale, labels)
             if len(mapped) == 2:
                 own = []

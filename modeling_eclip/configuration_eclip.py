@@ -30,8 +30,8 @@ class EClipConfig(PreTrainedConfig):
             The same for the text tower; `"bert"` where it names no `model_type`.
         projection_dim (`int`, defaults to 512):
             Dimension of the space that titles and images share.
-        logit_scale_init_value (`float`, defaults to `log(1 / 0.07)`):
-            Initial value of the log of the inverse temperature.
+        logit_scale_init_value (`float`, *optional*):
+            Initial value of the log of the inverse temperature; `log(1 / 0.07)` if not given, `log(10)` of a sigmoid.
         logit_scale_max_value (`float`, defaults to `log(100)`):
             The value that [`EClipModel.clamp_logit_scale`] keeps it under while it is trained.
         vision_pooling (`str`, defaults to `"auto"`):
@@ -39,12 +39,12 @@ class EClipConfig(PreTrainedConfig):
             what `"auto"` becomes), `"cls"` (the first token), `"mean"` (mean over the patches, or over a map's places)
             or `"last"`.
         text_pooling (`str`, defaults to `"auto"`):
-            The same for titles: `"pooler"` (what `"auto"` becomes for CLIP's and SigLIP's text towers), `"cls"`,
-            `"mean"` over the tokens that the attention mask keeps (what it becomes for all others) or `"last"`, the
-            last of those.
+            The same for titles: `"pooler"` (what `"auto"` becomes for CLIP's and SigLIP's towers), `"cls"`, `"mean"`
+            over the tokens that the attention mask keeps (what it becomes for others) or `"last"`, the last of those.
+        loss (`str`, defaults to `"softmax"`):
+            `"softmax"` (CLIP) or `"sigmoid"` (SigLIP, with a learned bias of the logits); see [`contrastive_loss`].
         catalog_mates (`str`, defaults to `"positive"`):
-            What the other offers of a row's catalog are to it in the loss: `"positive"`, `"negative"` or `"masked"`;
-            see [`contrastive_loss`].
+            What the other offers of a row's catalog are to it in the loss: `"positive"`, `"negative"` or `"masked"`.
         catalog_weight (`float`, defaults to 1.0):
             Mass of a positive mate relative to the row's own partner, between 0 and 1.
         matryoshka_dims (`list[int]`, *optional*):
@@ -54,8 +54,7 @@ class EClipConfig(PreTrainedConfig):
         modality (`str`, defaults to `"both"`):
             What a head looks at: `"text"`, `"image"` or `"both"`.
         modality_dropout (`float`, defaults to 0.1):
-            Probability, per modality, that a head on `"both"` is trained on a product without it; up to 0.5, since no
-            product loses both.
+            Probability, per modality, that a head on `"both"` is trained without it; up to 0.5: none loses both.
         category_paths (`list[list[str]]`, *optional*):
             Leaves of the category tree as paths, root first, of any depth; a leaf's position is its class.
         attributes (`dict[str, list[str]]`, *optional*):
@@ -101,10 +100,11 @@ class EClipConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     projection_dim: int = 512
-    logit_scale_init_value: float | int = math.log(1 / 0.07)
+    logit_scale_init_value: float | int | None = None
     logit_scale_max_value: float | int = math.log(100)
     vision_pooling: str = "auto"
     text_pooling: str = "auto"
+    loss: Literal["softmax", "sigmoid"] = "softmax"
     catalog_mates: Literal["positive", "negative", "masked"] = "positive"
     catalog_weight: float | int = 1.0
     matryoshka_dims: list[int] | None = None
@@ -135,6 +135,8 @@ class EClipConfig(PreTrainedConfig):
         self.vision_pooling = "pooler" if self.vision_pooling == "auto" else self.vision_pooling
         if self.text_pooling == "auto":
             self.text_pooling = "pooler" if text_model_type in _CONTRASTIVE_TEXT_TOWERS else "mean"
+        if self.logit_scale_init_value is None:
+            self.logit_scale_init_value = math.log(10 if self.loss == "sigmoid" else 1 / 0.07)
         self.calibration = list(self.calibration)
         self.category_paths = self.category_paths and [list(path) for path in self.category_paths]
         # `AutoModel` picks a class by it; saving a head writes the head's.
@@ -155,7 +157,8 @@ class EClipConfig(PreTrainedConfig):
         """Part of `@strict` validation: the temperature has a usable range."""
         if not math.isfinite(self.logit_scale_max_value):
             raise ValueError(f"`logit_scale_max_value` is {self.logit_scale_max_value}; give a finite number.")
-        if not math.isfinite(self.logit_scale_init_value) or self.logit_scale_init_value > self.logit_scale_max_value:
+        value = self.logit_scale_init_value
+        if value is None or not math.isfinite(value) or value > self.logit_scale_max_value:
             raise ValueError(
                 f"`logit_scale_init_value` is {self.logit_scale_init_value}; give a finite log of the inverse "
                 f"temperature that is at most `logit_scale_max_value` ({self.logit_scale_max_value})."

@@ -4,7 +4,7 @@ Notable choices:
 - two encoders and no fusion encoder (e-CLIP, Shin et al. 2022), so that titles and images are embedded apart and once;
 - any transformers tower, with one rule per tower for turning its output into a vector;
 - a projection without bias, even for source models that have none (there it starts as the identity);
-- the loss here is the plain one, from all pairs of a batch; the package trains large batches with the same in tiles.
+- the losses here are plain ones, from all pairs of a batch; the package trains large batches with the same in tiles.
 """
 
 import contextlib
@@ -76,10 +76,11 @@ def dense_contrastive_loss(
     logit_scale: torch.Tensor,
     catalog_ids: torch.Tensor | None = None,
     *,
+    logit_bias: torch.Tensor | None = None,
     catalog_weight: float = 1.0,
     mates: str = "positive",
 ) -> torch.Tensor:
-    r"""Symmetric cross entropy between titles and images, with soft labels over catalogs, from all `B x B` logits.
+    r"""Contrast of titles with images, with soft labels over catalogs, from all `B x B` logits.
 
     Offers of one catalog are the same product listed by several sellers, and no negatives of each other (e-CLIP, Shin
     et al. 2022, section 3.3). With `s_ij = exp(logit_scale) <u_i, w_j>` for title `i` and image `j`, and targets `P_i`
@@ -87,23 +88,23 @@ def dense_contrastive_loss(
 
         L = 1/2 * mean_i CE(P_i, softmax_j s_ij) + 1/2 * mean_j CE(P_j, softmax_i s_ij)
 
-    For large batches the package has the same loss in tiles, `modeling_eclip.contrastive_loss`.
+    With a `logit_bias` it is `1/B` times the sum over pairs of the binary cross entropy of `sigmoid(s_ij + bias)` and
+    `P_ij` before the division (SigLIP, Zhai et al. 2023). The package's `contrastive_loss` is the same in tiles.
 
     Args:
         text_embeds: Embeddings of the titles, of unit length, shape `(B, D)`.
         image_embeds: Embeddings of the images of the same offers in the same order, shape `(B, D)`.
         logit_scale: Log of the inverse temperature, a single element.
         catalog_ids: Catalog of each offer, int64, shape `(B,)`; negative, or `None`, for offers that are alone.
+        logit_bias: What is added to the logits of the sigmoid, a single element; `None` for the softmax.
         catalog_weight: Mass of a mate relative to the offer's own partner, from 0 to 1; used when mates are positive.
-        mates: What a row's catalog mates are to it: `"positive"` shares the target mass with them, `"negative"` is
-            plain CLIP, `"masked"` leaves them out of the softmax.
+        mates: `"positive"` gives mates a share of the targets, `"negative"` is plain CLIP, `"masked"` leaves them out.
 
     Returns:
         The loss, a scalar in float32 (float64 for float64 embeddings).
 
     Raises:
-        ValueError: titles and images are not of the same number or there are none, `catalog_ids` are not one per
-            offer, or an unknown mode for mates.
+        ValueError: embeddings or `catalog_ids` that are not one per offer, no offers, or an unknown mode for mates.
     """
     if text_embeds.shape != image_embeds.shape or len(text_embeds) == 0:
         raise ValueError(
@@ -122,7 +123,10 @@ def dense_contrastive_loss(
             logits = logits.masked_fill(is_mate, torch.finfo(logits.dtype).min)
         elif mates == "positive":
             targets = targets + catalog_weight * is_mate.to(targets.dtype)
-            targets = targets / targets.sum(dim=1, keepdim=True)
+    if logit_bias is not None:
+        logits = logits + logit_bias.to(logits)
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+    targets = targets / targets.sum(dim=1, keepdim=True)
     return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.T, targets)) / 2
 
 
@@ -180,6 +184,8 @@ class EClipPreTrainedModel(PreTrainedModel):
             init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5)
             init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5)
             init.constant_(module.logit_scale, module.config.logit_scale_init_value)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, -10.0)  # as SigLIP has it
 
     def enable_input_require_grads(self) -> None:
         """Have the towers' embeddings ask for gradients, which re-entrant checkpointing and adapters need.
@@ -240,7 +246,8 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         text_width = tower_width(config.text_config, config.text_pooling)
         self.visual_projection = nn.Linear(vision_width, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(text_width, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.logit_scale = nn.Parameter(torch.tensor(0.0))
+        self.logit_bias = nn.Parameter(torch.tensor(0.0)) if config.loss == "sigmoid" else None
         self.post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
@@ -390,8 +397,7 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             input_ids: Tokens of the titles, shape `(num_titles, N)`; `None` to embed images alone.
             attention_mask: Which tokens are real, shape `(num_titles, N)`; `None` means all.
             pixel_values: Images, shape `(num_images, 3, H, W)`; `None` to embed titles alone.
-            catalog_ids: Catalog of each offer, int64, shape `(num_titles,)`, negative for an offer that is alone; read
-                by the loss only.
+            catalog_ids: Catalog of each offer, int64, shape `(num_titles,)`, negative if it is alone; for the loss.
             return_loss: Whether to compute the loss; title `i` and image `i` must then be of one offer.
             return_logits: Whether to compute the similarities of all pairs; a loss that does its own does without.
             position_ids: As for [`EClipModel.encode_text`], as is `token_type_ids`.
@@ -434,7 +440,8 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
             image_embeds = image_embeds.to(text_embeds.device)
             if return_logits:
                 scale = self.logit_scale.to(text_embeds.device).exp()
-                logits_per_text = scale * text_embeds @ image_embeds.T  # (num_titles, num_images)
+                bias = 0.0 if self.logit_bias is None else self.logit_bias.to(text_embeds.device)
+                logits_per_text = scale * text_embeds @ image_embeds.T + bias  # (num_titles, num_images)
                 logits_per_image = logits_per_text.T
             if return_loss:
                 loss = self._loss(text_embeds, image_embeds, catalog_ids)
@@ -454,19 +461,11 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
         """Return the configured loss: the weighted mean over `matryoshka_dims`, where there are any."""
         dims: Sequence[int | None] = self.config.matryoshka_dims or [None]
         weights = self.config.matryoshka_weights or [1.0] * len(dims)
-        losses = [
-            weight
-            * dense_contrastive_loss(
-                truncate_embeds(text_embeds, dim),
-                truncate_embeds(image_embeds, dim),
-                self.logit_scale,
-                catalog_ids,
-                catalog_weight=self.config.catalog_weight,
-                mates=self.config.catalog_mates,
-            )
-            for dim, weight in zip(dims, weights, strict=True)
-            if weight
-        ]
+        labels: dict[str, Any] = {"catalog_weight": self.config.catalog_weight, "mates": self.config.catalog_mates}
+        labels["logit_bias"], losses = self.logit_bias, []
+        for dim, weight in zip(dims, weights, strict=True):
+            text, image = truncate_embeds(text_embeds, dim), truncate_embeds(image_embeds, dim)
+            losses.append(weight * dense_contrastive_loss(text, image, self.logit_scale, catalog_ids, **labels))
         return torch.stack(losses).sum() / sum(weights)
 
     def encode_products(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -492,11 +491,13 @@ class EClipModel(FromPretrainedParts, EClipPreTrainedModel):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the temperature in range; call it after each optimizer step.
+        """Keep the temperature, and the bias beside it, in range; call it after each optimizer step.
 
         The parameter is clamped, not its use in the loss: a clamped use has no gradient and never comes back.
         """
         self.logit_scale.clamp_(max=self.config.logit_scale_max_value)
+        if self.logit_bias is not None:  # more than the largest similarities would decide alone
+            self.logit_bias.clamp_(-100.0, 100.0)
 
 
 def _with_pooled(output: ModelOutput, pooled: torch.Tensor) -> BaseModelOutputWithPooling:

@@ -251,6 +251,39 @@ def naive_loss(
     return (rows + columns) / 2
 
 
+def naive_sigmoid_loss(
+    text, image, logit_scale, logit_bias, catalog_ids, catalog_weight, mates, has_text=None, has_image=None
+) -> torch.Tensor:
+    """Compute the sigmoid loss of the definition, pair by pair; gradients are torch's own."""
+    size = len(text)
+    titles = [i for i in range(size) if has_text is None or has_text[i]]
+    images = [j for j in range(size) if has_image is None or has_image[j]]
+    total = logit_scale * 0
+    for i in titles:
+        for j in images:
+            is_mate = i != j and catalog_ids is not None and catalog_ids[i] >= 0 and catalog_ids[i] == catalog_ids[j]
+            label = 1.0 if i == j else (catalog_weight if mates == "positive" and is_mate else 0.0)
+            if not (mates == "masked" and is_mate):
+                total = total + _binary_cross_entropy(logit_scale.exp() * (text[i] @ image[j]) + logit_bias, label)
+    return total * (1 / len(titles) + 1 / len(images)) / 2 if titles and images else total
+
+
+def naive_sigmoid_mate_loss(embeds, logit_scale, logit_bias, catalog_ids) -> torch.Tensor:
+    """Compute the sigmoid's contrast between catalog mates of one modality, pair by pair."""
+    losses = []
+    for i in range(len(embeds)):
+        mates = [j for j in range(len(embeds)) if j != i and catalog_ids[i] >= 0 and catalog_ids[i] == catalog_ids[j]]
+        logits = logit_scale.exp() * embeds @ embeds[i] + logit_bias
+        pairs = [_binary_cross_entropy(logits[j], float(j in mates)) for j in range(len(embeds)) if j != i]
+        losses += [sum(pairs)] if mates else []
+    return sum(losses) / len(losses) if losses else logit_scale * 0
+
+
+def _binary_cross_entropy(logit: torch.Tensor, label: float) -> torch.Tensor:
+    zero = torch.zeros_like(logit)
+    return label * torch.logaddexp(zero, -logit) + (1 - label) * torch.logaddexp(zero, logit)
+
+
 def lacking_sides(
     inputs: dict[str, torch.Tensor], has_text: torch.Tensor, has_image: torch.Tensor
 ) -> dict[str, torch.Tensor]:
@@ -278,16 +311,22 @@ def whole_batch_lacking_sides(
         rows = has if has.any() else torch.ones_like(has)
         found = getattr(model(**{name: inputs[name][rows] for name in names}), f"{modality}_embeds") * has.any()
         embeds[modality] = found.new_zeros(len(has), found.shape[1]).index_copy(0, rows.nonzero()[:, 0], found)
-    config, scale = model.config, model.logit_scale
+    config, scale, bias = model.config, model.logit_scale, model.logit_bias
     total = 0 * sum(vectors.sum() for vectors in embeds.values())
     dims = config.matryoshka_dims or [config.projection_dim]
     for dim in dims:
         text, image = (truncate_embeds(vectors, dim) for vectors in embeds.values())
         mates = (config.catalog_weight, config.catalog_mates)
-        loss = naive_loss(text, image, scale, catalog_ids.tolist(), *mates, has_text, has_image)
+        facts = (catalog_ids.tolist(), *mates, has_text, has_image)
+        if bias is None:
+            loss = naive_loss(text, image, scale, *facts)
+        else:
+            loss = naive_sigmoid_loss(text, image, scale, bias, *facts) + 0 * bias
         for vectors, has in ((text, has_text), (image, has_image)):
             if has.any():
-                loss = loss + mate_weight / 2 * _mate_loss(vectors[has], scale, catalog_ids[has])
+                given = (vectors[has], scale, catalog_ids[has])
+                among = _mate_loss(*given) if bias is None else naive_sigmoid_mate_loss(*given[:2], bias, given[2])
+                loss = loss + mate_weight / 2 * among
         total = total + loss / len(dims)
     total.backward()
     return total.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}

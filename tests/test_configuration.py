@@ -1,5 +1,7 @@
 """EClipConfig: any two towers, checked values, round trip."""
 
+import math
+
 import pytest
 from conftest import TEXT_TOWERS, VISION_TOWERS, make_config
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +21,13 @@ def test_defaults_are_a_vit_and_a_bert():
     assert isinstance(config.text_config, BertConfig)
     assert (config.projection_dim, config.catalog_mates, config.catalog_weight) == (512, "positive", 1.0)
     assert config.logit_scale_init_value == pytest.approx(2.6592600)
+    assert config.loss == "softmax"
+
+
+def test_a_sigmoid_starts_at_the_scale_of_siglip_unless_told():
+    assert make_config(loss="sigmoid").logit_scale_init_value == pytest.approx(math.log(10))
+    told = make_config(loss="sigmoid", logit_scale_init_value=1.5)
+    assert EClipConfig.from_dict(told.to_dict()).logit_scale_init_value == 1.5
 
 
 @pytest.mark.parametrize("vision", VISION_TOWERS)
@@ -68,6 +77,7 @@ def test_halves_are_taken_of_a_composite_configuration():
         ({"logit_scale_init_value": float("nan")}, "`logit_scale_init_value` is nan"),
         ({"logit_scale_max_value": float("inf")}, "`logit_scale_max_value` is inf"),
         ({"catalog_mates": "friends"}, "catalog_mates"),
+        ({"loss": "hinge"}, "loss"),
         ({"projection_dim": "many"}, "projection_dim"),
         ({"modality": "video"}, "modality"),
         ({"modality_dropout": 0.6}, "`modality_dropout` is 0.6; give a number from 0 to 0.5"),

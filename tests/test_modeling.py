@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 
 import pytest
@@ -163,6 +164,22 @@ def test_new_weights_have_the_scale_of_clip():
     assert model.logit_scale.item() == pytest.approx(2.65926)
 
 
+def test_a_sigmoid_has_a_bias_that_starts_as_siglips(model):
+    assert model.logit_bias is None and "logit_bias" not in model.state_dict()
+    sigmoid = EClipModel(make_config(loss="sigmoid", catalog_weight=0.5)).eval()
+    assert (sigmoid.logit_scale.item(), sigmoid.logit_bias.item()) == (pytest.approx(math.log(10)), -10.0)
+    catalog_ids = torch.tensor([3, 3, -1, 3])
+    output = sigmoid(**make_inputs(4), catalog_ids=catalog_ids, return_loss=True)
+    embeds, bias = (output.text_embeds, output.image_embeds), sigmoid.logit_bias
+    torch.testing.assert_close(output.logits_per_image, 10 * embeds[1] @ embeds[0].T - 10)
+    expected = contrastive_loss(*embeds, sigmoid.logit_scale, catalog_ids, logit_bias=bias, catalog_weight=0.5)
+    torch.testing.assert_close(output.loss, expected)
+    for value, kept in ((-200.0, -100.0), (-3.0, -3.0), (200.0, 100.0)):
+        torch.nn.init.constant_(bias, value)
+        sigmoid.clamp_logit_scale()
+        assert bias.item() == kept
+
+
 def test_device_map(model, tmp_path):
     model.save_pretrained(tmp_path)
     placed = EClipModel.from_pretrained(tmp_path, device_map="auto")
@@ -293,6 +310,19 @@ def test_from_clip_gives_the_embeddings_of_the_source(name, clip_folders, tmp_pa
             bias = source.logit_bias if hasattr(source, "logit_bias") else 0.0
             torch.testing.assert_close(output.logits_per_text + bias, expected.logits_per_text, rtol=0, atol=1e-3)
     assert candidate.logit_scale.item() == 3.0
+    # With a sigmoid: SigLIP's logits, and its own loss, in which all offers are alone.
+    sigmoid = EClipModel.from_clip(str(clip_folders[name]), loss="sigmoid")
+    if name == "clip":  # which has no bias; its scale is not kept either
+        assert (sigmoid.logit_scale.item(), sigmoid.logit_bias.item()) == (pytest.approx(math.log(10)), -10.0)
+        return
+    sigmoid.save_pretrained(tmp_path / "sigmoid")
+    with torch.no_grad():
+        expected = source(**inputs, return_loss=True)
+        for candidate in (sigmoid, EClipModel.from_pretrained(tmp_path / "sigmoid")):
+            output = candidate(**inputs, return_loss=True)
+            torch.testing.assert_close(output.logits_per_image, expected.logits_per_image, rtol=0, atol=1e-3)
+            torch.testing.assert_close(output.loss, expected.loss, rtol=1e-4, atol=0)
+            assert (candidate.logit_scale.item(), candidate.logit_bias.item()) == (3.0, source.logit_bias.item())
 
 
 def test_from_clip_refuses_other_models(tower_folders, clip_folders, model, tmp_path):

@@ -18,6 +18,9 @@ if dist.is_available():
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
+SCALARS = ("logit_scale", "logit_bias")
+"""Parameters that the loss reads, which cannot be sharded; a model whose loss is a softmax has the first alone."""
+
 
 def is_sharded(model: nn.Module) -> bool:
     """Tell whether a model's weights are sharded, in a way that streams can follow.
@@ -39,11 +42,13 @@ def is_sharded(model: nn.Module) -> bool:
     if not any(isinstance(module, FSDPModule) for module in model.modules()):
         return False
     whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
-    if whole != ["logit_scale"]:
+    scalars = [name for name, _ in model.named_parameters() if name in SCALARS]
+    if whole != scalars:
+        ignored = ", ".join(f"model.{name}" for name in scalars)
         raise ValueError(
             f"the model is sharded, but {whole[:3]} are not: their gradients would stay each rank's own. Shard its "
-            "blocks and then the model itself: `fully_shard(model, ignored_params={model.logit_scale})`; the scalar "
-            "`logit_scale` alone cannot be sharded, and is averaged here."
+            f"blocks and then the model itself: `fully_shard(model, ignored_params={{{ignored}}})`; scalars cannot be "
+            "sharded, and are averaged here."
         )
     return True
 
@@ -99,4 +104,4 @@ def average_over_ranks(gradient: torch.Tensor) -> torch.Tensor:
     return gradient / dist.get_world_size()
 
 
-__all__ = ["average_over_ranks", "count_streams", "is_sharded", "pad_streams", "without_reduction"]
+__all__ = ["SCALARS", "average_over_ranks", "count_streams", "is_sharded", "pad_streams", "without_reduction"]

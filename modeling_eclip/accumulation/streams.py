@@ -31,7 +31,7 @@ from ..losses.gather import gather_numbers
 from ..losses.objective import ContrastiveObjective
 from .memory import GraphBudget
 from .plan import Batch, Stream, plan_streams
-from .sharded import average_over_ranks, count_streams, is_sharded, pad_streams, without_reduction
+from .sharded import SCALARS, average_over_ranks, count_streams, is_sharded, pad_streams, without_reduction
 from .transfer import InputTransfer, PrepareFunction
 
 LossFunction = Callable[..., torch.Tensor]
@@ -45,7 +45,7 @@ class MultiStreamAccumulation:
     Under `DistributedDataParallel` each rank gives its own share of the batch, which may be empty; the contrast is
     over all ranks' offers, and gradients are reduced once per step. So it is where the weights are sharded (FSDP2):
     the blocks of the towers by `fully_shard(block)`, and the model by
-    `fully_shard(model, ignored_params={model.logit_scale})`.
+    `fully_shard(model, ignored_params={model.logit_scale})`, with `model.logit_bias` beside it if there is one.
 
     Args:
         model: An [`EClipModel`], or one wrapped by `DistributedDataParallel`, by `torch.compile`, or by both.
@@ -63,8 +63,8 @@ class MultiStreamAccumulation:
         loss_function: Takes titles' and images' embeddings, both `(B_rank, D)` in float32 (float64 of a model in
             float64), the log of the scale and the catalog ids `(B_rank,)`, and returns the loss. Where an offer of any
             rank lacks a side, also gets `has_text` and `has_image`, bool `(B_rank,)`, by name; rows of embeddings that
-            are not there are zero. [`ContrastiveObjective`] over all ranks, as the model's configuration says, if not
-            given.
+            are not there are zero. Of a model that has one, also gets the `logit_bias` by name.
+            [`ContrastiveObjective`] over all ranks, as the model's configuration says, if not given.
         tile_size: As for [`contrastive_loss`].
         backward: Called with the loss in place of `loss.backward()`: `accelerator.backward`, or one that scales.
 
@@ -177,7 +177,8 @@ class MultiStreamAccumulation:
                 everywhere = vectors.new_zeros(batch.num_offers, vectors.shape[1])
                 vectors = everywhere.index_copy(0, rows.to(vectors.device, non_blocking=True), vectors)
             embeds.append(vectors)
-        loss = self._loss(*embeds, self.module.logit_scale, catalog_ids, batch)
+        text_embeds, image_embeds = embeds
+        loss = self._loss(text_embeds, image_embeds, self._scalars(), catalog_ids, batch)
         self.backward(loss)
         return loss.detach()
 
@@ -210,9 +211,9 @@ class MultiStreamAccumulation:
             places[modality] = order.split([len(part) for part in places_of])
             everywhere = joined.new_zeros(batch.num_offers, joined.shape[1])
             leaves[modality] = everywhere.index_copy_(0, order, joined).requires_grad_()
-        logit_scale = self.module.logit_scale.detach().requires_grad_()
+        scalars = {name: scalar.detach().requires_grad_() for name, scalar in self._scalars().items()}
         with torch.enable_grad():
-            loss = self._loss(leaves["text"], leaves["image"], logit_scale, catalog_ids, batch)
+            loss = self._loss(leaves["text"], leaves["image"], scalars, catalog_ids, batch)
         self.backward(loss)
 
         encoded_again = self._transfer(
@@ -232,9 +233,10 @@ class MultiStreamAccumulation:
                 for modality, embeds in output.items():
                     gradients.append(_gradient(leaves[modality], places[modality][number], embeds))
                 if is_last:  # an operation of the parameter, since a reduction waits for gradients that come by graph
-                    roots.append(self.module.logit_scale * 1)
-                    scale_gradient = torch.zeros_like(logit_scale) if logit_scale.grad is None else logit_scale.grad
-                    gradients.append(average_over_ranks(scale_gradient) if self._is_sharded else scale_gradient)
+                    roots += [parameter * 1 for parameter in self._scalars().values()]
+                    for scalar in scalars.values():
+                        gradient = torch.zeros_like(scalar) if scalar.grad is None else scalar.grad
+                        gradients.append(average_over_ranks(gradient) if self._is_sharded else gradient)
                 _back_propagate(roots, gradients)
             graphs[number] = None
             del kept, output, roots
@@ -242,15 +244,26 @@ class MultiStreamAccumulation:
         _set_random_state(self.module, after)
         return loss.detach()
 
-    def _loss(self, *arguments: Any) -> torch.Tensor:
-        """Compute the loss of embeddings, scale, catalog ids and batch."""
-        *given, batch = arguments
-        named: dict[str, Any] = {}
+    def _scalars(self) -> dict[str, torch.Tensor]:
+        """Return the parameters that the loss reads, by name."""
+        scalars = {name: getattr(self.module, name) for name in SCALARS}
+        return {name: scalar for name, scalar in scalars.items() if scalar is not None}
+
+    def _loss(
+        self,
+        text_embeds: torch.Tensor,
+        image_embeds: torch.Tensor,
+        scalars: dict[str, torch.Tensor],
+        catalog_ids: torch.Tensor | None,
+        batch: Batch,
+    ) -> torch.Tensor:
+        """Compute the loss of the rank's share."""
+        named: dict[str, Any] = {name: scalar for name, scalar in scalars.items() if name != "logit_scale"}
         if len(set(map(sum, self._row_counts.values()))) > 1:  # an offer of some rank lacks a side
-            named = {"has_text": batch.has_text, "has_image": batch.has_image}
+            named |= {"has_text": batch.has_text, "has_image": batch.has_image}
         if isinstance(self.loss_function, ContrastiveObjective):  # which need not count the ranks' rows again
             named["row_counts"] = self._row_counts
-        return self.loss_function(*given, **named)
+        return self.loss_function(text_embeds, image_embeds, scalars["logit_scale"], catalog_ids, **named)
 
     def _encode(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the embeddings of a stream by modality."""

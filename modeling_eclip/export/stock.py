@@ -56,8 +56,9 @@ _FAMILIES = {
 def stock_model(model: EClipModel) -> PreTrainedModel:
     """Return a model as a stock class of transformers, with the same features, embeddings and logits.
 
-    SigLIP's logits have a bias, which e-CLIP's have not: it becomes 0, which leaves the logits and every ranking
-    equal. Their sigmoid is no probability then, as it was none for e-CLIP, which is trained with a softmax.
+    SigLIP's logits have a bias, as e-CLIP's have that were trained with a sigmoid. Of a model without one it becomes
+    0, and the sigmoid of its logits is no probability, as it was none before. Stock classes of other towers have no
+    place for a bias: their logits lack it, all alike, which changes no ranking and no softmax.
 
     Args:
         model: The model. What its configuration says of the loss has no counterpart and is left out.
@@ -83,6 +84,7 @@ def stock_model(model: EClipModel) -> PreTrainedModel:
             "projection_dim": model.config.projection_dim,
             "logit_scale_init_value": model.config.logit_scale_init_value,
         }
+        state.pop("logit_bias", None)
     if family is _DUAL_ENCODER:
         _check_dual_encoder(model)
         # The only field of a tower's width that the class reads; families name it differently.
@@ -145,6 +147,7 @@ def _check_pooling(model: EClipModel, name: str, family: _Stock) -> None:
 
 def _without_projections(state: dict[str, torch.Tensor], family: _Stock) -> dict[str, torch.Tensor]:
     """Fold the projections into SigLIP's towers; `state` is that of an [`EClipModel`], the result the stock one's."""
+    bias = state.get("logit_bias")
     visual, projection = state.pop("visual_projection.weight"), state.pop("text_projection.weight")
     if visual.shape[0] != visual.shape[1] or not torch.equal(visual, torch.eye(len(visual)).to(visual)):
         # Its last step is `x + mlp(layer_norm(x))`: no weights there give `W x` and leave what is normalised the same.
@@ -157,7 +160,7 @@ def _without_projections(state: dict[str, torch.Tensor], family: _Stock) -> dict
     for name in ("text_model.head.weight", "text_model.head.bias"):
         state[name] = (projection.double() @ state[name].double()).to(state[name].dtype)
     state["logit_scale"] = state["logit_scale"].reshape(1)
-    state["logit_bias"] = torch.zeros_like(state["logit_scale"])
+    state["logit_bias"] = bias.reshape(1) if bias is not None else torch.zeros_like(state["logit_scale"])
     return state
 
 

@@ -47,6 +47,9 @@ def model_from_clip(
 ) -> Any:
     """Build a model with the towers, projections and scale of a checkpoint: what [`EClipModel.from_clip`] does.
 
+    With `loss="sigmoid"` the bias is that of SigLIP's checkpoint, too; a scale of CLIP's, which was learned without a
+    bias, is not kept then, and both start as SigLIP's do.
+
     Args:
         model_class: Class of the model.
         checkpoint: Hub id or folder.
@@ -68,6 +71,7 @@ def model_from_clip(
             "towers use EClipModel.from_towers."
         )
     has_projections = hasattr(source, "visual_projection")
+    bias = getattr(source, "logit_bias", None)
     width = tower_width(source.config.vision_config, "pooler")
     if config_kwargs.keys() & {"projection_dim", "vision_pooling", "text_pooling"}:
         raise ValueError(
@@ -81,9 +85,7 @@ def model_from_clip(
             "projection_dim": source.config.projection_dim if has_projections else width,
             "vision_pooling": "pooler",
             "text_pooling": "pooler",
-            # A trained scale may lie beyond the range that a new one is kept in.
-            "logit_scale_max_value": max(source.logit_scale.item(), EClipConfig.logit_scale_max_value),
-            "logit_scale_init_value": source.logit_scale.item(),
+            **({} if bias is None and config_kwargs.get("loss") == "sigmoid" else _scale_of(source)),
             **config_kwargs,
         },
     )
@@ -97,7 +99,18 @@ def model_from_clip(
                 weight.copy_(getattr(source, name).weight)
             else:
                 nn.init.eye_(weight)
+        if model.logit_bias is not None and bias is not None:
+            model.logit_bias.copy_(bias.squeeze())
     return model.eval()
+
+
+def _scale_of(source: Any) -> dict[str, float]:
+    """Return a trained scale as fields of a configuration; it may lie beyond the range that a new one is kept in."""
+    scale = source.logit_scale.item()
+    return {
+        "logit_scale_max_value": max(scale, EClipConfig.logit_scale_max_value),
+        "logit_scale_init_value": scale,
+    }
 
 
 def _load_tower(checkpoint: str, config: PreTrainedConfig, pooling: str, kwargs: dict[str, Any]) -> PreTrainedModel:

@@ -16,11 +16,12 @@ class ContrastiveObjective:
     """The loss of a model's embeddings, as its configuration has it.
 
     At each of the configuration's `matryoshka_dims`, or at the full size if it has none, the loss is
-    [`contrastive_loss`] between titles and images. With a `mate_contrast_weight`, that weight times the mean of
-    [`mate_contrast_loss`] among titles and among images is added: of the offers that have them.
+    [`contrastive_loss`] between titles and images, in the form that its `loss` names. With a `mate_contrast_weight`,
+    that weight times the mean of [`mate_contrast_loss`] among titles and among images is added: of the offers that
+    have them.
 
     Args:
-        config: Its `catalog_weight`, `catalog_mates`, `matryoshka_dims` and `matryoshka_weights` are read.
+        config: Its `loss`, `catalog_weight`, `catalog_mates`, `matryoshka_dims` and `matryoshka_weights` are read.
         mate_contrast_weight: Weight of the contrast among titles and among images; without catalog ids it is not
             added.
         tile_size: As for [`contrastive_loss`].
@@ -39,6 +40,7 @@ class ContrastiveObjective:
         logit_scale: torch.Tensor,
         catalog_ids: torch.Tensor | None = None,
         *,
+        logit_bias: torch.Tensor | None = None,
         has_text: torch.Tensor | None = None,
         has_image: torch.Tensor | None = None,
         row_counts: Mapping[str, Sequence[int]] | None = None,
@@ -50,6 +52,7 @@ class ContrastiveObjective:
             image_embeds: Embeddings of the images of the same offers in the same order, shape `(B, D)`.
             logit_scale: Log of the inverse temperature, a single element.
             catalog_ids: Catalog of each offer, int64, shape `(B,)`; negative, or `None`, for offers that are alone.
+            logit_bias: The model's, which has one where `loss` is `"sigmoid"`, a single element.
             has_text: Which offers have a title, as for [`contrastive_loss`].
             has_image: Which offers have an image, likewise.
             row_counts: Of every rank, its `"offers"`, those with a title, `"text"`, and those with an image,
@@ -57,8 +60,16 @@ class ContrastiveObjective:
 
         Returns:
             The loss, a scalar.
+
+        Raises:
+            ValueError: the bias is missing, or is one too many.
         """
         config = self.config
+        if (config.loss == "sigmoid") != (logit_bias is not None):
+            raise ValueError(
+                f"`loss` is {config.loss!r} and `logit_bias` is {logit_bias}; give the model's `logit_bias`, which is "
+                "None unless `loss` is 'sigmoid'."
+            )
         has = {"text": has_text, "image": has_image}
         if self.distributed and row_counts is None:
             num_offers = len(text_embeds)
@@ -74,6 +85,7 @@ class ContrastiveObjective:
                 image,
                 logit_scale,
                 catalog_ids,
+                logit_bias=logit_bias,
                 catalog_weight=config.catalog_weight,
                 mates=config.catalog_mates,
                 has_text=has_text,
@@ -91,6 +103,7 @@ class ContrastiveObjective:
                         embeds,
                         logit_scale,
                         ids,
+                        logit_bias=logit_bias,
                         tile_size=self.tile_size,
                         distributed=self.distributed,
                         row_counts=counts.get(modality),

@@ -24,62 +24,32 @@ from torch.nn.functional import softplus
 
 from .exact_products import exact_products
 from .gather import add_up_rows, gather_rows
+from .sweep import Pairs, Sweep
 
 # A row whose largest similarity lies this far below its tile's largest would lose digits in a shared exponential.
 _SHARED_RANGE = 60.0
 # Exponentials of similarities that can't be larger are sums and products of float32 as they are.
 _PLAIN_RANGE = 30.0
 _CPU_TILE, _ACCELERATOR_TILE = 1024, 8192
-# Up to this many multiplications (B = 2,896 at D = 512) a CPU computes the similarities in float64: it takes a second
-# at most, little beside the towers of such a batch.
-_CPU_FLOAT64_LIMIT = 2**32
 # A row with this share of the batch for mates has a gradient that is a small difference of large sums.
 _LARGE_CATALOG = 1 / 16
 
 
-@dataclass
-class Targets:
-    """Soft labels, and what is left out of the softmax; all for `B` rows.
+@dataclass(kw_only=True)
+class Targets(Pairs):
+    """Soft labels of pairs; all for `B` rows.
 
     Args:
-        groups: Number of each row's catalog from 0, int64, shape `(B,)`; rows that are alone have `num_groups`.
-        num_groups: Number of catalogs with several rows.
-        is_pair: Rows whose own title and image are compared, bool, shape `(B,)`.
         own: Mass on the row's own partner, of titles and of images, shape `(2, B)`; 0 without a pair.
         mate: Mass on each mate, likewise. Where no row lacks a side, both are the same for all rows of a catalog.
         weights: Weight of each row in the loss, likewise; 0 for a row without a target.
         largest_catalog: Rows of the largest catalog whose rows share mass, 0 where none do.
-        are_mates_excluded: Whether no softmax counts a row's mates.
-        exists: Which titles and images there are, bool, shape `(2, B)`; `None` for all. The others' embeddings are
-            zero.
     """
 
-    groups: torch.Tensor
-    num_groups: int
-    is_pair: torch.Tensor
     own: torch.Tensor
     mate: torch.Tensor
     weights: torch.Tensor
     largest_catalog: int
-    are_mates_excluded: bool = False
-    exists: torch.Tensor | None = None
-
-
-def find_catalogs(catalog_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Number the catalogs that have several rows, in `O(B)` memory.
-
-    Args:
-        catalog_ids: Catalog of each row, int64, shape `(B,)`, negative for a row that is alone.
-
-    Returns:
-        The number of each row's catalog from 0, int64, shape `(B,)`, with `num_groups` for rows that are alone; the
-        rows of each catalog, int64, shape `(num_groups,)`; and the rows of the largest one, 0 without any.
-    """
-    ids, members, counts = torch.unique(catalog_ids, return_inverse=True, return_counts=True)
-    has_mates = (ids >= 0) & (counts > 1)
-    numbers = torch.where(has_mates, has_mates.cumsum(0) - 1, has_mates.sum())
-    sizes = counts[has_mates]
-    return numbers[members], sizes, int(sizes.max()) if len(sizes) else 0
 
 
 def tiled_cross_entropy(
@@ -171,8 +141,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         )
 
 
-class _Sweep:
-    """Walks over the tiles of the similarities of own rows with all columns."""
+class _Sweep(Sweep):
+    """The two sweeps over tiles."""
 
     def __init__(
         self,
@@ -184,24 +154,14 @@ class _Sweep:
         offset: int,
         is_plain: bool | None = None,
     ) -> None:
-        self.u, self.w, self.targets, self.offset = u, w, targets, offset
-        self.dtype = torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32)
-        is_small = len(u) * len(w) * w.shape[1] <= _CPU_FLOAT64_LIMIT
-        if u.device.type == "cpu" and (is_small or targets.largest_catalog > _LARGE_CATALOG * len(w)):
-            self.dtype = torch.float64
+        is_large = targets.largest_catalog > _LARGE_CATALOG * len(w)
+        super().__init__(u, w, logit_scale, targets, tile_size, offset, in_float64=is_large)
+        self.targets = targets
         self.weights = targets.weights.to(self.dtype)
         self.mate_masses = (targets.mate * targets.weights).to(self.dtype)
-        self.scale = logit_scale.double().reshape(()).exp()
         if is_plain is None:  # the host waits for a GPU's answer, so the backward pass is told
             is_plain = bool(self.scale * _largest_norm(u) * _largest_norm(w) < _PLAIN_RANGE)
         self.is_plain = is_plain
-        self.row_tiles = [slice(start, min(start + tile_size, len(u))) for start in range(0, len(u), tile_size)]
-        self.column_tiles = [slice(start, min(start + tile_size, len(w))) for start in range(0, len(w), tile_size)]
-
-    def own(self, values: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
-        """Return the part of a per-row tensor that belongs to own rows, or to some of them."""
-        start, stop = (0, len(self.u)) if rows is None else (rows.start, rows.stop)
-        return values[self.offset + start : self.offset + stop]
 
     def log_sums(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """First sweep.
@@ -293,18 +253,7 @@ class _Sweep:
 
     def _logits(self, scaled_u: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
         """Return one tile of similarities, `-inf` for own, excluded and missing pairs, shape `(T, T)`."""
-        logits = scaled_u @ self.w[columns].to(self.dtype).T
-        if self.targets.exists is not None:
-            titles, images = self.targets.exists
-            logits.masked_fill_(~(self.own(titles, rows)[:, None] & images[columns]), -math.inf)
-        if self.targets.are_mates_excluded:
-            own_groups, groups = self.own(self.targets.groups, rows), self.targets.groups[columns]
-            are_mates = (own_groups[:, None] == groups) & (own_groups < self.targets.num_groups)[:, None]
-            logits.masked_fill_(are_mates, -math.inf)
-        diagonal = self.offset + rows.start - columns.start
-        if -logits.shape[0] < diagonal < logits.shape[1]:
-            logits.diagonal(diagonal).fill_(-math.inf)
-        return logits
+        return self.hide(scaled_u @ self.w[columns].to(self.dtype).T, rows, columns)
 
     def _own_pair_gradients(
         self, row_sums: torch.Tensor, own_column_sums: torch.Tensor, own_logits: torch.Tensor
@@ -424,4 +373,4 @@ def _join_log_sums(log_sums: torch.Tensor) -> torch.Tensor:
     return total.log() + largest
 
 
-__all__ = ["Targets", "find_catalogs", "tiled_cross_entropy"]
+__all__ = ["Targets", "tiled_cross_entropy"]

@@ -5,9 +5,9 @@ import torch
 from ..processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING
 from .neighbors import unique_pairs
 
-__all__ = ["shared_ngram_pairs"]
+__all__ = ["RARE_KINDS", "shared_ngram_pairs"]
 
-_KINDS = ("words", "word pairs", "closed up")  # codes are found in titles closed up, however they are spelt
+RARE_KINDS = ("words", "word pairs", "closed up")  # codes are found in titles closed up, however they are spelt
 # More titles than this share an n-gram that tells nothing; it also bounds the pairs that are weighed.
 _MAX_TITLES = 32
 
@@ -27,7 +27,7 @@ def shared_ngram_pairs(lexical: torch.Tensor, num_neighbors: int) -> torch.Tenso
     """
     num_rows = len(lexical)
     wanted = torch.zeros(len(LEXICAL_KINDS) + 1, dtype=torch.bool, device=lexical.device)
-    wanted[[LEXICAL_KINDS.index(kind) for kind in _KINDS]] = True
+    wanted[[LEXICAL_KINDS.index(kind) for kind in RARE_KINDS]] = True
     rows, places = wanted[(lexical >> LEXICAL_BITS).long()].nonzero(as_tuple=True)
     ngrams = lexical[rows, places].long()
     counts = ngrams.bincount(minlength=LEXICAL_PADDING)

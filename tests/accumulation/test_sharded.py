@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from modeling_eclip import EClipModel, MultiStreamAccumulation
 from modeling_eclip.accumulation.plan import plan_streams
-from modeling_eclip.accumulation.sharded import count_streams, pad_streams
+from modeling_eclip.accumulation.sharded import SCALARS, count_streams, pad_streams
 from training.engine.optimization import build_optimizer
 
 CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4, 2, 2, -1, 5])
@@ -34,13 +34,14 @@ CASES = [
     ((9, 2), {"stream_size": 3}, "vision_model"),
     # Offers that lack a side: the second rank has no image, and encodes one that does not count.
     ((6, 5), {"text_stream_size": 4, "image_stream_size": 2}, ""),
+    ((9, 2), {"stream_size": 3, "loss": "sigmoid"}, ""),
 ]
 HAS_TEXT, HAS_IMAGE = torch.arange(NUM_OFFERS) != 3, torch.tensor([1, 0, 1, 1, 1, 1] + [0] * 5).bool()
-LACKING = len(CASES) - 1
+LACKING = len(CASES) - 2
 
 
-def build(frozen="", dropout=0.0):
-    model = make_training_model(dropout=dropout, dtype=torch.float32)
+def build(frozen="", dropout=0.0, loss="softmax"):
+    model = make_training_model(dropout=dropout, dtype=torch.float32, loss=loss)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.startswith(frozen)))
     return model
@@ -49,7 +50,8 @@ def build(frozen="", dropout=0.0):
 def shard(model):
     for block in (*model.vision_model.layers, *model.text_model.encoder.layer):
         fully_shard(block)
-    return fully_shard(model, ignored_params={model.logit_scale})
+    scalars = {model.logit_scale} if model.logit_bias is None else {model.logit_scale, model.logit_bias}
+    return fully_shard(model, ignored_params=scalars)
 
 
 def full(tensor):
@@ -82,7 +84,8 @@ def train(model, inputs, catalog_ids):
 
 
 def run_case(rank, number, shares, arguments, frozen):
-    model = shard(build(frozen))
+    arguments = dict(arguments)
+    model = shard(build(frozen, loss=arguments.pop("loss", "softmax")))
     accumulate = MultiStreamAccumulation(model, **arguments)
     rows = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
     inputs = {name: value[rows] for name, value in make_inputs(NUM_OFFERS).items()}
@@ -104,7 +107,7 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path, subtests):
     run_ranks(run_rank, (port, str(tmp_path)), 2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for number, (shares, arguments, frozen) in enumerate(CASES):
-        model = build(frozen)
+        model = build(frozen, loss=arguments.get("loss", "softmax"))
         if number == LACKING:
             expected_loss, expected = whole_batch_lacking_sides(
                 model, make_inputs(NUM_OFFERS), CATALOG_IDS, HAS_TEXT, HAS_IMAGE, 0.0
@@ -121,8 +124,8 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path, subtests):
                 # Sums in another order: float32 leaves up to 1e-5 of the largest.
                 assert_same_gradients(gradients, expected, rtol=1e-4)
         assert len({num_streams for *_, num_streams in results}) == 1
-        # Each rank holds a part of the gradients, and both together hold all: a scalar aside, there is no second copy.
-        total = sum(gradient.numel() for gradient in expected.values()) - 1
+        # Each rank holds a part of the gradients, and both together hold all: scalars aside, there is no second copy.
+        total = sum(gradient.numel() for gradient in expected.values()) - len(expected.keys() & {*SCALARS})
         assert sum(held for *_, held, _ in results) == total
         assert all(held < 0.75 * total for *_, held, _ in results)
     whole, trained = build(), EClipModel.from_pretrained(tmp_path / "trained")

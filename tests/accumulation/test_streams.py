@@ -73,7 +73,15 @@ def test_gradients_are_those_of_the_whole_batch(towers, sizes, keep_graphs):
     assert_same(in_streams(model, inputs, **sizes, keep_graphs=keep_graphs), whole_batch(model, inputs))
 
 
-@pytest.mark.parametrize("fields", [{}, {"catalog_mates": "masked", "matryoshka_dims": [4, 16]}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"catalog_mates": "masked", "matryoshka_dims": [4, 16]},
+        {"loss": "sigmoid", "catalog_weight": 0.5, "matryoshka_dims": [4, 16]},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("keep_graphs", ["auto", 0.0, 0.5])
 @pytest.mark.parametrize("sizes", [{"text_stream_size": 4, "image_stream_size": 2}, {}], ids=str)
 @pytest.mark.parametrize("parts", PARTS)
@@ -110,9 +118,10 @@ def test_told_sides_of_whole_offers_change_nothing():
 
 
 def test_a_loss_of_ones_own_is_told_what_is_missing():
-    model, inputs, has = make_training_model(), make_inputs(NUM_OFFERS), PARTS["mixed"]
+    model, inputs, has = make_training_model(loss="sigmoid"), make_inputs(NUM_OFFERS), PARTS["mixed"]
 
-    def loss(text, image, logit_scale, catalog_ids, has_text, has_image):
+    def loss(text, image, logit_scale, catalog_ids, has_text, has_image, logit_bias):
+        assert logit_bias.item() == model.logit_bias.item()
         assert torch.equal(has_text, has[0]) and torch.equal(has_image, has[1])
         assert not text[~has_text].any() and not image[~has_image].any()
         return (text.sum() + image.sum()) * logit_scale
@@ -127,9 +136,10 @@ def test_in_float32_they_differ_by_its_rounding():
     assert_same(ours, whole_batch(model, inputs), rtol=1e-4)  # ten times what a CPU may round
 
 
-@pytest.mark.parametrize("mates", ["negative", "masked"])
-def test_the_mode_for_mates_is_the_configurations(mates):
-    model, inputs = make_training_model(catalog_mates=mates), make_inputs(NUM_OFFERS)
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("mates", ["positive", "negative", "masked"])
+def test_the_form_of_the_loss_is_the_configurations(mates, loss):
+    model, inputs = make_training_model(catalog_mates=mates, loss=loss), make_inputs(NUM_OFFERS)
     assert_same(in_streams(model, inputs, stream_size=3), whole_batch(model, inputs))
 
 
@@ -541,6 +551,9 @@ RANK_CASES = [
     ((5, 6), {"stream_size": 3, "keep_graphs": 0.0, "parts": "images of the first"}),
     ((5, 6), {"parts": "no row has both"}),
     ((11, 0), {"parts": "titles alone"}),
+    ((9, 2), {"stream_size": 3, "keep_graphs": 0.0, "loss": "sigmoid"}),
+    ((5, 6), {"stream_size": 3, "parts": "mixed", "loss": "sigmoid"}),
+    ((6, 5), {"parts": "mixed", "loss": "sigmoid"}),
 ]
 
 
@@ -553,7 +566,8 @@ def run_rank(rank, port, folder):
 
 
 def run_case(rank, shares, arguments):
-    bare, arguments = make_training_model(), dict(arguments)
+    arguments = dict(arguments)
+    bare = make_training_model(loss=arguments.pop("loss", "softmax"))
     model = nn.parallel.DistributedDataParallel(bare)
     reductions = []
     model.register_comm_hook(reductions, count_reduction)
@@ -580,8 +594,8 @@ def count_reduction(reductions, bucket):
     return work.get_future().then(lambda future: future.value()[0] / torch.distributed.get_world_size())
 
 
-def expected_of(parts):
-    model, inputs = make_training_model(), make_inputs(NUM_OFFERS)
+def expected_of(parts=None, loss="softmax", **_):
+    model, inputs = make_training_model(loss=loss), make_inputs(NUM_OFFERS)
     if parts is None:
         return whole_batch(model, inputs)
     return whole_batch_lacking_sides(model, inputs, CATALOG_IDS, *PARTS[parts], 0.5)
@@ -597,5 +611,5 @@ def test_ranks_with_different_numbers_of_streams(tmp_path, subtests):
         results = torch.load(tmp_path / f"{rank}.pt")
         for case, (loss, gradients, num_reductions) in zip(RANK_CASES, results, strict=True):
             with subtests.test(case=case, rank=rank):
-                assert_same((loss, gradients), expected_of(case[1].get("parts")))
+                assert_same((loss, gradients), expected_of(**case[1]))
                 assert num_reductions == 1  # one bucket holds all of this model

@@ -35,7 +35,12 @@ def draw_curves(folder: Path, peer_python: str | None) -> None:
         folder: Where they go.
         peer_python: Interpreter that has open_clip, whose loss is measured beside ours; left out without it.
     """
-    memory = {"this package, in tiles": _measure_memory(sys.executable, "eclip_side.py", _BATCH_SIZES)}
+    memory = {
+        f"this package, {form}, in tiles": _measure_memory(
+            sys.executable, "eclip_side.py", _BATCH_SIZES, is_sigmoid=form == "sigmoid"
+        )
+        for form in ("softmax", "sigmoid")
+    }
     if peer_python is not None and missing_module("open_clip", peer_python) is None:
         memory["open_clip, dense"] = _measure_memory(peer_python, "open_clip_side.py", _DENSE_BATCH_SIZES)
     steps = {label: _measure_streams(share) for share, label in _KEPT.items()}
@@ -46,10 +51,10 @@ def draw_curves(folder: Path, peer_python: str | None) -> None:
     print(f"\ndrawn: {folder / 'memory.png'}, {folder / 'streams.png'}")
 
 
-def _measure_memory(interpreter: str, script: str, batch_sizes: Sequence[int]) -> list[dict[str, float]]:
+def _measure_memory(interpreter: str, script: str, batch_sizes: Sequence[int], **form: bool) -> list[dict[str, float]]:
     points = []
     for batch_size in batch_sizes:
-        measured = run_side(interpreter, script, "loss", {"batch_size": batch_size, "dim": _DIM})
+        measured = run_side(interpreter, script, "loss", {"batch_size": batch_size, "dim": _DIM, **form})
         points.append({"batch_size": batch_size, "gib": measured["peak_bytes"] / GIB, "seconds": measured["seconds"]})
         print(f"  loss, {script}, B = {batch_size:,}: {points[-1]['gib']:.3f} GiB", flush=True)
     return points

@@ -14,15 +14,16 @@ from training.data.augmentation import ProductAugmentation
 from training.data.images import read_view
 
 
-def loss(batch_size: int, dim: int) -> dict[str, float]:
-    """Forward and backward of the contrastive loss; gradients of embeddings and scale."""
+def loss(batch_size: int, dim: int, is_sigmoid: bool = False) -> dict[str, float]:
+    """Forward and backward of the contrastive loss; gradients of embeddings, scale and the bias of a sigmoid."""
 
     def forward_backward(text_embeds: torch.Tensor, image_embeds: torch.Tensor) -> float:
-        value = contrastive_loss(text_embeds, image_embeds, logit_scale)
+        value = contrastive_loss(text_embeds, image_embeds, logit_scale, logit_bias=logit_bias)
         value.backward()
         return value.item()
 
     logit_scale = torch.tensor(3.0, requires_grad=True)
+    logit_bias = torch.tensor(-10.0, requires_grad=True) if is_sigmoid else None
     forward_backward(*draw_embeddings(64, dim))
     text_embeds, image_embeds = draw_embeddings(batch_size, dim)
     value, seconds, peak_bytes = measure(lambda: forward_backward(text_embeds, image_embeds))

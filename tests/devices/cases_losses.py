@@ -46,6 +46,16 @@ def test_dense(mates):
     assert_the_same(lambda *arguments: dense_contrastive_loss(*arguments, mates=mates))
 
 
+@pytest.mark.parametrize("loss_function", [contrastive_loss, dense_contrastive_loss])
+@pytest.mark.parametrize("mates", ["positive", "negative", "masked"])
+def test_sigmoid(mates, loss_function):
+    def loss(text, image, logit_scale, ids):
+        bias = torch.full_like(logit_scale, -10.0)
+        return loss_function(text, image, logit_scale, ids, logit_bias=bias, mates=mates)
+
+    assert_the_same(loss)
+
+
 def test_among_mates():
     assert_the_same(lambda text, image, logit_scale, ids: mate_contrast_loss(text, logit_scale, ids, tile_size=9))
 

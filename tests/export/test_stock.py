@@ -183,6 +183,21 @@ def test_the_way_back_gives_the_same_embeddings(tmp_path):
         assert back.logit_scale.item() == 3.0
 
 
+def test_the_bias_of_a_sigmoid_goes_where_there_is_a_place_for_it(tmp_path):
+    inputs = make_inputs(3)
+    for kind in ("siglip", "clip"):
+        model, _ = build(kind, loss="sigmoid")
+        torch.nn.init.constant_(model.logit_bias, -7.5)
+        stock_model(model).save_pretrained(tmp_path / kind)
+        stock = type(stock_model(model)).from_pretrained(tmp_path / kind)
+        with torch.no_grad():
+            ours, theirs = model(**inputs).logits_per_image, stock(**inputs).logits_per_image
+        lacking = 0.0 if kind == "siglip" else -7.5
+        torch.testing.assert_close(theirs + lacking, ours, rtol=0, atol=1e-5 * 21)
+    back = EClipModel.from_clip(str(tmp_path / "siglip"), loss="sigmoid")
+    assert (back.logit_scale.item(), back.logit_bias.item()) == (3.0, -7.5)
+
+
 @pytest.mark.parametrize("vision", ["dinov2", "swin", "convnext", "efficientnet", "clip_vision_model"])
 def test_other_image_towers_in_a_dual_encoder(vision, tmp_path):
     torch.manual_seed(0)

@@ -23,37 +23,40 @@ CATALOG_IDS = torch.tensor([4, -1, 4, 9, -1, 9, 4])
 WITHOUT_OTHERS = torch.zeros(7, dtype=torch.int64)  # one catalog: masked, no row has another beside its own pair
 
 
-def build(mates):
+def build(loss, mates):
     torch.manual_seed(0)
-    return EClipModel(make_config(catalog_mates=mates)).eval().double()  # see `assert_same_gradients`
+    model = EClipModel(make_config(loss=loss, catalog_mates=mates)).eval().double()  # see `assert_same_gradients`
+    if loss == "sigmoid":
+        torch.nn.init.constant_(model.logit_bias, -1.0)  # both kinds of pairs have gradients of one size
+    return model
 
 
 SHARES = {1: [(7,)], 2: [(4, 3), (6, 1), (7, 0)], 3: [(3, 2, 2), (5, 0, 2)]}
-MATES = ["positive", "masked"]
+# Form of the loss, and mode for mates.
+FORMS = [("softmax", "positive"), ("softmax", "masked"), ("sigmoid", "positive"), ("sigmoid", "masked")]
 
 
 def run_rank(rank, num_ranks, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
-    results = {case: run_case(rank, *case) for case in itertools.product(SHARES[num_ranks], MATES)}
+    results = {case: run_case(rank, *case) for case in itertools.product(SHARES[num_ranks], FORMS)}
     results["without others"] = without_others(rank, num_ranks)
     results["counts"] = count_counts(rank)
     torch.save(results, f"{folder}/{num_ranks}-{rank}.pt")
     dist.destroy_process_group()
 
 
-def run_case(rank, shares, mates):
-    model = torch.nn.parallel.DistributedDataParallel(build(mates))
+def run_case(rank, shares, form):
+    model = torch.nn.parallel.DistributedDataParallel(build(*form))
     start = sum(shares[:rank])
     rows = slice(start, start + shares[rank])
     # A rank without rows runs a placeholder row, which it leaves out of the loss: its peers wait for it.
     inputs = make_inputs(1) if shares[rank] == 0 else {name: value[rows] for name, value in make_inputs(7).items()}
     output = model(**inputs)
     texts, images = output.text_embeds[: shares[rank]], output.image_embeds[: shares[rank]]
-    loss = contrastive_loss(
-        texts, images, model.module.logit_scale, CATALOG_IDS[rows], mates=mates, tile_size=2, distributed=True
-    )
+    scale, settings = model.module.logit_scale, {"logit_bias": model.module.logit_bias, "mates": form[1]}
+    loss = contrastive_loss(texts, images, scale, CATALOG_IDS[rows], tile_size=2, distributed=True, **settings)
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
     return loss.detach(), gather_rows(CATALOG_IDS[rows]), gradients
@@ -120,13 +123,13 @@ def test_ranks_give_the_gradients_of_one(tmp_path, subtests):
         else:
             run_ranks(run_rank, arguments, num_ranks)
         ranks = [torch.load(tmp_path / f"{num_ranks}-{rank}.pt") for rank in range(num_ranks)]
-        for shares, mates in itertools.product(SHARES[num_ranks], MATES):
-            model = build(mates)
+        for shares, form in itertools.product(SHARES[num_ranks], FORMS):
+            model = build(*form)
             loss = model(**make_inputs(7), catalog_ids=CATALOG_IDS, return_loss=True).loss
             loss.backward()
             for rank, results in enumerate(ranks):
-                with subtests.test(shares=shares, mates=mates, rank=rank):
-                    rank_loss, catalog_ids, gradients = results[shares, mates]
+                with subtests.test(shares=shares, form=form, rank=rank):
+                    rank_loss, catalog_ids, gradients = results[shares, form]
                     assert torch.equal(catalog_ids, CATALOG_IDS)
                     torch.testing.assert_close(rank_loss, loss.detach())
                     assert_same_gradients(gradients, {name: p.grad for name, p in model.named_parameters()})

@@ -8,7 +8,7 @@ from conftest import unit_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_eclip import contrastive_loss
-from modeling_eclip.losses import tiles
+from modeling_eclip.losses import sweep
 from modeling_eclip.losses.exact_products import _EXACT, _product_precisions, _set_product_precisions, exact_products
 
 FAST = ("tf32", "tf32")
@@ -42,7 +42,7 @@ class Products(TorchDispatchMode):
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_both_sweeps_of_the_loss_are_exact(autocast, monkeypatch):
-    monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)  # as on a GPU
+    monkeypatch.setattr(sweep, "_CPU_FLOAT64_LIMIT", 0)  # as on a GPU
     text, image = (unit_rows(20, seed=seed, dtype=torch.float32).requires_grad_() for seed in (0, 1))
     with Products() as products, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = contrastive_loss(text, image, torch.tensor(3.0), tile_size=8)

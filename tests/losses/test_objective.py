@@ -19,6 +19,19 @@ def test_the_loss_is_the_one_that_the_configuration_names():
     assert torch.equal(weighted(TEXT, IMAGE, SCALE, CATALOG_IDS), expected)
 
 
+def test_a_sigmoid_has_the_bias_in_every_term():
+    bias = torch.tensor(-1.5, dtype=torch.float64)
+    objective = ContrastiveObjective(make_config(loss="sigmoid", catalog_weight=0.3), mate_contrast_weight=0.5)
+    among_mates = [mate_contrast_loss(rows, SCALE, CATALOG_IDS, logit_bias=bias).item() for rows in (TEXT, IMAGE)]
+    between = contrastive_loss(TEXT, IMAGE, SCALE, CATALOG_IDS, logit_bias=bias, catalog_weight=0.3).item()
+    loss = objective(TEXT, IMAGE, SCALE, CATALOG_IDS, logit_bias=bias)
+    assert loss.item() == pytest.approx(between + 0.5 * sum(among_mates) / 2, rel=1e-12)
+    with pytest.raises(ValueError, match="`loss` is 'sigmoid' and `logit_bias` is None"):
+        objective(TEXT, IMAGE, SCALE, CATALOG_IDS)
+    with pytest.raises(ValueError, match="`loss` is 'softmax' and `logit_bias` is -1.5"):
+        ContrastiveObjective(make_config())(TEXT, IMAGE, SCALE, CATALOG_IDS, logit_bias=bias)
+
+
 def test_contrast_of_mates_is_added_with_its_weight_at_each_size():
     config = make_config(matryoshka_dims=[4, 16], matryoshka_weights=[3.0, 1.0])
     by_size = []

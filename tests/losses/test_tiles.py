@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_eclip import contrastive_loss, dense_contrastive_loss, mate_contrast_loss
 from modeling_eclip.clustering_eclip import _mate_loss
-from modeling_eclip.losses import tiles
+from modeling_eclip.losses import sweep, tiles
 
 MODES = ("positive", "negative", "masked")
 
@@ -108,7 +108,7 @@ CATALOGS = {
 @pytest.mark.parametrize("inverse_temperature", [1.0, 1 / 0.07, 100.0])
 def test_tiles_give_the_exact_gradients(mates, catalogs, tile_size, computed_in, inverse_temperature, monkeypatch):
     if computed_in == "float32":
-        monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)
+        monkeypatch.setattr(sweep, "_CPU_FLOAT64_LIMIT", 0)
     ids = CATALOGS[catalogs]
     text = unit_rows(150, dim=32, seed=1, dtype=torch.float32)
     image = torch.nn.functional.normalize(text + 0.8 * unit_rows(150, dim=32, seed=2, dtype=torch.float32), dim=1)
@@ -137,7 +137,7 @@ def test_tiles_give_the_exact_gradients(mates, catalogs, tile_size, computed_in,
 @pytest.mark.parametrize("mates", MODES)
 def test_similarities_far_apart_keep_their_digits(mates, monkeypatch):
     """At a scale of 1,000 the tiles hold similarities whose exponentials float32 cannot hold side by side."""
-    monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)
+    monkeypatch.setattr(sweep, "_CPU_FLOAT64_LIMIT", 0)
     text, image = unit_rows(20, dim=4, seed=1, dtype=torch.float32), unit_rows(20, dim=4, seed=2, dtype=torch.float32)
     ids, scale = CATALOGS["mixed"][:20], torch.tensor(math.log(1000.0))
     ours = gradients_of(lambda *given: contrastive_loss(*given, ids, mates=mates, tile_size=8), text, image, scale)
@@ -149,7 +149,7 @@ def test_similarities_far_apart_keep_their_digits(mates, monkeypatch):
 
 def test_a_learned_pair_keeps_its_small_gradient(monkeypatch):
     """Where the softmax is 1 in float32, the gradient is still the small number that it is."""
-    monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)
+    monkeypatch.setattr(sweep, "_CPU_FLOAT64_LIMIT", 0)
     embeds, scale = torch.eye(8), torch.tensor(math.log(40.0))
     ids = torch.full((8,), -1)
     ours = gradients_of(lambda *given: contrastive_loss(*given, ids), embeds, embeds, scale)
@@ -233,7 +233,7 @@ def test_offers_that_lack_a_side(mates, parts, ids, tile_size, inverse_temperatu
     )
     dtype = torch.float64
     if computed_in == "float32":
-        monkeypatch.setattr(tiles, "_CPU_FLOAT64_LIMIT", 0)
+        monkeypatch.setattr(sweep, "_CPU_FLOAT64_LIMIT", 0)
         monkeypatch.setattr(tiles, "_LARGE_CATALOG", 1)
         dtype = torch.float32
     text = torch.where(has_text[:, None], text, math.nan)

@@ -13,7 +13,7 @@ from conftest import DATA, MODEL, saved_weights, train_arguments
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.losses import objective
 from training.engine import setup
-from training.engine.build import load_split
+from training.engine.build import build_model, build_processor, load_split, on_checkpoint
 from training.engine.checkpoint import choose_checkpoint, find_checkpoints, remove_checkpoints
 from training.engine.contrastive_training import train
 from training.engine.step import OptimizerStep
@@ -108,8 +108,30 @@ def test_arguments_of_a_resumed_run_hold(tmp_path):
     assert all(torch.allclose(start[name], end[name], rtol=0, atol=1e-9) for name in start)
     assert result.history[-2]["learning_rate"] <= 1e-12
     assert EClipModel.from_pretrained(tmp_path).config.catalog_mates == "masked"
+    assert "bias" not in result.history[-2]
     with pytest.raises(ValueError, match="resume with the same `freeze`"):
         train(replace(MODEL, freeze=["text_model"]), DATA, replace(changed, resume_from_checkpoint="latest"))
+
+
+def test_a_sigmoid_is_trained_and_starts_anew_after_a_softmax(tmp_path):
+    sigmoid = replace(MODEL, loss="sigmoid")
+    run = {"max_samples": 32, "save_every_samples": None, "mate_contrast_weight": 0.5}
+    result = train(sigmoid, DATA, train_arguments(tmp_path / "first", **run))
+    first = EClipModel.from_pretrained(tmp_path / "first")
+    assert first.config.loss == "sigmoid" and first.logit_bias.item() != -10.0
+    assert result.history[-2]["bias"] == pytest.approx(-10.0, abs=0.1)
+    continued = on_checkpoint(MODEL, str(tmp_path / "first"))
+    processor = build_processor(continued, [])
+    assert build_model(continued, processor.tokenizer, seed=0).logit_bias.item() == first.logit_bias.item()
+    softmax = build_model(replace(continued, loss="softmax"), processor.tokenizer, seed=0)
+    assert softmax.logit_bias is None
+    torch.nn.init.constant_(softmax.logit_scale, 4.0)
+    softmax.save_pretrained(tmp_path / "softmax")
+    again = replace(continued, checkpoint=str(tmp_path / "softmax"), loss="sigmoid")
+    anew = build_model(again, processor.tokenizer, seed=0)
+    # Beside a new bias, a scale of 55 that was learned without one would find pairs among all that is similar.
+    assert (anew.logit_scale.item(), anew.logit_bias.item()) == (pytest.approx(math.log(10)), -10.0)
+    assert build_model(replace(again, loss=None), processor.tokenizer, seed=0).logit_scale.item() == 4.0
 
 
 def test_a_finished_run_is_neither_overwritten_nor_resumed(tmp_path):

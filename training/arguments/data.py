@@ -82,6 +82,13 @@ class DataArguments:
         within="[0, 1]",
         advanced=True,
     )
+    similar_share: float = option(
+        "Share of the offers beside which those of other catalogs with the most similar titles are put: hard "
+        "negatives; not with streaming.",
+        0.0,
+        within="[0, 1]",
+        advanced=True,
+    )
     min_crop_scale: float = option(
         "Smallest share of an image that a random crop keeps.", 0.7, within="(0, 1]", advanced=True
     )

@@ -44,6 +44,10 @@ class ModelArguments:
     text_pooling: str | None = option(
         "pooler, cls, mean or last: how a tower's output becomes one vector; see EClipConfig.", None, advanced=True
     )
+    loss: str | None = option(
+        "softmax or sigmoid: the contrast of CLIP or that of SigLIP; softmax, or as in `checkpoint`, if not given.",
+        None,
+    )
     catalog_mates: str | None = option(
         "positive, negative or masked: the mode for offers of the same catalog; see EClipConfig.", None
     )

@@ -26,6 +26,8 @@ class Source:
         exclude_rows: Rows to leave out, as `column=value`, likewise.
         weight: How often each of its rows is visited in an epoch: 0.5 visits another half in each, 2 all of them
             twice.
+        pairs: Whether the files hold labelled pairs of titles, `left`, `right` and `label`: offers are the titles, and
+            those of pairs with label 1 are of one catalog.
         is_plain: Whether the entries were text, whose catalog ids are as they stand.
     """
 
@@ -36,6 +38,7 @@ class Source:
     id_column: str | None = None
     exclude_rows: tuple[str, ...] | None = None
     weight: float = 1.0
+    pairs: bool = False
     is_plain: bool = False
 
     @property
@@ -91,6 +94,10 @@ def _parse(field: str, entry: str) -> Source:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ValueError(f"{place}, whose weight is {value!r}; give a number above 0.")
             values[key] = float(value)
+        elif key == "pairs":
+            if not isinstance(value, bool):
+                raise ValueError(f"{place}, whose pairs is {value!r}; give true or false.")
+            values[key] = value
         elif key in _LISTS:
             values[key] = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
             if not isinstance(values[key], tuple) or not all(isinstance(word, str) for word in values[key]):
@@ -101,4 +108,6 @@ def _parse(field: str, entry: str) -> Source:
             values[key] = value
     if not values.get("files"):
         raise ValueError(f"{place}, which names no `files`; give a file, or a list of them.")
+    if values.get("pairs") and (others := sorted(set(values) - {"files", "weight", "pairs"})):
+        raise ValueError(f"{place}, which names {others[0]!r} beside pairs, whose columns are fixed; leave it out.")
     return Source(**values)

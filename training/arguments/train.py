@@ -51,6 +51,25 @@ class TrainArguments(CardArguments):
     mate_contrast_weight: float = option(
         "Weight of the contrast among titles and among images by catalog.", 0.0, within="[0, inf)", advanced=True
     )
+    teacher: str = option(
+        "Learn a teacher's similarities, too: a checkpoint (e-CLIP, CLIP, SigLIP), a folder that embed.py wrote, or "
+        "start: the model as training begins, so that it keeps what it knew.",
+        "",
+        advanced=True,
+    )
+    teacher_weight: float = option(
+        "Weight of the distance from the teacher's similarities in the loss.", 1.0, within="(0, inf)", advanced=True
+    )
+    teacher_scale: float = option(
+        "Inverse temperature of similarities among titles and among images: 20 looks at the nearest offers of a "
+        "batch, 5 at the order of all.",
+        20.0,
+        within="(0, inf)",
+        advanced=True,
+    )
+    teacher_modalities: list[str] = option(
+        "text, image or both: whose similarities are learned.", ["text", "image"], advanced=True
+    )
     learning_rate: float = option(
         "Peak learning rate of the projections, and of the towers without tower_learning_rate.", 5e-4, within="[0, 10]"
     )
@@ -130,6 +149,8 @@ class TrainArguments(CardArguments):
         check_ranges(self)
         if self.text_stream_size is None and self.image_stream_size is not None:
             self.text_stream_size = TITLES_PER_IMAGE * self.image_stream_size
+        if not self.teacher_modalities or set(self.teacher_modalities) - {"text", "image"}:
+            raise ValueError(f"`teacher_modalities` is {self.teacher_modalities}; give text, image or both.")
         if self.batch_size < 2:
             raise ValueError(f"`batch_size` is {self.batch_size}; a contrast needs at least 2 offers.")
         BatchSizeSchedule(self.batch_size, parse_batch_size_steps(self.batch_size_schedule), 1, self.batch_size_rule)

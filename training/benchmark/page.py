@@ -16,6 +16,7 @@ _MEANT = {
     "hard_labels": "plain CLIP labels",
     "no_pretraining": "the same towers without pre-training",
     "classical": "the classical baseline",
+    "classical_lexical": "the classical baseline with literal evidence of titles",
 }
 
 

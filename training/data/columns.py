@@ -26,6 +26,7 @@ __all__ = [
     "ProductColumns",
     "SourceTag",
     "catalog_numbers",
+    "own_ids",
     "stable_id",
 ]
 
@@ -206,7 +207,7 @@ class ColumnLayout:
                 found = catalog_numbers(self._column(table, column), place)
                 catalog_ids = np.where(catalog_ids == NO_CATALOG, found, catalog_ids)
             tag = self.columns.tag
-            return pa.array(_own_ids(catalog_ids, tag.number) if tag and tag.has_own_catalogs else catalog_ids)
+            return pa.array(own_ids(catalog_ids, tag.number) if tag and tag.has_own_catalogs else catalog_ids)
         if name in SOURCE_FEATURES and name in self.made:
             tag = self.columns.tag
             assert tag is not None
@@ -310,7 +311,7 @@ def catalog_numbers(column: pa.Array, place: str) -> np.ndarray:
     return np.array([*numbers, NO_CATALOG], dtype=np.int64)[indices]
 
 
-def _own_ids(catalog_ids: np.ndarray, number: int) -> np.ndarray:
+def own_ids(catalog_ids: np.ndarray, number: int) -> np.ndarray:
     """Returns ids that no other source has: another product may have the same there."""
     ids, places = np.unique(catalog_ids, return_inverse=True)
     own = [NO_CATALOG if one == NO_CATALOG else stable_id(f"source {number}: {one}") for one in ids.tolist()]

@@ -34,6 +34,7 @@ from training.data.pairs import PairCollator, ProductPairs
 from training.data.parquet_stream import StreamedProducts
 from training.data.read_tables import Products
 from training.data.sampler import BlockOrder, EpochOrder, RowOrder, batch_spans, rank_slice
+from training.data.similar_titles import SIMILAR_ROWS, similar_rows
 from training.data.sources import column_values
 
 __all__ = ["ProductBatches", "batch_loader", "evaluation_loader", "train_loader", "with_progress"]
@@ -139,6 +140,7 @@ def train_loader(
     title_augmentation: TitleAugmentation | None = None,
     own_catalog_for_singles: bool = True,
     mates_share: float = 0.0,
+    similar_share: float = 0.0,
     shuffle_buffer: int = 4096,
     modality: str | None = None,
     labels: RowLabels | None = None,
@@ -162,6 +164,7 @@ def train_loader(
         title_augmentation: Applied to every title.
         own_catalog_for_singles: See `ProductCollator`.
         mates_share: Share of the catalogs whose offers come one after the other; see `RowOrder`.
+        similar_share: Share of the offers beside which come those of other catalogs with similar titles, likewise.
         shuffle_buffer: About how many rows of streamed products are shuffled together; see `BlockOrder`. Each worker
             holds that many in memory. A block is read once by each worker of each rank that needs rows of it: by all
             of them if `shuffle_buffer` is many times `part_size`.
@@ -177,7 +180,7 @@ def train_loader(
         The batches, as `training.data.collator` describes them.
 
     Raises:
-        ValueError: If `mates_share` is set for a stream, whose catalogs are not known in advance.
+        ValueError: If `mates_share` or `similar_share` is set for a stream, whose offers are not known in advance.
     """
     collator = ProductCollator(
         processor,
@@ -190,20 +193,23 @@ def train_loader(
         labels=labels,
     )
     order: EpochOrder
-    catalog_ids = None
-    if mates_share and isinstance(products, datasets.Dataset):
-        catalog_ids = column_values(products, "catalog_id")
+    together: dict[str, Any] = {"mates_share": mates_share, "similar_share": similar_share}
+    if (mates_share or similar_share) and isinstance(products, datasets.Dataset):
+        together["catalog_ids"] = column_values(products, "catalog_id")
+    if similar_share and isinstance(products, datasets.Dataset):
+        together["similar_rows"] = similar_rows(products["title"][:], together["catalog_ids"], SIMILAR_ROWS)
     mixed = None
     if is_mixed(products):
         sources, weights = (column_values(products, name) for name in SOURCE_FEATURES)
-        mixed = MixedOrder(sources, weights, seed, catalog_ids=catalog_ids, mates_share=mates_share)
+        mixed = MixedOrder(sources, weights, seed, **together)
     products = products.select_columns(_columns_of(products, modality, labels))
     spans = list(batch_spans(batch_size, total_samples, start))
     if isinstance(products, StreamedProducts):
-        if mates_share:
-            raise ValueError(
-                f"mates_share is {mates_share}, which needs all catalog ids in advance; leave it out or do not stream."
-            )
+        for name in ("mates_share", "similar_share"):
+            if together[name]:
+                raise ValueError(
+                    f"{name} is {together[name]}, which needs all offers in advance; leave it out or do not stream."
+                )
         order = BlockOrder(products.block_lengths, seed, shuffle_buffer)
         products = products.holding(order.window_blocks)
         num_bytes = order.window_blocks * int(products.block_bytes.mean())
@@ -215,7 +221,7 @@ def train_loader(
                 num_bytes / 2**30,
             )
     else:
-        order = mixed or RowOrder(len(products), seed, catalog_ids=catalog_ids, mates_share=mates_share)
+        order = mixed or RowOrder(len(products), seed, **together)
     parts = ProductBatches(products, _collator_for(products, collator), order, spans, rank, num_ranks, part_size)
     # not pinned: a large batch would take that much memory from the system for good; streams pin their own inputs
     loader = batch_loader(parts, num_workers, prefetch_factor, pin_memory=False)

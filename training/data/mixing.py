@@ -24,7 +24,7 @@ class MixedOrder(RowOrder):
         weights: Weight of the source of each row, shape `(N,)`, above 0.
         seed: Seed of the permutations.
         catalog_ids: As for [`RowOrder`].
-        mates_share: As for [`RowOrder`]; a catalog's rows come together in each of their visits.
+        **together: Shares and similar rows, as for [`RowOrder`]; rows come together in each of their visits.
 
     Attributes:
         num_rows: Visits of an epoch.
@@ -36,10 +36,10 @@ class MixedOrder(RowOrder):
         weights: np.ndarray,
         seed: int,
         catalog_ids: np.ndarray | None = None,
-        mates_share: float = 0.0,
+        **together: Any,
     ) -> None:
         """Counts the visits; permutations are drawn when they are needed."""
-        super().__init__(len(sources), seed, catalog_ids=catalog_ids, mates_share=mates_share)
+        super().__init__(len(sources), seed, catalog_ids=catalog_ids, **together)
         self._rows = {int(number): np.flatnonzero(sources == number) for number in np.unique(sources)}
         self._visits = _visits(sources, weights)
         self.num_rows = sum(self._visits.values())

@@ -14,14 +14,24 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from training.data.collator import ProductCollator, ReadRow
-from training.data.columns import CANONICAL_FEATURES, NO_CATALOG
+from training.data.columns import CANONICAL_FEATURES, NO_CATALOG, SOURCE_FEATURES, SourceTag, own_ids
 from training.data.ids import NoIdError, id_texts, word_of
 from training.data.row_places import RowFiles, row_files, told_file_row
 from training.data.table_files import read_table
 
-__all__ = ["PairCollator", "ProductPairs", "find_pairs", "load_pairs", "load_title_pairs", "pairs_of_catalogs"]
+__all__ = [
+    "PairCollator",
+    "ProductPairs",
+    "find_pairs",
+    "load_pairs",
+    "load_title_pairs",
+    "pairs_of_catalogs",
+    "titles_of_pairs",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -214,6 +224,45 @@ def load_title_pairs(path: str, *, encoding: str = "utf-8") -> ProductPairs:
     products = datasets.Dataset.from_dict(columns, features=datasets.Features(CANONICAL_FEATURES))
     left, right = (np.asarray([place[title] for title in column], dtype=np.int64) for column in both)
     return ProductPairs(products, left, right, np.asarray(labels, dtype=np.int64))
+
+
+def titles_of_pairs(paths: Sequence[str], tag: SourceTag, *, encoding: str = "utf-8") -> datasets.Dataset:
+    """Turns labelled pairs of titles into products: those that pairs with label 1 connect are of one catalog.
+
+    Pairs with label 0 connect nothing; what they tell is that two similar titles are of different catalogs.
+
+    Args:
+        paths: Tables with `left`, `right` and `label`.
+        tag: Marks the rows as those of a source.
+        encoding: Encoding of CSV and JSON files.
+
+    Returns:
+        Products with the canonical columns and those of the source: each title once, without an image.
+
+    Raises:
+        ValueError: As `load_title_pairs` raises it.
+    """
+    parts = [load_title_pairs(path, encoding=encoding) for path in paths]
+    place: dict[str, int] = {}
+    edges = []
+    for part in parts:
+        places = np.array([place.setdefault(title, len(place)) for title in part.products["title"]], dtype=np.int64)
+        same = part.labels == 1
+        edges.append(np.stack([places[part.left[same]], places[part.right[same]]]))
+    left, right = np.concatenate(edges, axis=1)
+    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(len(place), len(place)))
+    groups = connected_components(graph, directed=False)[1]
+    is_alone = np.bincount(groups)[groups] == 1
+    columns = {
+        "title": list(place),
+        "image": [None] * len(place),
+        "catalog_id": np.where(is_alone, NO_CATALOG, own_ids(groups, tag.number)),
+        "row_id": [f"{tag.prefix}{title}" for title in place],
+        "source": [tag.number] * len(place),
+        "source_weight": [tag.weight] * len(place),
+    }
+    products = datasets.Dataset.from_dict(columns, features=datasets.Features(CANONICAL_FEATURES | SOURCE_FEATURES))
+    return products.filter(lambda title: bool(title.strip()), input_columns="title")
 
 
 def _read_pairs(path: str, encoding: str) -> tuple[pa.Table, list[int]]:

@@ -62,9 +62,13 @@ class RowOrder(EpochOrder):
         mates_share: Share of the catalogs, drawn anew each epoch, whose rows come one after the other, so that they
             are in one batch. With few of them among many rows this would happen rarely, and catalog labels would have
             little effect (this package's design).
+        similar_rows: Rows of other catalogs that are the most similar to each row, the nearest first, shape
+            `(num_rows, K)`, -1 for none.
+        similar_share: Share of the rows, drawn anew each epoch, that bring their similar rows up to them, so that a
+            batch holds hard negatives (this package's design); catalogs stay together.
 
     Raises:
-        ValueError: If there are no rows, the seed is negative, there is not one catalog id per row, or the share does
+        ValueError: If there are no rows, the seed is negative, there is not one catalog id per row, or a share does
             not lie in [0, 1].
     """
 
@@ -75,6 +79,8 @@ class RowOrder(EpochOrder):
         shuffle: bool = True,
         catalog_ids: np.ndarray | None = None,
         mates_share: float = 0.0,
+        similar_rows: np.ndarray | None = None,
+        similar_share: float = 0.0,
     ) -> None:
         """Checks the arguments; permutations are drawn when they are needed."""
         if num_rows < 1:
@@ -85,8 +91,11 @@ class RowOrder(EpochOrder):
             raise ValueError(f"catalog_ids has {len(catalog_ids)} entries for {num_rows} rows; give one per row.")
         if not 0 <= mates_share <= 1:
             raise ValueError(f"mates_share must lie in [0, 1], received {mates_share}; 0 leaves the order random.")
+        if not 0 <= similar_share <= 1:
+            raise ValueError(f"similar_share must lie in [0, 1], received {similar_share}; 0 leaves the order random.")
         self.num_rows = num_rows
         self.mates_share = mates_share
+        self.similar_rows, self.similar_share = similar_rows, similar_share
         self.catalog_ids = catalog_ids
         self.seed = seed
         self.shuffle = shuffle
@@ -103,6 +112,9 @@ class RowOrder(EpochOrder):
             rows = self._draw(epoch, rng)
             if self.catalog_ids is not None and self.mates_share > 0:
                 rows = _bring_mates_together(rows, self.catalog_ids, self.mates_share, rng)
+            if self.similar_rows is not None and self.similar_share > 0:
+                groups = _similar_groups(rows, self.similar_rows, self.catalog_ids, self.similar_share, rng)
+                rows = _bring_mates_together(rows, groups, 1.0, rng)
             self._cached_epoch = (epoch, rows)
         return self._cached_epoch[1]
 
@@ -241,6 +253,28 @@ def _bring_mates_together(
     is_drawn = (rng.random(len(catalogs)) < share) & (catalogs >= 0)
     places = np.where(is_drawn[groups], first_places[groups], np.arange(len(rows)))
     return rows[np.argsort(places, kind="stable")]
+
+
+def _similar_groups(
+    rows: np.ndarray, similar: np.ndarray, catalog_ids: np.ndarray | None, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns a group for each row of a table, -1 for a row in none: a drawn row's catalog, and those similar to it.
+
+    In the order of the rows, each catalog joins the first group that wants it.
+    """
+    number = np.arange(len(similar))
+    units = number if catalog_ids is None else np.where(catalog_ids < 0, number, catalog_ids.max() + 1 + number)
+    if catalog_ids is not None:
+        units = np.where(catalog_ids < 0, units, catalog_ids)
+    units = np.unique(units, return_inverse=True)[1]
+    group_of_unit = np.full(units.max() + 1, -1, dtype=np.int64)
+    unit_of = units.tolist()
+    for row, is_drawn in zip(rows.tolist(), (rng.random(len(rows)) < share).tolist(), strict=True):
+        if is_drawn and group_of_unit[unit_of[row]] < 0:
+            others = [unit_of[other] for other in similar[row].tolist() if other >= 0]
+            free = [unit for unit in others if group_of_unit[unit] < 0]
+            group_of_unit[[unit_of[row], *free]] = row
+    return group_of_unit[units]
 
 
 def _first_visits(

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from training.data.catalogs import CatalogSizes
 from training.data.columns import ProductColumns, SourceTag
 from training.data.files import without_secrets
+from training.data.pairs import titles_of_pairs
 from training.data.read_tables import Products, load_products
 
 __all__ = ["ProductSource", "column_values", "has_images", "has_titles", "load_sources"]
@@ -35,6 +36,7 @@ class ProductSource:
         weight: How often each row is visited in an epoch; see [`training.data.mixing`].
         is_plain: Whether catalog ids and row ids stay as they are beside other sources.
         may_lack: Of `"title"` and `"image"`, those whose column the files need not have.
+        has_pairs: Whether the files are labelled pairs of titles, in place of products.
     """
 
     files: Sequence[str]
@@ -43,6 +45,7 @@ class ProductSource:
     weight: float = 1.0
     is_plain: bool = True
     may_lack: Sequence[str] = ()
+    has_pairs: bool = False
 
     @property
     def name(self) -> str:
@@ -95,13 +98,16 @@ def load_sources(
     for number, source in enumerate(sources):
         prefix = "" if source.is_plain or keeps_row_ids else f"{source.name}: "
         tag = SourceTag(number, source.weight, has_own_catalogs=not source.is_plain, prefix=prefix)
-        table = load_products(
-            source.files,
-            replace(source.columns, tag=tag),
-            exclude_rows=source.exclude_rows,
-            may_lack=source.may_lack,
-            **settings,
-        )
+        if source.has_pairs:
+            table: Products = titles_of_pairs(source.files, tag, encoding=settings.get("encoding", "utf-8"))
+        else:
+            table = load_products(
+                source.files,
+                replace(source.columns, tag=tag),
+                exclude_rows=source.exclude_rows,
+                may_lack=source.may_lack,
+                **settings,
+            )
         assert isinstance(table, datasets.Dataset)  # none is streamed
         sizes = CatalogSizes.of(column_values(table, "catalog_id"))
         logger.info(

@@ -89,6 +89,7 @@ def _embed(arguments: EmbedArguments, accelerator: Accelerator) -> dict[str, Any
         "files": len(shards),
         "dim": embedder.dim,
         "dtype": arguments.dtype,
+        "logit_scale": embedder.model.logit_scale.exp().item(),
         "skipped": {modality: dict(counter.reasons) for modality, counter in skipped.items()},
         "examples": {modality: counter.told_rows() for modality, counter in skipped.items()},
         "waiting_share": round(waiting, 3),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -86,6 +87,7 @@ def _product_source(source: Source, columns: ProductColumns, exclude_rows: list[
         exclude_rows=exclude_rows if source.exclude_rows is None else source.exclude_rows,
         weight=source.weight,
         is_plain=source.is_plain,
+        has_pairs=source.pairs,
         may_lack=() if source.is_plain else [field for field in ("title", "image") if field not in given],
     )
 
@@ -104,8 +106,8 @@ def on_checkpoint(arguments: ModelArguments, checkpoint: str) -> ModelArguments:
     Returns:
         Arguments with the checkpoint, and with those values that a checkpoint does not fix.
     """
-    left = ("max_title_length", "freeze", "catalog_mates", "catalog_weight", "matryoshka_dims", "matryoshka_weights",
-            "lora_rank", "lora_alpha", "lora_targets")  # fmt: skip
+    left = ("max_title_length", "freeze", "loss", "catalog_mates", "catalog_weight", "matryoshka_dims",
+            "matryoshka_weights", "lora_rank", "lora_alpha", "lora_targets")  # fmt: skip
     return ModelArguments(checkpoint=checkpoint, **{name: getattr(arguments, name) for name in left})
 
 
@@ -162,6 +164,7 @@ def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *
         "vision_pooling": arguments.vision_pooling,
         "text_pooling": arguments.text_pooling,
         "projection_dim": arguments.projection_dim,
+        "loss": arguments.loss,
         "catalog_mates": arguments.catalog_mates,
         "catalog_weight": arguments.catalog_weight,
         "matryoshka_dims": arguments.matryoshka_dims or None,
@@ -170,7 +173,13 @@ def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *
     fields = {name: value for name, value in fields.items() if value is not None}
     source = source_of(arguments)
     if source == "checkpoint":
-        return EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
+        model, told = EClipModel.from_pretrained(
+            arguments.checkpoint, dtype=torch.float32, output_loading_info=True, **fields
+        )
+        if "logit_bias" in told["missing_keys"]:
+            # A softmax knows no bias. Its scale with that of a new one would find pairs among all that is similar.
+            torch.nn.init.constant_(model.logit_scale, math.log(10))
+        return model
     if source == "clip":
         return EClipModel.from_clip(arguments.clip, **fields)
     if source == "towers":

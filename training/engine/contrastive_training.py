@@ -19,6 +19,7 @@ from training.engine.lora import add_adapters, merge_adapters
 from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters, freeze_tower
 from training.engine.setup import Run, start_run
+from training.engine.teacher import open_teacher
 from training.hub.card_facts import publish_checkpoint
 from training.plots.curves import draw_history
 
@@ -59,6 +60,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
             ),
         }
     )
+    first_arguments = model_arguments
     if resume_from is not None:
         model_arguments = on_checkpoint(model_arguments, str(resume_from))
     titles = (row["title"] for row in train_products.select_columns("title"))
@@ -76,6 +78,19 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         logger.info("%s layers of the towers have adapters of rank %s", len(layers), model_arguments.lora_rank)
     if absent is not None:
         freeze_tower(model, absent)
+    teacher = None
+    if arguments.teacher:
+        teacher = open_teacher(
+            arguments.teacher,
+            train_products,
+            first_arguments,
+            processor,
+            accelerator,
+            seed=arguments.seed,
+            batch_size=arguments.eval_batch_size,
+            num_workers=data.num_workers,
+            modalities=[modality for modality in arguments.teacher_modalities if modality != absent],
+        )
     if arguments.cache_frozen_towers:
         train_products = cache_frozen_towers(
             train_products,
@@ -95,6 +110,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         arguments=arguments,
         accelerator=accelerator,
         record=run.record,
+        teacher=teacher,
     )
     logger.info(
         "%s training offers, %s held-out ones; %s weights, %s of them trained; %s ranks, precision %s",

@@ -100,44 +100,87 @@ def cache_frozen_towers(
             "`cache_frozen_towers` is true, but parameters of both towers are trained; freeze a whole one, as by "
             "`--freeze '^vision_model\\.'`, or leave it out."
         )
+    columns = [
+        cache_vectors(
+            products,
+            modality,
+            model,
+            processor,
+            accelerator,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            cache_dir=cache_dir,
+        )
+        for modality in frozen
+    ]
+    return datasets.concatenate_datasets([products, *columns], axis=1)
+
+
+def cache_vectors(
+    products: datasets.Dataset,
+    modality: str,
+    model: EClipModel,
+    processor: EClipProcessor,
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    cache_dir: Path | None = None,
+    whose: str = "the frozen {modality} tower",
+) -> datasets.Dataset:
+    """Encode the titles or the images of offers with a model's tower, or find what it has encoded before.
+
+    All ranks call this together.
+
+    Args:
+        products: Map-style offers with the canonical columns.
+        modality: `"text"` or `"image"`.
+        model: The model. It is moved to the accelerator's device.
+        processor: The model's processor.
+        accelerator: The process's accelerator.
+        batch_size: Offers encoded at a time.
+        num_workers: Processes that decode images, per rank.
+        cache_dir: Where the vectors are kept; a folder in the cache of `datasets` if not given.
+        whose: Whose vectors the log says that they are.
+
+    Returns:
+        A column, `image_pooler_output` or `text_pooler_output`, with a row for each offer.
+    """
     cache_dir = cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "frozen_towers"
     # Here, so that the model is the same where no vector is missing. Convolutions on CPUs are 1.5 times as fast so.
     model.to(accelerator.device, memory_format=torch.channels_last)
-    columns = []
-    for modality in frozen:
-        key = _digest(model, modality, processor, [products._fingerprint, str(accelerator.mixed_precision)])
-        folder = cache_dir / f"{modality}-{key}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pieces = {}
-        for start in range(0, len(products), _ROWS_IN_A_PIECE):
-            rows = range(start, min(start + _ROWS_IN_A_PIECE, len(products)))
-            pieces[folder / f"{start}.arrow"] = rows, _images_digest(products, rows) if modality == "image" else ""
-        missing = {
-            path: (rows, images) for path, (rows, images) in pieces.items() if not _is_whole(path, len(rows), images)
-        }
-        logger.info(
-            "the %s tower is frozen: its vectors of %s of %s offers are in %s; it sees no augmentation",
-            modality,
-            len(products) - sum(len(rows) for rows, _ in missing.values()),
-            len(products),
-            folder,
+    key = _digest(model, modality, processor, [products._fingerprint, str(accelerator.mixed_precision)])
+    folder = cache_dir / f"{modality}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = {}
+    for start in range(0, len(products), _ROWS_IN_A_PIECE):
+        rows = range(start, min(start + _ROWS_IN_A_PIECE, len(products)))
+        pieces[folder / f"{start}.arrow"] = rows, _images_digest(products, rows) if modality == "image" else ""
+    missing = {
+        path: (rows, images) for path, (rows, images) in pieces.items() if not _is_whole(path, len(rows), images)
+    }
+    logger.info(
+        "%s: vectors of %s of %s offers are in %s; it sees no augmentation",
+        whose.format(modality=modality),
+        len(products) - sum(len(rows) for rows, _ in missing.values()),
+        len(products),
+        folder,
+    )
+    accelerator.wait_for_everyone()  # every rank has the same list before any adds to it
+    mine = list(missing.items())[accelerator.process_index :: accelerator.num_processes]
+    for path, (rows, images) in mine:
+        batches = batch_loader(
+            products.select(rows).select_columns("title" if modality == "text" else "image"),
+            num_workers,
+            pin_memory=False,
+            batch_size=batch_size,
+            collate_fn=_Collator(modality, processor, model),
         )
-        accelerator.wait_for_everyone()  # every rank has the same list before any adds to it
-        mine = list(missing.items())[accelerator.process_index :: accelerator.num_processes]
-        for path, (rows, images) in mine:
-            batches = batch_loader(
-                products.select(rows).select_columns("title" if modality == "text" else "image"),
-                num_workers,
-                pin_memory=False,
-                batch_size=batch_size,
-                collate_fn=_Collator(modality, processor, model),
-            )
-            progress = with_progress(batches, f"encoding {modality}s", disable=not accelerator.is_local_main_process)
-            vectors = _encode(modality, progress, model, accelerator, rows.start)
-            _write(path, f"{modality}_pooler_output", vectors, images)
-        accelerator.wait_for_everyone()
-        columns.append(datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in pieces]))
-    return datasets.concatenate_datasets([products, *columns], axis=1)
+        progress = with_progress(batches, f"encoding {modality}s", disable=not accelerator.is_local_main_process)
+        vectors = _encode(modality, progress, model, accelerator, rows.start)
+        _write(path, f"{modality}_pooler_output", vectors, images)
+    accelerator.wait_for_everyone()
+    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in pieces])
 
 
 class _Collator:
@@ -237,4 +280,4 @@ def _digest(model: EClipModel, modality: str, processor: EClipProcessor, others:
     return digest.hexdigest()[:20]
 
 
-__all__ = ["cache_frozen_towers"]
+__all__ = ["cache_frozen_towers", "cache_vectors"]

@@ -37,6 +37,7 @@ from training.engine.patch_dropout import drop_patches
 from training.engine.run_record import RunRecord
 from training.engine.setup import seed_rank
 from training.engine.step import OptimizerStep, TrainingStep
+from training.engine.teacher import Teacher
 from training.engine.tower_products import allow_tf32
 from training.engine.waiting import WaitingTime
 from training.retrieval.held_out_metrics import HeldOutOffers
@@ -83,6 +84,7 @@ class TrainingLoop:
         arguments: The training arguments.
         accelerator: The process's accelerator.
         record: What the run is, for its checkpoints.
+        teacher: Whose similarities are learned, too.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class TrainingLoop:
         arguments: TrainArguments,
         accelerator: Accelerator,
         record: RunRecord,
+        teacher: Teacher | None = None,
     ) -> None:
         """Prepare the model for training."""
+        self.teacher = teacher
         self.data, self.arguments, self.accelerator = data, arguments, accelerator
         self.processor = processor
         self.train_products, self.validation_products = train_products, validation_products
@@ -135,7 +139,7 @@ class TrainingLoop:
     def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
         """Return the object that takes the steps."""
         self.held_out = HeldOutOffers.of(self.validation_products)
-        return TrainingStep(model, self.arguments, self.accelerator, self.total_samples)
+        return TrainingStep(model, self.arguments, self.accelerator, self.total_samples, self.teacher)
 
     def _also_kept(self) -> dict[str, Any]:
         """Return further objects whose state every checkpoint holds, by name."""
@@ -259,6 +263,7 @@ class TrainingLoop:
             ),
             title_augmentation=TitleAugmentation(self.data.word_dropout, self.data.shuffle_probability),
             mates_share=self.data.mates_share,
+            similar_share=self.data.similar_share,
             shuffle_buffer=self.data.shuffle_buffer,
             num_workers=self.data.num_workers,
             prefetch_factor=self.data.prefetch_factor,

@@ -19,6 +19,7 @@ from training.data.inputs import finish_pixels, raw_inputs
 from training.engine.ema import WeightAverage
 from training.engine.nonfinite import BadSteps
 from training.engine.optimization import build_optimizer
+from training.engine.teacher import DistillationObjective, Teacher
 
 
 class OptimizerStep:
@@ -141,10 +142,25 @@ class TrainingStep(OptimizerStep):
     """Pre-training's steps: the contrast of a whole batch, encoded in streams. See [`OptimizerStep`]."""
 
     def __init__(
-        self, model: PreTrainedModel, arguments: TrainArguments, accelerator: Accelerator, total_samples: int
+        self,
+        model: PreTrainedModel,
+        arguments: TrainArguments,
+        accelerator: Accelerator,
+        total_samples: int,
+        teacher: Teacher | None = None,
     ) -> None:
-        """Prepare the accumulation, too."""
+        """Prepare the accumulation, too, and learn from a teacher if there is one."""
         super().__init__(model, arguments, accelerator, total_samples)
+        terms: dict[str, Any] = {"mate_contrast_weight": arguments.mate_contrast_weight, "distributed": True}
+        self.objective = ContrastiveObjective(self.bare_model.config, **terms)
+        if teacher is not None:
+            self.objective = DistillationObjective(
+                self.bare_model.config,
+                **terms,
+                weight=arguments.teacher_weight,
+                relation_scale=arguments.teacher_scale,
+                teacher=teacher,
+            )
         self.accumulate = MultiStreamAccumulation(
             self.model,
             text_stream_size=arguments.text_stream_size,
@@ -152,15 +168,15 @@ class TrainingStep(OptimizerStep):
             keep_graphs="auto" if arguments.keep_graphs == "auto" else float(arguments.keep_graphs),
             prepare=partial(finish_pixels, channels_last=arguments.channels_last),
             fix_batch_norm=arguments.fix_batch_norm,
-            loss_function=ContrastiveObjective(
-                self.bare_model.config, mate_contrast_weight=arguments.mate_contrast_weight, distributed=True
-            ),
+            loss_function=self.objective,
             backward=accelerator.backward,
         )
 
     def backward(self, batch: dict[str, Any]) -> torch.Tensor:
         """Contrast the usable rows of all ranks."""
         num_usable = len(batch["row_ids"])
+        if isinstance(self.objective, DistillationObjective):
+            self.objective.row_ids[:] = batch["row_ids"]
         usable = {
             name: value[:num_usable] if isinstance(value, torch.Tensor) else value
             for name, value in raw_inputs(batch).items()
@@ -172,8 +188,11 @@ class TrainingStep(OptimizerStep):
         self.bare_model.clamp_logit_scale()
 
     def watched(self) -> dict[str, torch.Tensor]:
-        """Return the inverse temperature."""
-        return {"scale": self.bare_model.logit_scale.detach().exp()}
+        """Return the inverse temperature, the bias of a sigmoid, and the distance from a teacher, if there are any."""
+        watched = {"scale": self.bare_model.logit_scale.detach().exp()}
+        if self.bare_model.logit_bias is not None:
+            watched["bias"] = self.bare_model.logit_bias.detach()
+        return watched | (self.objective.measured if isinstance(self.objective, DistillationObjective) else {})
 
     def metrics(self) -> dict[str, float]:
         """Return the number of streams."""

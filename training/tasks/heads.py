@@ -119,7 +119,9 @@ def freeze_unused(head: EClipTaskModel) -> None:
     unused += {"text": ["vision_model"], "image": ["text_model"]}.get(head.config.modality, [])
     for name in unused:
         head.eclip.get_submodule(name).requires_grad_(False)
-    head.eclip.logit_scale.requires_grad_(False)
+    for scalar in (head.eclip.logit_scale, head.eclip.logit_bias):
+        if scalar is not None:
+            scalar.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -170,3 +170,35 @@ def test_sorted_files_are_shuffled_thoroughly():
 def test_wrong_arguments_of_a_stream_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+SIMILAR = np.array([[1, -1], [0, 2], [-1, -1], [4, 0], [-1, -1], [-1, -1]])
+
+
+def test_similar_rows_come_one_after_the_other_with_their_catalogs():
+    catalog_ids = np.array([7, -1, 5, 9, 5, 7])  # 0 is similar to 1, 1 to 0 and 2, 3 to 4 and 0
+    for seed in range(20):
+        order = RowOrder(6, seed, catalog_ids=catalog_ids, similar_rows=SIMILAR, similar_share=1.0)
+        rows = order.rows(0, 6).tolist()
+        assert sorted(rows) == list(range(6))
+        # Whoever comes first has what is similar to it, and all of the catalogs, beside it.
+        first = {0: {0, 5, 1}, 1: {1, 0, 5, 2, 4}, 2: {2, 4}, 3: {3, 4, 2, 0, 5}, 4: {2, 4}, 5: {0, 5}}
+        wanted = first[rows[0]]
+        assert set(rows[: len(wanted)]) == wanted
+        assert order.rows(2, 5).tolist() == rows[2:5]
+
+
+def test_a_share_of_the_rows_brings_similar_ones():
+    number = 4000
+    similar = (np.arange(number) ^ 1)[:, None]  # pairs
+    together = []
+    for share in (0.0, 0.3, 1.0):
+        rows = RowOrder(number, 0, similar_rows=similar, similar_share=share).rows(0, number)
+        pairs = rows // 2
+        together.append((pairs[1:] == pairs[:-1]).sum() / (number / 2))
+    assert together[0] < 0.01
+    # A pair comes together unless neither is drawn: 1 - 0.7 * 0.7.
+    assert together[1] == pytest.approx(0.51, abs=0.04)  # four standard deviations
+    assert together[2] == 1
+    with pytest.raises(ValueError, match=r"similar_share must lie in \[0, 1\], received 2"):
+        RowOrder(number, 0, similar_share=2)

@@ -212,3 +212,34 @@ def test_a_run_on_all_sources_resumes_and_one_on_titles_leaves_the_image_tower(f
     first, last = saved_weights(tmp_path / "titles/checkpoint-16"), saved_weights(tmp_path / "titles")
     changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
     assert changed == {"text_model", "text_projection", "logit_scale"}
+
+
+def pairs_file(folder, rows, name="pairs.csv"):
+    (folder / name).write_text("left,right,label\n" + "\n".join(map(",".join, rows)) + "\n")
+    return str(folder / name)
+
+
+def test_pairs_of_titles_are_offers_whose_catalogs_are_what_pairs_connect(tmp_path, files):
+    first = pairs_file(tmp_path, [("a", "b", "1"), ("c", "d", "0"), ("b", "e", "1"), ("c", "c", "1")])
+    second = pairs_file(tmp_path, [("f", "d", "1"), ("g", "", "0")], "more.csv")
+    source = json.dumps({"files": [first, second], "pairs": True, "weight": 0.5})
+    products = load([source, str(files / "shop.parquet")]).select_columns(["title", "catalog_id", "source_weight"])
+    rows = [row for row in products if row["source_weight"] < 1]
+    catalog_of = {row["title"]: row["catalog_id"] for row in rows}
+    assert sorted(row["title"] for row in rows) == list("abcdefg")  # each once, the empty one not
+    assert catalog_of["a"] == catalog_of["b"] == catalog_of["e"] != catalog_of["d"] == catalog_of["f"]
+    assert catalog_of["c"] == catalog_of["g"] == -1
+    assert not set(catalog_of.values()) & {1, 2, 3}  # those of the shop
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pairs": 1}, "whose pairs is 1; give true or false"),
+        ({"pairs": True, "title_column": "name"}, "names 'title_column' beside pairs"),
+    ],
+)
+def test_a_source_of_pairs_has_nothing_but_files_and_a_weight(tmp_path, fields, message):
+    path = pairs_file(tmp_path, [("a", "b", "1")])
+    with pytest.raises(ValueError, match=message):
+        DataArguments(train_data=[json.dumps({"files": path} | fields)])

@@ -39,7 +39,8 @@ def test_wrong_patterns_are_errors(model):
         freeze_parameters(model, ["."])
 
 
-def test_parameter_groups(model):
+def test_parameter_groups():
+    model = EClipModel(make_config(loss="sigmoid"))
     optimizer = build_optimizer(
         model, learning_rate=1e-3, tower_learning_rate=1e-4, weight_decay=0.1, no_weight_decay=[r"word_embeddings"]
     )
@@ -51,7 +52,7 @@ def test_parameter_groups(model):
     named = {name: setting[id(parameter)] for name, parameter in model.named_parameters()}
     assert len(setting) == len(named)
     assert named["text_projection.weight"] == (1e-3, 0.1)
-    assert named["logit_scale"] == (1e-3, 0.0)
+    assert named["logit_scale"] == named["logit_bias"] == (1e-3, 0.0)
     assert named["text_model.encoder.layer.0.output.dense.weight"] == (1e-4, 0.1)
     assert named["text_model.encoder.layer.0.output.dense.bias"] == (1e-4, 0.0)
     assert named["text_model.embeddings.word_embeddings.weight"] == (1e-4, 0.0)

@@ -30,14 +30,19 @@ def inputs_of(rows):
     return {name: value[rows] for name, value in {**make_inputs(8), **HAS, "labels": LABELS}.items()}
 
 
-def make_head():
+def make_head(**fields):
     torch.manual_seed(0)
-    config = make_config(modality_dropout=0.0)
+    config = make_config(modality_dropout=0.0, **fields)
     for tower in (config.vision_config, config.text_config):
         tower.hidden_dropout_prob = tower.attention_probs_dropout_prob = 0.0
     head = EClipForProductClustering(config)
     freeze_unused(head)  # ranks wait for the gradients of all weights that are trained
     return head
+
+
+def test_no_scalar_of_pre_training_is_left_to_wait_for():
+    eclip = make_head(loss="sigmoid").eclip
+    assert not eclip.logit_scale.requires_grad and not eclip.logit_bias.requires_grad
 
 
 def run_rank(rank, port, folder):

@@ -1,0 +1,248 @@
+"""Distillation: a teacher's vectors of the training offers, and the loss with which a student learns their relations.
+
+A teacher is a larger model, or the model itself as training begins, which keeps what its towers know from being
+forgotten. Its vectors are computed once and kept on disk, of whole images and titles without augmentation.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import AutoConfig
+
+from modeling_eclip import ContrastiveObjective, EClipModel, EClipProcessor
+from modeling_eclip.losses.gather import count_rows
+from modeling_eclip.losses.relations import relational_distillation_loss
+from modeling_eclip.modeling_eclip import normalize
+from training.arguments.model import ModelArguments
+from training.engine.build import build_model, source_of
+from training.engine.feature_cache import cache_vectors
+
+logger = logging.getLogger(__name__)
+
+START = "start"
+
+
+@dataclass
+class Teacher:
+    """A teacher's vectors of offers.
+
+    Args:
+        tables: By modality, a column of vectors; null, or zero, for an offer that has none.
+        places: Row of each offer in the tables, by its id.
+        projections: By modality, what is applied to the vectors; none where they are embeddings already.
+        scale: Inverse temperature with which titles and images are compared; `None` for a teacher whose titles and
+            images have no space in common.
+    """
+
+    tables: dict[str, datasets.Dataset]
+    places: Mapping[str, int]
+    projections: dict[str, nn.Module]
+    scale: float | None
+
+    @torch.no_grad()
+    def vectors(
+        self, modality: str, row_ids: Sequence[str], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Look vectors up.
+
+        Args:
+            modality: `"text"` or `"image"`.
+            row_ids: Ids of `N` offers.
+            device: Where they are wanted.
+
+        Returns:
+            Unit vectors, float32, shape `(N, D_teacher)`, zero for offers without; and which offers have one, bool,
+            shape `(N,)`, on the CPU.
+        """
+        rows = np.array([self.places.get(row_id, -1) for row_id in row_ids], dtype=np.int64)
+        table = self.tables[modality].with_format("arrow")[rows[rows >= 0].tolist()]
+        column = table.column(0).combine_chunks()
+        has = rows >= 0
+        has[has] = column.is_valid().to_numpy(zero_copy_only=False)
+        width = len(column.drop_null()[0]) if has.any() else 1
+        # A copy, since tables on disk are read-only.
+        found = torch.from_numpy(column.flatten().to_numpy().reshape(-1, width).copy()).float().to(device)
+        has[has] = found.any(dim=1).cpu().numpy()
+        found = found[found.any(dim=1)]
+        if modality in self.projections:
+            found = self.projections[modality](found)
+        everywhere = found.new_zeros(len(rows), found.shape[1])
+        everywhere[torch.from_numpy(has).to(device)] = normalize(found)
+        return everywhere, torch.from_numpy(has)
+
+
+@dataclass(frozen=True)
+class DistillationObjective(ContrastiveObjective):
+    """The contrastive loss, and `weight` times how far relations are from a teacher's.
+
+    The second term is the mean, over the relations that the teacher has, of [`relational_distillation_loss`]: among
+    titles, among images, and, of a teacher that compares the two, of titles with images and of images with titles.
+    Offers that the teacher has no vector of are left out of it. It is of embeddings at their full size.
+
+    Args:
+        weight: Weight of the second term.
+        teacher: The teacher.
+        relation_scale: Inverse temperature of similarities within a modality, of teacher and student.
+        row_ids: Ids of this rank's offers, in the order of the embeddings; replaced before each step.
+        measured: The second term without its weight, as `teacher_distance`, of the last step.
+    """
+
+    weight: float = 1.0
+    teacher: Teacher | None = None
+    relation_scale: float = 20.0
+    row_ids: list[str] = field(default_factory=list)
+    measured: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        text_embeds: torch.Tensor,
+        image_embeds: torch.Tensor,
+        logit_scale: torch.Tensor,
+        catalog_ids: torch.Tensor | None = None,
+        **named: Any,
+    ) -> torch.Tensor:
+        """Compute the loss; as [`ContrastiveObjective`] does."""
+        loss = super().__call__(text_embeds, image_embeds, logit_scale, catalog_ids, **named)
+        distance = self.distance(text_embeds, image_embeds, logit_scale, **named)
+        self.measured["teacher_distance"] = distance.detach()
+        return loss + self.weight * distance
+
+    def distance(
+        self, text_embeds: torch.Tensor, image_embeds: torch.Tensor, logit_scale: torch.Tensor, **named: Any
+    ) -> torch.Tensor:
+        """Return the second term, without its weight; arguments as for `__call__`."""
+        assert self.teacher is not None
+        rows, teacher_rows = {}, {}
+        for modality, embeds in (("text", text_embeds), ("image", image_embeds)):
+            if modality in self.teacher.tables:
+                vectors, has = self.teacher.vectors(modality, self.row_ids, embeds.device)
+                exists = named.get(f"has_{modality}")
+                has = (has if exists is None else has & exists.cpu()).to(embeds.device)
+                rows[modality], teacher_rows[modality] = embeds[has], vectors[has]
+        counts = {modality: count_rows(len(kept), kept.device) for modality, kept in rows.items()}
+        distances = []
+        across = self.teacher.scale
+        for queries in rows:
+            for keys in [queries] if across is None else rows:
+                is_within = queries == keys
+                distances.append(
+                    relational_distillation_loss(
+                        rows[queries],
+                        rows[keys],
+                        teacher_rows[queries],
+                        teacher_rows[keys],
+                        scale=self.relation_scale if is_within or across is None else logit_scale.exp(),
+                        teacher_scale=self.relation_scale if is_within or across is None else across,
+                        leave_out_own=is_within,
+                        distributed=self.distributed,
+                        query_counts=counts[queries],
+                        key_counts=counts[keys],
+                    )
+                )
+        return torch.stack(distances).mean()
+
+
+def open_teacher(
+    name: str,
+    products: Any,
+    model_arguments: ModelArguments,
+    processor: EClipProcessor,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    batch_size: int,
+    num_workers: int,
+    modalities: Sequence[str] = ("text", "image"),
+) -> Teacher:
+    """Find or compute a teacher's vectors of the training offers; all ranks call this together.
+
+    Args:
+        name: `"start"` for the model as training begins, a folder that `embed.py` wrote, or a checkpoint of e-CLIP,
+            CLIP, SigLIP or SigLIP 2, folder or Hub id.
+        products: The training offers, map-style.
+        model_arguments: How the student was begun, for `"start"`.
+        processor: The student's processor, likewise.
+        accelerator: The process's accelerator.
+        seed: Seed of the student's new weights.
+        batch_size: Offers encoded at a time.
+        num_workers: Processes that decode images, per rank.
+        modalities: Whose relations are learned.
+
+    Returns:
+        The teacher.
+
+    Raises:
+        ValueError: the offers are a stream, the folder has vectors of none of them, or `"start"` is of new weights.
+    """
+    if not isinstance(products, datasets.Dataset):
+        raise ValueError(f"`teacher` is {name!r}, but streamed offers pass once; leave out `streaming`.")
+    row_ids = products["row_id"][:]
+    if files := sorted(Path(name).glob("embeddings-*.parquet")) if name else []:
+        return _of_files(name, files, row_ids, modalities)
+    if name == START:
+        way = source_of(model_arguments)
+        if way == "configs":
+            raise ValueError(
+                f"`teacher` is {name!r}, but the model starts from new weights; there is nothing to keep."
+            )
+        model = build_model(model_arguments, processor.tokenizer, seed=seed)
+        has_shared_space = way != "towers"
+    else:
+        is_eclip = AutoConfig.from_pretrained(name).model_type == "eclip"
+        load = EClipModel.from_pretrained if is_eclip else EClipModel.from_clip
+        model, processor = load(name), EClipProcessor.from_pretrained(name)
+        has_shared_space = True
+    model = model.float().eval().requires_grad_(False)
+    tables = {
+        modality: cache_vectors(
+            products,
+            modality,
+            model,
+            processor,
+            accelerator,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            whose="the teacher's {modality} tower",
+        )
+        for modality in modalities
+    }
+    projections = {"text": model.text_projection, "image": model.visual_projection} if has_shared_space else {}
+    return Teacher(
+        tables,
+        dict(zip(row_ids, range(len(row_ids)), strict=True)),
+        projections,
+        model.logit_scale.exp().item() if has_shared_space else None,
+    )
+
+
+def _of_files(name: str, files: list[Path], row_ids: list[str], modalities: Sequence[str]) -> Teacher:
+    """Read the vectors that `embed.py` wrote."""
+    table = datasets.Dataset.from_parquet([str(file) for file in files])
+    assert isinstance(table, datasets.Dataset)
+    places = dict(zip(table["row_id"][:], range(len(table)), strict=True))
+    num_known = sum(row_id in places for row_id in row_ids)
+    tables = {
+        modality: table.select_columns(f"{modality}_embeds")
+        for modality in modalities
+        if f"{modality}_embeds" in table.column_names
+    }
+    if not num_known or not tables:
+        raise ValueError(
+            f"`teacher` is {name!r}, whose files have vectors of {num_known} of {len(row_ids)} training offers; embed "
+            f"the same files, with the same `id_column` (ids there: {list(places)[:3]}, here: {row_ids[:3]})."
+        )
+    logger.info("the teacher's files have vectors of %s of %s training offers", num_known, len(row_ids))
+    scale = json.loads((Path(name) / "report.json").read_text(encoding="utf-8"))["logit_scale"]
+    return Teacher(tables, places, {}, scale if len(tables) > 1 else None)
+
+
+__all__ = ["START", "DistillationObjective", "Teacher", "open_teacher"]

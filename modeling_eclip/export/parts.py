@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..modeling_eclip import IMAGE_INPUTS, TEXT_INPUTS, EClipModel
-from ..retrieval.recall import retrieval_recall
+from ..retrieval.ranking import ranking_metrics
 
 if TYPE_CHECKING:
     from transformers.exporters import ExportedModel
@@ -257,7 +257,7 @@ def agreement(
     Args:
         exported: `text_embeds`, `image_embeds` or both, each of shape `(N, projection_dim)`.
         original: PyTorch's of the same products.
-        groups: Products of one group are each other's labels; see [`retrieval_recall`].
+        groups: Products of one group are each other's labels; see [`ranking_metrics`].
 
     Returns:
         Per name `max_abs_difference`, `mean_cosine` and `min_cosine`; with PyTorch's embeddings of the other modality,
@@ -275,7 +275,7 @@ def agreement(
     if {"text_embeds", "image_embeds"} <= original.keys():
         sources = {"original": original, "exported": {**original, **exported}}
         recall = {
-            name: retrieval_recall(embeds["text_embeds"], embeds["image_embeds"], groups, ranks=(10,))["recall@10"]
+            name: ranking_metrics(embeds["text_embeds"], embeds["image_embeds"], groups, ranks=(10,))["recall@10"]
             for name, embeds in sources.items()
         }
         metrics["retrieval"] = {

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -36,7 +37,8 @@ def test_every_example_fits_on_a_page_and_is_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     tasks = {"classify", "cluster", "extract", "match", "recognise"}
     trained = {"lora_category", "lora_matching", "own_loop", "trainer_category"}
-    assert names == {"continue_from_clip", "embed", "export", "search", "with_sentence_transformers"} | tasks | trained
+    others = {"continue_from_clip", "embed", "export", "search", "search_updates", "with_sentence_transformers"}
+    assert names == others | tasks | trained | {"lora_pretraining", "with_mteb"}  # in files of their own
     for name in names:
         assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60, name
 
@@ -121,6 +123,72 @@ def test_search(checkpoint, tmp_path, capsys, kind):
     assert (tmp_path / "search" / "found.png").stat().st_size > 20_000
     with pytest.raises(SystemExit, match="no row with a 'title' and an 'image'"):
         load_example("search").main(checkpoint, str(tmp_path / "search"), path)
+
+
+def shoes(ids, seed=0):
+    vectors = torch.nn.functional.normalize(
+        torch.randn(1000, 16, generator=torch.Generator().manual_seed(seed)), dim=-1
+    )
+    return [
+        {"id": f"o'{one}", "title": f"shoe {one}", "colour": ("red", "blue")[one % 2], "vector": vectors[one].tolist()}
+        for one in ids
+    ]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    lancedb = pytest.importorskip("lancedb")
+    return load_example("search_updates"), lancedb.connect(tmp_path / "shop").create_table("shop", shoes(range(400)))
+
+
+def test_changes_of_products_are_found_at_once_and_after_they_are_indexed(shop):
+    example, table = shop
+    example.tend(table, index_from=300)
+    example.change(table, shoes(range(399, 450), seed=1), sold=["o'7", "o'8"])
+    assert table.count_rows() == 448  # 399 is written anew, 400 to 449 are new, two are gone
+    (new,), (replaced,), (gone,) = (shoes([one], seed) for one, seed in ((449, 1), (399, 1), (7, 0)))
+    for _ in range(2):
+        for product in (new, replaced):
+            assert example.find(table, product["vector"], product["title"])[0]["id"] == product["id"]
+        ids = [row["id"] for row in example.find(table, gone["vector"], gone["title"], limit=448)]
+        assert len(set(ids)) == len(ids) and not {"o'7", "o'8"} & {*ids}
+        example.tend(table, index_from=300)
+
+
+def test_conditions_and_words_count_beside_vectors(shop):
+    example, table = shop
+    example.tend(table)
+    (near,) = shoes([10])
+    found = example.find(table, near["vector"], "201", limit=400)
+    # First by the one ranking alone: the nearest vector, and the only title with this word.
+    assert {row["id"] for row in found[:2]} == {"o'10", "o'201"}
+    blue = example.find(table, near["vector"], "201", "colour = 'blue'", limit=5)
+    assert len(blue) == 5 and {row["colour"] for row in blue} == {"blue"}
+    assert "o'201" in {row["id"] for row in blue[:2]}  # beside the nearest of these
+
+
+def test_vectors_are_indexed_where_they_are_many_and_anew_when_these_have_doubled(shop):
+    example, table = shop
+
+    def indexed():
+        example.tend(table, index_from=420)
+        (name,) = [index.name for index in table.list_indices() if index.columns == ["vector"]] or [None]
+        return name and (name, table.index_stats(name).num_unindexed_rows)
+
+    assert indexed() is None
+    example.change(table, shoes(range(400, 450)), sold=[])
+    assert indexed() == ("vector_450", 0)
+    example.change(table, shoes(range(450, 800)), sold=[])
+    assert indexed() == ("vector_450", 0)  # taken in, but the cells stay
+    example.change(table, shoes(range(800, 1000)), sold=[])
+    assert indexed() == ("vector_1000", 0)
+
+
+def test_search_updates(checkpoint, tmp_path, capsys):
+    pytest.importorskip("lancedb")
+    load_example("search_updates").main(checkpoint, str(tmp_path), num_offers=200)
+    words = re.fullmatch(r"(\d+) products; first was (.*), now is (.*)", capsys.readouterr().out.strip())
+    assert int(words[1]) == len(toy_catalog(200)["test"]) - 1 and words[2] != words[3]
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])

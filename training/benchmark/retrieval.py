@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from modeling_eclip import EClipModel, EClipProcessor
-from modeling_eclip.retrieval.recall import retrieval_ranks
+from modeling_eclip.retrieval.ranking import judge_queries
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
 from training.data.columns import stable_id
@@ -25,6 +25,7 @@ __all__ = ["RETRIEVAL", "RetrievalTask", "rank_offers", "reported_task"]
 
 RETRIEVAL = "retrieval"
 _DIRECTIONS = ["text_to_image", "image_to_text"]
+_REPORTED = ("recall@1", "recall@10", "ndcg@10", "mean_reciprocal_rank", "mean_average_precision")
 
 
 class RetrievalTask(Task):
@@ -32,7 +33,7 @@ class RetrievalTask(Task):
 
     name = RETRIEVAL
     metric = "product_retrieval"
-    reported = tuple(f"{direction}_recall@{k}" for direction in _DIRECTIONS for k in (1, 10))
+    reported = tuple(f"{direction}_{name}" for direction in _DIRECTIONS for name in _REPORTED)
 
     @classmethod
     def is_drawn(cls, metric: str) -> bool:
@@ -58,7 +59,7 @@ def rank_offers(source: ModelArguments, data: DataArguments, *, batch_size: int)
         batch_size: Offers embedded at a time.
 
     Returns:
-        The rank of the first right one for each offer, in both directions.
+        How well each offer's right ones are found, in both directions.
     """
     products = load_split(data, "test")
     processor: EClipProcessor = build_processor(source, ())
@@ -68,8 +69,9 @@ def rank_offers(source: ModelArguments, data: DataArguments, *, batch_size: int)
     )
     groups = [offers.catalog_ids, torch.tensor([stable_id(title) for title in offers.titles])]
     sides = (offers.text_embeds, offers.image_embeds)
-    ranks = [retrieval_ranks(*pair, groups) for pair in (sides, sides[::-1])]
-    answered: Any = torch.stack(ranks, dim=1).numpy()
+    judged = [judge_queries(*pair, groups) for pair in (sides, sides[::-1])]
+    # What the metric takes: rank of the first, average precision and nDCG, shape (N, directions, 3).
+    answered: Any = torch.stack([torch.stack(one[1:], dim=-1) for one in judged], dim=1).numpy()
     skipped = len(products) - len(offers.titles)
     return TaskAnswers(
         RetrievalTask.metric,

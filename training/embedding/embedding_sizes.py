@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from modeling_eclip import BinaryIndex, truncate_embeds
-from modeling_eclip.retrieval.recall import retrieval_recall
+from modeling_eclip.retrieval.ranking import ranking_metrics
 from training.arguments.embedding_sizes import SizesArguments
 from training.data.columns import NO_CATALOG
 from training.data.files import write_json
@@ -51,7 +51,7 @@ def measure_sizes(arguments: SizesArguments) -> list[dict[str, Any]]:
         short_text, short_image = truncate_embeds(text, dim), truncate_embeds(image, dim)
         bits = [torch.sign(part - part.mean(dim=0)) / dim**0.5 for part in (short_text, short_image)]
         for form, size, parts in (("float32", 4 * dim, (short_text, short_image)), ("1 bit", -(-dim // 8), bits)):
-            recalls = retrieval_recall(parts[0], parts[1], [catalog_ids], ranks=(1, 10))
+            recalls = ranking_metrics(parts[0], parts[1], [catalog_ids], ranks=(1, 10))
             found = _nearest(parts[0][queries], parts[1], number)
             kept = {name: recalls[name] for name in ("recall@1", "recall@10")}
             rows.append({"dim": dim, "form": form, "bytes": size, **kept, "neighbors": _shared(found, expected)})

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from modeling_eclip.modeling_eclip import normalize
 from modeling_eclip.retrieval.neighbors import nearest_neighbors
-from modeling_eclip.retrieval.recall import retrieval_recall
+from modeling_eclip.retrieval.ranking import ranking_metrics
 from training.data.columns import stable_id
 from training.data.pairs import find_pairs
 from training.retrieval.offer_embeddings import OfferEmbeddings
@@ -23,22 +23,23 @@ def retrieval_metrics(offers: OfferEmbeddings, accelerator: Accelerator | None =
             together and share the queries. Without one, this process computes all of them on the CPU.
 
     Returns:
-        `{"text_to_image_recall@k": ..., "image_to_text_recall@k": ..., "chance@k": ...}`.
+        Per direction `recall@k`, `ndcg@10`, `mean_reciprocal_rank` and `mean_average_precision`, the direction before
+        the name (`text_to_image_recall@1`, `image_to_text_ndcg@10`), and `chance@k`, as [`ranking_metrics`] has them.
     """
     titles = torch.tensor([stable_id(title) for title in offers.titles])
     groups = [offers.catalog_ids, titles]
     device = None if accelerator is None else accelerator.device
     shared = accelerator is not None and accelerator.num_processes > 1
     to_image, to_text = (
-        retrieval_recall(queries, candidates, groups, device=device, distributed=shared)
+        ranking_metrics(queries, candidates, groups, device=device, distributed=shared)
         for queries, candidates in (
             (offers.text_embeds, offers.image_embeds),
             (offers.image_embeds, offers.text_embeds),
         )
     )
     return {
-        **{f"text_to_image_{name}": value for name, value in to_image.items() if name.startswith("recall")},
-        **{f"image_to_text_{name}": value for name, value in to_text.items() if name.startswith("recall")},
+        **{f"text_to_image_{name}": value for name, value in to_image.items() if not name.startswith("chance")},
+        **{f"image_to_text_{name}": value for name, value in to_text.items() if not name.startswith("chance")},
         **{name: value for name, value in to_image.items() if name.startswith("chance")},
     }
 

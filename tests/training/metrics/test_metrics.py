@@ -346,12 +346,24 @@ def test_selective_prediction_keeps_its_ranks_in_a_resample(load):
 
 def test_retrieval_by_hand(load):
     metric = load("product_retrieval")
-    found = metric.compute(predictions=[[1, 4], [2, 1], [6, 1], [20, 1]], directions=["there", "back"])
+    there, back = (
+        [[1, 1.0, 1.0], [2, 0.5, 0.8], [6, 0.25, 0.3], [20, 0.05, 0.0]],
+        [[1, 1.0, 1.0]] * 3 + [[4, 0.2, 0.4]],
+    )
+    found = metric.compute(predictions=[*zip(there, back, strict=True)], directions=["there", "back"])
     assert {name: found[f"there_{name}"] for name in ("recall@1", "recall@5", "recall@10")} == {
         "recall@1": 0.25, "recall@5": 0.5, "recall@10": 0.75,
     }  # fmt: skip
     assert found["there_mean_reciprocal_rank"] == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 20) / 4)
+    assert found["there_mean_average_precision"] == pytest.approx(1.8 / 4)
+    assert found["there_ndcg@10"] == pytest.approx(2.1 / 4) and found["back_ndcg@10"] == pytest.approx(3.4 / 4)
     assert found["back_recall@1"] == 0.75
-    for given in ([], [[0]], [1]):
-        with pytest.raises(ValueError, match="give a rank from 1 on"):
+    for given, message in (
+        ([], "at least one query"),
+        ([[1]], "at least one query"),
+        ([[[0, 1.0, 1.0]]], "the rank 0.0; give ranks from 1 on"),
+        ([[[1, 1.5, 1.0]]], "average precision of 1.5"),
+        ([[[1, 1.0, float("nan")]]], "nDCG of nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
             metric.outcomes(given)

@@ -1,5 +1,7 @@
 """Retrieval and matching metrics, on embeddings set by hand."""
 
+import math
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,5 +58,11 @@ def test_equal_titles_count_as_right():
     apart = retrieval_metrics(offers())
     # Title 10 finds its own image; 11 finds 10's; 12 finds 11's; 13 ties with 12's.
     assert apart["text_to_image_recall@1"] == 0.25
+    # Cosines to the images: 1, 0, -1, -1 for titles 10 and 11; 0, 1, 0, 0 for 12, whose own ties with two; -1, 0, 1, 1
+    # for 13. In ties its own is last.
+    ranks = [1, 2, 4, 2]
+    assert apart["text_to_image_mean_reciprocal_rank"] == pytest.approx(sum(1 / rank for rank in ranks) / 4)
+    assert apart["text_to_image_mean_average_precision"] == apart["text_to_image_mean_reciprocal_rank"]
+    assert apart["text_to_image_ndcg@10"] == pytest.approx(sum(1 / math.log2(1 + rank) for rank in ranks) / 4)
     # With the title of 10, the image that 11 finds is right.
     assert retrieval_metrics(offers(("one", "one", "three", "four")))["text_to_image_recall@1"] == 0.5

@@ -10,7 +10,7 @@ from conftest import assert_same_gradients, make_config, make_inputs, train_argu
 from ranks import run_ranks
 
 from modeling_eclip import EClipForProductClustering
-from modeling_eclip.retrieval.recall import retrieval_recall
+from modeling_eclip.retrieval.ranking import ranking_metrics
 from training.engine.setup import open_accelerator
 from training.tasks.heads import freeze_unused
 from training.tasks.loop import ContrastStep
@@ -50,7 +50,7 @@ def run_rank(rank, port, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     torch.set_num_threads(1)
     accelerator = open_accelerator()
-    found = {"recall": retrieval_recall(*VECTORS, [GROUPS], block_size=4, distributed=True)}
+    found = {"recall": ranking_metrics(*VECTORS, [GROUPS], block_size=4, distributed=True)}
     for shares in SHARES:
         step = ContrastStep(make_head(), train_arguments(folder), accelerator, 8)
         start = sum(shares[:rank])
@@ -71,7 +71,7 @@ def test_two_ranks_contrast_as_one(tmp_path, subtests):
     loss = head(**inputs_of(slice(0, 8))).loss
     loss.backward()
     expected = {name: parameter.grad for name, parameter in head.named_parameters() if parameter.grad is not None}
-    alone = retrieval_recall(*VECTORS, [GROUPS])
+    alone = ranking_metrics(*VECTORS, [GROUPS])
     assert 0 < alone["recall@1"] < alone["recall@10"]
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")

@@ -182,7 +182,7 @@ class ColumnLayout:
                 place = f"{self.columns.told('image', name)}: source {self.source!r}"
                 _check_images(place, datasets.Features({"image": feature}).arrow_schema.field(0).type)
         named = self.columns.fields("image")
-        if len(named) == 1 and not any(_is_list(features[name]) for name in images):
+        if len(named) <= 1 and not any(_is_list(features[name]) for name in images):
             return dict(zip(("image",), images, strict=False))
         # All of them in every part, so that parts have the same columns.
         self.made |= {images_column(number): FIELD_FEATURES[images_column(0)[:-1]] for number in range(len(named))}

@@ -15,6 +15,7 @@ from PIL import Image
 from modeling_eclip import EClipConfig
 from training.arguments.data import DataArguments
 from training.data.columns import CANONICAL_FEATURES
+from training.data.fields import field_columns
 from training.data.fingerprint import data_fingerprint
 from training.data.sides import check_sides
 from training.data.sources import has_images, has_titles
@@ -75,6 +76,11 @@ def test_what_a_source_lacks_is_null(files, caplog):
     # `select` leaves the images where they are; what is told of them goes along.
     rows = [12, 3, 0]
     assert has_images(table.select(rows)).tolist() == has_images(table)[rows].tolist()
+
+
+def test_a_source_without_images_has_no_columns_of_several(files):
+    names = load(entries(files)[:1] + [entry(files / "site.parquet", title_column="name", image_column="none")])
+    assert not field_columns(names.column_names)
 
 
 def test_the_same_id_in_two_sources_is_two_products(files):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, hstack
+from sklearn.neighbors import NearestNeighbors
 
 from modeling_eclip import EClipConfig, EClipForProductClustering, ProductEmbeds
 from modeling_eclip.fitting.evidence import fit_evidence, fit_idf, weigh_evidence
@@ -15,7 +17,7 @@ from modeling_eclip.fitting.thresholds import calibrate
 from modeling_eclip.fusion_eclip import select_products
 from modeling_eclip.processing_eclip import lexical_ids
 from modeling_eclip.retrieval.linkage import average_linkage
-from modeling_eclip.retrieval.neighbors import candidate_pairs, product_pairs, unique_pairs
+from modeling_eclip.retrieval.neighbors import product_pairs, unique_pairs
 from modeling_eclip.retrieval.pair_linkage import pair_linkage
 from modeling_eclip.retrieval.shared_ngrams import shared_ngram_pairs
 from training.arguments.data import DataArguments
@@ -250,15 +252,15 @@ def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[flo
     pairs, features, labels = {}, {}, {}
     for split, table in tables.items():
         lexical, catalogs = lexical_ids(table["title"]), np.asarray(table["catalog_id"])
-        dense = _dense(views[split], way)
-        near = candidate_pairs(dense, EClipConfig().cluster_neighbors)
+        joined = _joined(views[split], way)
+        near = _near_pairs(joined, EClipConfig().cluster_neighbors)
         alike = shared_ngram_pairs(lexical, EClipConfig().cluster_neighbors)
         found = unique_pairs(torch.cat([near, alike]), len(lexical))
         if split == "train":
             found = found[torch.from_numpy(np.random.default_rng(given.seed).permutation(len(found))[:_MAX_PAIRS])]
         left, right = found.numpy().T
-        cosines = torch.cat([(dense[one] * dense[two]).sum(dim=1) for one, two in found.T.split(4096, dim=1)])
-        pairs[split], features[split] = found, baseline.features(lexical, left, right, cosines.numpy())
+        cosines = np.asarray(joined[left].multiply(joined[right]).sum(axis=1), dtype=np.float32).ravel()
+        pairs[split], features[split] = found, baseline.features(lexical, left, right, cosines)
         labels[split] = ((catalogs[left] == catalogs[right]) & (catalogs[left] >= 0)).astype(np.int64)
     scores = baseline.fit(features, labels, seed=given.seed)
     slope, intercept = calibrate(scores["validation"], torch.from_numpy(labels["validation"]))
@@ -333,8 +335,20 @@ def _sizes(numbers: np.ndarray) -> np.ndarray:
     return np.concatenate([np.unique(numbers[numbers >= 0], return_counts=True)[1], np.ones(alone, dtype=np.int64)])
 
 
+def _joined(views: Mapping[str, Any], shares: Mapping[str, float]) -> csr_array:
+    """Concatenate views, each with its share of a dot product; n-grams are too many to be held densely."""
+    return csr_array(hstack([csr_array(views[view]) * share**0.5 for view, share in shares.items()], dtype=np.float32))
+
+
 def _dense(views: Mapping[str, Any], shares: Mapping[str, float]) -> torch.Tensor:
-    """Concatenate views, each with its share of a dot product."""
-    parts = [views[view] * share**0.5 for view, share in shares.items()]
-    arrays = [part.toarray() if hasattr(part, "toarray") else part for part in parts]
-    return torch.from_numpy(np.concatenate(arrays, axis=1).astype(np.float32))
+    """Concatenate views, as average linkage takes them."""
+    return torch.from_numpy(_joined(views, shares).toarray())
+
+
+def _near_pairs(joined: csr_array, num_neighbors: int) -> torch.Tensor:
+    """List the pairs of rows of which one is among the nearest of the other, as `candidate_pairs` does of vectors."""
+    num_neighbors = min(num_neighbors + 1, joined.shape[0])  # each is the nearest to itself
+    nearest = NearestNeighbors(n_neighbors=num_neighbors, metric="cosine", algorithm="brute").fit(joined)
+    neighbors = torch.from_numpy(nearest.kneighbors(return_distance=False, X=joined)).flatten()
+    rows = torch.arange(joined.shape[0]).repeat_interleave(num_neighbors)
+    return unique_pairs(torch.stack([rows, neighbors], dim=1)[rows != neighbors], joined.shape[0])

@@ -42,7 +42,7 @@ ALL_ARGUMENTS: tuple[type, ...] = (
 """Those whose keys may stand in one file, of which each script reads its own."""
 
 # Arguments that are folders or Hub ids.
-_CHECKPOINTS = ("checkpoint", "clip", "start", "text_tower", "tokenizer", "vision_tower")
+_CHECKPOINTS = ("checkpoint", "clip", "start", "teacher", "text_tower", "tokenizer", "vision_tower")
 _SECTIONS = ("data", "model", "run", "advanced")
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 

@@ -81,9 +81,11 @@ def test_held_out_offers_are_drawn_only_where_training_is():
         ("--train_data a.csv --validation_data b.csv --validation_share 0.1", "give one of them"),
         ("--train_data a.csv --streaming true --validation_share 0.1", "`streaming` is true"),
         ("--train_data a.csv --validation_share 1", "`validation_share` is 1"),
+        ("--train_data a.csv --teacher /nowhere/model", "`teacher` is '/nowhere/model', and there is no such folder"),
+        ("--train_data a.csv --teacher start --teacher_modalities title", "`teacher_modalities` is ['title']"),
     ],
 )
-def test_what_would_measure_other_offers_is_refused(words, message, capsys):
+def test_what_cannot_be_or_would_measure_other_offers_is_refused(words, message, capsys):
     with pytest.raises(SystemExit) as left:
         parse_arguments(TRAIN, words.split())
     error = capsys.readouterr().err

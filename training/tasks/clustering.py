@@ -341,8 +341,17 @@ def _joined(views: Mapping[str, Any], shares: Mapping[str, float]) -> csr_array:
 
 
 def _dense(views: Mapping[str, Any], shares: Mapping[str, float]) -> torch.Tensor:
-    """Concatenate views, as average linkage takes them."""
-    return torch.from_numpy(_joined(views, shares).toarray())
+    """Concatenate views, as average linkage takes them: vectors with the same dot products, at most `N` numbers each.
+
+    Titles have hundreds of thousands of n-grams. The Cholesky factor of the matrix of dot products has rows with the
+    same dot products, in as many dimensions as there are rows.
+    """
+    joined = _joined(views, shares)
+    if joined.shape[1] <= joined.shape[0]:
+        return torch.from_numpy(joined.toarray())
+    products = (joined.astype(np.float64) @ joined.T.astype(np.float64)).toarray()
+    products[np.diag_indices_from(products)] += 1e-7  # equal titles leave it singular
+    return torch.from_numpy(np.linalg.cholesky(products).astype(np.float32))
 
 
 def _near_pairs(joined: csr_array, num_neighbors: int) -> torch.Tensor:

@@ -149,8 +149,10 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("title", [["mug"]], "title_column='title': .*holds list.*Name a text column"),
-        ("image", [[b"x"]], "image_column='image': .*holds list.*Name a column of images"),
+        # A list of texts, or of images, is several of one offer; a list of anything else is none.
+        ("title", [[[1]]], "title_column='title': .*holds .*list.*Name a text column"),
+        ("title", [{"text": "mug"}], "title_column='title': .*holds .*struct.*Name a text column"),
+        ("image", [[1]], "image_column='image': .*holds int64.*Name a column of images"),
         ("image", [1], "image_column='image': .*holds int64.*Name a column of images"),
     ],
 )

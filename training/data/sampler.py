@@ -262,8 +262,7 @@ def _similar_groups(
 
     In the order of the rows, each catalog joins the first group that wants it.
     """
-    number = np.arange(len(similar))
-    units = number if catalog_ids is None else np.where(catalog_ids < 0, number, catalog_ids.max() + 1 + number)
+    units = -1 - np.arange(len(similar))  # a row that is alone has a number that no catalog has
     if catalog_ids is not None:
         units = np.where(catalog_ids < 0, units, catalog_ids)
     units = np.unique(units, return_inverse=True)[1]

@@ -188,6 +188,14 @@ def test_similar_rows_come_one_after_the_other_with_their_catalogs():
         assert order.rows(2, 5).tolist() == rows[2:5]
 
 
+def test_a_row_that_is_alone_is_in_no_catalog_with_its_number():
+    catalog_ids = np.array([1, -1, 1, -1])
+    similar = np.array([[-1], [3], [-1], [1]])
+    for seed in range(10):
+        rows = RowOrder(4, seed, catalog_ids=catalog_ids, similar_rows=similar, similar_share=1.0).rows(0, 4).tolist()
+        assert set(rows[:2]) in ({0, 2}, {1, 3})
+
+
 def test_a_share_of_the_rows_brings_similar_ones():
     number = 4000
     similar = (np.arange(number) ^ 1)[:, None]  # pairs

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid, softplus
 
 from .exact_products import exact_products
-from .gather import add_up_rows, gather_rows
-from .sweep import Pairs, Sweep
+from .gather import gather_rows
+from .sweep import Pairs, Sweep, hand_back
 
 # A tile is held three or four times over. On accelerators this is 0.3 GiB.
 _CPU_TILE, _ACCELERATOR_TILE = 1024, 4096
@@ -99,20 +99,8 @@ class _TiledSigmoidLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         u, all_w, logit_scale, logit_bias = ctx.saved_tensors
         sweep = _Sweep(u, all_w, logit_scale, logit_bias, ctx.labels, ctx.tile_size, ctx.offset)
-        u_grad, w_grad, scale_grad, bias_grad = sweep.gradients(*ctx.needs_input_grad[:2])
-        if ctx.row_counts is not None:
-            grad = grad * len(ctx.row_counts)
-            if w_grad is not None:
-                w_grad = add_up_rows(w_grad, ctx.row_counts)
-        return (
-            None if u_grad is None else u_grad.mul_(grad).to(u.dtype),
-            None if w_grad is None else w_grad.mul_(grad).to(all_w.dtype),
-            (scale_grad * grad).to(logit_scale.dtype).reshape(logit_scale.shape) if ctx.needs_input_grad[2] else None,
-            (bias_grad * grad).to(logit_bias.dtype).reshape(logit_bias.shape) if ctx.needs_input_grad[3] else None,
-            None,
-            None,
-            None,
-        )
+        u_grad, w_grad, *scalar_grads = sweep.gradients(*ctx.needs_input_grad[:2])
+        return (*hand_back(grad, u_grad, w_grad, scalar_grads, ctx.saved_tensors, ctx.row_counts), None, None, None)
 
 
 class _Sweep(Sweep):

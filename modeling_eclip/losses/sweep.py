@@ -1,9 +1,12 @@
 """What losses in tiles have in common: which pairs of rows are compared, and the walk over tiles of them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from .gather import add_up_rows
 
 # Up to this many multiplications (B = 2,896 at D = 512) a CPU computes the similarities in float64: it takes a second
 # at most, little beside the towers of such a batch.
@@ -103,4 +106,37 @@ class Sweep:
         return tile.diagonal(diagonal) if -tile.shape[0] < diagonal < tile.shape[1] else tile[:0, 0]
 
 
-__all__ = ["Pairs", "Sweep", "find_catalogs"]
+def hand_back(
+    grad: torch.Tensor,
+    u_grad: torch.Tensor | None,
+    w_grad: torch.Tensor | None,
+    scalar_grads: Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    row_counts: Sequence[int] | None,
+) -> tuple[torch.Tensor | None, ...]:
+    """Return what a loss in tiles hands back of a sweep over own rows and all columns.
+
+    Args:
+        grad: Gradient of the loss.
+        u_grad: That of own rows, shape `(B_rank, D)`; `None` if it is not wanted.
+        w_grad: Those of all columns as far as they come from own rows, shape `(B, D)`; likewise.
+        scalar_grads: Those of the scalars.
+        inputs: Own rows, all columns and the scalars, whose dtypes and shapes gradients have.
+        row_counts: Rows of every rank; `None` where no other takes part.
+
+    Returns:
+        The gradients of own rows, of own columns and of the scalars, multiplied by the number of ranks.
+    """
+    if row_counts is not None:
+        grad = grad * len(row_counts)
+        if w_grad is not None:
+            w_grad = add_up_rows(w_grad, row_counts)
+    u, w, *scalars = inputs
+    of_scalars = [(one * grad).to(of.dtype).reshape(of.shape) for one, of in zip(scalar_grads, scalars, strict=True)]
+    of_rows = [
+        None if gradient is None else gradient.mul_(grad).to(of.dtype) for gradient, of in ((u_grad, u), (w_grad, w))
+    ]
+    return (*of_rows, *of_scalars)
+
+
+__all__ = ["Pairs", "Sweep", "find_catalogs", "hand_back"]

@@ -23,8 +23,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from .exact_products import exact_products
-from .gather import add_up_rows, gather_rows
-from .sweep import Pairs, Sweep
+from .gather import gather_rows
+from .sweep import Pairs, Sweep, hand_back
 
 # A row whose largest similarity lies this far below its tile's largest would lose digits in a shared exponential.
 _SHARED_RANGE = 60.0
@@ -127,18 +127,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         u, all_w, logit_scale, *sums = ctx.saved_tensors
         sweep = _Sweep(u, all_w, logit_scale, ctx.targets, ctx.tile_size, ctx.offset, ctx.is_plain)
         u_grad, w_grad, scale_grad = sweep.gradients(*sums, *ctx.needs_input_grad[:2])
-        if ctx.row_counts is not None:
-            grad = grad * len(ctx.row_counts)
-            if w_grad is not None:
-                w_grad = add_up_rows(w_grad, ctx.row_counts)
-        return (
-            None if u_grad is None else u_grad.mul_(grad).to(u.dtype),
-            None if w_grad is None else w_grad.mul_(grad).to(all_w.dtype),
-            (scale_grad * grad).to(logit_scale.dtype).reshape(logit_scale.shape) if ctx.needs_input_grad[2] else None,
-            None,
-            None,
-            None,
-        )
+        inputs = (u, all_w, logit_scale)
+        return (*hand_back(grad, u_grad, w_grad, [scale_grad], inputs, ctx.row_counts), None, None, None)
 
 
 class _Sweep(Sweep):

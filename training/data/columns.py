@@ -108,8 +108,13 @@ class ProductColumns:
 
     def told(self, field: str, name: str) -> str:
         """Returns the argument that names a column, for errors."""
+        is_single = isinstance(getattr(self, field), str)
+        return f"{self.argument(field)}={name!r}" if is_single else f"{self.argument(field)} names {name!r}"
+
+    def argument(self, field: str) -> str:
+        """Returns the argument that `"title"` or `"image"` was given by."""
         several = {"title": "text_columns", "image": "image_columns"}[field]
-        return f"{field}_column={name!r}" if isinstance(getattr(self, field), str) else f"{several} names {name!r}"
+        return f"{field}_column" if isinstance(getattr(self, field), str) else several
 
 
 class ColumnLayout:

@@ -448,10 +448,9 @@ def _check_sides(
             continue
         if all((field, name) in missing for _, missing in absent) and field not in may_lack:
             single = isinstance(getattr(columns, field), str)
-            argument = f"{field}_column" if single else {"title": "text_columns", "image": "image_columns"}[field]
             raise ValueError(
                 f"{columns.told(field, name)}: source {lacking[0]!r} has no such column. It has: "
-                f"{', '.join(seen_columns[lacking[0]])}. Set {argument} to "
+                f"{', '.join(seen_columns[lacking[0]])}. Set {columns.argument(field)} to "
                 f"{'one' if single else 'some'} of these, or to none where there is none."
             )
         logger.warning("%s: no column %r: the offers there have no %s", ", ".join(lacking), name, field)

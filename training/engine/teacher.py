@@ -28,7 +28,7 @@ from training.engine.feature_cache import cache_vectors
 
 logger = logging.getLogger(__name__)
 
-START = "start"
+_START = "start"
 
 
 @dataclass
@@ -71,8 +71,9 @@ class Teacher:
         width = len(column.drop_null()[0]) if has.any() else 1
         # A copy, since tables on disk are read-only.
         found = torch.from_numpy(column.flatten().to_numpy().reshape(-1, width).copy()).float().to(device)
-        has[has] = found.any(dim=1).cpu().numpy()
-        found = found[found.any(dim=1)]
+        is_given = found.any(dim=1)
+        has[has] = is_given.cpu().numpy()
+        found = found[is_given]
         if modality in self.projections:
             found = self.projections[modality](found)
         everywhere = found.new_zeros(len(rows), found.shape[1])
@@ -188,7 +189,7 @@ def open_teacher(
     row_ids = products["row_id"][:]
     if files := sorted(Path(name).glob("embeddings-*.parquet")) if name else []:
         return _of_files(name, files, row_ids, modalities)
-    if name == START:
+    if name == _START:
         way = source_of(model_arguments)
         if way == "configs":
             raise ValueError(
@@ -245,4 +246,4 @@ def _of_files(name: str, files: list[Path], row_ids: list[str], modalities: Sequ
     return Teacher(tables, places, {}, scale if len(tables) > 1 else None)
 
 
-__all__ = ["START", "DistillationObjective", "Teacher", "open_teacher"]
+__all__ = ["DistillationObjective", "Teacher", "open_teacher"]

@@ -13,7 +13,7 @@ from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.retrieval.ranking import judge_queries
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
-from training.data.columns import stable_id
+from training.data.catalog_ids import stable_id
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.setup import open_accelerator
 from training.retrieval.offer_embeddings import embed_dataset

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from training.corpus.drops import Drops, in_order
 from training.corpus.read_offers import part_name, read_rows
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 from training.data.files import whole_file
 
 __all__ = ["SPLITS", "decide_part", "read_decisions", "split_of"]

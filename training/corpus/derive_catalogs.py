@@ -13,7 +13,7 @@ from typing import Any
 from scipy.cluster.hierarchy import DisjointSet
 
 from training.corpus.drops import id_order
-from training.data.columns import NO_CATALOG, stable_id
+from training.data.catalog_ids import NO_CATALOG, stable_id
 
 __all__ = ["Catalogs", "Likeness", "derive_catalogs"]
 

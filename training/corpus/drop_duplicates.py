@@ -11,7 +11,7 @@ import regex
 from daft import col
 
 from training.corpus.drops import Drops, in_order
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 
 __all__ = ["drop_near_duplicates", "drop_placeholders", "drop_repeats"]
 

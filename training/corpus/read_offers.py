@@ -25,7 +25,7 @@ from training.corpus.offer_facts import FACTS, RawOffer, describe_offers
 from training.corpus.plan_parts import Part
 from training.corpus.sandbox import in_process
 from training.corpus.title_rules import TitleRule
-from training.data.columns import catalog_numbers
+from training.data.catalog_ids import catalog_numbers
 from training.data.files import whole_folder, without_secrets, write_json
 from training.data.ids import id_texts
 from training.data.table_files import plain_schema

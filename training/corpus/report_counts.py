@@ -17,7 +17,7 @@ from training.corpus.drops import Drops
 from training.corpus.read_offers import part_name, part_of, read_rows
 from training.corpus.report_page import DroppedExample
 from training.corpus.write_shards import iterate_rows
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 
 __all__ = ["Funnel", "describe_corpus", "dropped_examples"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 from training.data.parquet_stream import StreamedProducts
 
 __all__ = ["CatalogSizes", "check_catalogs"]

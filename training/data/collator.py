@@ -35,7 +35,7 @@ from modeling_eclip.images_eclip import ProductImageError
 from modeling_eclip.inference.pixels import PixelNormalization
 from modeling_eclip.processing_eclip import lexical_ids
 from training.data.augmentation import ProductAugmentation, TitleAugmentation
-from training.data.columns import NO_CATALOG, stable_id
+from training.data.catalog_ids import NO_CATALOG, stable_id
 from training.data.fields import draw_order, draw_text, row_images, row_texts
 from training.data.images import ImageReader
 

@@ -10,9 +10,10 @@ import numpy as np
 from training.data.columns import SOURCE_FEATURES
 from training.data.fields import TEXTS, field_columns, row_images
 from training.data.files import files_digest
+from training.data.open_sources import source_files
 from training.data.pairs import ProductPairs
 from training.data.parquet_stream import StreamedProducts
-from training.data.read_tables import Products, source_files
+from training.data.read_tables import Products
 from training.data.sources import has_images
 
 __all__ = ["data_fingerprint"]

@@ -3,7 +3,7 @@
 import datasets
 import numpy as np
 
-from training.data.columns import NO_CATALOG, stable_id
+from training.data.catalog_ids import NO_CATALOG, stable_id
 
 __all__ = ["hold_out"]
 

@@ -17,8 +17,9 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from training.data.catalog_ids import NO_CATALOG, own_ids
 from training.data.collator import ProductCollator, ReadRow
-from training.data.columns import CANONICAL_FEATURES, NO_CATALOG, SOURCE_FEATURES, SourceTag, own_ids
+from training.data.columns import CANONICAL_FEATURES, SOURCE_FEATURES, SourceTag
 from training.data.ids import NoIdError, id_texts, word_of
 from training.data.row_places import RowFiles, row_files, told_file_row
 from training.data.table_files import read_table

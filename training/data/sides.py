@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 
 from modeling_eclip import EClipConfig
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 from training.data.sources import column_values, has_images, has_titles
 
 __all__ = ["check_sides"]

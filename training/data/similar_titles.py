@@ -7,7 +7,7 @@ import torch
 
 from modeling_eclip.processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING, lexical_ids
 from modeling_eclip.retrieval.shared_ngrams import RARE_KINDS, shared_ngram_pairs
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 
 __all__ = ["SIMILAR_ROWS", "similar_rows"]
 

@@ -18,7 +18,8 @@ from training.data.columns import ProductColumns
 from training.data.digests import config_digest, processor_digest, weights_digest
 from training.data.files import files_digest, write_json
 from training.data.once import loaded_once
-from training.data.read_tables import load_products, source_files
+from training.data.open_sources import source_files
+from training.data.read_tables import load_products
 from training.data.row_places import row_files
 from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards

@@ -12,7 +12,7 @@ import torch
 from modeling_eclip import BinaryIndex, truncate_embeds
 from modeling_eclip.retrieval.ranking import ranking_metrics
 from training.arguments.embedding_sizes import SizesArguments
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 from training.data.files import write_json
 
 __all__ = ["measure_sizes", "print_sizes"]

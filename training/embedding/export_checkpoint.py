@@ -17,7 +17,7 @@ from modeling_eclip.export.parts import Part, agreement, embed, export_part, inp
 from modeling_eclip.export.stock import stock_model, stock_processor
 from training.arguments.data import DataArguments
 from training.arguments.export import ExportArguments
-from training.data.columns import stable_id
+from training.data.catalog_ids import stable_id
 from training.data.files import whole_folder, write_json
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress

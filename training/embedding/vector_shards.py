@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from modeling_eclip.inference.fields import pool_vectors
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 from training.data.fields import field_columns
 from training.data.files import as_written, whole_file, write_json
 from training.data.images import images_digest, images_state

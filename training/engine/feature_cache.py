@@ -24,8 +24,8 @@ from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.hub.checkpoint_files import is_finite
+from training.data.catalog_ids import NO_CATALOG
 from training.data.collator import ProductCollator
-from training.data.columns import NO_CATALOG
 from training.data.digests import add_processor, add_settings, add_weights
 from training.data.fields import field_columns
 from training.data.files import whole_file

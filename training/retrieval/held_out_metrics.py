@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 from training.data.sources import column_values, has_images, has_titles
 from training.retrieval.offer_embeddings import embed_dataset, embed_titles
 from training.retrieval.retrieval_metrics import mate_recall, retrieval_metrics

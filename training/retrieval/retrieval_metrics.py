@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from modeling_eclip.modeling_eclip import normalize
 from modeling_eclip.retrieval.neighbors import nearest_neighbors
 from modeling_eclip.retrieval.ranking import ranking_metrics
-from training.data.columns import stable_id
+from training.data.catalog_ids import stable_id
 from training.data.pairs import find_pairs
 from training.retrieval.offer_embeddings import OfferEmbeddings
 

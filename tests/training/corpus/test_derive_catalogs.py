@@ -12,7 +12,7 @@ from training.corpus.assign_splits import decide_part, read_decisions, split_of
 from training.corpus.derive_catalogs import Likeness, derive_catalogs
 from training.corpus.drops import Drops
 from training.corpus.model_pairs import model_pairs
-from training.data.columns import NO_CATALOG, stable_id
+from training.data.catalog_ids import NO_CATALOG, stable_id
 
 
 def derive(pairs, given=None, max_size=100, join_from=0.0, ids=None):

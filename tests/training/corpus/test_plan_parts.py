@@ -14,7 +14,7 @@ from PIL import Image
 from training.arguments.prepare import PrepareArguments
 from training.corpus.pipeline import prepare
 from training.corpus.plan_parts import Part, plan_parts
-from training.data.columns import stable_id
+from training.data.catalog_ids import stable_id
 
 
 def table(number, size=10):

@@ -6,7 +6,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from training.data.columns import NO_CATALOG, catalog_numbers, stable_id
+from training.data.catalog_ids import NO_CATALOG, catalog_numbers, stable_id
 
 
 def numbers(values, kind=None):
@@ -14,7 +14,7 @@ def numbers(values, kind=None):
 
 
 def test_stable_id_does_not_depend_on_the_process():
-    code = "from training.data.columns import stable_id; print(stable_id('신발 👟'))"
+    code = "from training.data.catalog_ids import stable_id; print(stable_id('신발 👟'))"
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},

@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from training.arguments.data import DataArguments
-from training.data.columns import NO_CATALOG
+from training.data.catalog_ids import NO_CATALOG
 from training.data.held_out import hold_out
 from training.engine.build import load_split
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from training.data.columns import catalog_numbers, stable_id
+from training.data.catalog_ids import catalog_numbers, stable_id
 from training.data.ids import id_texts, word_of
 
 EAN = 4006381333931

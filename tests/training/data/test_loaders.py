@@ -20,8 +20,9 @@ from transformers import ViTImageProcessorPil
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 from modeling_eclip.processing_eclip import EClipProcessor
 from training.data.augmentation import ProductAugmentation
+from training.data.catalog_ids import stable_id
 from training.data.collator import ProductCollator
-from training.data.columns import ProductColumns, stable_id
+from training.data.columns import ProductColumns
 from training.data.images import image_state
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, train_loader

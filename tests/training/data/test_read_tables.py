@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from training.data.columns import ProductColumns, stable_id
+from training.data.catalog_ids import stable_id
+from training.data.columns import ProductColumns
+from training.data.open_sources import source_files
 from training.data.parquet_stream import StreamedProducts
-from training.data.read_tables import load_products, source_files
+from training.data.read_tables import load_products
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from training.data.catalogs import CatalogSizes
 from training.data.columns import ProductColumns, SourceTag
 from training.data.fields import IMAGE_WEIGHTS, field_columns
 from training.data.files import without_secrets
+from training.data.open_sources import source_files
 from training.data.pairs import titles_of_pairs
 from training.data.read_tables import Products, load_products
 
@@ -100,7 +101,8 @@ def load_sources(
         prefix = "" if source.is_plain or keeps_row_ids else f"{source.name}: "
         tag = SourceTag(number, source.weight, has_own_catalogs=not source.is_plain, prefix=prefix)
         if source.has_pairs:
-            table: Products = titles_of_pairs(source.files, tag, encoding=settings.get("encoding", "utf-8"))
+            encoding = settings.get("encoding", "utf-8")
+            table: Products = titles_of_pairs(_files_of_pairs(source), tag, encoding=encoding)
         else:
             table = load_products(
                 source.files,
@@ -124,6 +126,15 @@ def load_sources(
         tables.append(table)
     joined = datasets.concatenate_datasets(_with_common_types(tables))
     return joined if max_rows is None else joined.take(min(max_rows, len(joined)))
+
+
+def _files_of_pairs(source: ProductSource) -> list[str]:
+    files = {name: source_files(name, "train") for name in source.files}
+    if unknown := [name for name, found in files.items() if not found]:
+        raise FileNotFoundError(
+            f"source {without_secrets(unknown[0])!r} is not a file; pairs are in tables with left, right and label."
+        )
+    return [file for found in files.values() for file in found]
 
 
 def _with_common_types(tables: Sequence[datasets.Dataset]) -> list[datasets.Dataset]:

@@ -19,7 +19,7 @@ from training.engine.lora import add_adapters, merge_adapters
 from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters, freeze_tower
 from training.engine.setup import Run, start_run
-from training.engine.teacher import open_teacher
+from training.engine.teacher import check_teacher, open_teacher
 from training.hub.card_facts import publish_checkpoint
 from training.plots.curves import draw_history
 
@@ -39,7 +39,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
     Returns:
         The run's result, the same on every rank.
     """
-    source_of(model_arguments)  # an error there comes before any data is read
+    check_teacher(arguments.teacher, source_of(model_arguments))  # errors there come before any data is read
     with start_run(arguments, (model_arguments, data, arguments)) as run:
         return _train(run, model_arguments, data, arguments)
 

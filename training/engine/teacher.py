@@ -152,6 +152,20 @@ class DistillationObjective(ContrastiveObjective):
         return torch.stack(distances).mean()
 
 
+def check_teacher(name: str, way: str) -> None:
+    """Refuse to keep what new weights know.
+
+    Args:
+        name: As `open_teacher` takes it; empty for no teacher.
+        way: How the student is begun, as `source_of` tells it.
+
+    Raises:
+        ValueError: the teacher is the start, which is of new weights.
+    """
+    if name == _START and way == "configs":
+        raise ValueError(f"`teacher` is {name!r}, but the model starts from new weights; there is nothing to keep.")
+
+
 def open_teacher(
     name: str,
     products: Any,
@@ -182,7 +196,7 @@ def open_teacher(
         The teacher.
 
     Raises:
-        ValueError: the offers are a stream, the folder has vectors of none of them, or `"start"` is of new weights.
+        ValueError: the offers are a stream, or the folder has vectors of none of them.
     """
     if not isinstance(products, datasets.Dataset):
         raise ValueError(f"`teacher` is {name!r}, but streamed offers pass once; leave out `streaming`.")
@@ -190,13 +204,8 @@ def open_teacher(
     if files := sorted(Path(name).glob("embeddings-*.parquet")) if name else []:
         return _of_files(name, files, row_ids, modalities)
     if name == _START:
-        way = source_of(model_arguments)
-        if way == "configs":
-            raise ValueError(
-                f"`teacher` is {name!r}, but the model starts from new weights; there is nothing to keep."
-            )
         model = build_model(model_arguments, processor.tokenizer, seed=seed)
-        has_shared_space = way != "towers"
+        has_shared_space = source_of(model_arguments) != "towers"
     else:
         is_eclip = AutoConfig.from_pretrained(name).model_type == "eclip"
         load = EClipModel.from_pretrained if is_eclip else EClipModel.from_clip

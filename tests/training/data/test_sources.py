@@ -238,6 +238,17 @@ def test_pairs_of_titles_are_offers_whose_catalogs_are_what_pairs_connect(tmp_pa
     assert not set(catalog_of.values()) & {1, 2, 3}  # those of the shop
 
 
+def test_files_of_pairs_are_found_by_patterns_and_a_missing_one_is_told(tmp_path, files):
+    pairs_file(tmp_path, [("a", "b", "1")], "one-pairs.csv")
+    pairs_file(tmp_path, [("b", "c", "1")], "two-pairs.csv")
+    products = load([entry(f"{tmp_path}/*-pairs.csv", pairs=True), str(files / "shop.parquet")])
+    catalog_of = dict(zip(products["title"], products["catalog_id"], strict=True))
+    assert catalog_of["a"] == catalog_of["b"] == catalog_of["c"] != -1
+    for name, message in [("./absent.csv", "does not exist"), ("owner/name", "is not a file")]:
+        with pytest.raises(FileNotFoundError, match=message):
+            load([entry(name, pairs=True), str(files / "shop.parquet")])
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

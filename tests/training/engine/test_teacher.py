@@ -134,7 +134,8 @@ def test_the_start_is_the_model_as_training_began(tmp_path):
 
 
 def test_what_cannot_teach_is_refused(tmp_path):
+    unread = replace(DATA, train_data=["./absent.csv"])  # told before the data are looked for
     with pytest.raises(ValueError, match="new weights"):
-        train(MODEL, DATA, train_arguments(tmp_path / "a", teacher="start"))
+        train(MODEL, unread, train_arguments(tmp_path / "a", teacher="start"))
     with pytest.raises(ValueError, match="teacher_modalities"):
         train_arguments(tmp_path / "b", teacher_modalities=["titles"])

@@ -260,8 +260,8 @@ def titles_of_pairs(paths: Sequence[str], tag: SourceTag, *, encoding: str = "ut
         "image": [None] * len(place),
         "catalog_id": np.where(is_alone, NO_CATALOG, own_ids(groups, tag.number)),
         "row_id": [f"{tag.prefix}{title}" for title in place],
-        "source": [tag.number] * len(place),
-        "source_weight": [tag.weight] * len(place),
+        "source:number": [tag.number] * len(place),
+        "source:weight": [tag.weight] * len(place),
     }
     products = datasets.Dataset.from_dict(columns, features=datasets.Features(CANONICAL_FEATURES | SOURCE_FEATURES))
     return products.filter(lambda title: bool(title.strip()), input_columns="title")

@@ -67,8 +67,8 @@ def test_what_a_source_lacks_is_null(files, caplog):
     assert has_titles(table).tolist() == [True, True, False, False, True] + [True] * 6 + [False] * 2
     assert has_images(table).tolist() == [True, True, True, False, False] + [False] * 6 + [True] * 2
     assert table["title"][5] == "phone 0" and table["title"][11] is None
-    assert table["source"][:] == [0] * 5 + [1] * 6 + [2] * 2
-    assert table["source_weight"][:] == [1.0] * 5 + [2.0] * 6 + [1.0] * 2
+    assert table["source:number"][:] == [0] * 5 + [1] * 6 + [2] * 2
+    assert table["source:weight"][:] == [1.0] * 5 + [2.0] * 6 + [1.0] * 2
     assert "colour" not in table.column_names  # text here and numbers there
     assert "3 with a title, 3 with an image; 5 offers in 2 catalogs" in caplog.text
     assert "6 with a title, 0 with an image" in caplog.text and "weight 2" in caplog.text
@@ -103,7 +103,7 @@ def test_the_same_id_in_two_sources_is_two_products(files):
 
 def test_a_plain_source_alone_is_as_it_was(files):
     table = load([str(files / "shop.parquet")])
-    assert "source" not in table.column_names
+    assert "source:number" not in table.column_names
     assert table["catalog_id"][:] == [1, 1, 2, -1, 2, 3]
 
 
@@ -229,8 +229,8 @@ def test_pairs_of_titles_are_offers_whose_catalogs_are_what_pairs_connect(tmp_pa
     first = pairs_file(tmp_path, [("a", "b", "1"), ("c", "d", "0"), ("b", "e", "1"), ("c", "c", "1")])
     second = pairs_file(tmp_path, [("f", "d", "1"), ("g", "", "0")], "more.csv")
     source = json.dumps({"files": [first, second], "pairs": True, "weight": 0.5})
-    products = load([source, str(files / "shop.parquet")]).select_columns(["title", "catalog_id", "source_weight"])
-    rows = [row for row in products if row["source_weight"] < 1]
+    products = load([source, str(files / "shop.parquet")]).select_columns(["title", "catalog_id", "source:weight"])
+    rows = [row for row in products if row["source:weight"] < 1]
     catalog_of = {row["title"]: row["catalog_id"] for row in rows}
     assert sorted(row["title"] for row in rows) == list("abcdefg")  # each once, the empty one not
     assert catalog_of["a"] == catalog_of["b"] == catalog_of["e"] != catalog_of["d"] == catalog_of["f"]

@@ -1,8 +1,7 @@
 """How a user's columns are mapped to the canonical columns `title`, `image`, `catalog_id` and `row_id`.
 
 `training.data.read_tables` says what each canonical column holds. A user's column that has a canonical name but is not
-mapped to it is kept as `<name>_original`, one that is taken by another column as `<name>_original_original`, and all
-other columns are kept under their own names.
+mapped to it is kept as `<name>_original` (once more where there is such a column), all others under their own names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,7 @@ import pyarrow.compute as pc
 from training.data.catalog_ids import NO_CATALOG, catalog_numbers, own_ids
 from training.data.class_names import class_names, named_feature
 from training.data.collator import FROZEN_COLUMNS
-from training.data.fields import (
-    FIELD_FEATURES,
-    IMAGE_WEIGHTS,
-    TEXTS,
-    as_lists,
-    field_columns,
-    images_column,
-    weighted_texts,  # fmt: skip
-)
+from training.data.fields import FIELD_FEATURES, IMAGE_WEIGHTS, TEXTS, as_lists, images_column, weighted_texts
 from training.data.ids import NoIdError, id_texts, word_of
 from training.data.row_places import RowFiles, told_rows
 
@@ -172,7 +163,7 @@ class ColumnLayout:
 
     def _free_name(self, name: str) -> str:
         """Returns the name of a kept column: its own, unless that has a meaning here."""
-        has_meaning = name in {*self.made, *SOURCE_FEATURES, *FROZEN_COLUMNS, *field_columns([name])}
+        has_meaning = name in {*self.made, *SOURCE_FEATURES, *FIELD_FEATURES, *FROZEN_COLUMNS}
         while has_meaning and name in {*self.made, *self.names}:
             name += "_original"
         return name

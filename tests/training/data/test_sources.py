@@ -114,6 +114,7 @@ def test_a_plain_source_alone_is_as_it_was(files):
         ({"title_column": "titel"}, "title_column='titel': source .* has no such column"),
         ({"weights": 2}, "unknown key 'weights'; did you mean 'weight'"),
         ({"weight": 0}, "whose weight is 0; give a number above 0"),
+        ({"weight": 1e9}, "whose weight is 1000000000.0; give a number above 0, up to 1,000"),
         ({"files": []}, "names no `files`"),
         ({"exclude_rows": 3}, "whose exclude_rows is 3; give text, or a list of it"),
         ({"id_column": 3}, "whose id_column is 3; give the name of a column"),
@@ -236,6 +237,13 @@ def test_pairs_of_titles_are_offers_whose_catalogs_are_what_pairs_connect(tmp_pa
     assert catalog_of["a"] == catalog_of["b"] == catalog_of["e"] != catalog_of["d"] == catalog_of["f"]
     assert catalog_of["c"] == catalog_of["g"] == -1
     assert not set(catalog_of.values()) & {1, 2, 3}  # those of the shop
+
+
+def test_a_missing_title_connects_no_pairs(tmp_path, files):
+    path = pairs_file(tmp_path, [("a", "", "1"), ("", "b", "1"), ("c", " ", "1"), (" ", "d", "1"), ("a ", "e", "1")])
+    products = load([entry(path, pairs=True), str(files / "shop.parquet")])
+    catalog_of = dict(zip(products["title"][:5], products["catalog_id"][:5], strict=True))
+    assert catalog_of["b"] == catalog_of["c"] == catalog_of["d"] == -1 != catalog_of["a"] == catalog_of["e"]
 
 
 def test_files_of_pairs_are_found_by_patterns_and_a_missing_one_is_told(tmp_path, files):

@@ -8,7 +8,7 @@ from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
 from training.arguments.sources import plain_sources
 from training.arguments.train import TrainArguments
-from training.data.catalogs import check_catalogs
+from training.data.catalogs import check_catalogs, tell_repeated_ids
 from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.sides import check_sides
@@ -51,6 +51,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         train_products = load_split(data, "train", keeps_row_ids=bool(vector_files(arguments.teacher)))
         validation_products = load_split(data, "validation")
     check_catalogs(train_products, "training offers", data.max_catalog_share)
+    tell_repeated_ids(train_products, "training offers")
     check_catalogs(validation_products, "held-out offers", data.max_catalog_share)
     run.add_data(
         lambda: {

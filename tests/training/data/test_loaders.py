@@ -456,7 +456,7 @@ def test_vectors_of_frozen_towers_take_the_place_of_their_inputs(processor, colu
 
 def test_a_frozen_column_of_nulls_is_an_error(processor):
     products = make_products(2).add_column("image_pooler_output", [None, None])
-    with pytest.raises(ValueError, match="'image_pooler_output' holds nothing but nulls"):
+    with pytest.raises(ValueError, match="'image_pooler_output' holds nothing but nulls: no product has an image"):
         evaluation_loader(products, processor, batch_size=2)
 
 

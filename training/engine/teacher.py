@@ -289,4 +289,4 @@ def _of_files(name: str, files: list[Path], row_ids: list[str], modalities: Sequ
     return Teacher(tables, places, {}, scale if len(tables) > 1 else None)
 
 
-__all__ = ["DistillationObjective", "Teacher", "open_teacher", "vector_files"]
+__all__ = ["DistillationObjective", "Teacher", "check_teacher", "open_teacher", "vector_files"]

@@ -53,8 +53,8 @@ def product_texts(value: Any) -> list[str]:
     """
     if hasattr(value, "tolist"):  # an array, which cells with lists are that pandas read; or a number of numpy's
         value = value.tolist()
-    texts = map(_as_text, value) if isinstance(value, list | tuple) else [_as_text(value)]
-    return [text for text in texts if text]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [text for one in values if (text := _as_text(one))]
 
 
 def _as_text(value: Any) -> str:

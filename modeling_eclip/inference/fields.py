@@ -2,7 +2,8 @@
 
 A product has a title and further texts: a description, a brand, attributes. As one text they are the title without a
 name, then the others with theirs: `"Trail shoe | brand: Acme | description: Light, with a firm sole"`. A model that
-was trained on such texts has the names of the fields in its processor (`processor.fields`).
+was trained on such texts has the names of the fields in its processor (`processor.fields`). Of several images the
+vectors are averaged, with the weights of their fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,17 @@ from typing import Any
 import torch
 
 from ..modeling_eclip import normalize
-from ..processing_eclip import is_missing
+from ..processing_eclip import _loaded, is_missing, prepare_products
 
-__all__ = ["join_texts", "pool_vectors", "product_texts", "read_texts"]
+__all__ = [
+    "join_texts",
+    "pool_vectors",
+    "product_texts",
+    "read_images",
+    "read_offer",
+    "read_texts",
+    "represent_several",
+]
 
 _POOLING = ("joined", "mean")
 _SEPARATOR, _BETWEEN = " | ", ", "
@@ -81,6 +90,82 @@ def read_texts(
         owners += [place] * len(found)
         weights += [weight for _, weight in found]
     return texts, owners, weights
+
+
+def read_images(image: Any, fields: Mapping[str, float] | None = None) -> Any:
+    """Read the images of a product.
+
+    Args:
+        image: An image, a list of images, or a mapping of fields to an image or a list each.
+        fields: Weights of the fields that the model was trained with, from `processor.fields`.
+
+    Returns:
+        One image as it is, `None` for none; of several, a list of pairs of one and its weight. The images of one field
+        share its weight, which is 1 where `fields` does not name it; those of weight 0 are left out beside others.
+    """
+    if isinstance(image, list | tuple):
+        image = {"": image}
+    elif not isinstance(image, Mapping) or image.keys() <= {"bytes", "path"}:
+        return image
+    found: list[tuple[Any, float]] = []
+    for name, value in image.items():
+        cell = [one for one in (value if isinstance(value, list | tuple) else [value]) if not is_missing(one)]
+        found += [(one, (fields or {}).get(name, 1.0) / len(cell)) for one in cell]
+    found = [pair for pair in found if pair[1] > 0] or [(one, 1.0) for one, _ in found]
+    return found if len(found) > 1 else found[0][0] if found else None
+
+
+def read_offer(title: Any, image: Any, fields: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    """Read a product with several texts or images, as heads take it.
+
+    Args:
+        title: A title, `None`, or a mapping of fields to texts.
+        image: As for [`read_images`].
+        fields: `processor.fields`.
+
+    Returns:
+        One text, and what [`read_images`] returns.
+    """
+    weights = {kind: dict(pairs) for kind, pairs in (fields or {}).items()}
+    (title,), _, _ = read_texts([title], weights.get("text"))
+    return title, read_images(image, weights.get("image"))
+
+
+@torch.no_grad()
+def represent_several(head: Any, processor: Any, batch: Sequence[tuple[str | None, Any]]) -> Any:
+    """Represent products some of which have several images, whose vectors are averaged before the head sees them.
+
+    Args:
+        head: The head.
+        processor: Its `EClipProcessor`.
+        batch: `B` titles and images, as `read_product` returns them.
+
+    Returns:
+        The products, as `head.represent_batch` returns them.
+
+    Raises:
+        ProductImageError: an image cannot be used; the message starts with its product and its place there.
+    """
+
+    def encode(products: Sequence[tuple[str | None, Any]]) -> dict[str, torch.Tensor]:
+        inputs = prepare_products(processor, products, head.config.modality)
+        return head.eclip.encode_products({name: value.to(head.device) for name, value in inputs.items()})
+
+    encoded = encode([(title, None) for title, _ in batch])
+    if head.config.modality != "text":
+        images, owners, weights = [], [], []
+        for place, (_, image) in enumerate(batch):
+            several = image if isinstance(image, list) else [] if image is None else [(image, 1.0)]
+            for number, (one, weight) in enumerate(several):
+                of_several = f"[{number}]" if isinstance(image, list) else ""
+                images.append((None, _loaded(one, f"products[{place}]{of_several}")))
+                owners.append(place)
+                weights.append(weight)
+        vectors = encode(images)["image_pooler_output"]
+        pooled = pool_vectors(vectors, torch.tensor(owners), torch.tensor(weights), len(batch))
+        encoded["image_pooler_output"] = pooled.to(vectors.dtype)
+        encoded["has_image"] = torch.tensor([place in owners for place in range(len(batch))], device=head.device)
+    return head.represent(**encoded)
 
 
 def pool_vectors(

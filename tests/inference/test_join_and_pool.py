@@ -1,5 +1,7 @@
 """Several texts and images of one product: joined to one text, or averaged, by hand."""
 
+import io
+
 import pytest
 import torch
 from test_embed import build, photographs
@@ -53,6 +55,12 @@ def test_many_products_with_several_texts_and_images():
     text, image = alone["text_embeds"], alone["image_embeds"]
     expected = torch.stack([image[0], torch.nn.functional.normalize(image[1] + image[3], dim=0), image[2]])
     torch.testing.assert_close(found["image_embeds"], expected, atol=1e-5, rtol=0)
+    images[0].save(content := io.BytesIO(), "PNG")
+    processor.fields["image"] = [["photo", 3.0], ["more", 1.0]]
+    fields = [{"more": [images[0], images[2]], "photo": images[1]}, images[3], {"bytes": content.getvalue()}]
+    weighted = embed_products(model, processor, images=fields)["image_embeds"]
+    expected = torch.nn.functional.normalize(3 * image[1] + 0.5 * image[0] + 0.5 * image[2], dim=0)
+    torch.testing.assert_close(weighted, torch.stack([expected, image[3], image[0]]), atol=1e-5, rtol=0)
     pooled = embed_products(model, processor, titles, field_pooling="mean")["text_embeds"]
     expected = torch.stack([text[0], torch.nn.functional.normalize(text[2] + 3 * text[3], dim=0)])
     torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=0)

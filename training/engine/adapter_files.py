@@ -51,19 +51,21 @@ def _save_adapters(model: PreTrainedModel, folder: Path, base: str) -> None:
     """Save adapters and what else is trained, as peft does: `PeftModel.from_pretrained` reads them."""
     towers = model.base_model
     own = [name for name, part in model.named_children() if part is not towers and name not in _TOWERS]
+    if model is towers:  # of a head, all is kept: what is fitted to it is no matter of gradients alone
+        own = [name for name in own if any(p.requires_grad for p in model.get_submodule(name).parameters())]
     (trained,) = towers.peft_config.values()
     LoraConfig(
         r=trained.r,
         lora_alpha=trained.lora_alpha,
         target_modules=list(adapted_layers(model)),
-        modules_to_save=own,
+        modules_to_save=own or None,
         # A folder by its whole path: whoever loads the adapters does so from elsewhere.
         base_model_name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else base,
         inference_mode=True,
     ).save_pretrained(str(folder))
     # peft's names: https://huggingface.co/docs/peft/developer_guides/checkpoint. It looks for the modules to save by
     # the end of their names, and wants the weights of all that it finds.
-    found = tuple(f"{name}." for name, _ in model.named_modules() if name.endswith(tuple(own)))
+    found = tuple(f"{name}." for name, _ in model.named_modules() if own and name.endswith(tuple(own)))
     # A bare parameter, the temperature, can't be among those modules. peft loads any weight by its plain name, too.
     bare = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     state = {

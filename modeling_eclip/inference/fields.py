@@ -6,7 +6,9 @@ was trained on such texts has the names of the fields in its processor (`process
 vectors are averaged, with the weights of their fields.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +22,12 @@ __all__ = [
     "product_texts",
     "read_images",
     "read_offer",
+    "read_row",
     "read_texts",
     "represent_several",
 ]
 
+_COLUMNS = (("text", "title"), ("image", "image"))  # the one that a table has where nothing is said
 _POOLING = ("joined", "mean")
 _SEPARATOR, _BETWEEN = " | ", ", "
 
@@ -113,6 +117,33 @@ def read_images(image: Any, fields: Mapping[str, float] | None = None) -> Any:
         found += [(one, (fields or {}).get(name, 1.0) / len(cell)) for one in cell]
     found = [pair for pair in found if pair[1] > 0] or [(one, 1.0) for one, _ in found]
     return found if len(found) > 1 else found[0][0] if found else None
+
+
+def read_row(
+    row: Mapping[str, Any], fields: Mapping[str, Any] | None = None, folder: str | os.PathLike = ""
+) -> dict[str, Any]:
+    """Read the texts and images of a product from a row of a table.
+
+    Args:
+        row: The row.
+        fields: Pairs of a column and its weight as `"text"` and `"image"`, as `processor.fields` has them; the columns
+            `title` and `image` where it has none.
+        folder: What paths of images are relative to.
+
+    Returns:
+        `texts` and `images`, lists by column, as [`embed_products`] takes them; `title` and `image`, the first of
+        each, which is what people are shown, `None` where there is none.
+    """
+    columns = {kind: [name for name, _ in (fields or {}).get(kind) or [(one, 1.0)]] for kind, one in _COLUMNS}
+    texts = {name: product_texts(row.get(name)) for name in columns["text"]}
+    images: dict[str, list[Any]] = {}
+    for name in columns["image"]:
+        cell = row.get(name)
+        given = cell if isinstance(cell, list | tuple) else [cell]
+        there = [one for one in given if not is_missing(one) and not (isinstance(one, str) and not one.strip())]
+        images[name] = [Path(folder) / one if isinstance(one, str) else one for one in there]
+    first = [next((one for cell in of_kind.values() for one in cell), None) for of_kind in (texts, images)]
+    return {"texts": texts, "images": images, "title": first[0], "image": first[1]}
 
 
 def read_offer(title: Any, image: Any, fields: Mapping[str, Any] | None = None) -> tuple[Any, Any]:

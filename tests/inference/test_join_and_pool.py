@@ -1,13 +1,14 @@
 """Several texts and images of one product: joined to one text, or averaged, by hand."""
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
 from test_embed import build, photographs
 
 from modeling_eclip import ProductImageError, embed_products
-from modeling_eclip.inference.fields import join_texts, pool_vectors, read_texts
+from modeling_eclip.inference.fields import join_texts, pool_vectors, read_row, read_texts
 
 SHOE = {"title": "Trail shoe", "brand": "Acme", "key_points": ["light", None, " firm "], "price": 12.5, "note": " "}
 
@@ -73,3 +74,15 @@ def test_bad_images_are_named_by_product_and_place():
         embed_products(model, processor, images=[image, [image, b"no image"]])
     with pytest.raises(ValueError, match=r"`images\[1\]` is an empty list"):
         embed_products(model, processor, images=[image, []])
+
+
+def test_rows_of_tables_are_read_by_the_columns_of_the_model():
+    row = {"title": "Mug", "brand": None, "note": ["new", " "], "image": "a.png", "more": ["b.png", None, b"c", ""]}
+    assert read_row(row) == {"texts": {"title": ["Mug"]}, "images": {"image": [Path("a.png")]}, "title": "Mug",
+                             "image": Path("a.png")}  # fmt: skip
+    fields = {"text": [["note", 1.0], ["brand", 1.0]], "image": [["more", 2.0], ["absent", 1.0]]}
+    found = read_row(row, fields, "shop")
+    assert found["texts"] == {"note": ["new"], "brand": []} and found["title"] == "new"
+    assert found["images"] == {"more": [Path("shop/b.png"), b"c"], "absent": []}
+    assert found["image"] == Path("shop/b.png")
+    assert read_row({}, fields)["image"] is None

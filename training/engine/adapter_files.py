@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 from transformers.utils import find_adapter_config_file
 
 from modeling_eclip import EClipConfig, EClipModel
@@ -27,7 +27,7 @@ _WEIGHTS, _SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _COUNTED = ("running_mean", "running_var", "num_batches_tracked")  # by batch norm, which may be left to go on
 
 
-def save_model(model: PreTrainedModel, folder: Path, adapters_of: str | None = None) -> None:
+def save_model(model: Any, folder: Path, adapters_of: str | None = None) -> None:
     """Save a model or a head, with its adapters merged or with them alone.
 
     What an earlier run has left of the other way is removed: loading would take it for the model.
@@ -47,7 +47,7 @@ def save_model(model: PreTrainedModel, folder: Path, adapters_of: str | None = N
         path.unlink(missing_ok=True)
 
 
-def _save_adapters(model: PreTrainedModel, folder: Path, base: str) -> None:
+def _save_adapters(model: Any, folder: Path, base: str) -> None:
     """Save adapters and what else is trained, as peft does: `PeftModel.from_pretrained` reads them."""
     towers = model.base_model
     own = [name for name, part in model.named_children() if part is not towers and name not in _TOWERS]
@@ -165,7 +165,8 @@ def load_eclip(checkpoint: str, dtype: torch.dtype = torch.float32) -> EClipMode
     """
     if find_adapter_config_file(checkpoint) is None:
         return EClipModel.from_pretrained(checkpoint, dtype=dtype)
-    return load_merged(checkpoint).base_model.to(dtype)
+    model: EClipModel = load_merged(checkpoint).base_model.to(dtype)
+    return model
 
 
 def refuse_adapters(checkpoint: str) -> None:

@@ -91,7 +91,7 @@ def add_adapters(
 def _may_be_adapted(name: str, module: nn.Module, freeze: Sequence[str]) -> bool:
     if hasattr(module, "quant_state"):  # bitsandbytes' layers of 4 bits; pooling heads are subclasses of linear ones
         return not any(re.search(pattern, f"{name}.weight") for pattern in freeze)
-    return type(module) in (nn.Linear, nn.Conv2d) and module.weight.requires_grad
+    return type(module) in (nn.Linear, nn.Conv2d) and bool(module.weight.requires_grad)
 
 
 def merge_adapters(model: EClipModel) -> None:

@@ -119,7 +119,7 @@ def _show(folder: Path, repo_id: str, facts: CardFacts) -> None:
     _check_processor(folder, files)
     settings = {file.name: read_json(file) for file in files if file.name in ("config.json", ADAPTER_CONFIG)}
     if (adapters := settings.get(ADAPTER_CONFIG)) is not None:
-        base = facts.base_models[0] if facts.base_models else adapters["base_model_name_or_path"]
+        base = facts.base_models[0] if facts.base_models else adapters.get("base_model_name_or_path") or ""
         if not facts.base_models:
             logger.warning("the adapters belong to %r; publish that first, and name it by `--base_models`", base)
         adapters["base_model_name_or_path"] = base

@@ -34,7 +34,8 @@ quickstart: $(INSTALLED) ## Generate products, train on them, measure retrieval,
 toy-catalog: $(INSTALLED) ## Write generated products and an image of them to outputs/toy_catalog
 	$(BIN)/python -m modeling_eclip.toy --output_dir outputs/toy_catalog
 
-# Two workers with one thread each: small models gain nothing from more threads and lose much to contention.
+# Two workers with one thread each: small models gain nothing from more threads and lose much to contention. One that
+# is done takes tests from the other, so that both end together.
 # Tests need no Hub: offline mode turns an accidental request into an error instead of a wait.
 .PHONY: test
 test: export OMP_NUM_THREADS ?= 1
@@ -43,7 +44,7 @@ test: export TOKENIZERS_PARALLELISM ?= false
 test: $(INSTALLED) ## Run all tests, some 20 minutes on 2 cores, and list the ten slowest (PYTEST_ARGS="-k name" for some)
 	@$(MAKE) --no-print-directory transformers-tests || echo "The source distribution of transformers" \
 		"$(TRANSFORMERS_VERSION) could not be had: tests/test_common_model.py will be skipped." >&2
-	$(BIN)/python -m pytest -n 2 --durations=10 $(PYTEST_ARGS) tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 $(PYTEST_ARGS) tests
 
 .PHONY: test-machines
 test-machines: $(INSTALLED) ## Run the numeric tests under twelve kinds of CPU, print the table (MACHINES_ARGS=--quick for two)
@@ -57,7 +58,7 @@ test-oldest: export OMP_NUM_THREADS ?= 1
 test-oldest: export HF_HUB_OFFLINE ?= 1
 test-oldest: export TOKENIZERS_PARALLELISM ?= false
 test-oldest: $(OLDEST)/.installed ## Run the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
-	$(OLDEST)/bin/python -m pytest -n 2 --ignore tests/test_common_model.py $(PYTEST_ARGS) tests
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --ignore tests/test_common_model.py $(PYTEST_ARGS) tests
 
 $(OLDEST)/.installed: pyproject.toml tests/lower_bounds.py
 	$(PYTHON) -m venv $(OLDEST)

@@ -33,7 +33,10 @@ TESTS = [
 # OpenVINO listens to what oneDNN is told, but has no kernels for CPUs so old.
 TESTS_FROM_AVX2 = ["export"]
 # Of them, those that take long because they start processes, compile or train, whose numbers the others compare, too.
-SLOW = ["processes", "ray", "ranks", "killed", "stranger", "graph_breaks", "stock_trainer", "faiss", "real_offers"]
+SLOW = [
+    "processes", "ray", "ranks", "killed", "stranger", "graph_breaks", "stock_trainer", "faiss", "real_offers",
+    "sharded", "spawned", "memory_is",
+]  # fmt: skip
 
 CPUS = {
     "SSE 4.1": {

@@ -2,13 +2,14 @@
 
 For locked-image tuning (LiT, Zhai et al. 2022) and its mirror image. The vectors are those of evaluation: of whole
 images and titles as they are, without augmentation and dropout. They are kept by what they depend on (the tower's
-weights, the processor, the offers, the number format), so that a second run finds them, and in pieces, so that ranks
-share the work and a run that is stopped goes on. A piece knows the states of the image files that its vectors are of:
-one of files that have changed, and one that is broken, is made anew.
+weights, the processor, the titles or the table of the images, the number format), so that a second run finds them, and
+in pieces, so that ranks share the work and a run that is stopped goes on. A piece knows the states of the image files
+that its vectors are of: one of files that have changed, and one that is broken, is made anew.
 """
 
 import hashlib
 import inspect
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -156,16 +157,17 @@ def cache_vectors(
     cache_dir = cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "frozen_towers"
     # Here, so that the model is the same where no vector is missing. Convolutions on CPUs are 1.5 times as fast so.
     model.to(accelerator.device, memory_format=torch.channels_last)
-    key = _digest(model, modality, processor, [products._fingerprint, str(accelerator.mixed_precision)])
+    # Titles are quickly read and tell their vectors; of images the table's own account has to do.
+    table = [products._fingerprint] if modality == "image" else []
+    key = _digest(model, modality, processor, [*table, str(accelerator.mixed_precision)])
     folder = cache_dir / f"{modality}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
-    pieces = {}
+    pieces: list[tuple[Path, range, str]] = []
     for start in range(0, len(products), _ROWS_IN_A_PIECE):
         rows = range(start, min(start + _ROWS_IN_A_PIECE, len(products)))
-        pieces[folder / f"{start}.arrow"] = rows, _images_digest(products, rows) if modality == "image" else ""
-    missing = {
-        path: (rows, images) for path, (rows, images) in pieces.items() if not _is_whole(path, len(rows), images)
-    }
+        name = str(start) if modality == "image" else _titles_digest(products, rows)
+        pieces.append((folder / f"{name}.arrow", rows, _images_digest(products, rows) if modality == "image" else ""))
+    missing = {path: (rows, images) for path, rows, images in pieces if not _is_whole(path, len(rows), images)}
     logger.info(
         "%s: vectors of %s of %s offers are in %s; it sees no augmentation",
         whose.format(modality=modality),
@@ -188,7 +190,7 @@ def cache_vectors(
         vectors = _encode(modality, progress, model, accelerator, rows.start)
         _write(path, f"{modality}_pooler_output", vectors, images)
     accelerator.wait_for_everyone()
-    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in pieces])
+    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path, _, _ in pieces])
 
 
 class _Collator:
@@ -240,6 +242,12 @@ def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Acceler
         vectors += found
     model.train(was_training)
     return vectors
+
+
+def _titles_digest(products: datasets.Dataset, rows: range) -> str:
+    """Return a name for the titles of rows, in their order."""
+    titles = products.select_columns("title").select(rows)["title"][:]
+    return hashlib.sha256(json.dumps(titles).encode()).hexdigest()[:20]
 
 
 def _images_digest(products: datasets.Dataset, rows: range) -> str:

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import LAUNCH, MODEL, ON_RAY, ROOT
+from conftest import MODEL, ON_RAY, ROOT
 from PIL import Image
+from ranks import run_script
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.embed import EmbedArguments
@@ -364,11 +365,8 @@ def test_workers_read_neighbours():
 def test_two_processes_share_the_files(checkpoint, corpus, expected, tmp_path):
     words = ["--checkpoint", checkpoint, "--input", corpus, "--output_dir", str(tmp_path), "--id_column", "id"]
     words += ["--rows_per_shard", "10", "--num_workers", "1", "--max_skipped_share", "0.5"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *LAUNCH, "2", "training/embed.py", *words]
-    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert printed.returncode == 0, printed.stdout + printed.stderr
-    assert "37 rows, 4 files" in printed.stdout + printed.stderr
+    run_script("training/embed.py", words, 2)
+    assert len(list(tmp_path.glob("*.parquet"))) == 4
     table = read(tmp_path)
     assert table["row_id"].to_pylist() == [f"offer {row}" for row in range(NUM_ROWS)]
     np.testing.assert_allclose(vectors(table, "text_embeds"), expected["text_embeds"], atol=1e-5)

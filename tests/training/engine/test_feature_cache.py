@@ -137,6 +137,31 @@ def test_offers_are_encoded_once(model, products, processor, accelerator, tmp_pa
     assert encoded == [2]  # of rows 3, 4 and 5, row 3 is broken
 
 
+def test_titles_are_encoded_once_whatever_else_the_table_holds(
+    model, products, processor, accelerator, tmp_path, monkeypatch
+):
+    freeze_parameters(model, [r"^text_model\."])
+    monkeypatch.setattr(feature_cache, "_ROWS_IN_A_PIECE", 3)
+    first = cache_frozen_towers(products, model, processor, accelerator, cache_dir=tmp_path)["text_pooler_output"][:]
+    changed = products.map(lambda row: {"row_id": f"shop: {row['row_id']}"}).add_column("weight", [2.0] * len(TITLES))
+    twice = datasets.concatenate_datasets([changed.select(range(6)), changed.select(range(3))])
+    whole, encode = [], model.encode_text
+    monkeypatch.setattr(model, "encode_text", no_encoding)
+    found = cache_frozen_towers(twice, model, processor, accelerator, cache_dir=tmp_path)["text_pooler_output"][:]
+    assert found == first[:6] + first[:3]
+
+    def count(input_ids, attention_mask):
+        whole.append(len(input_ids))
+        return encode(input_ids, attention_mask)
+
+    monkeypatch.setattr(model, "encode_text", count)
+    other = [*products["title"][:3], "another title", *products["title"][4:]]
+    renamed = products.remove_columns("title").add_column("title", other)
+    found = cache_frozen_towers(renamed, model, processor, accelerator, cache_dir=tmp_path)["text_pooler_output"][:]
+    assert found[:3] == first[:3] and found[6:] == first[6:] and found[3] != first[3]
+    assert sum(whole) == sum(bool((title or "").strip()) for title in other[3:6])  # the piece of the other title alone
+
+
 def test_files_of_images_that_change_appear_or_go_are_encoded_anew(
     model, processor, accelerator, tmp_path, monkeypatch
 ):

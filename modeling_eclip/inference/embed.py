@@ -316,18 +316,23 @@ def _many(name: str, values: Any) -> Sequence[Any]:
 
 def _flat(images: Sequence[Any]) -> tuple[Sequence[Any], list[int], list[str] | None]:
     """Return images one after the other, which product each is of, and its name where a product has several."""
-    if not isinstance(images, list | tuple) or not any(isinstance(image, list | tuple) for image in images):
+    if not isinstance(images, list | tuple) or not any(map(_are_several, images)):
         return images, [], None
     flat, owners, names = [], [], []
     for place, of_product in enumerate(images):
-        several = isinstance(of_product, list | tuple)
-        if several and not of_product:
+        several = _are_several(of_product)
+        if several and not len(of_product):
             raise ValueError(f"`images[{place}]` is an empty list; give a product's images, or leave it out.")
         for number, image in enumerate(of_product if several else [of_product]):
             flat.append(image)
             owners.append(place)
             names.append(f"images[{place}][{number}]" if several else f"images[{place}]")
     return flat, owners, names
+
+
+def _are_several(images: Any) -> bool:
+    """Tell a product's list of images, which pandas reads as an array of objects."""
+    return isinstance(images, list | tuple) or getattr(getattr(images, "dtype", None), "kind", "") == "O"
 
 
 def _pooled(embeds: torch.Tensor, owners: Sequence[int], weights: Sequence[float] | None = None) -> torch.Tensor:

@@ -5,7 +5,7 @@ name, then the others with theirs: `"Trail shoe | brand: Acme | description: Lig
 was trained on such texts has the names of the fields in its processor (`processor.fields`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ __all__ = ["join_texts", "pool_vectors", "product_texts", "read_texts"]
 
 _POOLING = ("joined", "mean")
 _SEPARATOR, _BETWEEN = " | ", ", "
+_MISSING = ("<NA>", "NaT")  # how pandas writes its missing values, but for NaN
 
 
 def join_texts(fields: Mapping[str, Any], title: str | None = None) -> str:
@@ -39,9 +40,31 @@ def join_texts(fields: Mapping[str, Any], title: str | None = None) -> str:
 
 
 def product_texts(value: Any) -> list[str]:
-    """Return the texts of one field that are not blank."""
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return [text for one in values if not is_missing(one) and (text := str(one).strip())]
+    """Return the texts of one field that are not blank, as training reads them from a table.
+
+    Args:
+        value: Text, a number or a truth value; a list, a tuple or an array of them.
+
+    Returns:
+        The texts. What pandas has in place of a missing value is none, and 12.0 is `"12"`.
+
+    Raises:
+        ValueError: it is something else, such as bytes or a mapping.
+    """
+    if hasattr(value, "tolist"):  # an array, which cells with lists are that pandas read; or a number of numpy's
+        value = value.tolist()
+    texts = map(_as_text, value) if isinstance(value, list | tuple) else [_as_text(value)]
+    return [text for text in texts if text]
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, Collection) and not isinstance(value, str):
+        raise ValueError(f"a text of a product is {value!r:.100}; give text, a number, or a list of them.")
+    if is_missing(value) or (not isinstance(value, str) and str(value) in _MISSING):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def read_texts(

@@ -1,5 +1,7 @@
 """Several texts and images of one product: joined to one text, or averaged, by hand."""
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from test_embed import build, photographs
@@ -15,6 +17,16 @@ def test_fields_are_joined_with_their_names():
     assert join_texts({"brand": "Acme", "title": "Mug"}, title="title") == "Mug | brand: Acme"
     assert join_texts({"title": None, "brand": "Acme", "size": float("nan")}) == "brand: Acme"
     assert join_texts({}) == join_texts({"title": " "}) == ""
+
+
+def test_cells_are_read_as_training_reads_them():
+    cells = {"title": "Mug", "key_points": np.array(["light", None], object), "size": 12.0, "weight": np.float32(1.5),
+             "new": True, "stock": pandas.NA, "seen": pandas.NaT, "rating": np.float32("nan"),
+             "seller": ()}  # fmt: skip
+    assert join_texts(cells) == "Mug | key points: light | size: 12 | weight: 1.5 | new: true"
+    for value in (b"Acme", {"name": "Acme"}, {"Acme"}, [["Acme"]]):
+        with pytest.raises(ValueError, match="a text of a product is .*Acme.*; give text, a number, or a list"):
+            join_texts({"title": "Mug", "brand": value})
 
 
 def test_texts_of_products_are_read():
@@ -53,6 +65,10 @@ def test_many_products_with_several_texts_and_images():
     text, image = alone["text_embeds"], alone["image_embeds"]
     expected = torch.stack([image[0], torch.nn.functional.normalize(image[1] + image[3], dim=0), image[2]])
     torch.testing.assert_close(found["image_embeds"], expected, atol=1e-5, rtol=0)
+    cell = np.empty(2, object)  # as pandas reads lists from parquet
+    cell[:] = images[:2]
+    arrays, lists = (embed_products(model, processor, images=[one]) for one in (cell, images[:2]))
+    torch.testing.assert_close(arrays["image_embeds"], lists["image_embeds"])
     pooled = embed_products(model, processor, titles, field_pooling="mean")["text_embeds"]
     expected = torch.stack([text[0], torch.nn.functional.normalize(text[2] + 3 * text[3], dim=0)])
     torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=0)

@@ -96,17 +96,26 @@ def check_encoding(name: str) -> None:
         raise ValueError(f"`encoding` is {name!r}; give one that Python knows, such as utf-8 or latin-1.") from error
 
 
+# What lies in a folder that an argument may name: of a model or of adapters, of a tokenizer, of `embed.py`.
+_OF_MODELS = ("*config.json", "tokenizer*", "vocab*", "*.model", "embeddings-*.parquet")
+
+
 def check_checkpoint(name: str, value: str | None) -> None:
-    """Refuse a folder that is not there before the Hub is asked for it.
+    """Refuse a folder that is not there before the Hub is asked for it, and one without a model.
 
     Args:
         name: Name of the argument.
         value: A Hub id or a folder; nothing is checked where it is empty, or may be a Hub id.
 
     Raises:
-        ValueError: The value is a path by its form, or starts with a folder that is here, and there is no such folder.
+        ValueError: The value is a path by its form, or starts with a folder that is here, and there is no such folder;
+            or it is one without any file of a model, a tokenizer or vectors.
     """
-    if not value or Path(value).expanduser().exists():
+    if not value:
+        return
+    if (given := Path(value).expanduser()).exists():
+        if not any(file for pattern in _OF_MODELS for file in given.glob(pattern)):
+            raise ValueError(f"`{name}` is {value!r}, which is no folder of a model: it has no config.json.")
         return
     first, _, rest = value.partition("/")
     if not (value.startswith(("/", ".", "~")) or rest.count("/") or "\\" in value or (rest and Path(first).is_dir())):

@@ -213,13 +213,22 @@ def _read_config(parser: "_ArgumentParser", path: str, argument_classes: Sequenc
             _refuse(parser, str(key), known_anywhere, path)
         if key in read and value is not None:
             values = value if isinstance(value, list) else [value]
+            if unclear := [item for item in values if item is None or isinstance(item, list)]:
+                parser.error(f"`{key}` in {path} holds {json.dumps(unclear[0])}; give text, numbers or mappings")
             texts = [json.dumps(item) if isinstance(item, dict) else str(item) for item in values]
             words += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
     return words
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML in which `no`, `yes`, `on` and `off` are words, and not false or true."""
+    """YAML in which `no`, `yes`, `on` and `off` are words, and not false or true, and a key is given once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Reads a mapping, of which PyYAML would keep the last value of a key that is given twice."""
+        keys = [key.value for key, _ in node.value]
+        if repeated := [key for place, key in enumerate(keys) if key in keys[:place]]:
+            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _PlainLoader.yaml_implicit_resolvers = {

@@ -12,6 +12,7 @@ __all__ = ["JOINED", "Source", "parse_fields", "parse_sources", "plain_sources"]
 JOINED = "joined"
 """Among text fields, all of them as one text."""
 _FIELDS = ("text_columns", "image_columns")
+_MOST_VISITS = 1000  # of a row in an epoch, whose order is held in memory
 _LISTS = ("files", "catalog_id_column", "exclude_rows")
 
 
@@ -150,8 +151,8 @@ def _parse(field: str, entry: str) -> Source:
         if value is None:
             continue
         if key == "weight":
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ValueError(f"{place}, whose weight is {value!r}; give a number above 0.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_VISITS:
+                raise ValueError(f"{place}, whose weight is {value!r}; give a number above 0, up to {_MOST_VISITS:,}.")
             values[key] = float(value)
         elif key in _FIELDS:
             values[key] = parse_fields(f"{key}` of `{field}", value)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from training.data.catalog_ids import NO_CATALOG
 from training.data.parquet_stream import StreamedProducts
 
-__all__ = ["CatalogSizes", "check_catalogs"]
+__all__ = ["CatalogSizes", "check_catalogs", "tell_repeated_ids"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,28 @@ def check_catalogs(products: Any, name: str, max_share: float) -> None:
     sizes = CatalogSizes.of(ids)
     logger.info("%s: %s%s", name, sizes, part)
     sizes.check(name, max_share)
+
+
+def tell_repeated_ids(products: Any, name: str) -> None:
+    """Warns of ids that several products without a catalog have: in training they are one that comes twice.
+
+    Args:
+        products: Products with the canonical columns. A stream is not looked at.
+        name: What they are called.
+    """
+    if isinstance(products, StreamedProducts):
+        return
+    table = products.select_columns(["catalog_id", "row_id"]).with_format("arrow")[:]
+    counts = pc.value_counts(table.filter(pc.equal(table["catalog_id"], NO_CATALOG))["row_id"])
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(repeated):
+        logger.warning(
+            "%s: %s ids, such as %r, are those of several offers without a catalog, which count as one product; give "
+            "an `id_column` whose values differ",
+            name,
+            f"{len(repeated):,}",
+            repeated[0].as_py(),
+        )
 
 
 def _sampled_ids(products: StreamedProducts) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How a user's columns are mapped to the canonical columns `title`, `image`, `catalog_id` and `row_id`.
 
 `training.data.read_tables` says what each canonical column holds. A user's column that has a canonical name but is not
-mapped to it is kept as `<name>_original`, and all other columns are kept under their own names.
+mapped to it is kept as `<name>_original` (once more where there is such a column), all others under their own names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from training.data.catalog_ids import NO_CATALOG, catalog_numbers, own_ids
 from training.data.class_names import class_names, named_feature
+from training.data.collator import FROZEN_COLUMNS
 from training.data.fields import FIELD_FEATURES, IMAGE_WEIGHTS, TEXTS, as_lists, images_column, weighted_texts
 from training.data.ids import NoIdError, id_texts, word_of
 from training.data.row_places import RowFiles, told_rows
@@ -30,8 +31,8 @@ CANONICAL_FEATURES = {
     "row_id": datasets.Value("string"),
 }
 """The canonical columns and their types."""
-SOURCE_FEATURES = {"source": datasets.Value("int32"), "source_weight": datasets.Value("float64")}
-"""Columns of products that are of several sources: the source's number and weight; see `training.data.sources`."""
+SOURCE_FEATURES = {"source:number": datasets.Value("int32"), "source:weight": datasets.Value("float64")}
+"""Columns of products that are of several sources; see `training.data.sources`."""
 _JOINED = "joined"
 _NONE = "none"  # the name that users give where a table has no titles or no images
 
@@ -154,13 +155,18 @@ class ColumnLayout:
         ids = {name for name in (*self.catalog_ids, self.row_id) if name in CANONICAL_FEATURES}
         # The other texts may be labels, too.
         replaced = {*list(columns.fields("title"))[:1], *self.images.values(), *ids}
-        self.kept = {
-            name: f"{name}_original" if name in self.made else name for name in self.names if name not in replaced
-        }
+        self.kept = {name: self._free_name(name) for name in self.names if name not in replaced}
         self._features = features
         self.class_names = {
             new: named for old, new in self.kept.items() if (named := named_feature(features[old])) is not None
         }
+
+    def _free_name(self, name: str) -> str:
+        """Returns the name of a kept column: its own, unless that has a meaning here."""
+        has_meaning = name in {*self.made, *SOURCE_FEATURES, *FIELD_FEATURES, *FROZEN_COLUMNS}
+        while has_meaning and name in {*self.made, *self.names}:
+            name += "_original"
+        return name
 
     def _find(self, field: str) -> dict[str, float]:
         named = self.columns.fields(field)
@@ -262,7 +268,7 @@ class ColumnLayout:
             tag = self.columns.tag
             assert tag is not None
             kind = SOURCE_FEATURES[name].pa_type
-            return pa.array(np.full(len(index), tag.number if name == "source" else tag.weight), kind)
+            return pa.array(np.full(len(index), tag.number if name == "source:number" else tag.weight), kind)
         if name == IMAGE_WEIGHTS:
             return pa.array([list(self.columns.fields("image").values())] * len(index), pa.list_(pa.float64()))
         if name in self.made:

@@ -123,7 +123,11 @@ def _frozen_widths(products: Products | ProductPairs) -> dict[str, int]:
             values = (row[name] for row in rows.select_columns(name))
             first = next((value for value in values if value is not None), None)
             if first is None:
-                raise ValueError(f"column {name!r} holds nothing but nulls. Leave it out, or compute it again.")
+                side, other = ("a title", "image") if name.startswith("text") else ("an image", "text")
+                raise ValueError(
+                    f"column {name!r} holds nothing but nulls: no product has {side} that can be used. Check the "
+                    f"column that it is read from, or give {other} as `modality`."
+                )
             widths[name] = len(first)
     return widths
 

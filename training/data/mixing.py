@@ -84,16 +84,16 @@ class MixedOrder(RowOrder):
 
 def is_mixed(products: Any) -> bool:
     """Tells whether products are of several sources, one of which has a weight other than 1."""
-    if not isinstance(products, datasets.Dataset) or "source_weight" not in products.column_names:
+    if not isinstance(products, datasets.Dataset) or "source:weight" not in products.column_names:
         return False
-    return bool((column_values(products, "source_weight") != 1).any())
+    return bool((column_values(products, "source:weight") != 1).any())
 
 
 def rows_per_epoch(products: Any) -> int:
     """Returns the visits of an epoch: a row's counts as often as its source's weight says."""
     if not is_mixed(products):
         return len(products)
-    return sum(_visits(column_values(products, "source"), column_values(products, "source_weight")).values())
+    return sum(_visits(column_values(products, "source:number"), column_values(products, "source:weight")).values())
 
 
 def _visits(sources: np.ndarray, weights: np.ndarray) -> dict[int, int]:

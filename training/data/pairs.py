@@ -248,8 +248,11 @@ def titles_of_pairs(paths: Sequence[str], tag: SourceTag, *, encoding: str = "ut
     place: dict[str, int] = {}
     edges = []
     for part in parts:
-        places = np.array([place.setdefault(title, len(place)) for title in part.products["title"]], dtype=np.int64)
-        same = part.labels == 1
+        titles = [title.strip() for title in part.products["title"]]
+        places = np.array([place.setdefault(title, len(place)) for title in titles], dtype=np.int64)
+        has_title = np.array([bool(title) for title in titles])
+        # A missing title is not one that two offers have in common.
+        same = (part.labels == 1) & has_title[part.left] & has_title[part.right]
         edges.append(np.stack([places[part.left[same]], places[part.right[same]]]))
     left, right = np.concatenate(edges, axis=1)
     graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(len(place), len(place)))
@@ -260,11 +263,11 @@ def titles_of_pairs(paths: Sequence[str], tag: SourceTag, *, encoding: str = "ut
         "image": [None] * len(place),
         "catalog_id": np.where(is_alone, NO_CATALOG, own_ids(groups, tag.number)),
         "row_id": [f"{tag.prefix}{title}" for title in place],
-        "source": [tag.number] * len(place),
-        "source_weight": [tag.weight] * len(place),
+        "source:number": [tag.number] * len(place),
+        "source:weight": [tag.weight] * len(place),
     }
     products = datasets.Dataset.from_dict(columns, features=datasets.Features(CANONICAL_FEATURES | SOURCE_FEATURES))
-    return products.filter(lambda title: bool(title.strip()), input_columns="title")
+    return products.filter(bool, input_columns="title")
 
 
 def _read_pairs(path: str, encoding: str) -> tuple[pa.Table, list[int]]:

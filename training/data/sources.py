@@ -76,7 +76,7 @@ def load_sources(
         **settings: Further arguments of [`load_products`].
 
     Returns:
-        The products. Unless they are of one plain source, they have its number, `source`, and its `source_weight`. A
+        The products. Unless they are of one plain source, they have its `source:number` and `source:weight`. A
         column that a source lacks is null for its rows, and one that has several types in them is left out.
 
     Raises:

@@ -29,13 +29,14 @@ _DEFAULT_TITLE_LENGTH = 32
 _SETTLED = ("tokenizer", "image_size", "projection_dim", "vision_pooling", "text_pooling")
 
 
-def load_split(arguments: DataArguments, split: str) -> Products:
+def load_split(arguments: DataArguments, split: str, *, keeps_row_ids: bool = False) -> Products:
     """Load the offers of a split.
 
     Args:
         arguments: The data arguments.
         split: `"train"`, `"validation"`, `"test"`, or `"pairs"` for the offers that labelled pairs are of. Only
             training offers are streamed, cut or filtered by rules.
+        keeps_row_ids: Whether ids of rows stay as they are written, since others find them by these.
 
     Returns:
         Products with the canonical columns.
@@ -64,7 +65,7 @@ def load_split(arguments: DataArguments, split: str) -> Products:
         streaming=training and arguments.streaming,
         max_rows=arguments.max_train_rows if training else None,
         max_catalog_share=arguments.max_catalog_share,
-        keeps_row_ids=_has_labelled_pairs(arguments, split),
+        keeps_row_ids=keeps_row_ids or _has_labelled_pairs(arguments, split),
         encoding=arguments.encoding,
         toy_offers=arguments.toy_offers,
         toy_seed=arguments.toy_seed,

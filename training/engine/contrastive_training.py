@@ -8,7 +8,7 @@ from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
 from training.arguments.sources import plain_sources
 from training.arguments.train import TrainArguments
-from training.data.catalogs import check_catalogs
+from training.data.catalogs import check_catalogs, tell_repeated_ids
 from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.sides import check_sides
@@ -19,7 +19,7 @@ from training.engine.lora import add_adapters, merge_adapters
 from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters, freeze_tower
 from training.engine.setup import Run, start_run
-from training.engine.teacher import check_teacher, open_teacher
+from training.engine.teacher import check_teacher, open_teacher, vector_files
 from training.hub.card_facts import publish_checkpoint
 from training.plots.curves import draw_history
 
@@ -48,9 +48,10 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     output_dir = Path(arguments.output_dir)
     accelerator, resume_from = run.accelerator, run.resume_from
     with accelerator.main_process_first():
-        train_products = load_split(data, "train")
+        train_products = load_split(data, "train", keeps_row_ids=bool(vector_files(arguments.teacher)))
         validation_products = load_split(data, "validation")
     check_catalogs(train_products, "training offers", data.max_catalog_share)
+    tell_repeated_ids(train_products, "training offers")
     check_catalogs(validation_products, "held-out offers", data.max_catalog_share)
     run.add_data(
         lambda: {

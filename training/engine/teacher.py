@@ -6,6 +6,7 @@ forgotten. Its vectors are computed once and kept on disk, of whole images and t
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from training.engine.feature_cache import cache_vectors
 logger = logging.getLogger(__name__)
 
 _START = "start"
+_ROWS_AT_ONCE = 1000
 
 
 @dataclass
@@ -47,6 +49,11 @@ class Teacher:
     places: Mapping[str, int]
     projections: dict[str, nn.Module]
     scale: float | None
+    widths: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Finds out how long the vectors are, which a batch without any does not tell."""
+        self.widths = {modality: _width_of(table) for modality, table in self.tables.items()}
 
     @torch.no_grad()
     def vectors(
@@ -68,17 +75,25 @@ class Teacher:
         column = table.column(0).combine_chunks()
         has = rows >= 0
         has[has] = column.is_valid().to_numpy(zero_copy_only=False)
-        width = len(column.drop_null()[0]) if has.any() else 1
+        shape = (len(column) - column.null_count, self.widths[modality])
         # A copy, since tables on disk are read-only.
-        found = torch.from_numpy(column.flatten().to_numpy().reshape(-1, width).copy()).float().to(device)
+        found = torch.from_numpy(column.flatten().to_numpy().reshape(shape).copy()).float().to(device)
         is_given = found.any(dim=1)
         has[has] = is_given.cpu().numpy()
         found = found[is_given]
-        if modality in self.projections:
+        if modality in self.projections and self.widths[modality]:
             found = self.projections[modality](found)
         everywhere = found.new_zeros(len(rows), found.shape[1])
         everywhere[torch.from_numpy(has).to(device)] = normalize(found)
         return everywhere, torch.from_numpy(has)
+
+
+def _width_of(table: datasets.Dataset) -> int:
+    """Return the values of a vector, 0 where there is none."""
+    for rows in table.with_format("arrow").iter(_ROWS_AT_ONCE):
+        if len(given := rows.column(0).drop_null()):
+            return len(given[0])
+    return 0
 
 
 @dataclass(frozen=True)
@@ -196,12 +211,14 @@ def open_teacher(
         The teacher.
 
     Raises:
-        ValueError: the offers are a stream, or the folder has vectors of none of them.
+        ValueError: the offers are a stream, two of them have the same id, or the folder has vectors of none of them,
+            or several of one id.
     """
     if not isinstance(products, datasets.Dataset):
         raise ValueError(f"`teacher` is {name!r}, but streamed offers pass once; leave out `streaming`.")
     row_ids = products["row_id"][:]
-    if files := sorted(Path(name).glob("embeddings-*.parquet")) if name else []:
+    own_places = _places(name, "training offers", row_ids)
+    if files := vector_files(name):
         return _of_files(name, files, row_ids, modalities)
     if name == _START:
         model = build_model(model_arguments, processor.tokenizer, seed=seed)
@@ -228,17 +245,34 @@ def open_teacher(
     projections = {"text": model.text_projection, "image": model.visual_projection} if has_shared_space else {}
     return Teacher(
         tables,
-        dict(zip(row_ids, range(len(row_ids)), strict=True)),
+        own_places,
         projections,
         model.logit_scale.exp().item() if has_shared_space else None,
     )
+
+
+def vector_files(name: str) -> list[Path]:
+    """Return the files of a teacher that is a folder that `embed.py` wrote; none for another one."""
+    return sorted(Path(name).glob("embeddings-*.parquet")) if name else []
+
+
+def _places(name: str, what: str, row_ids: list[str]) -> dict[str, int]:
+    """Return the place of each id, of which no two may be the same: an offer would learn another one's relations."""
+    places = dict(zip(row_ids, range(len(row_ids)), strict=True))
+    if len(places) < len(row_ids):
+        ((repeated, count),) = Counter(row_ids).most_common(1)
+        raise ValueError(
+            f"`teacher` is {name!r}, whose vectors are found by the offers' ids, and {count} {what} have the id "
+            f"{repeated!r}; give an `id_column` whose values differ."
+        )
+    return places
 
 
 def _of_files(name: str, files: list[Path], row_ids: list[str], modalities: Sequence[str]) -> Teacher:
     """Read the vectors that `embed.py` wrote."""
     table = datasets.Dataset.from_parquet([str(file) for file in files])
     assert isinstance(table, datasets.Dataset)
-    places = dict(zip(table["row_id"][:], range(len(table)), strict=True))
+    places = _places(name, "of its vectors", table["row_id"][:])
     num_known = sum(row_id in places for row_id in row_ids)
     tables = {
         modality: table.select_columns(f"{modality}_embeds")
@@ -255,4 +289,4 @@ def _of_files(name: str, files: list[Path], row_ids: list[str], modalities: Sequ
     return Teacher(tables, places, {}, scale if len(tables) > 1 else None)
 
 
-__all__ = ["DistillationObjective", "Teacher", "open_teacher"]
+__all__ = ["DistillationObjective", "Teacher", "check_teacher", "open_teacher", "vector_files"]

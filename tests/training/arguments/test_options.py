@@ -78,6 +78,9 @@ def test_a_hub_id_is_not_looked_for_here(value):
 def test_a_folder_that_is_not_there_is_told_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs" / "quickstart").mkdir(parents=True)
+    with pytest.raises(ValueError, match="'outputs/quickstart', which is no folder of a model: it has no config.json"):
+        check_checkpoint("checkpoint", "outputs/quickstart")
+    (tmp_path / "outputs" / "quickstart" / "adapter_config.json").touch()
     check_checkpoint("checkpoint", "outputs/quickstart")
     with pytest.raises(ValueError, match=r"`checkpoint` is 'outputs/quikstart'.*did you mean 'outputs/quickstart'\?"):
         check_checkpoint("checkpoint", "outputs/quikstart")

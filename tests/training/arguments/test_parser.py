@@ -144,7 +144,15 @@ def test_a_file_may_hold_the_keys_of_other_scripts(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- a\n- b\n", "holds list"), ("a: [", "can't be read"), ("batch_size: many\n", "'many' is no whole number")],
+    [
+        ("- a\n- b\n", "holds list"),
+        ("a: [", "can't be read"),
+        ("batch_size: many\n", "'many' is no whole number"),
+        ("train_data: [a.csv]\nseed: 1\ntrain_data: [b.csv]\n", "'train_data' is given twice"),
+        ("text_columns: {title: 1, title: 2}\n", "'title' is given twice"),
+        ("train_data:\n- [a.csv]\n", "`train_data` in"),
+        ("train_data:\n- null\n", "holds null; give text, numbers or mappings"),
+    ],
 )
 def test_broken_files_are_errors(tmp_path, content, message, capsys):
     with pytest.raises(SystemExit):

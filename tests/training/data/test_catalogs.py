@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 
-from training.data.catalogs import CatalogSizes, check_catalogs
+from training.data.catalogs import CatalogSizes, check_catalogs, tell_repeated_ids
 from training.data.read_tables import load_products
 
 
@@ -36,3 +36,12 @@ def test_a_few_offers_of_one_product_are_no_mistake():
     CatalogSizes.of(np.array([0] * 8 + [1])).check("offers", 0.5)
     with pytest.raises(ValueError, match="8 of them in the largest"):
         CatalogSizes.of(np.zeros(8, dtype=np.int64)).check("offers", 0.5)
+
+
+def test_ids_that_several_offers_without_a_catalog_have_are_told(caplog):
+    products = datasets.Dataset.from_dict({"row_id": ["a", "b", "b", "c", "c"], "catalog_id": [-1, -1, -1, 4, 4]})
+    tell_repeated_ids(products, "offers")
+    assert "offers: 1 ids, such as 'b', are those of several offers without a catalog" in caplog.text
+    caplog.clear()
+    tell_repeated_ids(products.select([0, 1, 3, 4]), "offers")
+    assert not caplog.text

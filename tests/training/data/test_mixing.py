@@ -79,7 +79,7 @@ def test_mates_come_together_in_each_visit():
 def test_products_without_weights_have_an_epoch_of_their_rows():
     table = datasets.Dataset.from_dict({"title": ["a", "b", "c"]})
     assert not is_mixed(table) and rows_per_epoch(table) == 3
-    tagged = table.add_column("source", [0, 0, 1]).add_column("source_weight", [1.0, 1.0, 1.0])
+    tagged = table.add_column("source:number", [0, 0, 1]).add_column("source:weight", [1.0, 1.0, 1.0])
     assert not is_mixed(tagged) and rows_per_epoch(tagged) == 3
-    weighted = table.add_column("source", [0, 0, 1]).add_column("source_weight", [1.5, 1.5, 4.0])
+    weighted = table.add_column("source:number", [0, 0, 1]).add_column("source:weight", [1.5, 1.5, 4.0])
     assert is_mixed(weighted) and rows_per_epoch(weighted) == 7

@@ -116,6 +116,19 @@ def test_names_are_mapped_and_the_rest_is_kept(tmp_path):
     assert set(streamed.column_names) == set(products.column_names)
 
 
+def test_columns_whose_names_mean_something_here_are_kept_under_free_ones(tmp_path):
+    names = ["source", "source:weight", "text_pooler_output", "fields:texts"]
+    own = {"title_original": ["w", "x", "y", "z"], "heading": ["a", "b", "c", "d"]}
+    path = write_parquet(tmp_path / "offers.parquet", **own, **dict.fromkeys(names, ["1", "2", "3", "4"]))
+    rows = both_ways([path], ProductColumns(title="heading"))
+    assert [row["title"] for row in rows] == ["a", "b", "c", "d"]
+    assert [row["title_original"] for row in rows] == ["w", "x", "y", "z"]
+    assert [row["title_original_original"] for row in rows] == [f"title {i}" for i in range(4)]
+    assert all([row[name] for row in rows] == ["1", "2", "3", "4"] for name in names[:1])
+    assert all([row[f"{name}_original"] for row in rows] == ["1", "2", "3", "4"] for name in names[1:])
+    assert not rows[0].keys() & set(names[1:])
+
+
 def test_one_column_name_will_do_for_the_catalog():
     assert ProductColumns(catalog_id="group").catalog_id == ("group",)
 

@@ -67,8 +67,8 @@ def test_what_a_source_lacks_is_null(files, caplog):
     assert has_titles(table).tolist() == [True, True, False, False, True] + [True] * 6 + [False] * 2
     assert has_images(table).tolist() == [True, True, True, False, False] + [False] * 6 + [True] * 2
     assert table["title"][5] == "phone 0" and table["title"][11] is None
-    assert table["source"][:] == [0] * 5 + [1] * 6 + [2] * 2
-    assert table["source_weight"][:] == [1.0] * 5 + [2.0] * 6 + [1.0] * 2
+    assert table["source:number"][:] == [0] * 5 + [1] * 6 + [2] * 2
+    assert table["source:weight"][:] == [1.0] * 5 + [2.0] * 6 + [1.0] * 2
     assert "colour" not in table.column_names  # text here and numbers there
     assert "3 with a title, 3 with an image; 5 offers in 2 catalogs" in caplog.text
     assert "6 with a title, 0 with an image" in caplog.text and "weight 2" in caplog.text
@@ -103,7 +103,7 @@ def test_the_same_id_in_two_sources_is_two_products(files):
 
 def test_a_plain_source_alone_is_as_it_was(files):
     table = load([str(files / "shop.parquet")])
-    assert "source" not in table.column_names
+    assert "source:number" not in table.column_names
     assert table["catalog_id"][:] == [1, 1, 2, -1, 2, 3]
 
 
@@ -114,6 +114,7 @@ def test_a_plain_source_alone_is_as_it_was(files):
         ({"title_column": "titel"}, "title_column='titel': source .* has no such column"),
         ({"weights": 2}, "unknown key 'weights'; did you mean 'weight'"),
         ({"weight": 0}, "whose weight is 0; give a number above 0"),
+        ({"weight": 1e9}, "whose weight is 1000000000.0; give a number above 0, up to 1,000"),
         ({"files": []}, "names no `files`"),
         ({"exclude_rows": 3}, "whose exclude_rows is 3; give text, or a list of it"),
         ({"id_column": 3}, "whose id_column is 3; give the name of a column"),
@@ -229,13 +230,20 @@ def test_pairs_of_titles_are_offers_whose_catalogs_are_what_pairs_connect(tmp_pa
     first = pairs_file(tmp_path, [("a", "b", "1"), ("c", "d", "0"), ("b", "e", "1"), ("c", "c", "1")])
     second = pairs_file(tmp_path, [("f", "d", "1"), ("g", "", "0")], "more.csv")
     source = json.dumps({"files": [first, second], "pairs": True, "weight": 0.5})
-    products = load([source, str(files / "shop.parquet")]).select_columns(["title", "catalog_id", "source_weight"])
-    rows = [row for row in products if row["source_weight"] < 1]
+    products = load([source, str(files / "shop.parquet")]).select_columns(["title", "catalog_id", "source:weight"])
+    rows = [row for row in products if row["source:weight"] < 1]
     catalog_of = {row["title"]: row["catalog_id"] for row in rows}
     assert sorted(row["title"] for row in rows) == list("abcdefg")  # each once, the empty one not
     assert catalog_of["a"] == catalog_of["b"] == catalog_of["e"] != catalog_of["d"] == catalog_of["f"]
     assert catalog_of["c"] == catalog_of["g"] == -1
     assert not set(catalog_of.values()) & {1, 2, 3}  # those of the shop
+
+
+def test_a_missing_title_connects_no_pairs(tmp_path, files):
+    path = pairs_file(tmp_path, [("a", "", "1"), ("", "b", "1"), ("c", " ", "1"), (" ", "d", "1"), ("a ", "e", "1")])
+    products = load([entry(path, pairs=True), str(files / "shop.parquet")])
+    catalog_of = dict(zip(products["title"][:5], products["catalog_id"][:5], strict=True))
+    assert catalog_of["b"] == catalog_of["c"] == catalog_of["d"] == -1 != catalog_of["a"] == catalog_of["e"]
 
 
 def test_files_of_pairs_are_found_by_patterns_and_a_missing_one_is_told(tmp_path, files):

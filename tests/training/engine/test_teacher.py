@@ -32,8 +32,10 @@ def test_vectors_are_looked_up_by_id():
     vectors, has = teacher.vectors("text", ["d", "unknown", "a", "b", "c"], torch.device("cpu"))
     assert has.tolist() == [True, False, True, False, False]
     torch.testing.assert_close(vectors, torch.tensor([[0, 1.0], [0, 0], [0.6, 0.8], [0, 0], [0, 0]]))
-    _, has = teacher.vectors("text", ["unknown"], torch.device("cpu"))
-    assert has.tolist() == [False]
+    # A batch without any: as wide as that of another rank, which it is gathered with.
+    teacher.projections["text"] = torch.nn.Linear(2, 3)
+    vectors, has = teacher.vectors("text", ["unknown"], torch.device("cpu"))
+    assert has.tolist() == [False] and vectors.tolist() == [[0.0] * 3]
 
 
 @pytest.mark.parametrize("scale", [None, 7.0])
@@ -110,6 +112,30 @@ def test_files_of_vectors_teach_as_their_checkpoint_does(tmp_path):
     )
     # The files' vectors are rounded to float32 once more, and titles are encoded in other batches.
     assert distances(by_files) == pytest.approx(distances(by_checkpoint), rel=1e-3)
+    # Beside another source, whose offers the files do not have, ids are found as well.
+    listed = json.dumps({"files": offers.train_data, "id_column": "offer_id"})
+    several = replace(offers, train_data=[listed, "toy"], validation_data=["toy"], id_column=None)
+    arguments = train_arguments(tmp_path / "c", max_samples=16, teacher=str(tmp_path / "vectors"))
+    assert distances(train(MODEL, several, arguments))[0] > 0
+
+
+def test_ids_that_several_offers_have_are_refused(tmp_path):
+    table = load_split(DATA, "train").remove_columns("row_id")
+    table.map(lambda row, place: {"offer_id": f"offer {place // 2}"}, with_indices=True).to_parquet(
+        tmp_path / "offers.parquet"
+    )
+    offers = replace(DATA, train_data=[str(tmp_path / "offers.parquet")], id_column="offer_id")
+    train(MODEL, DATA, train_arguments(tmp_path / "teacher", max_samples=16))
+    checkpoint = str(tmp_path / "teacher")
+    with pytest.raises(ValueError, match="2 training offers have the id 'offer 0'; give an `id_column`"):
+        train(MODEL, offers, train_arguments(tmp_path / "a", teacher=checkpoint))
+    embed_corpus(
+        EmbedArguments(checkpoint=checkpoint, input=offers.train_data, id_column="offer_id", num_workers=0,
+                       output_dir=str(tmp_path / "vectors"), modality="text")
+    )  # fmt: skip
+    unlike = replace(offers, id_column=None)
+    with pytest.raises(ValueError, match="2 of its vectors have the id 'offer 0'; give an `id_column`"):
+        train(MODEL, unlike, train_arguments(tmp_path / "b", teacher=str(tmp_path / "vectors")))
 
 
 def test_the_start_is_the_model_as_training_began(tmp_path):

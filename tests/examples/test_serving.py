@@ -154,7 +154,7 @@ def test_node_gives_the_vectors(kind, in_node, tmp_path):
         inputs = processor(text=titles, images=files, return_tensors="pt")
         ours = EClipModel.from_pretrained(checkpoint).eval()(**inputs)
     torch.testing.assert_close(theirs["text_embeds"], ours["text_embeds"], rtol=0, atol=1e-5)
-    # What is blended with white is rounded otherwise there, by a level of 255: 4e-4 was seen; without white it is 0.12.
+    # What is blended with white is rounded otherwise there, by a level: 4e-4 was seen; without white it is 0.12.
     for place, tolerance in enumerate((1e-5, 5e-3, 1e-5)):
         found, expected = (each["image_embeds"][place] for each in (theirs, ours))
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from modeling_eclip import EClipModel, EClipProcessor
-from modeling_eclip.export import stock_model, stock_processor
+from modeling_eclip.export import save_stock, stock_model, stock_processor
 from modeling_eclip.toy import toy_catalog
 
 LAYERS = r".*layers\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"  # of the blocks; projections stay: SigLIP has none
@@ -47,8 +47,7 @@ def main(source: str, folder: str, num_steps: int = 20) -> list[float]:
 
     again = PeftModel.from_pretrained(EClipModel.from_pretrained(f"{folder}/base"), f"{folder}/adapters")
     merged = again.merge_and_unload()
-    stock_model(merged).save_pretrained(f"{folder}/merged")
-    stock_processor(processor, merged.config).save_pretrained(f"{folder}/merged")
+    save_stock(stock_model(merged), stock_processor(processor, merged.config), f"{folder}/merged")
     print(
         f"loss {losses[0]:.3f} before, {losses[-1]:.3f} after {num_steps} steps; merged weights are in {folder}/merged"
     )

@@ -13,7 +13,8 @@ from training.arguments.train import TrainArguments
 from training.engine.contrastive_training import train
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for room in ("training", "examples", "tests", "modeling_eclip")
-                                          for path in (ROOT / room).rglob("*.md"))])  # fmt: skip
+                                          for path in (ROOT / room).rglob("*.md")
+                                          if "node_modules" not in path.parts)])  # fmt: skip
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
 

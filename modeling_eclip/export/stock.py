@@ -8,7 +8,9 @@ SigLIP, which projects inside its towers, so that the projection of titles is mu
 
 import copy
 import inspect
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +37,7 @@ from ..modeling_eclip import EClipModel
 from ..processing_eclip import EClipProcessor
 from ..towers_eclip import tower_width
 
-__all__ = ["stock_model", "stock_processor"]
+__all__ = ["save_stock", "stock_model", "stock_processor"]
 
 
 class _Stock(NamedTuple):
@@ -51,6 +53,8 @@ _FAMILIES = {
     ("siglip_vision_model", "siglip_text_model"): _Stock(SiglipConfig, SiglipModel, SiglipProcessor),
     ("siglip2_vision_model", "siglip2_text_model"): _Stock(Siglip2Config, Siglip2Model, Siglip2Processor),
 }
+# Tokenizer classes that transformers 4 has not; all that they do is in `tokenizer.json`.
+_NEW_TOKENIZERS = ("Siglip2Tokenizer", "TokenizersBackend")
 
 
 def stock_model(model: EClipModel) -> PreTrainedModel:
@@ -121,6 +125,10 @@ def stock_processor(processor: EClipProcessor, config: PreTrainedConfig) -> Proc
     tokenizer.model_max_length, tokenizer.model_input_names = titles["max_length"], names
     # What a stock processor takes for its calls from `tokenizer_config.json`, before the defaults of its class.
     settings = {name: titles[name] for name in ("padding", "truncation", "max_length")}
+    if titles["padding"] == "max_length":
+        # Callers with a habit of `padding=True`, servers among them, would pad to the longest title, which reads as
+        # another text in SigLIP.
+        settings["pad_to_multiple_of"] = titles["max_length"]
     class_settings: Mapping[str, Any] = getattr(family.processor_class, "images_kwargs", {})
     for name, value in class_settings.items():
         if getattr(image_processor, name, value) != value:
@@ -130,6 +138,23 @@ def stock_processor(processor: EClipProcessor, config: PreTrainedConfig) -> Proc
         for name in ("auto_map", "processor_class", "_processor_class"):
             part.pop(name, None)
     return family.processor_class(image_processor=image_processor, tokenizer=tokenizer)
+
+
+def save_stock(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path) -> None:
+    """Save a stock model and its processor so that transformers 4 and transformers.js load them, too.
+
+    Args:
+        model: What [`stock_model`] returned.
+        processor: What [`stock_processor`] returned.
+        folder: Where; it is made where it is not there.
+    """
+    for part in (model, processor, processor.image_processor):  # the last one's `preprocessor_config.json`
+        part.save_pretrained(folder)
+    path = Path(folder) / "tokenizer_config.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    if tokenizer["tokenizer_class"] in _NEW_TOKENIZERS:
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _family_of(config: Any) -> _Stock:

@@ -139,6 +139,7 @@ def test_script_leaves_a_graph_a_processor_and_what_it_measured(tmp_path, monkey
     assert list(report["inputs"]) == ["input_ids", "attention_mask"] and list(report["outputs"]) == ["text_embeds"]
     assert report["outputs"]["text_embeds"]["shape"][1] == 16 and report["products"] > 5
     assert 0.98 < report["agreement"]["text_embeds"]["mean_cosine"] < 1 - 1e-6  # close, and not the same
+    assert (tmp_path / "export" / "preprocessor_config.json").exists(), "transformers.js reads it"
     import openvino
 
     compiled = openvino.Core().compile_model(tmp_path / "export" / "openvino_model.xml", "CPU")

@@ -23,6 +23,7 @@ from transformers import (
     BertTokenizer,
     CLIPImageProcessorPil,
     CLIPTokenizer,
+    PreTrainedTokenizerFast,
     Siglip2ImageProcessorPil,
     Siglip2Tokenizer,
     SiglipImageProcessorPil,
@@ -30,7 +31,7 @@ from transformers import (
 )
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
-from modeling_eclip.export.stock import stock_model, stock_processor
+from modeling_eclip.export.stock import save_stock, stock_model, stock_processor
 from training import export
 from training.embedding import export_checkpoint
 
@@ -132,8 +133,7 @@ def test_a_stranger_without_remote_code_gets_equal_inputs_features_and_logits(tm
         # As training leaves them: saved with the code of this package, and loaded again.
         processor.save_pretrained(tmp_path / "own")
         processor = EClipProcessor.from_pretrained(tmp_path / "own")
-        stock_model(model).save_pretrained(tmp_path / kind)
-        stock_processor(processor, model.config).save_pretrained(tmp_path / kind)
+        save_stock(stock_model(model), stock_processor(processor, model.config), tmp_path / kind)
         for file in (tmp_path / kind).iterdir():
             assert file.suffix in (".json", ".safetensors", ".txt", ".jinja")
             assert file.suffix != ".json" or "eclip" not in file.read_text().lower(), file
@@ -170,6 +170,31 @@ def test_a_stranger_without_remote_code_gets_equal_inputs_features_and_logits(tm
             torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=1e-5)
         # Cosines times e^3.
         torch.testing.assert_close(theirs["logits"], ours.logits_per_text, rtol=0, atol=1e-5 * 21)
+
+
+def test_servers_that_pad_and_cut_by_themselves_give_the_same_inputs():
+    for kind in CLASSES:
+        model, processor = build(kind)
+        loaded = stock_processor(processor, model.config)
+        for titles in (["shoe"], TITLES):  # alone, a title is the longest of its batch
+            found = loaded(text=titles, padding=True, truncation=True, max_length=12, return_tensors="pt")
+            expected = processor(text=titles, return_tensors="pt")
+            assert torch.equal(found["input_ids"], expected["input_ids"]), (kind, titles)
+
+
+def test_transformers_4_knows_the_classes_that_the_files_name(tmp_path):
+    for kind in CLASSES:
+        model, processor = build(kind)
+        if kind == "dual":  # loaded from `tokenizer.json` alone, as tokenizers are that were trained here
+            processor.tokenizer = PreTrainedTokenizerFast(
+                tokenizer_object=processor.tokenizer._tokenizer, pad_token="[PAD]"
+            )
+        save_stock(stock_model(model), stock_processor(processor, model.config), tmp_path / kind)
+        saved = json.loads((tmp_path / kind / "tokenizer_config.json").read_text())
+        names = {"clip": "CLIPTokenizer"}
+        assert saved["tokenizer_class"] == names.get(kind, "PreTrainedTokenizerFast")
+        assert saved["pad_token"] == processor.tokenizer.pad_token
+        assert (tmp_path / kind / "preprocessor_config.json").exists()
 
 
 def test_the_way_back_gives_the_same_embeddings(tmp_path):

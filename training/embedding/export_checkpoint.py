@@ -14,7 +14,7 @@ from transformers.exporters import ExportedModel
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.export.parts import Part, agreement, embed, export_part, inputs_of, interface_of, runtime_settings
-from modeling_eclip.export.stock import stock_model, stock_processor
+from modeling_eclip.export.stock import save_stock, stock_model, stock_processor
 from training.arguments.data import DataArguments
 from training.arguments.export import ExportArguments
 from training.data.catalog_ids import stable_id
@@ -149,18 +149,16 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
         exported = export_part(model, arguments.part, wanted, batches[0], calibration=calibration)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(output_dir) as folder:
-        exported.save_pretrained(folder)
         # What is compared is what was saved.
         if wanted == "transformers":
-            stock_inputs = stock_processor(processor, model.config)
-            stock_inputs.save_pretrained(folder)
-            # `preprocessor_config.json`, too: transformers before 5 and transformers.js read that file.
-            stock_inputs.image_processor.save_pretrained(folder)
+            save_stock(exported, stock_processor(processor, model.config), folder)
             loaded = AutoModel.from_pretrained(folder)
             parts = (loaded, AutoProcessor.from_pretrained(folder))
             described: dict[str, Any] = {"classes": [type(part).__name__ for part in parts]}
         else:
+            exported.save_pretrained(folder)
             processor.save_pretrained(folder)
+            processor.image_processor.save_pretrained(folder)  # the file that transformers.js reads
             settings = runtime_settings(wanted)
             loaded = ExportedModel.from_pretrained(folder, **({"config": settings} if settings else {}))
             described = {"runtime_settings": settings, **interface_of(loaded)}

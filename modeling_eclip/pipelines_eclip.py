@@ -3,11 +3,11 @@
     pipeline("eclip-product-classification", model=checkpoint, trust_remote_code=True)
     pipeline("eclip-product-matching", model=checkpoint, trust_remote_code=True)
 
-Contract: a product is a title, an image, or `{"text": title, "image": image}`; one that lacks a modality is judged
-by the other one. Scores are the head's probabilities, calibrated where it is, and its decision comes first, by its
-threshold where it has one. The decision of a head with `review_below` may be "sent to review"; its score is the
-probability that the answer after it, which the head proposes, is wrong. Checkpoints of heads name their pipeline
-(`custom_pipelines`), and importing the package registers both, for models at hand.
+Contract: a product is a title, an image, or `{"text": title, "image": image}`, or has several, see `read_product`; one
+that lacks a modality is judged by the other. Scores are the head's probabilities, calibrated where it is, and its
+decision comes first, by its threshold where it has one. The decision of a head with `review_below` may be "sent to
+review"; its score is the probability that the answer after it, which the head proposes, is wrong. Checkpoints of heads
+name their pipeline (`custom_pipelines`), and importing the package registers both, for models at hand.
 """
 
 import os
@@ -74,8 +74,7 @@ class _ProductPipeline(Pipeline):
             raise ValueError("`processor` is None; give the EClipProcessor of the checkpoint.")
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        unknown = [name for name in kwargs if name != "top_k"]
-        if unknown:
+        if unknown := [name for name in kwargs if name != "top_k"]:
             raise ValueError(f"received {unknown[0]!r}, which {self.task!r} does not know; it takes 'top_k'.")
         top_k = kwargs.get("top_k", 1)
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
@@ -122,13 +121,12 @@ class EClipProductClassificationPipeline(_ProductPipeline):
         if (inputs is None) == (text is None and image is None):
             raise ValueError("give products, or `text`, `image` or both.")
         if inputs is None:
-            given = (("text", text), ("image", image))
-            inputs = {name: _listed(value) for name, value in given if value is not None}
+            inputs = {name: _listed(value) for name, value in (("text", text), ("image", image)) if value is not None}
         return super().__call__(_rows(inputs), **kwargs)
 
     def preprocess(self, input_: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a product."""
-        return {"product": read_product(input_)}
+        return {"product": read_product(input_, self.processor.fields)}
 
     def _forward(self, input_tensors: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
         products = input_tensors["product"]
@@ -139,8 +137,7 @@ class EClipProductClassificationPipeline(_ProductPipeline):
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = 1) -> Any:
         """Put one product's logits into words."""
-        describe = _DESCRIPTIONS[type(self.model).__name__]
-        return describe(self.model, model_outputs["logits"], top_k)
+        return _DESCRIPTIONS[type(self.model).__name__](self.model, model_outputs["logits"], top_k)
 
 
 class EClipProductMatchingPipeline(_ProductPipeline):
@@ -161,7 +158,8 @@ class EClipProductMatchingPipeline(_ProductPipeline):
             input_ = (input_["left"], input_["right"])
         if not isinstance(input_, list | tuple) or len(input_) != 2:
             raise ValueError(f"received {type(input_).__name__}; give a pair of products.")
-        return {"left": read_product(input_[0]), "right": read_product(input_[1])}
+        left, right = (read_product(product, self.processor.fields) for product in input_)
+        return {"left": left, "right": right}
 
     def _forward(self, input_tensors: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
         left, right = self._represent(input_tensors["left"]), self._represent(input_tensors["right"])
@@ -178,7 +176,7 @@ def _rows(inputs: Any) -> Any:
         # transformers knows torch's datasets, lists and generators
         return (row for row in inputs) if hasattr(inputs, "column_names") else inputs
     columns = {name: value for name, value in inputs.items() if isinstance(value, list | tuple)}
-    if not columns:
+    if not columns or (len(inputs) > 1 and list(columns) == ["image"]):  # one product, which may have several images
         return inputs
     lengths = {name: len(value) for name, value in columns.items()}
     if len(columns) < len(inputs) or len(set(lengths.values())) > 1:

@@ -339,16 +339,17 @@ def _title_settings(config: PreTrainedConfig | None, siglip: bool = False) -> tu
     return (length if length < DEFAULT_MAX_TITLE_LENGTH else None), ("max_length" if siglip else True)
 
 
-def read_product(product: Any) -> tuple[str | None, Any]:
+def read_product(product: Any, fields: Any = None) -> tuple[str | None, Any]:
     """Return the title and the image of a product.
 
     Args:
         product: A title (`str`), an image in any form that [`load_product_image`] takes but a `str`, or a mapping
-            with `"text"` (a title, or a mapping of fields to texts, the title first), `"image"` or both. One may be
-            missing: `None` or not a number; a blank title beside an image is missing, too.
+            with `"text"` (a title, or a mapping of fields to texts, the title first), `"image"` (one, a list of them,
+            or such a mapping) or both. One may be missing: `None` or not a number; so is a blank title of an image.
+        fields: `fields` of the processor, by which several texts are ordered, and several images have weights.
 
     Returns:
-        The title and the image, `None` where there is none.
+        The title and the image, `None` where there is none. Several images are a list of pairs of one and its weight.
 
     Raises:
         ValueError: there is neither, or the mapping has other keys.
@@ -360,8 +361,9 @@ def read_product(product: Any) -> tuple[str | None, Any]:
     if unknown := [key for key in product if key not in _MODALITIES]:
         raise ValueError(f"received a product with {unknown}; give {{'text': title, 'image': image}}, or one of them.")
     title, image = (None if is_missing(product.get(key)) else product[key] for key in _MODALITIES)
-    if isinstance(title, Mapping):
-        title = importlib.import_module("modeling_eclip.inference.fields").join_texts(title)
+    several = isinstance(image, list | tuple) or (isinstance(image, Mapping) and not image.keys() <= {"bytes", "path"})
+    if several or isinstance(title, Mapping):
+        title, image = importlib.import_module("modeling_eclip.inference.fields").read_offer(title, image, fields)
     if isinstance(title, str) and not title.strip() and image is not None:
         title = None
     if title is None and image is None:

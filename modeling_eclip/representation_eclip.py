@@ -317,8 +317,7 @@ class EClipTaskModel(EClipPreTrainedModel):
 
         Args:
             processor: The [`EClipProcessor`] of the checkpoint.
-            products: `N` products, each a title, an image, or `{"text": title, "image": image}` with either or
-                both.
+            products: `N` products, each as `read_product` takes it.
             batch_size: Products that are encoded at a time.
 
         Returns:
@@ -329,7 +328,7 @@ class EClipTaskModel(EClipPreTrainedModel):
         """
         parts: list[ProductEmbeds] = []
         rows = iter(products)
-        while batch := [read_product(product) for product in islice(rows, batch_size)]:
+        while batch := [read_product(product, processor.fields) for product in islice(rows, batch_size)]:
             parts.append(self.represent_batch(processor, batch))
         if not parts:
             raise ValueError("`products` is empty; give at least one.")
@@ -346,6 +345,8 @@ class EClipTaskModel(EClipPreTrainedModel):
         Returns:
             The products.
         """
+        if any(isinstance(image, list) for _, image in batch):
+            return import_from_package("inference.fields", "Several images").represent_several(self, processor, batch)
         inputs = prepare_products(processor, batch, self.config.modality)
         on_device = {name: value.to(self.device) for name, value in inputs.items()}
         return self.represent(**self.eclip.encode_products(on_device))

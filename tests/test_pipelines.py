@@ -19,8 +19,10 @@ from modeling_eclip import (
     EClipForProductClustering,
     EClipForProductMatching,
     EClipModel,
+    EClipProcessor,
     EClipProductClassificationPipeline,
 )
+from modeling_eclip.modeling_eclip import normalize
 
 PATHS = [["Bags"], ["Shoes", "Boots"], ["Shoes", "Sandals"]]
 CLASSIFY, MATCH = "eclip-product-classification", "eclip-product-matching"
@@ -280,3 +282,78 @@ def test_a_product_may_have_several_texts(category):
     product = {"text": {"title": "red boots", "brand": "Acme", "note": None}, "image": IMAGE}
     assert classify(product, top_k=None) == classify({"text": "red boots | brand: Acme", "image": IMAGE}, top_k=None)
     assert classify({"text": {"title": " "}, "image": IMAGE}, top_k=None) == classify(IMAGE, top_k=None)
+
+
+def test_a_product_may_have_several_images(category, tmp_path):
+    _, head, _ = category
+    processor = EClipProcessor.from_pretrained(category[0])
+    classify = pipeline(CLASSIFY, model=head, processor=processor)
+    first, second, third = (noise_image(number) for number in range(3))
+
+    def pixels_of(image):
+        return processor(images=image, return_tensors="pt")
+
+    def expected(images, title=None):
+        """The head's answer to the mean of the directions of what its tower says of weighted images."""
+        with torch.no_grad():
+            vectors = [
+                weight * normalize(head.eclip.encode_image(**pixels_of(image)).pooler_output)
+                for image, weight in images
+            ]
+            tokens = {} if title is None else processor(text=[title], return_tensors="pt")
+            logits = head(**tokens, image_pooler_output=sum(vectors)).logits
+        (named,) = head.decode(logits, k=3)
+        return {" > ".join(path): probability for path, probability in named}
+
+    def found(product, **settings):
+        (answer,) = classify([product], top_k=None, **settings)
+        return {one["label"]: one["score"] for one in answer}
+
+    def close(values):
+        return pytest.approx(values, abs=1e-5)  # batches of other sizes, hence to rounding
+
+    both = expected([(first, 1), (second, 1)], "red boots")
+    assert found({"text": "red boots", "image": [first, second]}) == close(both)
+    assert found({"text": "red boots", "image": [first]}) == close(expected([(first, 1)], "red boots"))
+    assert both != close(expected([(first, 1)], "red boots"))
+    assert found({"image": (first, None, second)}) == close(expected([(first, 1), (second, 1)]))
+    # One product in any of the ways to give it, and beside products of one image, or none, in a batch.
+    ways = [classify({"text": "red boots", "image": [first, second]}, top_k=None)]
+    ways += [classify(text="red boots", image=[first, second], top_k=None)]
+    rows = ["blue bag", {"text": "red boots", "image": [first, second]}, third]
+    ways += [classify(rows, batch_size=3, top_k=None)[1]]
+    for way in ways:
+        assert {one["label"]: one["score"] for one in way} == close(both)
+    beside = classify(rows, batch_size=3, top_k=1)
+    assert beside[0] == [{"label": classify("blue bag")[0]["label"], "score": close(classify("blue bag")[0]["score"])}]
+    # By the fields that the processor knows, with their order and weights; a list in a field shares its weight.
+    processor.fields = {
+        "text": [["title", 1.0], ["note", 1.0], ["joined", 1.0]],
+        "image": [["photo", 3.0], ["more", 1.0]],
+    }
+    product = {"text": {"note": "new", "title": "red boots"}, "image": {"more": [second, third], "photo": first}}
+    weighted = [(first, 3), (second, 0.5), (third, 0.5)]
+    assert found(product) == close(expected(weighted, "red boots | note: new"))
+    embeds = head.represent_products(processor, [product, "blue bag"])
+    assert embeds.has_image.tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"^products\[1\]\[1\]: ") as error:
+        classify(["a", {"image": [first, b"no image"]}], batch_size=2)
+    assert error.value.reason == "not_an_image"
+    with pytest.raises(ValueError, match="neither title nor image"):
+        classify({"image": {"photo": None, "more": []}})
+
+
+def test_heads_of_one_modality_and_of_pairs_take_several_images(tmp_path):
+    first, second = noise_image(0), noise_image(1)
+    head, processor = save_checkpoint(
+        tmp_path / "text", EClipForCategoryClassification, modality="text", category_paths=PATHS
+    )
+    classify = pipeline(CLASSIFY, model=head, processor=processor)
+    assert classify({"text": "boots", "image": [b"never read", second]}) == classify("boots")
+    head, processor = save_checkpoint(tmp_path / "matching", EClipForProductMatching)
+    head.config.calibration = [0.01, 0.0]  # new weights are too certain to tell pairs apart by probabilities
+    match = pipeline(MATCH, model=head, processor=processor)
+    several, other = {"text": "boots", "image": [first, second]}, {"text": "boots", "image": noise_image(2)}
+    one, two, swapped = match([(several, other), ({"text": "boots", "image": first}, other), (other, several)])
+    assert one[0]["score"] != pytest.approx(two[0]["score"], abs=1e-6)
+    assert one[0]["score"] == pytest.approx(swapped[0]["score"], abs=1e-5)

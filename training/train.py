@@ -1,7 +1,7 @@
 """Train e-CLIP: `accelerate launch training/train.py --config training/configs/quickstart.yaml --learning_rate 3e-4`.
 
-Writes to `output_dir`: the model and its processor (as `from_pretrained` reads them), `report.json`, `history.png`,
-and checkpoints while it runs.
+Writes to `output_dir`: the model and its processor (as `from_pretrained` reads them; with `--lora_merge false`,
+adapters alone, as peft does), `report.json`, `history.png`, and checkpoints while it runs.
 """
 
 from training.arguments.data import DataArguments

@@ -300,6 +300,7 @@ def _parts(
     if config.get("decision_threshold") is not None:
         rows.append(("decision threshold", f"{config['decision_threshold']:.3g}"))
     if adapter_config:
+        rows.append(("belongs to", _linked(adapter_config["base_model_name_or_path"])))
         rows.append(("adapters", f"rank {adapter_config.get('r')}, alpha {adapter_config.get('lora_alpha')}"))
     return rows
 

@@ -21,7 +21,7 @@ from transformers.utils.logging import tqdm
 from ..images_eclip import ProductImageError
 from ..modeling_eclip import EClipModel, normalize, truncate_embeds
 from ..processing_eclip import check_title
-from .fields import pool_vectors, read_texts
+from .fields import are_several, pool_vectors, read_images, read_texts
 from .pixels import PixelReader
 
 __all__ = ["batch_size_for", "embed_inputs", "embed_products", "embed_tokens", "title_batches", "tokenize_titles"]
@@ -56,8 +56,9 @@ def embed_products(
         titles: Titles, which may be empty: a list, a column of a table, or any other iterable. In place of a title
             stands `{"title": ..., "brand": ..., ...}` for several texts of a product.
         images: Images in any form that `load_product_image` accepts, in the same containers. In a list or tuple, a
-            list stands for several images of one product, whose vector is their average. What decoding costs is
-            bounded by what the header states: two seconds or so, with no limit of time beside that.
+            list, or a mapping of fields to images, stands for several images of one product, whose vector is their
+            average, by the weights that the model was trained with. What decoding costs is bounded by what the header
+            states: two seconds or so, with no limit of time beside that.
         field_pooling: What several texts of a product become: `"joined"` to one, as [`join_texts`] does, or the
             `"mean"` of their vectors, by the weights that the model was trained with.
         truncate_dim: Number of leading values of each embedding that are kept; see [`truncate_embeds`].
@@ -97,7 +98,8 @@ def embed_products(
         )
     if images is not None:
         size = image_batch_size or batch_size_for(model.device)
-        sources, image_owners, names = _flat(_many("images", images))
+        weights_of = dict((getattr(processor, "fields", None) or {}).get("image", []))
+        sources, image_owners, names, image_weights = _flat(_many("images", images), weights_of)
         if num_workers > 0 and isinstance(sources, list | tuple):
             sources = [_OpenedImage.of(image) for image in sources]
         batches = _ImageBatches(sources, names, PixelReader(processor), size)
@@ -115,7 +117,7 @@ def embed_products(
             if isinstance(inputs, ProductImageError):
                 raise inputs
             parts.append(embed_inputs(model, inputs, truncate_dim=truncate_dim))
-        found["image_embeds"] = _pooled(_joined(parts, model, truncate_dim), image_owners)
+        found["image_embeds"] = _pooled(_joined(parts, model, truncate_dim), image_owners, image_weights)
     return {name: embeds.cpu() for name, embeds in found.items()}
 
 
@@ -314,25 +316,27 @@ def _many(name: str, values: Any) -> Sequence[Any]:
     return values if num_axes == 4 or isinstance(values, Sequence) else list(values)
 
 
-def _flat(images: Sequence[Any]) -> tuple[Sequence[Any], list[int], list[str] | None]:
-    """Return images one after the other, which product each is of, and its name where a product has several."""
-    if not isinstance(images, list | tuple) or not any(map(_are_several, images)):
-        return images, [], None
-    flat, owners, names = [], [], []
+def _flat(
+    images: Sequence[Any], fields: Mapping[str, float]
+) -> tuple[Sequence[Any], list[int], list[str] | None, list[float]]:
+    """Return images one after the other, which product each is of, its name where a product has several, its weight.
+
+    A product's images are one, a list, or a mapping of fields, as `read_images` reads it with the weights of `fields`.
+    """
+    if not isinstance(images, list | tuple) or not any(isinstance(one, Mapping) or are_several(one) for one in images):
+        return images, [], None, []
+    flat, owners, names, weights = [], [], [], []
     for place, of_product in enumerate(images):
-        several = _are_several(of_product)
+        several = are_several(of_product)
         if several and not len(of_product):
             raise ValueError(f"`images[{place}]` is an empty list; give a product's images, or leave it out.")
-        for number, image in enumerate(of_product if several else [of_product]):
+        found = [(image, 1.0) for image in of_product] if several else read_images(of_product, fields)
+        for number, (image, weight) in enumerate(found if isinstance(found, list) else [(found, 1.0)]):
             flat.append(image)
             owners.append(place)
-            names.append(f"images[{place}][{number}]" if several else f"images[{place}]")
-    return flat, owners, names
-
-
-def _are_several(images: Any) -> bool:
-    """Tell a product's list of images, which pandas reads as an array of objects."""
-    return isinstance(images, list | tuple) or getattr(getattr(images, "dtype", None), "kind", "") == "O"
+            names.append(f"images[{place}][{number}]" if isinstance(found, list) else f"images[{place}]")
+            weights.append(weight)
+    return flat, owners, names, weights
 
 
 def _pooled(embeds: torch.Tensor, owners: Sequence[int], weights: Sequence[float] | None = None) -> torch.Tensor:

@@ -2,19 +2,33 @@
 
 A product has a title and further texts: a description, a brand, attributes. As one text they are the title without a
 name, then the others with theirs: `"Trail shoe | brand: Acme | description: Light, with a firm sole"`. A model that
-was trained on such texts has the names of the fields in its processor (`processor.fields`).
+was trained on such texts has the names of the fields in its processor (`processor.fields`). Of several images the
+vectors are averaged, with the weights of their fields.
 """
 
+import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..modeling_eclip import normalize
-from ..processing_eclip import is_missing
+from ..processing_eclip import _loaded, is_missing, prepare_products
 
-__all__ = ["join_texts", "pool_vectors", "product_texts", "read_texts"]
+__all__ = [
+    "are_several",
+    "join_texts",
+    "pool_vectors",
+    "product_texts",
+    "read_images",
+    "read_offer",
+    "read_row",
+    "read_texts",
+    "represent_several",
+]
 
+_COLUMNS = (("text", "title"), ("image", "image"))  # the one that a table has where nothing is said
 _POOLING = ("joined", "mean")
 _SEPARATOR, _BETWEEN = " | ", ", "
 _MISSING = ("<NA>", "NaT")  # how pandas writes its missing values, but for NaN
@@ -53,8 +67,8 @@ def product_texts(value: Any) -> list[str]:
     """
     if hasattr(value, "tolist"):  # an array, which cells with lists are that pandas read; or a number of numpy's
         value = value.tolist()
-    texts = map(_as_text, value) if isinstance(value, list | tuple) else [_as_text(value)]
-    return [text for text in texts if text]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [text for one in values if (text := _as_text(one))]
 
 
 def _as_text(value: Any) -> str:
@@ -104,6 +118,114 @@ def read_texts(
         owners += [place] * len(found)
         weights += [weight for _, weight in found]
     return texts, owners, weights
+
+
+def are_several(images: Any) -> bool:
+    """Tell a product's list of images, which pandas reads as an array of objects, from one image."""
+    return isinstance(images, list | tuple) or getattr(getattr(images, "dtype", None), "kind", "") == "O"
+
+
+def read_images(image: Any, fields: Mapping[str, float] | None = None) -> Any:
+    """Read the images of a product.
+
+    Args:
+        image: An image, a list of images, or a mapping of fields to an image or a list each.
+        fields: Weights of the fields that the model was trained with, from `processor.fields`.
+
+    Returns:
+        One image as it is, `None` for none; of several, a list of pairs of one and its weight. The images of one field
+        share its weight, which is 1 where `fields` does not name it; those of weight 0 are left out beside others.
+    """
+    if are_several(image):
+        image = {"": image}
+    elif not isinstance(image, Mapping) or image.keys() <= {"bytes", "path"}:
+        return image
+    found: list[tuple[Any, float]] = []
+    for name, value in image.items():
+        cell = [one for one in (value if are_several(value) else [value]) if not is_missing(one)]
+        found += [(one, (fields or {}).get(name, 1.0) / len(cell)) for one in cell]
+    found = [pair for pair in found if pair[1] > 0] or [(one, 1.0) for one, _ in found]
+    return found if len(found) > 1 else found[0][0] if found else None
+
+
+def read_row(
+    row: Mapping[str, Any], fields: Mapping[str, Any] | None = None, folder: str | os.PathLike = ""
+) -> dict[str, Any]:
+    """Read the texts and images of a product from a row of a table.
+
+    Args:
+        row: The row.
+        fields: Pairs of a column and its weight as `"text"` and `"image"`, as `processor.fields` has them; the columns
+            `title` and `image` where it has none.
+        folder: What paths of images are relative to.
+
+    Returns:
+        `texts` and `images`, lists by column, as [`embed_products`] takes them; `title` and `image`, the first of
+        each, which is what people are shown, `None` where there is none.
+    """
+    columns = {kind: [name for name, _ in (fields or {}).get(kind) or [(one, 1.0)]] for kind, one in _COLUMNS}
+    texts = {name: product_texts(row.get(name)) for name in columns["text"]}
+    images: dict[str, list[Any]] = {}
+    for name in columns["image"]:
+        cell = row.get(name)
+        given = cell if are_several(cell) else [cell]
+        there = [one for one in given if not is_missing(one) and not (isinstance(one, str) and not one.strip())]
+        images[name] = [Path(folder) / one if isinstance(one, str) else one for one in there]
+    first = [next((one for cell in of_kind.values() for one in cell), None) for of_kind in (texts, images)]
+    return {"texts": texts, "images": images, "title": first[0], "image": first[1]}
+
+
+def read_offer(title: Any, image: Any, fields: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    """Read a product with several texts or images, as heads take it.
+
+    Args:
+        title: A title, `None`, or a mapping of fields to texts.
+        image: As for [`read_images`].
+        fields: `processor.fields`.
+
+    Returns:
+        One text, and what [`read_images`] returns.
+    """
+    weights = {kind: dict(pairs) for kind, pairs in (fields or {}).items()}
+    (title,), _, _ = read_texts([title], weights.get("text"))
+    return title, read_images(image, weights.get("image"))
+
+
+@torch.no_grad()
+def represent_several(head: Any, processor: Any, batch: Sequence[tuple[str | None, Any]]) -> Any:
+    """Represent products some of which have several images, whose vectors are averaged before the head sees them.
+
+    Args:
+        head: The head.
+        processor: Its `EClipProcessor`.
+        batch: `B` titles and images, as `read_product` returns them.
+
+    Returns:
+        The products, as `head.represent_batch` returns them.
+
+    Raises:
+        ProductImageError: an image cannot be used; the message starts with its product and its place there.
+    """
+
+    def encode(products: Sequence[tuple[str | None, Any]]) -> dict[str, torch.Tensor]:
+        inputs = prepare_products(processor, products, head.config.modality)
+        return head.eclip.encode_products({name: value.to(head.device) for name, value in inputs.items()})
+
+    encoded = encode([(title, None) for title, _ in batch])
+    if head.config.modality != "text":
+        images, owners, weights = [], [], []
+        for place, (_, image) in enumerate(batch):
+            several = image if isinstance(image, list) else [] if image is None else [(image, 1.0)]
+            for number, (one, weight) in enumerate(several):
+                of_several = f"[{number}]" if isinstance(image, list) else ""
+                images.append((None, _loaded(one, f"products[{place}]{of_several}")))
+                owners.append(place)
+                weights.append(weight)
+        vectors = encode(images)["image_pooler_output"]
+        pooled = pool_vectors(vectors, torch.tensor(owners), torch.tensor(weights), len(batch))
+        encoded["image_pooler_output"] = pooled.to(vectors.dtype)
+        encoded["has_image"] = torch.tensor([place in owners for place in range(len(batch))], device=head.device)
+    return head.represent(**encoded)
 
 
 def pool_vectors(

@@ -8,13 +8,14 @@ import subprocess
 import sys
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TRANSFORMER, VIT, WITHOUT_PACKAGE
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, ViTImageProcessorPil
 
-from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel, EClipProcessor
+from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel, EClipProcessor, embed_products
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 from modeling_eclip.toy import toy_catalog
 
@@ -126,6 +127,32 @@ def test_search(checkpoint, tmp_path, capsys, kind):
     assert (tmp_path / "search" / "found.png").stat().st_size > 20_000
     with pytest.raises(SystemExit, match="no row with a 'title' and an 'image'"):
         load_example("search").main(checkpoint, str(tmp_path / "search"), path)
+
+
+def test_search_indexes_all_columns_that_the_model_was_trained_with(checkpoint, tmp_path):
+    lancedb = pytest.importorskip("lancedb")
+    processor = EClipProcessor.from_pretrained(checkpoint)
+    texts = [["name", 1.0], ["brand", 1.0], ["joined", 1.0]]
+    processor.fields = {"text": texts, "image": [["photo", 3.0], ["more", 1.0]]}
+    processor.save_pretrained(checkpoint)
+    rows = list(toy_catalog(60)["train"])
+    for number, row in enumerate(rows):
+        row["image"].save(tmp_path / f"{number}.png")
+    offers = [
+        {"name": row["title"], "brand": "Acme", "photo": f"{number}.png", "more": [f"{(number + 1) % len(rows)}.png"]}
+        for number, row in enumerate(rows)
+    ]
+    datasets.Dataset.from_list(offers).to_json(tmp_path / "offers.jsonl")
+    load_example("search").main(checkpoint, str(tmp_path / "search"), str(tmp_path / "offers.jsonl"))
+    table = lancedb.connect(tmp_path / "search").open_table("products").to_pandas().sort_values("row")
+    model = EClipModel.from_pretrained(checkpoint).eval()
+    titles = [f"{row['title']} | brand: Acme" for row in rows]
+    alone = embed_products(model, processor, titles, [row["image"] for row in rows])
+    images = torch.nn.functional.normalize(3 * alone["image_embeds"] + alone["image_embeds"].roll(-1, 0), dim=-1)
+    expected = torch.nn.functional.normalize(alone["text_embeds"] + images, dim=-1)
+    found = torch.tensor(np.stack(table["vector"].to_numpy()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # other batches, hence to rounding
+    assert table["title"].tolist() == [row["title"] for row in rows]
 
 
 def shoes(ids, seed=0):

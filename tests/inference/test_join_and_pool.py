@@ -1,5 +1,8 @@
 """Several texts and images of one product: joined to one text, or averaged, by hand."""
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pandas
 import pytest
@@ -7,7 +10,7 @@ import torch
 from test_embed import build, photographs
 
 from modeling_eclip import ProductImageError, embed_products
-from modeling_eclip.inference.fields import join_texts, pool_vectors, read_texts
+from modeling_eclip.inference.fields import join_texts, pool_vectors, read_row, read_texts
 
 SHOE = {"title": "Trail shoe", "brand": "Acme", "key_points": ["light", None, " firm "], "price": 12.5, "note": " "}
 
@@ -69,6 +72,12 @@ def test_many_products_with_several_texts_and_images():
     cell[:] = images[:2]
     arrays, lists = (embed_products(model, processor, images=[one]) for one in (cell, images[:2]))
     torch.testing.assert_close(arrays["image_embeds"], lists["image_embeds"])
+    images[0].save(content := io.BytesIO(), "PNG")
+    processor.fields["image"] = [["photo", 3.0], ["more", 1.0]]
+    fields = [{"more": [images[0], images[2]], "photo": images[1]}, images[3], {"bytes": content.getvalue()}]
+    weighted = embed_products(model, processor, images=fields)["image_embeds"]
+    expected = torch.nn.functional.normalize(3 * image[1] + 0.5 * image[0] + 0.5 * image[2], dim=0)
+    torch.testing.assert_close(weighted, torch.stack([expected, image[3], image[0]]), atol=1e-5, rtol=0)
     pooled = embed_products(model, processor, titles, field_pooling="mean")["text_embeds"]
     expected = torch.stack([text[0], torch.nn.functional.normalize(text[2] + 3 * text[3], dim=0)])
     torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=0)
@@ -81,3 +90,15 @@ def test_bad_images_are_named_by_product_and_place():
         embed_products(model, processor, images=[image, [image, b"no image"]])
     with pytest.raises(ValueError, match=r"`images\[1\]` is an empty list"):
         embed_products(model, processor, images=[image, []])
+
+
+def test_rows_of_tables_are_read_by_the_columns_of_the_model():
+    row = {"title": "Mug", "brand": None, "note": ["new", " "], "image": "a.png", "more": ["b.png", None, b"c", ""]}
+    assert read_row(row) == {"texts": {"title": ["Mug"]}, "images": {"image": [Path("a.png")]}, "title": "Mug",
+                             "image": Path("a.png")}  # fmt: skip
+    fields = {"text": [["note", 1.0], ["brand", 1.0]], "image": [["more", 2.0], ["absent", 1.0]]}
+    found = read_row(row, fields, "shop")
+    assert found["texts"] == {"note": ["new"], "brand": []} and found["title"] == "new"
+    assert found["images"] == {"more": [Path("shop/b.png"), b"c"], "absent": []}
+    assert found["image"] == Path("shop/b.png")
+    assert read_row({}, fields)["image"] is None

@@ -75,7 +75,16 @@ class ModelArguments:
         [],
         advanced=True,
     )
+    load_in_4bit: bool = option(
+        "Hold the towers' weights in 4 bits and train adapters on them (QLoRA); needs bitsandbytes.",
+        False,
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check the values."""
         check_ranges(self)
+        if self.load_in_4bit and self.lora_rank is None:
+            raise ValueError(
+                "`load_in_4bit` is true without `lora_rank`: weights in 4 bits are not trained; give a rank."
+            )

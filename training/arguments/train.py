@@ -98,6 +98,11 @@ class TrainArguments(CardArguments):
     ema_decay: float | None = option(
         "Average the weights over steps with this decay, such as 0.999.", None, within="[0, 1)", advanced=True
     )
+    lora_merge: bool = option(
+        "Save adapters (`lora_rank`) merged into the weights, as a full model; false: alone, as peft has them.",
+        True,
+        advanced=True,
+    )
     max_grad_norm: float = option("Gradients are clipped to this norm.", 1.0, within="(0, inf)", advanced=True)
     max_bad_steps: int = option(
         "Stop after this many steps in a row whose loss or gradient is not a number.",

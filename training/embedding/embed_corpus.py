@@ -23,6 +23,7 @@ from training.data.read_tables import load_products
 from training.data.row_places import row_files
 from training.embedding.embedder import CorpusEmbedder
 from training.embedding.vector_shards import EmbeddedShards
+from training.engine.adapter_files import load_eclip
 from training.engine.nonfinite import check_weights
 from training.engine.precision import precision_of_device
 from training.engine.setup import only_run_in, open_accelerator
@@ -136,7 +137,7 @@ def _embedders(key: tuple[tuple[str, Any], ...]) -> list[CorpusEmbedder]:
 
 
 def _load_model(arguments: EmbedArguments) -> EClipModel:
-    model = EClipModel.from_pretrained(arguments.checkpoint, dtype=getattr(torch, arguments.dtype)).eval()
+    model = load_eclip(arguments.checkpoint, dtype=getattr(torch, arguments.dtype)).eval()
     check_weights(model, f"not used to embed ({arguments.checkpoint})")
     # Convolutions on CPUs are half as fast again this way, and nothing is slower.
     return model.to(memory_format=torch.channels_last)

@@ -23,6 +23,7 @@ from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
 from training.data.row_places import row_files
 from training.data.skipped_rows import SkipCounter
+from training.engine.adapter_files import load_eclip
 from training.engine.build import load_split
 from training.engine.nonfinite import check_weights
 
@@ -129,7 +130,7 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
     if output_dir.exists():
         raise ValueError(f"`output_dir` {output_dir} is there already; give a folder that is not, or remove it.")
     check_columns(arguments.part, data)
-    model = EClipModel.from_pretrained(arguments.checkpoint, dtype=torch.float32).eval()
+    model = load_eclip(arguments.checkpoint).eval()
     check_weights(model, f"not exported ({arguments.checkpoint})")
     processor = EClipProcessor.from_pretrained(arguments.checkpoint)
     # Before products are read: not every model has a stock class.

@@ -4,5 +4,6 @@
 - The run: `loop`; one step of it: `step`; what a step skips: `nonfinite`; signals: `interruption`; `waiting` for data.
 - What is trained, and how fast: `optimization`, `lora`, `ema`.
 - What makes it faster: `compile`, `precision`, `tower_products`, `patch_dropout`, `feature_cache`.
-- What a run writes and resumes from: `checkpoint`; of it the state: `state_files`, what the run is: `run_record`.
+- What a run writes and resumes from: `checkpoint`; of it the state: `state_files`, what the run is: `run_record`;
+  adapters alone: `adapter_files`.
 """

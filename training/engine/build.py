@@ -20,6 +20,7 @@ from training.data.columns import ProductColumns
 from training.data.held_out import hold_out
 from training.data.read_tables import Products
 from training.data.sources import ProductSource, load_sources
+from training.engine.adapter_files import refuse_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def on_checkpoint(arguments: ModelArguments, checkpoint: str) -> ModelArguments:
         Arguments with the checkpoint, and with those values that a checkpoint does not fix.
     """
     left = ("max_title_length", "freeze", "loss", "catalog_mates", "catalog_weight", "matryoshka_dims",
-            "matryoshka_weights", "lora_rank", "lora_alpha", "lora_targets")  # fmt: skip
+            "matryoshka_weights", "lora_rank", "lora_alpha", "lora_targets", "load_in_4bit")  # fmt: skip
     return ModelArguments(checkpoint=checkpoint, **{name: getattr(arguments, name) for name in left})
 
 
@@ -172,13 +173,16 @@ def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> 
     return EClipProcessor(image_processor, tokenizer, max_title_length=max_title_length)
 
 
-def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> EClipModel:
+def build_model(
+    arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *, seed: int, **settings: Any
+) -> EClipModel:
     """Build or load the model.
 
     Args:
         arguments: The model arguments.
         tokenizer: Tokenizer of the processor, whose vocabulary a new title tower gets.
         seed: Seed of new weights.
+        **settings: How a checkpoint is loaded: `quantization_config`, `device_map`.
 
     Returns:
         The model, in float32.
@@ -197,8 +201,9 @@ def build_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *
     fields = {name: value for name, value in fields.items() if value is not None}
     source = source_of(arguments)
     if source == "checkpoint":
+        refuse_adapters(arguments.checkpoint)
         model, told = EClipModel.from_pretrained(
-            arguments.checkpoint, dtype=torch.float32, output_loading_info=True, **fields
+            arguments.checkpoint, dtype=torch.float32, output_loading_info=True, **settings, **fields
         )
         if "logit_bias" in told["missing_keys"]:
             # A softmax knows no bias. Its scale with that of a new one would find pairs among all that is similar.

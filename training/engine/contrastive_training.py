@@ -4,6 +4,8 @@ import json
 import logging
 from pathlib import Path
 
+from transformers import set_seed
+
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
 from training.arguments.sources import plain_sources
@@ -12,10 +14,11 @@ from training.data.catalogs import check_catalogs, tell_repeated_ids
 from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.sides import check_sides
+from training.engine.adapter_files import base_of, load_adapters
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of, trained_fields
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import RunResult, TrainingLoop, describe
-from training.engine.lora import add_adapters, merge_adapters
+from training.engine.lora import add_adapters, check_adapters, merge_adapters, quantised
 from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters, freeze_tower
 from training.engine.setup import Run, start_run
@@ -40,6 +43,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         The run's result, the same on every rank.
     """
     check_teacher(arguments.teacher, source_of(model_arguments))  # errors there come before any data is read
+    check_adapters(model_arguments.lora_rank, merge=arguments.lora_merge, in_4bit=model_arguments.load_in_4bit)
     with start_run(arguments, (model_arguments, data, arguments)) as run:
         return _train(run, model_arguments, data, arguments)
 
@@ -63,21 +67,34 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     )
     first_arguments = model_arguments
     if resume_from is not None:
-        model_arguments = on_checkpoint(model_arguments, str(resume_from))
+        base = base_of(resume_from, merge=arguments.lora_merge)
+        model_arguments = on_checkpoint(model_arguments, base or str(resume_from))
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
     processor.fields = trained_fields(data)
-    model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed)
+    if not arguments.lora_merge and source_of(model_arguments) != "checkpoint":  # they would belong to nothing
+        if accelerator.is_main_process:
+            build_model(model_arguments, processor.tokenizer, seed=arguments.seed).save_pretrained(output_dir / "base")
+            processor.save_pretrained(output_dir / "base")
+        accelerator.wait_for_everyone()
+        model_arguments = on_checkpoint(model_arguments, str(output_dir / "base"))
+    adapters_of = None if arguments.lora_merge else model_arguments.checkpoint
+    settings = quantised(accelerator) if model_arguments.load_in_4bit else {}
+    model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed, **settings)
     absent = check_sides(train_products, model.config, arguments.mate_contrast_weight)
     freeze_parameters(model, model_arguments.freeze)
     if model_arguments.lora_rank is not None:
+        set_seed(arguments.seed)  # new adapters depend on nothing that was drawn for the model
         layers = add_adapters(
             model,
             rank=model_arguments.lora_rank,
             alpha=model_arguments.lora_alpha,
             targets=model_arguments.lora_targets,
+            freeze=model_arguments.freeze,
         )
         logger.info("%s layers of the towers have adapters of rank %s", len(layers), model_arguments.lora_rank)
+        if adapters_of is not None and resume_from is not None:
+            load_adapters(model, resume_from)
     if absent is not None:
         freeze_tower(model, absent)
     teacher = None
@@ -113,6 +130,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         accelerator=accelerator,
         record=run.record,
         teacher=teacher,
+        adapters_of=adapters_of,
     )
     logger.info(
         "%s training offers, %s held-out ones; %s weights, %s of them trained; %s ranks, precision %s",
@@ -126,7 +144,8 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     if arguments.report_to:
         accelerator.init_trackers("e-clip", config={k: without_secrets(str(v)) for k, v in vars(arguments).items()})
     result = loop.run(resume_from)
-    merge_adapters(loop.bare_model)
+    if adapters_of is None:
+        merge_adapters(loop.bare_model)
     check_weights(loop.bare_model, "not saved")
     if accelerator.is_main_process:
         save_results(loop, result, output_dir)
@@ -142,7 +161,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
 
 def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> None:
     """Write the model, its processor, the report and the plot, and print the metrics."""
-    loop.bare_model.save_pretrained(output_dir)
+    loop.checkpoints.save_model(output_dir)
     loop.processor.save_pretrained(output_dir)
     (output_dir / "report.json").write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
     draw_history(result.history, output_dir / "history.png")

@@ -7,6 +7,7 @@ from transformers import AutoConfig
 
 from modeling_eclip import EClipConfig, EClipModel, EClipProcessor
 from training.arguments.interpolate import InterpolateArguments
+from training.engine.adapter_files import load_eclip
 from training.engine.nonfinite import check_weights
 
 __all__ = ["interpolate_checkpoints", "interpolate_models", "load_model"]
@@ -50,7 +51,7 @@ def load_model(checkpoint: str) -> EClipModel:
     """Load an e-CLIP checkpoint, or the CLIP-like one that a training continued from, in float32."""
     if AutoConfig.from_pretrained(checkpoint).model_type != EClipConfig.model_type:
         return EClipModel.from_clip(checkpoint)
-    return EClipModel.from_pretrained(checkpoint, dtype=torch.float32)
+    return load_eclip(checkpoint)
 
 
 def interpolate_checkpoints(arguments: InterpolateArguments) -> None:

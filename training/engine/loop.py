@@ -28,10 +28,11 @@ from training.data.ranks import gather_objects
 from training.data.read_tables import Products
 from training.data.row_places import row_files
 from training.data.skipped_rows import SkipCounter
+from training.engine.adapter_files import save_model
 from training.engine.checkpoint import Checkpoints, Progress
 from training.engine.compile import compile_towers
 from training.engine.interruption import Interruption
-from training.engine.lora import AdapterState, plain_state_dict
+from training.engine.lora import AdapterState
 from training.engine.nonfinite import check_weights
 from training.engine.patch_dropout import drop_patches
 from training.engine.run_record import RunRecord
@@ -85,6 +86,7 @@ class TrainingLoop:
         accelerator: The process's accelerator.
         record: What the run is, for its checkpoints.
         teacher: Whose similarities are learned, too.
+        adapters_of: Checkpoint that the model's adapters belong to, where they are saved alone and not merged.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class TrainingLoop:
         accelerator: Accelerator,
         record: RunRecord,
         teacher: Teacher | None = None,
+        adapters_of: str | None = None,
     ) -> None:
         """Prepare the model for training."""
         self.teacher = teacher
@@ -121,7 +124,7 @@ class TrainingLoop:
         kept = {"optimizer": self.step.optimizer, **self._also_kept()}
         if self.step.average is not None:
             kept["average"] = self.step.average
-        if hasattr(self.bare_model.base_model, "peft_config"):
+        if hasattr(self.bare_model.base_model, "peft_config") and adapters_of is None:
             kept["adapters"] = AdapterState(self.bare_model)
         self.checkpoints = Checkpoints(
             Path(arguments.output_dir),
@@ -129,9 +132,7 @@ class TrainingLoop:
             plain={"progress": self.progress, "bad_steps": self.step.bad_steps},
             kept=kept,
             record=record,
-            save_model=lambda folder: self.bare_model.save_pretrained(
-                folder, state_dict=plain_state_dict(self.bare_model)
-            ),
+            save_model=lambda folder: save_model(self.bare_model, folder, adapters_of),
             processor=processor,
             limit=arguments.save_total_limit,
         )

@@ -24,6 +24,7 @@ from modeling_eclip.losses.gather import count_rows
 from modeling_eclip.losses.relations import relational_distillation_loss
 from modeling_eclip.modeling_eclip import normalize
 from training.arguments.model import ModelArguments
+from training.engine.adapter_files import load_eclip
 from training.engine.build import build_model, source_of
 from training.engine.feature_cache import cache_vectors
 
@@ -225,7 +226,7 @@ def open_teacher(
         has_shared_space = source_of(model_arguments) != "towers"
     else:
         is_eclip = AutoConfig.from_pretrained(name).model_type == "eclip"
-        load = EClipModel.from_pretrained if is_eclip else EClipModel.from_clip
+        load = load_eclip if is_eclip else EClipModel.from_clip
         model, processor = load(name), EClipProcessor.from_pretrained(name)
         has_shared_space = True
     model = model.float().eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
 from training.data.fields import first_image
 from training.data.files import as_written, whole_file, whole_folder, write_json
+from training.engine.adapter_files import load_eclip
 from training.engine.build import load_split
 from training.tasks.finetuning import finetune
 from training.tasks.registry import TASKS
@@ -47,7 +48,7 @@ def build_demo(data: DataArguments, arguments: DemoArguments) -> None:
         raise ValueError("`image_column` is 'none', but the demo shows images; name their column.")
     output = Path(arguments.output_dir)
     settings = as_written({**asdict(data), **asdict(arguments)})
-    model = EClipModel.from_pretrained(arguments.checkpoint)
+    model = load_eclip(arguments.checkpoint)
     _check_is_of(output, model, settings)
     has_products = (output / "products.parquet").exists()
     rows = [] if has_products else list(_product_rows(data, arguments))

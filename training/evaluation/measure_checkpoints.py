@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.data import DataArguments
 from training.arguments.evaluation import EvaluationArguments
 from training.arguments.model import ModelArguments
 from training.data.catalogs import check_catalogs
 from training.data.files import write_json
+from training.engine.adapter_files import load_eclip
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.setup import open_accelerator
 from training.evaluation.gallery import draw_evaluations
@@ -66,7 +65,7 @@ def evaluate(
 def load_checkpoint(folder: str) -> Loader:
     """Return what loads a checkpoint."""
     return lambda: (
-        EClipModel.from_pretrained(folder, dtype=torch.float32),
+        load_eclip(folder),
         EClipProcessor.from_pretrained(folder),
     )
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import datasets
-import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipConfig, EClipProcessor
@@ -25,7 +24,7 @@ from training.evaluation.predictions import answer_task
 from training.evaluation.task_metrics import Estimate, Outcomes, measure, metrics_to_json
 from training.tasks.answers import TaskAnswers
 from training.tasks.features import represent
-from training.tasks.heads import load_head
+from training.tasks.heads import head_without_training, load_head
 from training.tasks.registry import TASKS, task_of_head
 from training.tasks.task import Task
 
@@ -102,7 +101,7 @@ def load_task_head(task: type[Task], folder: str, modality: str | None) -> Any:
             f"--checkpoint {folder} --task {task.name}`."
         )
     if wanted not in architectures:
-        return task.head_class.from_pretrained(folder, modality=modality or "both", dtype=torch.float32).eval()
+        return head_without_training(task.head_class, folder, modality=modality or "both")
     head = load_head(folder)
     if modality is not None and head.config.modality not in ("both", modality):
         raise ValueError(f"`modality` is {modality!r}, but the head of {folder!r} sees {head.config.modality} only.")
@@ -134,9 +133,7 @@ def load_zero_shot_head(
         head = load_task_head(task, folder, modality)
     else:
         fields = task.find_labels(products, data).config_fields()
-        head = task.head_class.from_pretrained(
-            folder, modality=modality or "both", dtype=torch.float32, **fields
-        ).eval()
+        head = head_without_training(task.head_class, folder, modality=modality or "both", **fields)
     head.answer = partial(head.zero_shot, task.embed_classes(head, EClipProcessor.from_pretrained(folder)))
     return head
 

@@ -118,7 +118,12 @@ def _show(folder: Path, repo_id: str, facts: CardFacts) -> None:
     files = list_published(folder)
     _check_processor(folder, files)
     settings = {file.name: read_json(file) for file in files if file.name in ("config.json", ADAPTER_CONFIG)}
-    print(build_model_card(settings["config.json"], repo_id, facts, adapter_config=settings.get(ADAPTER_CONFIG)))
+    if (adapters := settings.get(ADAPTER_CONFIG)) is not None:
+        base = facts.base_models[0] if facts.base_models else adapters.get("base_model_name_or_path") or ""
+        if not facts.base_models:
+            logger.warning("the adapters belong to %r; publish that first, and name it by `--base_models`", base)
+        adapters["base_model_name_or_path"] = base
+    print(build_model_card(settings["config.json"], repo_id, facts, adapter_config=adapters))
     for file in [*files, *(folder / image for image in facts.images)]:
         print(f"{file.stat().st_size:>14,} bytes  {file.name}")
 

@@ -23,6 +23,7 @@ from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
+from training.engine.adapter_files import save_model
 from training.engine.build import build_processor, on_checkpoint, source_of, trained_fields
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import describe
@@ -32,7 +33,7 @@ from training.engine.optimization import freeze_parameters
 from training.engine.setup import Run, start_run
 from training.hub.card_facts import publish_checkpoint
 from training.tasks.features import Represented, represent
-from training.tasks.heads import build_head, forget_lexical, freeze_unused, join_heads, save_adapters
+from training.tasks.heads import build_head, forget_lexical, freeze_unused, join_heads
 from training.tasks.loop import TaskLoop
 from training.tasks.registry import find_task
 from training.tasks.splits import choose_rows
@@ -87,11 +88,13 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     if model_arguments.checkpoint:  # a configuration of pre-training may name, too, what its model was built of
         model_arguments = on_checkpoint(model_arguments, model_arguments.checkpoint)
     source = source_of(model_arguments)  # a mistake there is told before any data is read
-    if arguments.method == "lora" and source != "checkpoint" and not arguments.merge and not arguments.join:
+    if arguments.method == "lora" and source != "checkpoint" and not arguments.lora_merge and not arguments.join:
         raise ValueError(
             f"`method` is lora and the model comes from `{source}`: adapters alone would belong to no checkpoint; "
-            "give `--merge true`, or a `checkpoint`."
+            "give `--lora_merge true`, or a `checkpoint`."
         )
+    if model_arguments.load_in_4bit:
+        raise ValueError("`load_in_4bit` is true, but heads are trained on whole weights; leave it to train.py.")
     if task_class.contrasts_mates and not data.mates_share:
         data = replace(data, mates_share=1.0)
     with start_run(arguments, (model_arguments, data, arguments)) as run:
@@ -226,11 +229,10 @@ def train_head(
         }
     )
     freeze_parameters(head.eclip, model_arguments.freeze)
-    layers: list[str] = []
     if arguments.method == "lora":
         rank = model_arguments.lora_rank or _RANK
         targets = model_arguments.lora_targets
-        layers = add_adapters(head.eclip, rank=rank, alpha=model_arguments.lora_alpha, targets=targets)
+        add_adapters(head.eclip, rank=rank, alpha=model_arguments.lora_alpha, targets=targets)
     if arguments.cache_frozen_towers:
         parts = replace(
             parts,
@@ -270,11 +272,8 @@ def train_head(
     found = _measured(parts, validation)
     if accelerator.is_main_process:
         logger.info(loop.skips.report())
-    if arguments.method == "lora" and not arguments.merge:
-        check_weights(head, "not saved")
-        if accelerator.is_main_process:
-            save_adapters(head, layers, Path(arguments.output_dir), model_arguments.checkpoint)
-            parts.processor.save_pretrained(arguments.output_dir)
+    if arguments.method == "lora" and not arguments.lora_merge:
+        _save(parts, arguments, adapters_of=model_arguments.checkpoint)
     else:
         merge_adapters(head.eclip)
         _save(parts, arguments)
@@ -338,12 +337,12 @@ def _represent(
     )
 
 
-def _save(parts: Parts, arguments: FinetuneArguments) -> None:
-    """Write the whole model and its processor."""
+def _save(parts: Parts, arguments: FinetuneArguments, adapters_of: str | None = None) -> None:
+    """Write the model, or its adapters alone, and its processor."""
     check_weights(parts.head, "not saved")
     if not parts.accelerator.is_main_process:
         return
-    parts.head.save_pretrained(arguments.output_dir)
+    save_model(parts.head, Path(arguments.output_dir), adapters_of)
     parts.processor.save_pretrained(arguments.output_dir)
 
 

@@ -1,26 +1,22 @@
 """Heads: built on any start of a model, joined from two, or loaded as fine-tuning saved them."""
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
-from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.utils import find_adapter_config_file
 
-from modeling_eclip import EClipConfig
+from modeling_eclip import EClipConfig, EClipModel
 from modeling_eclip.fusion_eclip import LexicalLinear, PairEvidence
-from modeling_eclip.hub.publishing import save_code
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.arguments.model import ModelArguments
+from training.engine.adapter_files import load_eclip, load_merged, refuse_adapters
 from training.engine.build import build_model, source_of
 from training.engine.new_weights import expect_new_weights
 from training.tasks.task import Task
 
-__all__ = ["build_head", "forget_lexical", "freeze_unused", "join_heads", "load_head", "save_adapters"]
+__all__ = ["build_head", "forget_lexical", "freeze_unused", "head_without_training", "join_heads", "load_head"]
 
 
 def build_head(
@@ -49,14 +45,29 @@ def build_head(
     head_class = task.head_class
     if source_of(arguments) == "checkpoint":
         set_seed(seed)
-        if find_adapter_config_file(arguments.checkpoint) is not None:
-            raise ValueError(
-                f"`checkpoint` is {arguments.checkpoint!r}, which holds adapters; train them with `--merge true`, and "
-                "give what that saves."
-            )
+        refuse_adapters(arguments.checkpoint)
         with expect_new_weights():
             return head_class.from_pretrained(arguments.checkpoint, dtype=torch.float32, **fields)
-    model = build_model(arguments, tokenizer, seed=seed)
+    return _head_on(head_class, build_model(arguments, tokenizer, seed=seed), fields)
+
+
+def head_without_training(head_class: type[EClipTaskModel], folder: str, **fields: Any) -> EClipTaskModel:
+    """Put a head on a checkpoint, for what it can answer untrained.
+
+    Args:
+        head_class: The head.
+        folder: Folder or Hub id, of a whole model or of adapters.
+        **fields: Fields of the configuration that the head reads.
+
+    Returns:
+        The head in float32, in evaluation mode.
+    """
+    if find_adapter_config_file(folder) is None:
+        return head_class.from_pretrained(folder, dtype=torch.float32, **fields).eval()
+    return _head_on(head_class, load_eclip(folder), fields).eval()
+
+
+def _head_on(head_class: type[EClipTaskModel], model: EClipModel, fields: dict[str, Any]) -> EClipTaskModel:
     head = head_class(EClipConfig.from_dict(model.config.to_dict() | fields))
     head.eclip.load_state_dict(model.state_dict())
     return head
@@ -155,39 +166,4 @@ def load_head(folder: str) -> EClipTaskModel:
     head_class = task.head_class
     if find_adapter_config_file(folder) is None:
         return head_class.from_pretrained(folder, dtype=torch.float32)
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    head = head_class.from_pretrained(base, config=config, dtype=torch.float32)
-    return PeftModel.from_pretrained(head, folder).merge_and_unload().eval()
-
-
-def save_adapters(head: EClipTaskModel, layers: Sequence[str], folder: Path, base: str) -> None:
-    """Save a head's adapters and its own weights alone, as peft does: `PeftModel.from_pretrained` reads them.
-
-    Args:
-        head: The head, whose model has adapters.
-        layers: Names of the layers of `head.eclip` that have them.
-        folder: Where to.
-        base: The checkpoint that they were trained on.
-    """
-    (trained,) = head.eclip.peft_config.values()
-    own = [name for name, _ in head.named_children() if name != head.base_model_prefix]
-    LoraConfig(
-        r=trained.r,
-        lora_alpha=trained.lora_alpha,
-        target_modules=[f"{head.base_model_prefix}.{name}" for name in layers],
-        modules_to_save=own,
-        # A folder by its whole path: whoever loads the adapters does so from elsewhere.
-        base_model_name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else base,
-        inference_mode=True,
-    ).save_pretrained(str(folder))
-    # peft's names: https://huggingface.co/docs/peft/developer_guides/checkpoint. It looks for the modules to save by
-    # the end of their names, and wants the weights of all that it finds.
-    found = tuple(f"{name}." for name, _ in head.named_modules() if name.endswith(tuple(own)))
-    state = {
-        f"base_model.model.{name.replace('.default', '')}": value.contiguous()
-        for name, value in head.state_dict().items()
-        if ".lora_" in name or name.startswith(found)
-    }
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    shutil.copymode(folder / "adapter_config.json", folder / "adapter_model.safetensors")  # not for its owner alone
-    save_code(head, folder)
+    return load_merged(folder)

@@ -3,7 +3,7 @@
     python examples/lora_pretraining.py google/siglip2-base-patch16-224 outputs/lora
 
 Leaves the e-CLIP model in `base`, what was learned in `adapters` alone, and both merged in `merged`, a model of
-transformers' own, which loads without this package. At scale: `training/train.py --lora_rank 8 --lora_merge false`.
+transformers' own, which loads without this package. At scale: `training/train.py --lora_rank 8 --merge false`.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Train e-CLIP: `accelerate launch training/train.py --config training/configs/quickstart.yaml --learning_rate 3e-4`.
 
-Writes to `output_dir`: the model and its processor (as `from_pretrained` reads them; with `--lora_merge false`,
+Writes to `output_dir`: the model and its processor (as `from_pretrained` reads them; with `--merge false`,
 adapters alone, as peft does), `report.json`, `history.png`, and checkpoints while it runs.
 """
 

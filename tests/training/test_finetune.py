@@ -184,7 +184,7 @@ def test_adapters_are_saved_alone_or_merged(base, tmp_path):
     arguments_of = {"modality": "both", "method": "lora", "num_epochs": 3.0}
     model = replace(base, lora_rank=2)
     alone = finetune(model, DATA, arguments(tmp_path / "alone", **arguments_of))
-    finetune(model, DATA, arguments(tmp_path / "merged", lora_merge=True, **arguments_of))
+    finetune(model, DATA, arguments(tmp_path / "merged", merge=True, **arguments_of))
     names = {path.name for path in (tmp_path / "alone").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "tokenizer.json"} <= names
     assert "model.safetensors" not in names
@@ -206,7 +206,7 @@ def test_adapters_are_saved_alone_or_merged(base, tmp_path):
     subprocess.run([sys.executable, "-c", WITHOUT_PACKAGE + code, *paths], check=True, cwd=tmp_path / "merged")
     stranger = torch.load(tmp_path / "logits.pt")
     torch.testing.assert_close(stranger, heads[0](**inputs).logits.detach(), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="holds adapters; train them with `--lora_merge true`"):
+    with pytest.raises(ValueError, match="holds adapters; train them with `--merge true`"):
         finetune(replace(base, checkpoint=paths[0]), DATA, arguments(tmp_path / "next", modality="text"))
     untrained = EClipForCategoryClassification.from_pretrained(base.checkpoint, config=heads[0].config)
     assert not torch.allclose(answers(untrained, processor, titles), logits[0], atol=1e-3)
@@ -217,7 +217,7 @@ def test_adapters_are_saved_alone_or_merged(base, tmp_path):
 
 
 def test_adapters_alone_need_a_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match="comes from `configs`.*--lora_merge true"):
+    with pytest.raises(ValueError, match="comes from `configs`.*--merge true"):
         finetune(MODEL, DATA, arguments(tmp_path, method="lora"))
 
 

@@ -80,9 +80,7 @@ class FinetuneArguments(TrainArguments):
         within="[0, 1]",
         advanced=True,
     )
-    lora_merge: bool = option(
-        "Save adapters merged into the weights, as a full model, not alone.", False, advanced=True
-    )
+    merge: bool = option("Save adapters merged into the weights, as a full model, not alone.", False, advanced=True)
 
     def __post_init__(self) -> None:
         """Check the values, and set the towers' learning rate."""

@@ -98,7 +98,7 @@ class TrainArguments(CardArguments):
     ema_decay: float | None = option(
         "Average the weights over steps with this decay, such as 0.999.", None, within="[0, 1)", advanced=True
     )
-    lora_merge: bool = option(
+    merge: bool = option(
         "Save adapters (`lora_rank`) merged into the weights, as a full model; false: alone, as peft has them.",
         True,
         advanced=True,

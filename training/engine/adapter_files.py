@@ -98,8 +98,8 @@ def base_of(folder: Path, *, merge: bool) -> str | None:
     if merge is (folder / _SETTINGS).is_file():
         held = "adapters" if merge else "a whole model"
         raise ValueError(
-            f"`lora_merge` is {str(merge).lower()}, and {str(folder)!r} holds {held}; "
-            f"resume with `--lora_merge {str(not merge).lower()}`."
+            f"`merge` is {str(merge).lower()}, and {str(folder)!r} holds {held}; "
+            f"resume with `--merge {str(not merge).lower()}`."
         )
     return None if merge else str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
 
@@ -180,6 +180,6 @@ def refuse_adapters(checkpoint: str) -> None:
     """
     if find_adapter_config_file(checkpoint) is not None:
         raise ValueError(
-            f"`checkpoint` is {checkpoint!r}, which holds adapters; train them with `--lora_merge true`, or "
+            f"`checkpoint` is {checkpoint!r}, which holds adapters; train them with `--merge true`, or "
             "merge them (`PeftModel.from_pretrained(...).merge_and_unload()`), and give what that saves."
         )

@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all; each is also a model folder that `from_pretrained` reads.
 
 `checkpoint-<samples seen>/` holds what `from_pretrained` reads (weights, configuration, code, processor; with
-`--lora_merge false` adapters alone) and, beside it, what resuming needs: `progress.json`, `training_state.pt`
+`--merge false` adapters alone) and, beside it, what resuming needs: `progress.json`, `training_state.pt`
 (optimizer, averages, ...), `random_state_<rank>.pt`, and `run.json`, which says what the run is and what the other
 files are.
 """
@@ -113,7 +113,7 @@ class Checkpoints:
         if differing := sorted(states.keys() ^ objects.keys()):
             raise ValueError(
                 f"{str(folder)!r} {'lacks' if differing[0] in objects else 'holds'} `{differing[0]}`, unlike this "
-                "run; resume with the same `ema_decay`, `lora_rank`, `lora_merge`, `method` and `mixed_precision`."
+                "run; resume with the same `ema_decay`, `lora_rank`, `merge`, `method` and `mixed_precision`."
             )
         for name, thing in objects.items():
             try:

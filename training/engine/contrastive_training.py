@@ -43,7 +43,7 @@ def train(model_arguments: ModelArguments, data: DataArguments, arguments: Train
         The run's result, the same on every rank.
     """
     check_teacher(arguments.teacher, source_of(model_arguments))  # errors there come before any data is read
-    check_adapters(model_arguments.lora_rank, merge=arguments.lora_merge, in_4bit=model_arguments.load_in_4bit)
+    check_adapters(model_arguments.lora_rank, merge=arguments.merge, in_4bit=model_arguments.load_in_4bit)
     with start_run(arguments, (model_arguments, data, arguments)) as run:
         return _train(run, model_arguments, data, arguments)
 
@@ -67,18 +67,18 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     )
     first_arguments = model_arguments
     if resume_from is not None:
-        base = base_of(resume_from, merge=arguments.lora_merge)
+        base = base_of(resume_from, merge=arguments.merge)
         model_arguments = on_checkpoint(model_arguments, base or str(resume_from))
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
     processor.fields = trained_fields(data)
-    if not arguments.lora_merge and source_of(model_arguments) != "checkpoint":  # they would belong to nothing
+    if not arguments.merge and source_of(model_arguments) != "checkpoint":  # they would belong to nothing
         if accelerator.is_main_process:
             build_model(model_arguments, processor.tokenizer, seed=arguments.seed).save_pretrained(output_dir / "base")
             processor.save_pretrained(output_dir / "base")
         accelerator.wait_for_everyone()
         model_arguments = on_checkpoint(model_arguments, str(output_dir / "base"))
-    adapters_of = None if arguments.lora_merge else model_arguments.checkpoint
+    adapters_of = None if arguments.merge else model_arguments.checkpoint
     settings = quantised(accelerator) if model_arguments.load_in_4bit else {}
     model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed, **settings)
     absent = check_sides(train_products, model.config, arguments.mate_contrast_weight)

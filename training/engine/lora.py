@@ -167,11 +167,11 @@ def check_adapters(rank: int | None, *, merge: bool, in_4bit: bool) -> None:
         ValueError: there is nothing to save alone, or no weights to merge into, or bitsandbytes is not installed.
     """
     if rank is None and not merge:
-        raise ValueError("`lora_merge` is false without `lora_rank`: there would be no adapters to save; give a rank.")
+        raise ValueError("`merge` is false without `lora_rank`: there would be no adapters to save; give a rank.")
     if in_4bit and merge:
         raise ValueError(
             "`load_in_4bit` is true, and weights in 4 bits can't have adapters merged into them; give "
-            "`--lora_merge false`. Whoever loads what is saved merges them into the whole weights."
+            "`--merge false`. Whoever loads what is saved merges them into the whole weights."
         )
     if in_4bit and not is_bitsandbytes_available():
         raise ValueError("`load_in_4bit` is true, and bitsandbytes is not installed: `pip install bitsandbytes`.")

@@ -88,10 +88,10 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
     if model_arguments.checkpoint:  # a configuration of pre-training may name, too, what its model was built of
         model_arguments = on_checkpoint(model_arguments, model_arguments.checkpoint)
     source = source_of(model_arguments)  # a mistake there is told before any data is read
-    if arguments.method == "lora" and source != "checkpoint" and not arguments.lora_merge and not arguments.join:
+    if arguments.method == "lora" and source != "checkpoint" and not arguments.merge and not arguments.join:
         raise ValueError(
             f"`method` is lora and the model comes from `{source}`: adapters alone would belong to no checkpoint; "
-            "give `--lora_merge true`, or a `checkpoint`."
+            "give `--merge true`, or a `checkpoint`."
         )
     if model_arguments.load_in_4bit:
         raise ValueError("`load_in_4bit` is true, but heads are trained on whole weights; leave it to train.py.")
@@ -272,7 +272,7 @@ def train_head(
     found = _measured(parts, validation)
     if accelerator.is_main_process:
         logger.info(loop.skips.report())
-    if arguments.method == "lora" and not arguments.lora_merge:
+    if arguments.method == "lora" and not arguments.merge:
         _save(parts, arguments, adapters_of=model_arguments.checkpoint)
     else:
         merge_adapters(head.eclip)

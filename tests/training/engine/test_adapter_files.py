@@ -54,7 +54,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     model = siglip2(folder / "siglip2")
     for name in ("merged", "alone"):
-        train(model, DATA, train_arguments(folder / name, lora_merge=name == "merged", **RUN))
+        train(model, DATA, train_arguments(folder / name, merge=name == "merged", **RUN))
     return folder
 
 
@@ -98,20 +98,20 @@ def test_a_resumed_run_ends_as_one_never_stopped(runs, tmp_path):
     arguments = {**RUN, "resume_from_checkpoint": "latest"}
     model = ModelArguments(clip=str(runs / "siglip2"), freeze=["^visual_projection"], **ADAPTERS)
     shutil.copytree(runs / "alone" / "checkpoint-32", tmp_path / "alone" / "checkpoint-32")
-    train(model, DATA, train_arguments(tmp_path / "alone", lora_merge=False, **arguments))
+    train(model, DATA, train_arguments(tmp_path / "alone", merge=False, **arguments))
     expected = load_file(runs / "alone" / "adapter_model.safetensors")
     found = load_file(tmp_path / "alone" / "adapter_model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert not (tmp_path / "alone" / "base").exists(), "the adapters belong to the base of the first run"
     for name, told in (
-        ("merged", "`lora_merge` is false, .* holds a whole model; resume with `--lora_merge true`"),
-        ("alone", "`lora_merge` is true, .* holds adapters; resume with `--lora_merge false`"),
+        ("merged", "`merge` is false, .* holds a whole model; resume with `--merge true`"),
+        ("alone", "`merge` is true, .* holds adapters; resume with `--merge false`"),
     ):
         run = tmp_path / f"other {name}"
         shutil.copytree(runs / name / "checkpoint-32", run / "checkpoint-32")
         with pytest.raises(ValueError, match=told):
-            train(model, DATA, train_arguments(run, lora_merge=name == "alone", **arguments))
+            train(model, DATA, train_arguments(run, merge=name == "alone", **arguments))
 
 
 def test_the_other_way_leaves_nothing_of_the_first(runs, tmp_path):
@@ -120,7 +120,7 @@ def test_the_other_way_leaves_nothing_of_the_first(runs, tmp_path):
     arguments = {**RUN, "max_samples": 16, "save_every_samples": None, "overwrite_output_dir": True}
     train(model, DATA, train_arguments(tmp_path / "run", **arguments))
     assert not list((tmp_path / "run").glob("adapter*")) and (tmp_path / "run" / "model.safetensors").is_file()
-    train(model, DATA, train_arguments(tmp_path / "run", lora_merge=False, **arguments))
+    train(model, DATA, train_arguments(tmp_path / "run", merge=False, **arguments))
     assert list((tmp_path / "run").glob("adapter*")) and not (tmp_path / "run" / "model.safetensors").exists()
 
 
@@ -191,24 +191,24 @@ def test_statistics_of_batch_norm_that_went_on_are_saved_too(tmp_path):
 
 def test_settings_that_do_not_fit_are_told_before_data_is_read(runs, tmp_path):
     none = replace(DATA, train_data=["nowhere"])
-    with pytest.raises(ValueError, match="`lora_merge` is false without `lora_rank`"):
-        train(MODEL, none, train_arguments(tmp_path, lora_merge=False))
+    with pytest.raises(ValueError, match="`merge` is false without `lora_rank`"):
+        train(MODEL, none, train_arguments(tmp_path, merge=False))
     with pytest.raises(ValueError, match="`load_in_4bit` is true without `lora_rank`"):
         replace(MODEL, load_in_4bit=True)
     in_4bit = replace(MODEL, lora_rank=2, load_in_4bit=True)
-    with pytest.raises(ValueError, match=r"4 bits can't have adapters merged into them; give `--lora_merge false`"):
+    with pytest.raises(ValueError, match=r"4 bits can't have adapters merged into them; give `--merge false`"):
         train(in_4bit, none, train_arguments(tmp_path))
     with pytest.raises(ValueError, match="heads are trained on whole weights"):
         finetune(in_4bit, none, FinetuneArguments(output_dir=str(tmp_path), method="full"))
     on_adapters = ModelArguments(checkpoint=str(runs / "alone"), **ADAPTERS)
-    with pytest.raises(ValueError, match=r"holds adapters; train them with `--lora_merge true`"):
+    with pytest.raises(ValueError, match=r"holds adapters; train them with `--merge true`"):
         train(on_adapters, DATA, train_arguments(tmp_path))
 
 
 def test_adapters_are_trained_on_towers_in_4_bits(runs, tmp_path):
     pytest.importorskip("bitsandbytes")
     model = ModelArguments(clip=str(runs / "siglip2"), load_in_4bit=True, freeze=["^text_model.*0"], **ADAPTERS)
-    arguments = {**RUN, "lora_merge": False}
+    arguments = {**RUN, "merge": False}
     train(model, DATA, train_arguments(tmp_path / "whole", **arguments))
     kept = load_file(tmp_path / "whole" / "adapter_model.safetensors")
     layers = {name.split(".lora_")[0] for name in kept if ".lora_" in name}

@@ -1,6 +1,7 @@
 """What heads read literally in titles: the wide part of classifiers, and the overlap of the titles of pairs."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_batches_without_a_title_are_read_beside_others(order, monkeypatch):
 
     monkeypatch.setattr(head, "represent_batch", represent_batch)
     products = [title or {"image": "photo"} for title in order]
-    embeds = head.represent_products(None, products, batch_size=1)
+    embeds = head.represent_products(SimpleNamespace(fields={}), products, batch_size=1)
     assert torch.equal(embeds.lexical, lexical_ids(order))
 
 

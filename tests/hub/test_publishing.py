@@ -472,7 +472,7 @@ def test_what_is_no_checkpoint_is_refused(hub, checkpoint, tmp_path):
             publish([str(folder), "someone/eclip", *words])
 
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", match="holds no e-CLIP checkpoint")
+    refused(tmp_path / "empty", match="which is no folder of a model: it has no config.json")
     refused(tmp_path / "absent", match="there is no such folder")
     (checkpoint / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     refused(checkpoint, match="'pytorch_model.bin': a pickle runs what is in it")

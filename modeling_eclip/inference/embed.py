@@ -80,10 +80,10 @@ def embed_products(
     if titles is None and images is None:
         raise ValueError("`titles` and `images` are both None; give titles, images or both.")
     found = {}
+    fields = getattr(processor, "fields", None) or {}
     if titles is not None:
         of_products: Sequence[Any] = _many("titles", titles)
-        fields = dict((getattr(processor, "fields", None) or {}).get("text", []))
-        texts, owners, weights = read_texts(of_products, fields, field_pooling)
+        texts, owners, weights = read_texts(of_products, dict(fields.get("text", [])), field_pooling)
         found["text_embeds"] = _pooled(
             embed_tokens(
                 model,
@@ -98,8 +98,8 @@ def embed_products(
         )
     if images is not None:
         size = image_batch_size or batch_size_for(model.device)
-        weights_of = dict((getattr(processor, "fields", None) or {}).get("image", []))
-        sources, image_owners, names, image_weights = _flat(_many("images", images), weights_of)
+        of_images = dict(fields.get("image", []))
+        sources, image_owners, names, image_weights = _flat(_many("images", images), of_images)
         if num_workers > 0 and isinstance(sources, list | tuple):
             sources = [_OpenedImage.of(image) for image in sources]
         batches = _ImageBatches(sources, names, PixelReader(processor), size)

@@ -167,8 +167,8 @@ def read_row(
     texts = {name: product_texts(row.get(name)) for name in columns["text"]}
     images: dict[str, list[Any]] = {}
     for name in columns["image"]:
-        cell = row.get(name)
-        given = list(cell) if cell is not None and are_several(cell) else [cell]
+        cell: Any = row.get(name)
+        given = cell if are_several(cell) else [cell]
         there = [one for one in given if not is_missing(one) and not (isinstance(one, str) and not one.strip())]
         images[name] = [Path(folder) / one if isinstance(one, str) else one for one in there]
     first = [next((one for cell in of_kind.values() for one in cell), None) for of_kind in (texts, images)]

@@ -165,8 +165,11 @@ def cache_vectors(
     pieces: list[tuple[Path, range, str]] = []
     for start in range(0, len(products), _ROWS_IN_A_PIECE):
         rows = range(start, min(start + _ROWS_IN_A_PIECE, len(products)))
-        name = str(start) if modality == "image" else _titles_digest(products, rows)
-        pieces.append((folder / f"{name}.arrow", rows, _images_digest(products, rows) if modality == "image" else ""))
+        if modality == "image":
+            name, images = str(start), _images_digest(products, rows)
+        else:
+            name, images = _titles_digest(products, rows), ""
+        pieces.append((folder / f"{name}.arrow", rows, images))
     missing = {path: (rows, images) for path, rows, images in pieces if not _is_whole(path, len(rows), images)}
     logger.info(
         "%s: vectors of %s of %s offers are in %s; it sees no augmentation",

@@ -7,6 +7,7 @@ SigLIP 2 checkpoint. Every other thing (keyword arguments per call, saving, the 
 """
 
 import importlib
+import numbers
 import os
 import re
 import threading
@@ -407,7 +408,7 @@ def prepare_products(
 
 def is_missing(value: Any) -> bool:
     """Tell an empty cell: `None`, or the not-a-number that tables which came through pandas hold there."""
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, numbers.Real) and value != value)
 
 
 __all__ = [

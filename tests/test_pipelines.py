@@ -241,6 +241,7 @@ def test_a_base_model_from_a_head_promises_no_pipeline(category, tmp_path):
         ({"inputs": "a", "text": "b"}, "give products"),
         ({"inputs": {"title": "a"}}, "'title'"),
         ({"inputs": [{"text": None, "image": float("nan")}]}, "neither title nor image"),
+        ({"inputs": [{"text": np.float32("nan")}]}, "neither title nor image"),
         ({"text": ["a", "b"], "image": [IMAGE]}, "one title and one image"),
         ({"text": ["a", "b"], "image": IMAGE}, "one title and one image"),
         ({"inputs": "a", "top_k": 0}, "`top_k` is 0"),

@@ -17,6 +17,7 @@ from ..modeling_eclip import normalize
 from ..processing_eclip import _loaded, is_missing, prepare_products
 
 __all__ = [
+    "FIELD_SEPARATOR",
     "are_several",
     "join_texts",
     "pool_vectors",
@@ -30,7 +31,10 @@ __all__ = [
 
 _COLUMNS = (("text", "title"), ("image", "image"))  # the one that a table has where nothing is said
 _POOLING = ("joined", "mean")
-_SEPARATOR, _BETWEEN = " | ", ", "
+_BETWEEN = ", "
+FIELD_SEPARATOR = " | "
+"""What stands between the texts of a product that are joined to one."""
+
 _MISSING = ("<NA>", "NaT")  # how pandas writes its missing values, but for NaN
 
 
@@ -48,7 +52,7 @@ def join_texts(fields: Mapping[str, Any], title: str | None = None) -> str:
     title = next(iter(fields), None) if title is None else title
     ordered = sorted(fields, key=lambda name: name != title)  # the others stay in their order
     texts = {name: _BETWEEN.join(product_texts(fields[name])) for name in ordered}
-    return _SEPARATOR.join(
+    return FIELD_SEPARATOR.join(
         text if name == title else f"{name.replace('_', ' ')}: {text}" for name, text in texts.items() if text
     )
 

@@ -86,6 +86,8 @@ def test_errors_name_the_tensor():
         interpolate_models(filled(0.0, "resnet"), filled(0.0), 0.5)
     with pytest.raises(ValueError, match="`share` is 1.5"):
         interpolate_models(filled(0.0), filled(0.0), 1.5)
+    with pytest.raises(ValueError, match="`loss` of the start is 'softmax' and that of the trained model 'sigmoid'"):
+        interpolate_models(filled(0.0), EClipModel(make_config(loss="sigmoid")), 0.5)
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):

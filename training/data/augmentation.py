@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from modeling_eclip.inference.fields import FIELD_SEPARATOR
 from modeling_eclip.inference.resizing import resize_pixels
 
 __all__ = ["ImageView", "ProductAugmentation", "TitleAugmentation"]
@@ -142,6 +143,8 @@ def _with_changed_colours(pixels: torch.Tensor, factors: tuple[float, ...]) -> t
 class TitleAugmentation:
     """Leaves words out and changes their order: a product's title is a list of words rather than a sentence.
 
+    Of several texts that are joined to one, each loses and moves words of its own.
+
     Args:
         word_dropout: Probability of leaving out each word, in [0, 1); one word is always kept.
         shuffle_probability: Probability of putting a title's words in another order, in [0, 1].
@@ -169,13 +172,16 @@ class TitleAugmentation:
         Returns:
             The title with words left out or moved; the title unchanged where neither was drawn.
         """
-        words = title.split()
+        return FIELD_SEPARATOR.join(self._one_text(text, rng) for text in title.split(FIELD_SEPARATOR))
+
+    def _one_text(self, text: str, rng: np.random.Generator) -> str:
+        words = text.split()
         kept = np.flatnonzero(rng.random(len(words)) >= self.word_dropout)
-        if len(kept) == 0:
+        if len(kept) == 0 and words:
             kept = rng.integers(len(words), size=1)
         is_shuffled = rng.random() < self.shuffle_probability
         if is_shuffled:
             rng.shuffle(kept)
         if len(kept) == len(words) and not is_shuffled:
-            return title
+            return text
         return " ".join(words[place] for place in kept)

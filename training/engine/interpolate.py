@@ -29,10 +29,16 @@ def interpolate_models(start: EClipModel, trained: EClipModel, share: float) -> 
         stays its own.
 
     Raises:
-        ValueError: the share is out of range, or the models have other tensors.
+        ValueError: the share is out of range, or the models have other tensors, or other losses.
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"`share` is {share}; give 0 (the start) to 1 (the trained model).")
+    losses = start.config.loss, trained.config.loss
+    if losses[0] != losses[1]:
+        raise ValueError(
+            f"the `loss` of the start is {losses[0]!r} and that of the trained model {losses[1]!r}, which scale "
+            "similarities in their own ways; give two checkpoints of one loss."
+        )
     starts, ends = start.state_dict(), trained.state_dict()
     for name in sorted(starts.keys() | ends.keys()):
         shapes = [tuple(state[name].shape) if name in state else None for state in (starts, ends)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from modeling_eclip.representation_eclip import SENT_TO_REVIEW
 from training.data.read_tables import Products
 from training.data.row_places import row_files, told_rows
 
@@ -152,8 +153,13 @@ def check_columns(products: Products, columns: Mapping[str, Sequence[str]]) -> N
 
 
 def check_classes(column: str, found: Iterable[Any]) -> None:
-    """Refuse a column with fewer than two classes."""
+    """Refuse a column with fewer than two classes, or one that is called as what is left to people."""
     values = list(found)
+    if SENT_TO_REVIEW in values or (SENT_TO_REVIEW,) in values:
+        raise ValueError(
+            f"column {column!r} holds the label {SENT_TO_REVIEW!r}, which is what heads answer where they are not "
+            "certain; give these products another label, or none."
+        )
     if len(values) < 2:
         raise ValueError(
             f"column {column!r} holds {len(values)} different values ({values}) in the training products; there is "

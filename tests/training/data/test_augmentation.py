@@ -126,6 +126,17 @@ def test_titles_lose_and_move_words_as_often_as_asked():
     assert TitleAugmentation(word_dropout=0.999)("only", rng) == "only"
 
 
+def test_words_of_joined_texts_stay_in_their_own():
+    rng = np.random.default_rng(0)
+    shuffled = [
+        TitleAugmentation(shuffle_probability=1.0)("dark red shirt | brand: Two Oaks |  | a", rng) for _ in range(50)
+    ]
+    assert len(set(shuffled)) > 10
+    assert {tuple(" ".join(sorted(text.split())) for text in one.split(" | ")) for one in shuffled} == {
+        ("dark red shirt", "Oaks Two brand:", "", "a")
+    }
+
+
 @pytest.mark.parametrize("field", ["word_dropout", "shuffle_probability"])
 def test_title_arguments_are_checked(field):
     with pytest.raises(ValueError, match=f"{field} must lie in"):

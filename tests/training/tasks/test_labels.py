@@ -106,6 +106,7 @@ def test_restricted_products_are_told_by_booleans_numbers_or_words():
         ("category", {"category": ["a", "a"]}, "'category' holds 1 different values"),
         ("attributes", {"colour": ["a", "b"]}, "`attribute_columns` is empty"),
         ("adult", {"restricted": [False, False]}, "'restricted' holds 1 different values"),
+        ("category", {"category": ["a", "sent to review"]}, "'category' holds the label 'sent to review'"),
         ("clustering", {"x": [1, 2]}, "no two offers are of one product"),
     ],
 )

@@ -1,12 +1,18 @@
-"""What several texts and images of an offer are worth: `offer_fields.py texts` and `offer_fields.py images`.
+"""What several texts and images of an offer are worth: `offer_fields.py texts`, `images` and `drawn`.
 
 `texts`: categories of `flipkart` from titles, from descriptions, from both joined and from both averaged, by a
 logistic regression on the vectors of the text tower, in five folds over all rows. `images`: the product of an offer's
 photograph (and, with `--checkpoint`, of its title) among all products of the test split of `offers`, each of which has
 the photographs of one, two or three of its other offers, averaged. Two minutes on a CPU each.
+
+`drawn`: the image of an offer of `flipkart` that training has not seen, found for its title, its description or both
+joined, after a training on titles, on descriptions, on joined texts, or on one that is drawn at each visit. The image
+tower is frozen, and so is the lower half of the title tower; three seeds, some 20 minutes.
 """
 
 import argparse
+import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +25,14 @@ from sklearn.preprocessing import StandardScaler
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.inference.fields import pool_vectors
+from modeling_eclip.modeling_eclip import normalize
 from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
+from training.arguments.parser import parse_arguments
+from training.arguments.train import TrainArguments
 from training.data.fields import row_texts
 from training.engine.build import load_split
+from training.engine.contrastive_training import train
 from training.retrieval.offer_embeddings import embed_dataset
 
 SHARED = "../shared"
@@ -106,13 +117,83 @@ def compare_images(checkpoint: str | None) -> None:
             print(f"| {query} | {number} | {ranks[:, 0].float().mean():.3f} | {ranks.any(1).float().mean():.3f} |")
 
 
+# How often each text is drawn in training.
+DRAWN = {
+    "titles": {"title": 1, "description": 0, "joined": 0},
+    "descriptions": {"title": 0, "description": 1, "joined": 0},
+    "joined": {"title": 0, "description": 0, "joined": 1},
+    "one of the three": {"title": 1, "description": 1, "joined": 1},
+}
+
+
+def compare_drawn(seeds: Sequence[int] = (0, 1, 2)) -> None:
+    """Print how often an offer's image is found for each of its texts, by the texts that training has seen."""
+    flipkart = f"{SHARED}/data/flipkart"
+    held_out = DataArguments(
+        test_data=[f"{flipkart}/{split}.parquet" for split in ("validation", "test")],
+        text_columns=["title", "description"],
+        num_workers=0,
+    )
+    rows = load_split(held_out, "test")
+    texts = [row_texts(row) for row in rows]
+    kinds = ("title", "description", "joined")
+    print(f"{len(texts)} images; recall@1 / recall@5, mean and standard deviation of {len(seeds)} seeds\n")
+    print(f"| training on | {' | '.join(f'found for the {kind}' for kind in kinds)} |\n|---|{'---|' * len(kinds)}")
+    images = None
+    for name, weights in DRAWN.items():
+        found: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+        for seed in seeds:
+            model, processor = _train_on_drawn(f"{flipkart}/train.parquet", weights, seed)
+            if images is None:  # of the frozen tower, the same in all runs
+                offers = embed_dataset(model, processor, rows, Accelerator(cpu=True), batch_size=32, num_workers=0)
+                images = offers.image_features
+            with torch.no_grad():
+                image_embeds = normalize(model.visual_projection(images))
+                for place, kind in enumerate(kinds):
+                    vectors = tower_vectors(model, processor, [of_row[place][0] for of_row in texts])
+                    nearest = (normalize(model.text_projection(vectors)) @ image_embeds.T).topk(5).indices
+                    is_own = nearest == torch.arange(len(texts))[:, None]
+                    found[kind].append(np.array([is_own[:, 0].float().mean(), is_own.any(1).float().mean()]))
+        cells = []
+        for of_seeds in found.values():
+            means, spreads = np.mean(of_seeds, axis=0), np.std(of_seeds, axis=0, ddof=1)
+            cells.append(" / ".join(f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(means, spreads, strict=True)))
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def _train_on_drawn(file: str, weights: dict[str, int], seed: int) -> tuple[EClipModel, EClipProcessor]:
+    """Train as `train.py` does, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [
+            "--train_data",
+            file,
+            "--validation_data",
+            file.replace("train.", "validation."),
+            "--num_workers",
+            "0",
+        ]
+        words += ["--vision_tower", TOWERS[0], "--text_tower", TOWERS[1], "--image_size", "128"]
+        words += ["--max_title_length", "64", "--cache_frozen_towers", "true", "--num_epochs", "5"]
+        words += ["--freeze", r"^vision_model\.", r"^text_model\.(embeddings|encoder\.layer\.[0-2])\."]
+        words += ["--text_columns", *(f"{column}={weight}" for column, weight in weights.items())]
+        words += ["--batch_size", "64", "--learning_rate", "1e-3", "--tower_learning_rate", "3e-4"]
+        words += ["--seed", str(seed), "--output_dir", folder]
+        train(*parse_arguments((ModelArguments, DataArguments, TrainArguments), words))
+        return models(folder)
+
+
 def main() -> None:
-    """Run one of the two comparisons."""
+    """Run one of the comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["texts", "images"])
-    parser.add_argument("--checkpoint", help="folder or Hub id of an e-CLIP checkpoint; untrained towers if not given")
+    parser.add_argument("what", choices=["texts", "images", "drawn"])
+    parser.add_argument(
+        "--checkpoint", help="folder or Hub id of an e-CLIP checkpoint; untrained towers if not given; not for drawn"
+    )
     arguments = parser.parse_args()
-    {"texts": compare_texts, "images": compare_images}[arguments.what](arguments.checkpoint)
+    if arguments.what == "drawn":
+        compare_drawn()
+    else:
+        {"texts": compare_texts, "images": compare_images}[arguments.what](arguments.checkpoint)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,23 @@ def test_frozen_towers_are_not_cached_for_fields(data, tmp_path):
         train(replace(MODEL, freeze=[r"^vision_model\."]), data, arguments)
 
 
+def test_texts_are_drawn_beside_a_frozen_image_tower(data, tmp_path):
+    # Cached vectors know no dropout.
+    vision_config = json.dumps({**json.loads(MODEL.vision_config), "hidden_dropout_prob": 0.0})
+    model = replace(MODEL, freeze=[r"^vision_model\."], vision_config=vision_config)
+    runs = {
+        cached: train(
+            model,
+            replace(data, image_columns=["front"], min_crop_scale=1.0, flip_probability=0.0),
+            train_arguments(tmp_path / str(cached), cache_frozen_towers=cached),
+        )
+        for cached in (False, True)
+    }
+    # The image tower has batches of its own, whose sums round otherwise.
+    for plain, cached in zip(*(one.history for one in runs.values()), strict=True):
+        assert cached == pytest.approx(plain, rel=1e-3)
+
+
 def test_a_teacher_sees_the_joined_text_and_the_first_image(run, data, offers, tmp_path):
     model, processor = EClipModel.from_pretrained(run[0]).eval(), EClipProcessor.from_pretrained(run[0])
     products = load_split(replace(data, image_columns=["photos"]), "train")  # of which some offers have none

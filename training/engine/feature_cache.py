@@ -72,7 +72,7 @@ def cache_frozen_towers(
         empty.
 
     Raises:
-        ValueError: the offers are a stream, they have several texts or images, or no tower is frozen.
+        ValueError: the offers are a stream, no tower is frozen, or offers have several texts or images for one that is.
     """
     if isinstance(products, ProductPairs):
         offers = cache_frozen_towers(
@@ -91,11 +91,6 @@ def cache_frozen_towers(
         raise ValueError(
             "`cache_frozen_towers` is true, but streamed offers pass once and are not kept; leave out `streaming`."
         )
-    if several := [one for one in modalities if field_columns(products.column_names, one)]:
-        raise ValueError(
-            f"`cache_frozen_towers` is true, and `{several[0]}_columns` names several of which each visit draws one; "
-            "leave out one of the two."
-        )
     frozen = [
         modality
         for modality, tower in _TOWERS.items()
@@ -106,6 +101,11 @@ def cache_frozen_towers(
         raise ValueError(
             "`cache_frozen_towers` is true, but parameters of both towers are trained; freeze a whole one, as by "
             "`--freeze '^vision_model\\.'`, or leave it out."
+        )
+    if several := [one for one in frozen if field_columns(products.column_names, one)]:
+        raise ValueError(
+            f"`cache_frozen_towers` is true, and `{several[0]}_columns` names several of which each visit draws one; "
+            f"leave out one of the two, or train the {several[0]} tower."
         )
     columns = [
         cache_vectors(

@@ -1,4 +1,4 @@
-"""Processes that act as ranks."""
+"""Processes that act as ranks, or as a run of their own, without imports of their own."""
 
 import multiprocessing
 import os
@@ -6,6 +6,7 @@ import runpy
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
@@ -17,10 +18,31 @@ _PRELOADED = ["torch._dynamo", "modeling_eclip", "training.engine.contrastive_tr
 
 def run_ranks(function: Callable[..., None], arguments: tuple[Any, ...], num_ranks: int) -> None:
     """Call `function(rank, *arguments)` in a process for each rank, and wait for all; an error of one is raised."""
+    mp.start_processes(function, arguments, nprocs=num_ranks, start_method=_start_method())
+
+
+def run_alone(function: Callable[..., None], arguments: tuple[Any, ...], output: Path) -> int:
+    """Call `function(*arguments)` in a process that writes what it prints to a file; return its exit code."""
+    context = multiprocessing.get_context(_start_method())
+    process = context.Process(target=_with_output, args=(output, function, arguments))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _start_method() -> str:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     if method == "forkserver":
         multiprocessing.set_forkserver_preload(_PRELOADED)
-    mp.start_processes(function, arguments, nprocs=num_ranks, start_method=method)
+    return method
+
+
+def _with_output(output: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    with output.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    function(*arguments)
 
 
 def run_script(script: str, words: Sequence[str], num_ranks: int) -> None:

@@ -1,6 +1,8 @@
 """Runs that are ended from outside: what is left goes on to the same weights, bit for bit."""
 
+import itertools
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -10,46 +12,31 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DATA, MODEL, ROOT, saved_weights, train_arguments
+from ranks import run_alone
 
 from training.engine.checkpoint import find_checkpoints
 from training.engine.contrastive_training import train
 
-# Ends its own process, as a machine that is switched off would, in the middle of something.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from conftest import DATA, MODEL, train_arguments
-import modeling_eclip.losses.objective, training.engine.checkpoint, training.engine.loop
-from training.engine.contrastive_training import train
 
-calls = 0
+def run_and_die(folder, module, name, call, number=signal.SIGKILL):
+    """Train in a process which gets a signal at a call of a function; return its exit code and what it printed."""
+    printed = folder.with_suffix(".log")
+    code = run_alone(train_and_die, (folder, module, name, call, number), printed)
+    return code, printed.read_text()
 
-def dying(function):
-    def call(*given, **named):
-        global calls
-        calls += 1
-        if calls == {call}:
-            os.kill(os.getpid(), {signal})
+
+def train_and_die(folder, module, name, call, number):
+    """End the own process, as a machine that is switched off would, in the middle of something."""
+    owner = pkgutil.resolve_name(module)
+    function, calls = getattr(owner, name), itertools.count(1)
+
+    def dying(*given, **named):
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
         return function(*given, **named)
-    return call
 
-{module}.{name} = dying({module}.{name})
-train(MODEL, DATA, train_arguments(Path({folder!r}), resume_from_checkpoint={resume!r}))
-"""
-
-
-def run_and_die(folder, module, name, call, number=signal.SIGKILL, resume=None):
-    code = KILLED.format(
-        tests=str(ROOT / "tests"),
-        module=module,
-        name=name,
-        call=call,
-        signal=int(number),
-        folder=str(folder),
-        resume=resume,
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    setattr(owner, name, dying)
+    train(MODEL, DATA, train_arguments(folder))
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +65,8 @@ def assert_goes_on(folder, expected):
     ],
 )
 def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(tmp_path, never_stopped, module, name, call, left):
-    killed = run_and_die(tmp_path, module, name, call)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    code, printed = run_and_die(tmp_path, module, name, call)
+    assert code == -signal.SIGKILL, printed[-2000:]
     if left is not None:
         assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == left
     assert_goes_on(tmp_path, never_stopped)
@@ -92,17 +79,19 @@ def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(tmp_path, never_sto
     ids=["in the middle", "in the last step", "Ctrl-C"],
 )
 def test_a_signal_writes_a_checkpoint_first(tmp_path, never_stopped, step, number):
-    stopped = run_and_die(tmp_path, "modeling_eclip.losses.objective", "contrastive_loss", step, number)
-    assert stopped.returncode == 128 + number, stopped.stderr[-2000:]
-    assert f"stopped by {number.name} after {16 * step} samples" in stopped.stderr
+    code, printed = run_and_die(tmp_path, "modeling_eclip.losses.objective", "contrastive_loss", step, number)
+    assert code == 128 + number, printed[-2000:]
+    assert f"stopped by {number.name} after {16 * step} samples" in printed
     assert find_checkpoints(tmp_path)[-1].name == f"checkpoint-{16 * step}"
     assert not (tmp_path / "model.safetensors").exists()
     assert_goes_on(tmp_path, never_stopped)
 
 
 def test_sigterm_in_the_last_evaluation_waits_for_the_model(tmp_path, never_stopped):
-    stopped = run_and_die(tmp_path, "training.retrieval.held_out_metrics", "retrieval_metrics", 2, signal.SIGTERM)
-    assert stopped.returncode == 0, stopped.stderr[-2000:]
+    code, printed = run_and_die(
+        tmp_path, "training.retrieval.held_out_metrics", "retrieval_metrics", 2, signal.SIGTERM
+    )
+    assert code == 0, printed[-2000:]
     assert saved_weights(tmp_path).keys() == never_stopped.keys()
 
 

@@ -174,14 +174,24 @@ def build_processor(arguments: ModelArguments, titles: Iterable[str | None]) -> 
 
 
 def build_model(
-    arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase, *, seed: int, **settings: Any
+    arguments: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    batch_size: int | None = None,
+    **settings: Any,
 ) -> EClipModel:
     """Build or load the model.
+
+    The bias of a sigmoid loss begins at `-log(batch_size)`, with which each title expects one image of the first
+    batches to be its own (this package's design). SigLIP's -10 is that of 22,026 offers: in batches of a hundred, pairs
+    that are no partners have next to no gradient with it until it is learned.
 
     Args:
         arguments: The model arguments.
         tokenizer: Tokenizer of the processor, whose vocabulary a new title tower gets.
         seed: Seed of new weights.
+        batch_size: Offers of the first batches, for a new bias; SigLIP's if not given.
         **settings: How a checkpoint is loaded: `quantization_config`, `device_map`.
 
     Returns:
@@ -208,11 +218,15 @@ def build_model(
         if "logit_bias" in told["missing_keys"]:
             # A softmax knows no bias. Its scale with that of a new one would find pairs among all that is similar.
             torch.nn.init.constant_(model.logit_scale, math.log(10))
+            _begin_bias(model, batch_size)
         return model
     if source == "clip":
-        return EClipModel.from_clip(arguments.clip, **fields)
+        model = EClipModel.from_clip(arguments.clip, **fields)
+        if not AutoConfig.from_pretrained(arguments.clip).model_type.startswith("siglip"):  # which brings its own
+            _begin_bias(model, batch_size)
+        return model
     if source == "towers":
-        return EClipModel.from_towers(arguments.vision_tower, arguments.text_tower, **fields)
+        return _begin_bias(EClipModel.from_towers(arguments.vision_tower, arguments.text_tower, **fields), batch_size)
     vision_config, text_config = _config_of(arguments.vision_config), _config_of(arguments.text_config)
     if arguments.image_size is not None:
         vision_config["image_size"] = arguments.image_size
@@ -220,7 +234,14 @@ def build_model(
     for name in _SPECIAL_TOKENS:
         if (token_id := getattr(tokenizer, f"{name}_token_id", None)) is not None:
             text_config[f"{name}_token_id"] = token_id
-    return EClipModel(EClipConfig(vision_config=vision_config, text_config=text_config, **fields))
+    model = EClipModel(EClipConfig(vision_config=vision_config, text_config=text_config, **fields))
+    return _begin_bias(model, batch_size)
+
+
+def _begin_bias(model: EClipModel, batch_size: int | None) -> EClipModel:
+    if model.logit_bias is not None and batch_size is not None:
+        torch.nn.init.constant_(model.logit_bias, -math.log(batch_size))
+    return model
 
 
 def source_of(arguments: ModelArguments) -> str:

@@ -72,15 +72,16 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
     processor.fields = trained_fields(data)
+    new = {"seed": arguments.seed, "batch_size": arguments.batch_size}
     if not arguments.merge and source_of(model_arguments) != "checkpoint":  # they would belong to nothing
         if accelerator.is_main_process:
-            build_model(model_arguments, processor.tokenizer, seed=arguments.seed).save_pretrained(output_dir / "base")
+            build_model(model_arguments, processor.tokenizer, **new).save_pretrained(output_dir / "base")
             processor.save_pretrained(output_dir / "base")
         accelerator.wait_for_everyone()
         model_arguments = on_checkpoint(model_arguments, str(output_dir / "base"))
     adapters_of = None if arguments.merge else model_arguments.checkpoint
     settings = quantised(accelerator) if model_arguments.load_in_4bit else {}
-    model = build_model(model_arguments, processor.tokenizer, seed=arguments.seed, **settings)
+    model = build_model(model_arguments, processor.tokenizer, **new, **settings)
     absent = check_sides(train_products, model.config, arguments.mate_contrast_weight)
     freeze_parameters(model, model_arguments.freeze)
     if model_arguments.lora_rank is not None:

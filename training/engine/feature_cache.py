@@ -72,7 +72,7 @@ def cache_frozen_towers(
         empty.
 
     Raises:
-        ValueError: the offers are a stream, no tower is frozen, or offers have several texts or images for one that is.
+        ValueError: the offers are a stream, no tower is frozen, or there are several texts or images for one that is.
     """
     if isinstance(products, ProductPairs):
         offers = cache_frozen_towers(

@@ -184,8 +184,8 @@ def build_model(
     """Build or load the model.
 
     The bias of a sigmoid loss begins at `-log(batch_size)`, with which each title expects one image of the first
-    batches to be its own (this package's design). SigLIP's -10 is that of 22,026 offers: in batches of a hundred, pairs
-    that are no partners have next to no gradient with it until it is learned.
+    batches to be its own (this package's design). SigLIP's -10 is that of 22,026 offers: in batches of a hundred,
+    pairs that are no partners have next to no gradient with it until it is learned.
 
     Args:
         arguments: The model arguments.

@@ -18,9 +18,10 @@ COLUMNS, INDICES = ("id", "title", "colour", "vector"), {"id": BTree(), "colour"
 
 def change(table: lancedb.table.Table, products: list[dict], sold: list[str]) -> None:
     """Write products, in place of those with their ids or as new ones, and delete some by id; it is seen at once."""
-    if products:
-        table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(products)
-    table.delete("id IN ({})".format(", ".join("'" + one.replace("'", "''") + "'" for one in sold))) if sold else None
+    if latest := [*{one["id"]: one for one in products}.values()]:  # an id given twice would become two rows
+        table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(latest)
+    gone = ", ".join("'" + str(one).replace("'", "''") + "'" for one in sold)
+    table.delete(f"id IN ({gone})") if gone else None
 
 
 def tend(table: lancedb.table.Table, index_from: int = 50_000) -> None:
@@ -48,8 +49,7 @@ def main(checkpoint: str, folder: str, num_offers: int = 4000) -> None:
     vectors = normalize(sum(embed_products(model, processor, offers["title"], offers["image"]).values()), dim=-1)
     rows = zip(offers["offer_id"], offers["title"], offers["colour"], vectors.tolist(), strict=True)
     products = [dict(zip(COLUMNS, (str(row[0]), *row[1:]), strict=True)) for row in rows]
-    table = lancedb.connect(folder).create_table("shop", products, mode="overwrite")
-    tend(table)
+    tend(table := lancedb.connect(folder).create_table("shop", products, mode="overwrite"))
     asked = (products[0]["vector"], products[0]["title"], f"colour = '{products[0]['colour']}'")
     first, second = find(table, *asked)[:2]
     change(table, [{name: second[name] for name in COLUMNS} | {"colour": "other"}], sold=[first["id"]])

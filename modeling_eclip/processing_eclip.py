@@ -363,6 +363,7 @@ def read_product(product: Any, fields: Any = None) -> tuple[str | None, Any]:
         raise ValueError(f"received a product with {unknown}; give {{'text': title, 'image': image}}, or one of them.")
     title, image = (None if is_missing(product.get(key)) else product[key] for key in _MODALITIES)
     several = isinstance(image, list | tuple) or (isinstance(image, Mapping) and not image.keys() <= {"bytes", "path"})
+    several = several or str(getattr(image, "dtype", "")) == "object"  # a list, as pandas reads it
     if several or isinstance(title, Mapping):
         title, image = importlib.import_module("modeling_eclip.inference.fields").read_offer(title, image, fields)
     if isinstance(title, str) and not title.strip() and image is not None:

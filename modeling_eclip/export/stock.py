@@ -120,6 +120,8 @@ def stock_processor(processor: EClipProcessor, config: PreTrainedConfig) -> Proc
     """
     family = _family_of(config)
     tokenizer, image_processor = copy.deepcopy(processor.tokenizer), copy.deepcopy(processor.image_processor)
+    if hasattr(image_processor, "do_convert_rgb"):  # without, a grey image is an error
+        image_processor.do_convert_rgb = True
     titles = processor.text_kwargs
     names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     tokenizer.model_max_length, tokenizer.model_input_names = titles["max_length"], names

@@ -61,7 +61,8 @@ def embed_products(
             states: two seconds or so, with no limit of time beside that.
         field_pooling: What several texts of a product become: `"joined"` to one, as [`join_texts`] does, or the
             `"mean"` of their vectors, by the weights that the model was trained with.
-        truncate_dim: Number of leading values of each embedding that are kept; see [`truncate_embeds`].
+        truncate_dim: Number of leading values of each embedding that are kept; see [`truncate_embeds`]. Of several
+            images or texts, it is the kept values that are averaged.
         token_budget: Tokens of a batch of titles, padding included; 1,024 on a CPU and 65,536 on an accelerator
             if not given.
         image_batch_size: Images of a batch; 32 and 256 if not given.
@@ -330,11 +331,11 @@ def _flat(
         several = are_several(of_product)
         if several and not len(of_product):
             raise ValueError(f"`images[{place}]` is an empty list; give a product's images, or leave it out.")
-        found = [(image, 1.0) for image in of_product] if several else read_images(of_product, fields)
+        found = read_images(of_product, fields)
         for number, (image, weight) in enumerate(found if isinstance(found, list) else [(found, 1.0)]):
             flat.append(image)
             owners.append(place)
-            names.append(f"images[{place}][{number}]" if isinstance(found, list) else f"images[{place}]")
+            names.append(f"images[{place}][{number}]" if several or isinstance(found, list) else f"images[{place}]")
             weights.append(weight)
     return flat, owners, names, weights
 

@@ -76,6 +76,8 @@ def product_texts(value: Any) -> list[str]:
 
 
 def _as_text(value: Any) -> str:
+    if hasattr(value, "item"):  # a number of numpy's in a list
+        value = value.item()
     if isinstance(value, Collection) and not isinstance(value, str):
         raise ValueError(f"a text of a product is {value!r:.100}; give text, a number, or a list of them.")
     if is_missing(value) or (not isinstance(value, str) and str(value) in _MISSING):

@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         anew, gone = np.split(changed, 2)
         vectors[anew] = clustered_vectors(len(anew), arguments.width, seed=2)
         alive[gone] = False
-        timed("change", lambda: change(table, rows_of(anew, vectors), [str(one) for one in gone]))
+        timed("change", lambda: change(table, rows_of(anew, vectors).to_pylist(), [str(one) for one in gone]))
         told["changed"] = look(table, vectors, alive, queries)
         timed("tend", lambda: tend(table))
         told["tended"] = look(table, vectors, alive, queries)

@@ -185,6 +185,18 @@ def test_changes_of_products_are_found_at_once_and_after_they_are_indexed(shop):
         example.tend(table, index_from=300)
 
 
+def test_an_id_twice_is_written_once_and_ids_may_be_numbers(shop):
+    example, table = shop
+    first, second = shoes([400]), shoes([400], seed=1)
+    example.change(table, [*first, *second], sold=[])
+    assert table.search().where("title = 'shoe 400'").to_list()[0]["vector"] == pytest.approx(second[0]["vector"])
+    assert table.count_rows() == 401
+    example.change(table, [{**first[0], "id": "7"}], sold=[])
+    example.change(table, [], sold=(one for one in [7]))
+    example.change(table, [], sold=(one for one in []))
+    assert table.count_rows() == 401
+
+
 def test_conditions_and_words_count_beside_vectors(shop):
     example, table = shop
     example.tend(table)

@@ -291,6 +291,28 @@ def test_the_script_leaves_a_stock_folder_and_what_it_measured(tmp_path):
         call_script(export.main, [*words, "--part", "text"])
 
 
+def test_a_stock_processor_takes_images_of_every_mode():
+    model, processor = build("clip")
+    processor.image_processor.do_convert_rgb = None  # as that of a tower without pretrained weights
+    stock = stock_processor(processor, model.config)
+    for mode in ("L", "LA", "P", "RGBA", "CMYK", "1"):
+        pixels = stock(images=[noise_image(0).convert(mode)], return_tensors="pt").pixel_values
+        assert pixels.shape[1] == 3, mode
+    assert processor.image_processor.do_convert_rgb is None
+
+
+def test_the_script_tells_of_a_bias_that_has_no_place(tmp_path, caplog):
+    model, processor = build("clip", loss="sigmoid")
+    torch.nn.init.constant_(model.logit_bias, -7.5)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "checkpoint")
+    words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "stock"), "--train_data"]
+    words += ["toy", "--toy_offers", "60", "--num_workers", "0", "--format", "transformers"]
+    call_script(export.main, words)
+    assert "CLIPModel has no place for the `logit_bias` of a sigmoid: add -7.5000 to its logits" in caplog.text
+    assert json.loads((tmp_path / "stock" / "agreement.json").read_text())["logit_bias_left_out"] == -7.5
+
+
 def test_the_script_refuses_before_it_reads_products(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "checkpoint")  # titles of a mean
     words = ["--checkpoint", str(tmp_path / "checkpoint"), "--output_dir", str(tmp_path / "stock")]

@@ -141,10 +141,19 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
     calibration: list[dict[str, Any]] = []
     if arguments.precision == "int8":
         calibration = read_batches(data, "train", *source, arguments.calibration_products, _CALIBRATION_BATCH)
+    lost: dict[str, float] = {}
     logger.info("exporting %s to %s in %s", arguments.part, arguments.format, arguments.precision)
     if wanted == "transformers":
         assert stock is not None
         exported: Any = stock
+        if model.logit_bias is not None and getattr(stock, "logit_bias", None) is None:
+            lost["logit_bias_left_out"] = model.logit_bias.item()
+            logger.warning(
+                "%s has no place for the `logit_bias` of a sigmoid: add %.4f to its logits before a sigmoid is taken "
+                "of them; rankings, a softmax, features and embeddings need none",
+                type(stock).__name__,
+                model.logit_bias.item(),
+            )
     else:
         exported = export_part(model, arguments.part, wanted, batches[0], calibration=calibration)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -167,5 +176,7 @@ def export_checkpoint(arguments: ExportArguments, data: DataArguments) -> None:
             name: getattr(arguments, name) for name in ("checkpoint", "part", "format", "precision")
         }
         products = sum(len(batch["row_ids"]) for batch in batches)
-        write_json({**about, **described, "products": products, "agreement": metrics}, folder / "agreement.json")
+        write_json(
+            {**about, **lost, **described, "products": products, "agreement": metrics}, folder / "agreement.json"
+        )
     logger.info("%s\n%s", json.dumps(metrics, indent=2), f"the export is in {output_dir}")

@@ -7,6 +7,7 @@ all of it onto that checkpoint; merged, it is the model that was trained.
 import copy
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,19 @@ from transformers.utils import find_adapter_config_file
 
 from modeling_eclip import EClipConfig, EClipModel
 from modeling_eclip.hub.publishing import save_code
+from training.arguments.model import ModelArguments
 from training.engine.lora import ADAPTER, OTHER_ADAPTERS, adapted_layers, plain_state_dict
 
-__all__ = ["base_of", "load_adapters", "load_eclip", "load_merged", "refuse_adapters", "save_model"]
+__all__ = [
+    "base_of",
+    "load_adapters",
+    "load_eclip",
+    "load_merged",
+    "needs_base",
+    "refuse_adapters",
+    "save_model",
+    "with_settings_of",
+]
 
 _TOWERS = ("vision_model", "text_model")
 _WEIGHTS, _SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -102,6 +113,29 @@ def base_of(folder: Path, *, merge: bool) -> str | None:
             f"resume with `--merge {str(not merge).lower()}`."
         )
     return None if merge else str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+
+
+def needs_base(arguments: ModelArguments) -> bool:
+    """Tell whether adapters would belong to nothing that is there: to new weights, or to a model of another loss."""
+    if not arguments.checkpoint:
+        return True
+    return arguments.loss not in (None, EClipConfig.from_pretrained(arguments.checkpoint).loss)
+
+
+def with_settings_of(folder: Path, arguments: ModelArguments) -> ModelArguments:
+    """Give arguments the settings of a stopped run, which its base does not know, where they name none.
+
+    Args:
+        folder: Where the run is resumed from.
+        arguments: The model arguments, of the base.
+
+    Returns:
+        The arguments, with the loss, the mode of mates and the sizes of embeddings.
+    """
+    config = EClipConfig.from_pretrained(folder)
+    names = ("loss", "catalog_mates", "catalog_weight", "matryoshka_dims", "matryoshka_weights")
+    left = {name: getattr(config, name) for name in names if getattr(arguments, name) in (None, [])}
+    return replace(arguments, **{name: value for name, value in left.items() if value is not None})
 
 
 def load_adapters(model: EClipModel, folder: Path) -> None:

@@ -122,8 +122,8 @@ class Checkpoints:
                 if name != "optimizer":
                     raise
                 raise ValueError(
-                    f"{str(folder)!r} was trained with other parameters frozen ({error}); resume with the same "
-                    "`freeze` and `no_weight_decay`."
+                    f"{str(folder)!r} was trained with other parameters, or others frozen ({error}); resume with the "
+                    "same `freeze`, `loss` and `no_weight_decay`."
                 ) from error
         path, device = folder / self._random_file, self.accelerator.device
         # A rank more than there were has none; a file that was there and is not is found by its digest before.

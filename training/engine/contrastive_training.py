@@ -14,7 +14,7 @@ from training.data.catalogs import check_catalogs, tell_repeated_ids
 from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.sides import check_sides
-from training.engine.adapter_files import base_of, load_adapters
+from training.engine.adapter_files import base_of, load_adapters, needs_base, with_settings_of
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of, trained_fields
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import RunResult, TrainingLoop, describe
@@ -69,11 +69,13 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     if resume_from is not None:
         base = base_of(resume_from, merge=arguments.merge)
         model_arguments = on_checkpoint(model_arguments, base or str(resume_from))
+        if base is not None:
+            model_arguments = with_settings_of(resume_from, model_arguments)
     titles = (row["title"] for row in train_products.select_columns("title"))
     processor = build_processor(model_arguments, titles)
     processor.fields = trained_fields(data)
     new = {"seed": arguments.seed, "batch_size": arguments.batch_size}
-    if not arguments.merge and source_of(model_arguments) != "checkpoint":  # they would belong to nothing
+    if not arguments.merge and needs_base(model_arguments):
         if accelerator.is_main_process:
             build_model(model_arguments, processor.tokenizer, **new).save_pretrained(output_dir / "base")
             processor.save_pretrained(output_dir / "base")

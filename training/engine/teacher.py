@@ -24,6 +24,8 @@ from modeling_eclip.losses.gather import count_rows
 from modeling_eclip.losses.relations import relational_distillation_loss
 from modeling_eclip.modeling_eclip import normalize
 from training.arguments.model import ModelArguments
+from training.data.files import files_digest
+from training.data.open_sources import source_files
 from training.engine.adapter_files import load_eclip
 from training.engine.build import build_model, source_of
 from training.engine.feature_cache import cache_vectors
@@ -212,8 +214,8 @@ def open_teacher(
         The teacher.
 
     Raises:
-        ValueError: the offers are a stream, two of them have the same id, or the folder has vectors of none of them,
-            or several of one id.
+        ValueError: the offers are a stream, two of them have the same id; or the folder is not whole, has vectors of
+            none of them, several of one id, or of files that have changed where places are ids.
     """
     if not isinstance(products, datasets.Dataset):
         raise ValueError(f"`teacher` is {name!r}, but streamed offers pass once; leave out `streaming`.")
@@ -271,6 +273,12 @@ def _places(name: str, what: str, row_ids: list[str]) -> dict[str, int]:
 
 def _of_files(name: str, files: list[Path], row_ids: list[str], modalities: Sequence[str]) -> Teacher:
     """Read the vectors that `embed.py` wrote."""
+    settings, report = (_read_beside(name, file) for file in ("settings.json", "report.json"))
+    if settings["id_column"] is None and not _is_as_embedded(settings):
+        raise ValueError(
+            f"`teacher` is {name!r}, where offers are known by their places in {settings['input']}, whose files have "
+            "changed since: embed them again, or both embed and train with an `id_column`."
+        )
     table = datasets.Dataset.from_parquet([str(file) for file in files])
     assert isinstance(table, datasets.Dataset)
     places = _places(name, "of its vectors", table["row_id"][:])
@@ -286,8 +294,27 @@ def _of_files(name: str, files: list[Path], row_ids: list[str], modalities: Sequ
             f"the same files, with the same `id_column` (ids there: {list(places)[:3]}, here: {row_ids[:3]})."
         )
     logger.info("the teacher's files have vectors of %s of %s training offers", num_known, len(row_ids))
-    scale = json.loads((Path(name) / "report.json").read_text(encoding="utf-8"))["logit_scale"]
-    return Teacher(tables, places, {}, scale if len(tables) > 1 else None)
+    return Teacher(tables, places, {}, report["logit_scale"] if len(tables) > 1 else None)
+
+
+def _is_as_embedded(settings: dict[str, Any]) -> bool:
+    """Tell whether the files that vectors were made of are the same today."""
+    try:
+        files = [files_digest(source_files(source, settings["split"])) for source in settings["input"]]
+    except FileNotFoundError:
+        return False
+    return bool(files == settings["input_files"])
+
+
+def _read_beside(name: str, file: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((Path(name) / file).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"`teacher` is {name!r}, which has vectors but no {file}: copy the whole folder, or run embed.py again, "
+            "which goes on to its end."
+        ) from error
+    return content
 
 
 __all__ = ["DistillationObjective", "Teacher", "check_teacher", "open_teacher", "vector_files"]

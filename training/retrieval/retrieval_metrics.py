@@ -60,7 +60,8 @@ def mate_recall(
     ids, groups, counts = torch.unique(catalog_ids, return_inverse=True, return_counts=True)
     num_mates = torch.where(ids[groups] < 0, 0, counts[groups] - 1)
     neighbors = nearest_neighbors(embeds, max(ranks))[1]
-    are_mates = (catalog_ids[neighbors] == catalog_ids[:, None])[num_mates > 0]
+    # Where too many are equal, none is named: -1.
+    are_mates = ((catalog_ids[neighbors] == catalog_ids[:, None]) & (neighbors >= 0))[num_mates > 0]
     num_others, mates = len(embeds) - 1, num_mates[num_mates > 0].double()
     metrics = {}
     for k in ranks:

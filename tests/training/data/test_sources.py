@@ -21,6 +21,7 @@ from training.data.sides import check_sides
 from training.data.sources import has_images, has_titles
 from training.engine.build import load_split
 from training.engine.contrastive_training import train
+from training.retrieval import retrieval_metrics
 from training.retrieval.retrieval_metrics import mate_recall
 
 
@@ -190,6 +191,13 @@ def test_mates_among_titles():
     assert (metrics["title_mates_recall@1"], metrics["title_mates_recall@2"]) == (0.0, 1.0)
     assert metrics["title_mates_chance@1"] == pytest.approx(1 / 3)
     assert metrics["title_mates_chance@2"] == pytest.approx(2 / 3)
+
+
+def test_an_empty_place_among_the_nearest_is_no_mate(monkeypatch):
+    nearest = torch.tensor([[1, -1], [0, -1], [0, -1]])
+    monkeypatch.setattr(retrieval_metrics, "nearest_neighbors", lambda *_: (None, nearest))
+    ids = torch.tensor([4, -1, 4])  # the place -1 would be that of the last
+    assert mate_recall(torch.eye(3), ids, ranks=(2,))["title_mates_recall@2"] == 0.5  # of row 2 alone
 
 
 def test_a_run_on_all_sources_resumes_and_one_on_titles_leaves_the_image_tower(files, tmp_path):

@@ -19,7 +19,7 @@ from transformers import (
     AutoModel,
 )
 
-from modeling_eclip import EClipForProductClustering, EClipModel
+from modeling_eclip import EClipConfig, EClipForProductClustering, EClipModel
 from modeling_eclip.export.stock import stock_model, stock_processor
 from modeling_eclip.toy import toy_catalog
 from training import embed, evaluate_tasks, export, publish
@@ -112,6 +112,26 @@ def test_a_resumed_run_ends_as_one_never_stopped(runs, tmp_path):
         shutil.copytree(runs / name / "checkpoint-32", run / "checkpoint-32")
         with pytest.raises(ValueError, match=told):
             train(model, DATA, train_arguments(run, merge=name == "alone", **arguments))
+
+
+def test_adapters_of_another_loss_than_their_checkpoints_have_a_base_of_it(tmp_path):
+    train(MODEL, DATA, train_arguments(tmp_path / "softmax", max_samples=16))
+    model = ModelArguments(checkpoint=str(tmp_path / "softmax"), loss="sigmoid", matryoshka_dims=[8, 16], **ADAPTERS)
+    for name in ("merged", "alone"):
+        train(model, DATA, train_arguments(tmp_path / name, merge=name == "merged", **RUN))
+    expected = EClipModel.from_pretrained(tmp_path / "merged")
+    assert expected.logit_bias is not None
+    base = AutoModel.from_pretrained(tmp_path / "alone" / "base")
+    found = PeftModel.from_pretrained(base, tmp_path / "alone").merge_and_unload()
+    assert found.config.loss == "sigmoid"
+    assert_same_weights(found, expected.state_dict())
+    # A run that goes on keeps what it was begun with, where nothing else is said.
+    shutil.copytree(tmp_path / "alone" / "checkpoint-32", tmp_path / "on" / "checkpoint-32")
+    left = replace(model, loss=None, matryoshka_dims=[])
+    train(left, DATA, train_arguments(tmp_path / "on", merge=False, resume_from_checkpoint="latest", **RUN))
+    assert EClipConfig.from_pretrained(tmp_path / "on").matryoshka_dims == [8, 16]
+    same = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("alone", "on")]
+    assert all(torch.equal(same[0][name], value) for name, value in same[1].items())
 
 
 def test_the_other_way_leaves_nothing_of_the_first(runs, tmp_path):

@@ -119,6 +119,26 @@ def test_files_of_vectors_teach_as_their_checkpoint_does(tmp_path):
     assert distances(train(MODEL, several, arguments))[0] > 0
 
 
+def test_vectors_of_files_that_have_changed_or_of_a_run_that_was_stopped_are_refused(tmp_path):
+    train(MODEL, DATA, train_arguments(tmp_path / "teacher", max_samples=16))
+    file, vectors = tmp_path / "offers.parquet", tmp_path / "vectors"
+    table = load_split(DATA, "train").remove_columns("row_id")
+    table.to_parquet(file)
+    offers = replace(DATA, train_data=[str(file)])
+    embed_corpus(
+        EmbedArguments(checkpoint=str(tmp_path / "teacher"), input=[str(file)], output_dir=str(vectors), num_workers=0)
+    )
+    arguments = {"max_samples": 16, "teacher": str(vectors)}
+    train(MODEL, offers, train_arguments(tmp_path / "same", **arguments))
+    # Places are ids: of offers in another order, each would take another one's vector.
+    table.shuffle(seed=0).to_parquet(file)
+    with pytest.raises(ValueError, match="known by their places in .* whose files have changed since"):
+        train(MODEL, offers, train_arguments(tmp_path / "changed", **arguments))
+    (vectors / "report.json").unlink()
+    with pytest.raises(ValueError, match="has vectors but no report.json: copy the whole folder, or run embed.py"):
+        train(MODEL, offers, train_arguments(tmp_path / "stopped", **arguments))
+
+
 def test_ids_that_several_offers_have_are_refused(tmp_path):
     table = load_split(DATA, "train").remove_columns("row_id")
     table.map(lambda row, place: {"offer_id": f"offer {place // 2}"}, with_indices=True).to_parquet(

@@ -7,7 +7,6 @@ SigLIP 2 checkpoint. Every other thing (keyword arguments per call, saving, the 
 """
 
 import importlib
-import numbers
 import os
 import re
 import threading
@@ -22,8 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFea
 
 from .images_eclip import ProductImageError, load_product_image
 
-DEFAULT_MAX_TITLE_LENGTH = 128
-_SIGLIP_TITLE_LENGTH = 64
+DEFAULT_MAX_TITLE_LENGTH, _SIGLIP_TITLE_LENGTH = 128, 64
 _MODALITIES = ("text", "image")
 _TITLE_PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -362,9 +360,9 @@ def read_product(product: Any, fields: Any = None) -> tuple[str | None, Any]:
     if unknown := [key for key in product if key not in _MODALITIES]:
         raise ValueError(f"received a product with {unknown}; give {{'text': title, 'image': image}}, or one of them.")
     title, image = (None if is_missing(product.get(key)) else product[key] for key in _MODALITIES)
-    several = isinstance(image, list | tuple) or (isinstance(image, Mapping) and not image.keys() <= {"bytes", "path"})
-    several = several or str(getattr(image, "dtype", "")) == "object"  # a list, as pandas reads it
-    if several or isinstance(title, Mapping):
+    is_list = isinstance(image, list | tuple) or str(getattr(image, "dtype", "")) == "object"  # as pandas reads one
+    has_fields = isinstance(image, Mapping) and not image.keys() <= {"bytes", "path"}
+    if is_list or has_fields or isinstance(title, Mapping):
         title, image = importlib.import_module("modeling_eclip.inference.fields").read_offer(title, image, fields)
     if isinstance(title, str) and not title.strip() and image is not None:
         title = None
@@ -409,7 +407,7 @@ def prepare_products(
 
 def is_missing(value: Any) -> bool:
     """Tell an empty cell: `None`, or the not-a-number that tables which came through pandas hold there."""
-    return value is None or (isinstance(value, numbers.Real) and value != value)
+    return value is None or (isinstance(value, float | np.floating) and value != value)
 
 
 __all__ = [

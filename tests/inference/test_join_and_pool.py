@@ -25,8 +25,8 @@ def test_fields_are_joined_with_their_names():
 def test_cells_are_read_as_training_reads_them():
     cells = {"title": "Mug", "key_points": np.array(["light", None], object), "size": 12.0, "weight": np.float32(1.5),
              "new": True, "stock": pandas.NA, "seen": pandas.NaT, "rating": np.float32("nan"),
-             "seller": ()}  # fmt: skip
-    assert join_texts(cells) == "Mug | key points: light | size: 12 | weight: 1.5 | new: true"
+             "seller": (), "codes": [np.float32(12), np.bool_(True)]}  # fmt: skip
+    assert join_texts(cells) == "Mug | key points: light | size: 12 | weight: 1.5 | new: true | codes: 12, true"
     for value in (b"Acme", {"name": "Acme"}, {"Acme"}, [["Acme"]]):
         with pytest.raises(ValueError, match="a text of a product is .*Acme.*; give text, a number, or a list"):
             join_texts({"title": "Mug", "brand": value})

@@ -1,6 +1,6 @@
 """A LanceDB table that follows a shop: upserts and deletions by id, filters, words beside vectors, indices kept up.
 
-To run it: `python examples/search_updates.py outputs/quickstart outputs/shop`.
+To run it: `python examples/search_updates.py outputs/quickstart outputs/shop_table`.
 """
 
 import sys

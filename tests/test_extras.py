@@ -28,9 +28,9 @@ def test_a_missing_library_is_told_in_one_line_that_names_the_extra():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.splitlines() == [
         "[]",
-        'modeling_eclip.fitting needs scikit-learn: pip install "modeling-eclip[fitting]"',
-        'modeling_eclip.plots needs matplotlib: pip install "modeling-eclip[plots]"',
-        'modeling_eclip.toy needs datasets and Pillow: pip install "modeling-eclip[toy]"',
+        'modeling_eclip.fitting needs scikit-learn: pip install "modeling-eclip[fitting]", or ".[fitting]" in a clone',
+        'modeling_eclip.plots needs matplotlib: pip install "modeling-eclip[plots]", or ".[plots]" in a clone',
+        'modeling_eclip.toy needs datasets and Pillow: pip install "modeling-eclip[toy]", or ".[toy]" in a clone',
         "modeling_eclip.export",
     ], done.stderr[-2000:]
 

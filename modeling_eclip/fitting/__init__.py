@@ -15,7 +15,9 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] != "sklearn":
         raise
-    raise ImportError('modeling_eclip.fitting needs scikit-learn: pip install "modeling-eclip[fitting]"') from error
+    raise ImportError(
+        'modeling_eclip.fitting needs scikit-learn: pip install "modeling-eclip[fitting]", or ".[fitting]" in a clone'
+    ) from error
 
 __all__ = [
     "calibrate",

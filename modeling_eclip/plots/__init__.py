@@ -10,6 +10,8 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("matplotlib", "PIL"):
         raise
-    raise ImportError('modeling_eclip.plots needs matplotlib: pip install "modeling-eclip[plots]"') from error
+    raise ImportError(
+        'modeling_eclip.plots needs matplotlib: pip install "modeling-eclip[plots]", or ".[plots]" in a clone'
+    ) from error
 
 __all__ = ["draw_found", "draw_neighbours"]

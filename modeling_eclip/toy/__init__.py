@@ -11,6 +11,8 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("datasets", "PIL"):
         raise
-    raise ImportError('modeling_eclip.toy needs datasets and Pillow: pip install "modeling-eclip[toy]"') from error
+    raise ImportError(
+        'modeling_eclip.toy needs datasets and Pillow: pip install "modeling-eclip[toy]", or ".[toy]" in a clone'
+    ) from error
 
 __all__ = ["FEATURES", "choose_sheet_rows", "draw_catalog_sheet", "generate_offers", "toy_catalog"]

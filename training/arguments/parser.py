@@ -116,6 +116,7 @@ class _ArgumentParser(HfArgumentParser):
 
     Attributes:
         sections: The section of each argument.
+        of_machine: Arguments whose defaults are found out on each machine.
     """
 
     def __init__(self, argument_classes: Sequence[type]) -> None:
@@ -124,6 +125,12 @@ class _ArgumentParser(HfArgumentParser):
             entry.name: entry.metadata.get("section", getattr(group, "section", "run"))
             for group in argument_classes
             for entry in dataclasses.fields(group)
+        }
+        self.of_machine = {
+            entry.name
+            for group in argument_classes
+            for entry in dataclasses.fields(group)
+            if entry.default_factory is not dataclasses.MISSING and not isinstance(entry.default_factory(), list)
         }
         self._groups: dict[str, Any] = {}
         super().__init__(
@@ -155,6 +162,7 @@ class _ArgumentParser(HfArgumentParser):
         default = settings.get("default")
         if default not in (None, "", []):
             told = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+            told = f"here: {told}" if name in self.of_machine else told
             settings["help"] = f"{settings['help']} [{told}]".replace("%", "%%")
         return self._groups[self.sections[name]].add_argument(names[0], **settings)
 
@@ -253,5 +261,5 @@ _METAVARS = {_whole_number: "N", float: "X", str: "TEXT"}
 
 
 def _refuse(parser: _ArgumentParser, key: str, known: Collection[str], where: str) -> None:
-    nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(key, sorted({*known, "config"}), n=1, cutoff=0.0)
     parser.error(f"unknown argument {key!r} in {where}; did you mean {nearest[0]!r}?")

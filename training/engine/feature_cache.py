@@ -172,9 +172,9 @@ def cache_vectors(
         pieces.append((folder / f"{name}.arrow", rows, images))
     missing = {path: (rows, images) for path, rows, images in pieces if not _is_whole(path, len(rows), images)}
     logger.info(
-        "%s: vectors of %s of %s offers are in %s; it sees no augmentation",
+        "%s encodes %s of %s offers, without augmentation; their vectors are kept in %s",
         whose.format(modality=modality),
-        len(products) - sum(len(rows) for rows, _ in missing.values()),
+        sum(len(rows) for rows, _ in missing.values()),
         len(products),
         folder,
     )

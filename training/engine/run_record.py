@@ -64,7 +64,7 @@ class RunRecord:
         changed = [
             name
             for name, value in self.arguments.items()
-            if name in before.arguments and before.arguments[name] != value
+            if name != "resume_from_checkpoint" and name in before.arguments and before.arguments[name] != value
         ]
         for name in sorted(changed, key=lambda name: name in _HARMLESS):
             told = (name, self.arguments[name], before.arguments[name])

@@ -129,7 +129,7 @@ VARIANTS = {
     "half the title tower, with a teacher": Variant(["--teacher", TEACHER], half=True),
     "fashion alone": Variant(sources=("fashion",)),
     "amazon alone": Variant(sources=("amazon",)),
-    "pricerunner alone": Variant(sources=("pricerunner",)),
+    "pricerunner alone": Variant(["--cache_frozen_towers", "false"], sources=("pricerunner",)),  # there are no images
 }
 ROWS = {"fashion": 10_000, "amazon": 9_604, "pricerunner": 10_568}  # visits of an epoch, for shares of the samples
 

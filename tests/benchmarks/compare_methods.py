@@ -68,9 +68,9 @@ def run(name: str, seed: int, plan: dict[str, Any], folder: Path, threads: int) 
     return measured | {"seconds": training["seconds"]}
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
+def table(results: dict[str, list[dict[str, float]]], columns: dict[str, str]) -> str:
     """Return the results as a Markdown table: mean and standard deviation over the seeds."""
-    columns = {metric: label for metric, label in COLUMNS.items() if metric in next(iter(results.values()))[0]}
+    columns = {metric: label for metric, label in columns.items() if metric in next(iter(results.values()))[0]}
     lines = ["| setting | seeds | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     for name, runs in results.items():
         cells = []
@@ -110,7 +110,7 @@ def main() -> None:
     results = {name: runs for name, runs in results.items() if runs}
     (arguments.output / "report.json").write_text(json.dumps(results, indent=2) + "\n")
     seconds = [metrics["seconds"] for runs in results.values() for metrics in runs]
-    text = f"{table(results)}\n\n{statistics.mean(seconds):.0f} s of training a run\n"
+    text = f"{table(results, COLUMNS)}\n\n{statistics.mean(seconds):.0f} s of training a run\n"
     (arguments.output / "report.md").write_text(text)
     print(text)
 

@@ -11,7 +11,6 @@ multiplies its exponential in the softmax; what is weighed here and not in the p
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,13 @@ import numpy as np
 import out_of_domain
 import pyarrow.parquet as pq
 import torch
+import yaml
+from compare_methods import table
 from out_of_domain import SHARED, Vectors, load, matching, probe_classes, read, retrieval
 from sides import ROOT
 from transformers import AutoModel, AutoTokenizer
 
 from modeling_eclip import ContrastiveObjective, EClipModel, EClipProcessor
-from modeling_eclip.inference.embed import title_batches, tokenize_titles
 from modeling_eclip.modeling_eclip import normalize
 from training.arguments.data import DataArguments
 from training.arguments.model import ModelArguments
@@ -34,18 +34,12 @@ from training.arguments.parser import parse_arguments
 from training.arguments.train import TrainArguments
 from training.data import loaders
 from training.data.similar_titles import SIMILAR_ROWS, similar_rows
-from training.engine import contrastive_training, step
+from training.engine import contrastive_training, loop, step
 
 CONFIG = ROOT / "training" / "configs" / "marketplace.yaml"
-SOURCES = {
-    "fashion": {
-        "files": ["../shared/data/fashion/train.parquet", "../shared/data/offers/train.parquet"],
-        "catalog_id_column": ["catalog_id", "product_id"],
-        "exclude_rows": ["seller=brand"],
-    },
-    "amazon": {"files": "../shared/data/amazon_apparel/train.parquet"},
-    "pricerunner": {"files": "../shared/data/pricerunner/train.parquet", "image_column": "none", "weight": 0.5},
-}
+SOURCES = dict(
+    zip(("fashion", "amazon", "pricerunner"), yaml.safe_load(CONFIG.read_text())["train_data"], strict=True)
+)
 COMMON = [
     "--freeze", r"^vision_model\.", r"^text_model\.embeddings\.", "--cache_frozen_towers", "true",
     "--validation_data", "../shared/data/flipkart/validation.parquet", "--test_data", "--overwrite_output_dir", "true",
@@ -81,7 +75,6 @@ class Variant:
 class Facts:
     """What variants know of the training offers, a row each."""
 
-    titles: list[str]
     categories: np.ndarray
     vectors: torch.Tensor
     places: dict[str, int]
@@ -195,12 +188,12 @@ class Current:
         path = self.folder / "title_vectors.npy"
         if not path.exists():
             model, processor = load("start")
-            np.save(path, encode_titles(model, processor, titles)["towers"])
+            np.save(path, out_of_domain.encode(model, processor, {"title": titles})["towers"]["text"])
         categories = categories_of()
         names = [categories.get(title, f"alone {row}") for row, title in enumerate(titles)]
         places = {row_id: row for row, row_id in enumerate(products["row_id"][:])}
         vectors = torch.from_numpy(np.load(path))
-        self.facts = Facts(titles, np.unique(names, return_inverse=True)[1], vectors, places)
+        self.facts = Facts(np.unique(names, return_inverse=True)[1], vectors, places)
 
 
 CURRENT = Current()
@@ -227,10 +220,6 @@ class WatchedLoop(contrastive_training.TrainingLoop):
             torch.nn.init.constant_(model.logit_bias, CURRENT.variant.bias)
         super().__init__(model, processor, train_products, *rest, **named)
 
-    def _make_step(self, model: Any) -> step.TrainingStep:
-        super()._make_step(model)
-        return WatchedStep(model, self.arguments, self.accelerator, self.total_samples, self.teacher)
-
 
 class WatchedStep(step.TrainingStep):
     """A step which tells the variant what the batch is of."""
@@ -241,20 +230,9 @@ class WatchedStep(step.TrainingStep):
         return super().backward(batch)
 
 
-@torch.no_grad()
-def encode_titles(model: EClipModel, processor: EClipProcessor, titles: list[str]) -> dict[str, np.ndarray]:
-    """Return unit vectors of titles, before and after the projection."""
-    rows, parts = [], []
-    for places, inputs in title_batches(tokenize_titles(processor, titles), processor.tokenizer, 1024):
-        rows.append(places)
-        parts.append(model.encode_text(**inputs).pooler_output)
-    pooled = torch.cat(parts)[torch.cat(rows).argsort()]
-    return {"towers": normalize(pooled).numpy(), "embeds": normalize(model.text_projection(pooled)).numpy()}
-
-
 def encode(model: EClipModel, processor: EClipProcessor, name: str, titles: list[str]) -> Vectors:
     """Encode a set's titles; its images, which the frozen tower encodes once, are read from the output folder."""
-    vectors: Vectors = {kind: {"text": found} for kind, found in encode_titles(model, processor, titles).items()}
+    vectors = out_of_domain.encode(model, processor, {"title": titles})
     path = CURRENT.folder / f"images of {name.replace('/', ' ')}.npy"
     if "pricerunner" not in name:
         if not path.exists():
@@ -313,6 +291,7 @@ def run(name: str, seed: int, samples: int, folder: Path) -> None:
     CURRENT.variant, CURRENT.folder, CURRENT.facts = VARIANTS[name], folder, None
     variant = CURRENT.variant
     contrastive_training.TrainingLoop = WatchedLoop
+    loop.TrainingStep = WatchedStep
     step.ContrastiveObjective = ContrastiveObjective if variant.weigh is None else WeighedObjective
     loaders.similar_rows = (
         similar_rows if (similar := variant.similar) is None
@@ -348,20 +327,15 @@ COLUMNS = {
 }
 
 
-def table(folder: Path, names: list[str], seeds: list[int]) -> str:
-    """Return the results as a Markdown table: mean and standard deviation over the seeds."""
-    lines = ["| variant | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name in names:
-        paths = [path for seed in seeds if (path := folder / f"{name}, seed {seed}.json").exists()]
-        runs = [json.loads(path.read_text()) for path in paths]
-        cells = []
-        for metric in COLUMNS if runs else ():
-            values = [one[metric] for one in runs]
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread}")
-        if runs:
-            lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def read_results(folder: Path, names: list[str], seeds: list[int]) -> dict[str, list[dict[str, float]]]:
+    """Return what was measured of each variant that has a run, a seed after the other."""
+    found = {
+        name: [
+            json.loads(path.read_text()) for seed in seeds if (path := folder / f"{name}, seed {seed}.json").exists()
+        ]
+        for name in names
+    }
+    return {name: runs for name, runs in found.items() if runs}
 
 
 def main() -> None:
@@ -377,7 +351,8 @@ def main() -> None:
     for seed in () if arguments.finished else arguments.seeds:
         for name in arguments.variants:
             run(name, seed, arguments.samples, arguments.output)
-    print(table(arguments.output, arguments.variants, arguments.seeds))
+    results = read_results(arguments.output, arguments.variants, arguments.seeds)
+    print(table(results, COLUMNS) if results else f"no run of these is done in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -164,14 +164,8 @@ def compare_drawn(seeds: Sequence[int] = (0, 1, 2)) -> None:
 def _train_on_drawn(file: str, weights: dict[str, int], seed: int) -> tuple[EClipModel, EClipProcessor]:
     """Train as `train.py` does, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [
-            "--train_data",
-            file,
-            "--validation_data",
-            file.replace("train.", "validation."),
-            "--num_workers",
-            "0",
-        ]
+        validation = file.replace("train.", "validation.")
+        words = ["--train_data", file, "--validation_data", validation, "--num_workers", "0"]
         words += ["--vision_tower", TOWERS[0], "--text_tower", TOWERS[1], "--image_size", "128"]
         words += ["--max_title_length", "64", "--cache_frozen_towers", "true", "--num_epochs", "5"]
         words += ["--freeze", r"^vision_model\.", r"^text_model\.(embeddings|encoder\.layer\.[0-2])\."]

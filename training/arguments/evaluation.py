@@ -39,7 +39,12 @@ class EvaluationArguments(ResamplingArguments):
         command_line_only=True,
     )
     output_dir: str = option("Folder for metrics and plots.", "outputs/evaluation", command_line_only=True)
-    eval_batch_size: int = option("Offers embedded at a time.", 256, within="[1, inf)", advanced=True)
+    eval_batch_size: int | None = option(
+        "Offers embedded at a time; 32 on CPUs and 256 on accelerators if not given.",
+        None,
+        within="[1, inf)",
+        advanced=True,
+    )
     eval_mixed_precision: Literal["no", "bf16", "fp16"] = option(
         "Number format of the towers' computation; no is float32, which every machine computes alike.",
         "no",

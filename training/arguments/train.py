@@ -133,7 +133,12 @@ class TrainArguments(CardArguments):
     fix_batch_norm: bool = option(
         "Keep the statistics of batch norm fixed; recommended for pretrained towers.", True, advanced=True
     )
-    eval_batch_size: int = option("Offers embedded at a time in evaluation.", 256, within="[1, inf)", advanced=True)
+    eval_batch_size: int | None = option(
+        "Offers embedded at a time in evaluation; 32 on CPUs and 256 on accelerators if not given.",
+        None,
+        within="[1, inf)",
+        advanced=True,
+    )
     eval_every_samples: int | None = option(
         "Samples between evaluations; there is always one at the start and one at the end.", None, within="[1, inf)"
     )

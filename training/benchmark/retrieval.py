@@ -50,13 +50,13 @@ def reported_task(name: str) -> type[Task]:
     return RetrievalTask if name == RETRIEVAL and name not in TASKS else find_task(name)
 
 
-def rank_offers(source: ModelArguments, data: DataArguments, *, batch_size: int) -> TaskAnswers:
+def rank_offers(source: ModelArguments, data: DataArguments, *, batch_size: int | None) -> TaskAnswers:
     """Search the test offers by each other's titles and images.
 
     Args:
         source: Folder or Hub id of an e-CLIP or CLIP checkpoint.
         data: The data arguments.
-        batch_size: Offers embedded at a time.
+        batch_size: Offers embedded at a time, as for [`share_of`].
 
     Returns:
         How well each offer's right ones are found, in both directions.

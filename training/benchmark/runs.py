@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from modeling_eclip import EClipProcessor
 from training.arguments.data import DataArguments
 from training.arguments.evaluation import EvaluationArguments, ResamplingArguments
@@ -36,7 +34,6 @@ from training.tasks.registry import find_task
 __all__ = [
     "CLASSICAL",
     "CLASSICAL_LEXICAL",
-    "EMBEDDED_AT_ONCE",
     "PRETRAININGS",
     "Run",
     "RunGroup",
@@ -51,9 +48,6 @@ CLASSICAL = "classical"
 CLASSICAL_LEXICAL = "classical_lexical"
 """The same, and the literal evidence of pairs that heads weigh: what their vectors add stands beside it."""
 PRETRAININGS = ("eclip", "hard_labels", "no_pretraining")
-
-# On CPUs, convolutions on few images are twice as fast: the output of a layer stays in the cores' caches.
-EMBEDDED_AT_ONCE = 256 if torch.cuda.is_available() else 16
 
 
 @dataclass(frozen=True)
@@ -135,10 +129,8 @@ class TaskConfig:
             path=path,
             model=model,
             products=replace(products, num_workers=0),  # runs share the cores already
-            finetuning=replace(finetuning, task=task, eval_batch_size=EMBEDDED_AT_ONCE),
-            evaluation=EvaluationArguments(
-                **asdict(resampling), task=task, eval_batch_size=EMBEDDED_AT_ONCE, seed=finetuning.seed
-            ),
+            finetuning=replace(finetuning, task=task),
+            evaluation=EvaluationArguments(**asdict(resampling), task=task, seed=finetuning.seed),
         )
 
 

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from modeling_eclip.hub.checkpoint_files import is_finite
+from modeling_eclip.inference.embed import batch_size_for
 from training.data.catalog_ids import NO_CATALOG
 from training.data.collator import ProductCollator
 from training.data.digests import add_processor, add_settings, add_weights
@@ -49,7 +50,7 @@ def cache_frozen_towers(
     processor: EClipProcessor,
     accelerator: Accelerator,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     num_workers: int = 0,
     cache_dir: Path | None = None,
     modalities: Sequence[str] = ("image", "text"),
@@ -61,7 +62,7 @@ def cache_frozen_towers(
         model: The model. A tower of which no parameter is trained is frozen. It is moved to the accelerator's device.
         processor: The model's processor.
         accelerator: The process's accelerator.
-        batch_size: Offers encoded at a time.
+        batch_size: Offers encoded at a time; as many as are fast on the device if not given.
         num_workers: Processes that decode images, per rank.
         cache_dir: Where the vectors are kept; a folder in the cache of `datasets` if not given.
         modalities: The modalities whose vectors are needed.
@@ -130,7 +131,7 @@ def cache_vectors(
     processor: EClipProcessor,
     accelerator: Accelerator,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     num_workers: int = 0,
     cache_dir: Path | None = None,
     whose: str = "the frozen {modality} tower",
@@ -145,7 +146,7 @@ def cache_vectors(
         model: The model. It is moved to the accelerator's device.
         processor: The model's processor.
         accelerator: The process's accelerator.
-        batch_size: Offers encoded at a time.
+        batch_size: Offers encoded at a time; as many as are fast on the device if not given.
         num_workers: Processes that decode images, per rank.
         cache_dir: Where the vectors are kept; a folder in the cache of `datasets` if not given.
         whose: Whose vectors the log says that they are.
@@ -182,16 +183,17 @@ def cache_vectors(
     accelerator.wait_for_everyone()  # every rank has the same list before any adds to it
     mine = list(missing.items())[accelerator.process_index :: accelerator.num_processes]
     for path, (rows, images) in mine:
+        order = _by_length(products, rows) if modality == "text" else list(rows)
         batches = batch_loader(
-            products.select(rows).select_columns(columns),
+            products.select(order).select_columns(columns),
             num_workers,
             pin_memory=False,
-            batch_size=batch_size,
+            batch_size=batch_size or batch_size_for(accelerator.device),
             collate_fn=_Collator(modality, processor, model),
         )
         progress = with_progress(batches, f"encoding {modality}s", disable=not accelerator.is_local_main_process)
-        vectors = _encode(modality, progress, model, accelerator, rows.start)
-        _write(path, f"{modality}_pooler_output", vectors, images)
+        vectors = dict(zip(order, _encode(modality, progress, model, accelerator, order), strict=True))
+        _write(path, f"{modality}_pooler_output", [vectors[row] for row in rows], images)
     accelerator.wait_for_everyone()
     return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path, _, _ in pieces])
 
@@ -222,7 +224,7 @@ class _Collator:
 
 
 @torch.no_grad()
-def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Accelerator, first: int) -> list[Any]:
+def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Accelerator, rows: list[int]) -> list[Any]:
     """Return one vector per row, or `None` for a row that can't be used; raise FloatingPointError for one of NaN."""
     encode = getattr(model, f"encode_{modality}")
     was_training = model.training
@@ -235,7 +237,7 @@ def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Acceler
                 output = encode(**model_inputs(inputs, accelerator.device))
             encoded = output.pooler_output.float().cpu()
             if not is_finite(encoded):
-                row = first + len(vectors) + next(p for p, v in zip(usable, encoded, strict=True) if not is_finite(v))
+                row = rows[len(vectors) + next(p for p, v in zip(usable, encoded, strict=True) if not is_finite(v))]
                 raise FloatingPointError(
                     f"the frozen tower gives a vector of the {modality} in row {row} that is not finite, and nothing "
                     "is kept of these rows; use `--mixed_precision no`, or a model whose training went well."
@@ -245,6 +247,12 @@ def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Acceler
         vectors += found
     model.train(was_training)
     return vectors
+
+
+def _by_length(products: datasets.Dataset, rows: range) -> list[int]:
+    """Order rows by the lengths of their titles, so that little of a batch is padding."""
+    titles = products.select_columns("title").select(rows)["title"][:]
+    return sorted(rows, key=lambda row: len(titles[row - rows.start] or ""))
 
 
 def _titles_digest(products: datasets.Dataset, rows: range) -> str:

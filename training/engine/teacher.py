@@ -192,7 +192,7 @@ def open_teacher(
     accelerator: Accelerator,
     *,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     num_workers: int,
     modalities: Sequence[str] = ("text", "image"),
 ) -> Teacher:
@@ -206,7 +206,7 @@ def open_teacher(
         processor: The student's processor, likewise.
         accelerator: The process's accelerator.
         seed: Seed of the student's new weights.
-        batch_size: Offers encoded at a time.
+        batch_size: Offers encoded at a time, as for [`cache_vectors`].
         num_workers: Processes that decode images, per rank.
         modalities: Whose relations are learned.
 

@@ -207,7 +207,7 @@ def answer_split(
     data: DataArguments,
     accelerator: Accelerator,
     *,
-    batch_size: int,
+    batch_size: int | None,
     split: str,
 ) -> TaskAnswers | None:
     """Let a head answer; all ranks call this together.
@@ -219,7 +219,7 @@ def answer_split(
         products: The products, or pairs of products.
         data: The data arguments, which name the columns of the labels.
         accelerator: The process's accelerator.
-        batch_size: Products embedded at a time.
+        batch_size: Products embedded at a time, as for [`share_of`].
         split: What the progress bar calls them.
 
     Returns:

@@ -72,7 +72,7 @@ class HeldOutOffers:
         processor: EClipProcessor,
         accelerator: Accelerator,
         *,
-        batch_size: int,
+        batch_size: int | None,
         num_workers: int,
     ) -> dict[str, float]:
         """Measure a model; all ranks call this together.
@@ -81,7 +81,7 @@ class HeldOutOffers:
             model: The model, not wrapped for distributed training.
             processor: Its processor.
             accelerator: The process's accelerator.
-            batch_size: Offers embedded at a time.
+            batch_size: Offers embedded at a time, as for [`share_of`].
             num_workers: Processes that decode images.
 
         Returns:

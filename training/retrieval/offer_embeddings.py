@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_eclip import EClipModel, EClipProcessor
+from modeling_eclip.inference.embed import batch_size_for
 from modeling_eclip.inference.fields import pool_vectors
 from training.data.inputs import model_inputs
 from training.data.loaders import evaluation_loader, with_progress
@@ -53,7 +54,7 @@ def embed_dataset(
     products: Products,
     accelerator: Accelerator,
     *,
-    batch_size: int,
+    batch_size: int | None,
     num_workers: int,
 ) -> OfferEmbeddings:
     """Embed all offers of a table; unusable ones are left out, counted and reported.
@@ -63,14 +64,14 @@ def embed_dataset(
         processor: Turns titles and images into inputs.
         products: The offers.
         accelerator: The process's accelerator.
-        batch_size: Offers embedded at a time.
+        batch_size: Offers embedded at a time, as for [`share_of`].
         num_workers: Processes that decode images.
 
     Returns:
         The embeddings.
     """
     settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
-    loader = _share_of(accelerator, products, processor, all_images=True, **settings)
+    loader = share_of(accelerator, products, processor, all_images=True, **settings)
     skips = SkipCounter(row_files(products))
     offers = embed_offers(model, loader, accelerator, skips)
     if skips.num_skipped and accelerator.is_main_process:
@@ -84,7 +85,7 @@ def embed_titles(
     products: Products,
     accelerator: Accelerator,
     *,
-    batch_size: int,
+    batch_size: int | None,
     num_workers: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Embed the titles of a table, whether there are images or not; arguments as for [`embed_dataset`].
@@ -93,7 +94,7 @@ def embed_titles(
         Projected titles, of unit length, shape `(N, projection_dim)`, and their catalog ids, int64, shape `(N,)`.
     """
     settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
-    loader = _share_of(accelerator, products, processor, modality="text", **settings)
+    loader = share_of(accelerator, products, processor, modality="text", **settings)
 
     def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         return {"text_embeds": model(**inputs).text_embeds}
@@ -102,10 +103,21 @@ def embed_titles(
     return columns["text_embeds"], columns["catalog_ids"]
 
 
-def _share_of(accelerator: Accelerator, *arguments: Any, **settings: Any) -> Any:
-    """Load this rank's share, as [`evaluation_loader`] does."""
+def share_of(accelerator: Accelerator, *arguments: Any, batch_size: int | None, **settings: Any) -> Any:
+    """Load this rank's share, as [`evaluation_loader`] does.
+
+    Args:
+        accelerator: The process's accelerator.
+        *arguments: What is loaded.
+        batch_size: Rows of a global batch; as many for each rank as are fast on its device if not given.
+        **settings: Further settings.
+
+    Returns:
+        The loader.
+    """
     rank, num_ranks = accelerator.process_index, accelerator.num_processes
-    return evaluation_loader(*arguments, rank=rank, num_ranks=num_ranks, **settings)
+    batch_size = batch_size or num_ranks * batch_size_for(accelerator.device)
+    return evaluation_loader(*arguments, batch_size=batch_size, rank=rank, num_ranks=num_ranks, **settings)
 
 
 def embed_offers(
@@ -205,4 +217,4 @@ def encode_all(
     return columns
 
 
-__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "embed_titles", "encode_all"]
+__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "embed_titles", "encode_all", "share_of"]

@@ -18,12 +18,11 @@ from modeling_eclip.fusion_eclip import select_products
 from modeling_eclip.inference.fields import pool_vectors
 from modeling_eclip.modeling_eclip import IMAGE_INPUTS
 from modeling_eclip.representation_eclip import EClipTaskModel
-from training.data.loaders import evaluation_loader
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
 from training.data.row_places import row_files
 from training.data.skipped_rows import SkipCounter
-from training.retrieval.offer_embeddings import encode_all
+from training.retrieval.offer_embeddings import encode_all, share_of
 from training.tasks.labels import TaskLabels
 
 __all__ = ["Represented", "answer", "on_device", "read_rows", "represent", "unique_titles"]
@@ -85,7 +84,7 @@ def represent(
     accelerator: Accelerator,
     *,
     labels: TaskLabels | None = None,
-    batch_size: int,
+    batch_size: int | None,
     num_workers: int = 0,
     description: str = "embedding",
 ) -> Represented:
@@ -97,7 +96,7 @@ def represent(
         processor: Turns titles and images into inputs.
         accelerator: The process's accelerator.
         labels: Reads the labels; not of pairs, which have theirs.
-        batch_size: Products embedded at a time.
+        batch_size: Products embedded at a time, as for [`share_of`].
         num_workers: Processes that decode images.
         description: What the progress bar says.
 
@@ -110,12 +109,11 @@ def represent(
         places = np.unique(np.concatenate([products.left, products.right]))
         table = products.products.select(places)
     head.to(accelerator.device)
-    loader = evaluation_loader(
+    loader = share_of(
+        accelerator,
         table,
         processor,
         batch_size=batch_size,
-        rank=accelerator.process_index,
-        num_ranks=accelerator.num_processes,
         modality=head.config.modality,
         labels=labels,
         num_workers=num_workers,

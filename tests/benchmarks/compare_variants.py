@@ -40,8 +40,10 @@ CONFIG = ROOT / "training" / "configs" / "marketplace.yaml"
 SOURCES = dict(
     zip(("fashion", "amazon", "pricerunner"), yaml.safe_load(CONFIG.read_text())["train_data"], strict=True)
 )
+WEIGHTS = {"fashion": 1.0, "amazon": 1.0, "pricerunner": 0.5}  # offers of each come about as often as of the others
+FROZEN = ["--freeze", r"^vision_model\."]
 COMMON = [
-    "--freeze", r"^vision_model\.", r"^text_model\.embeddings\.", "--cache_frozen_towers", "true",
+    *FROZEN, r"^text_model\.embeddings\.", "--cache_frozen_towers", "true", "--text_learning_rate", "3e-4",
     "--validation_data", "../shared/data/flipkart/validation.parquet", "--test_data", "--overwrite_output_dir", "true",
     "--num_workers", "0", "--save_every_samples", "1000000", "--eval_every_samples", "1000000",
     "--batch_size", "128",  # a run is short: more steps count for more than more negatives
@@ -59,6 +61,7 @@ class Variant:
         similar: Takes what is known of the offers, and their catalogs, and returns the rows that come into a batch
             beside each.
         sources: The sources that are trained on; all if not given. The samples are their share of the run's.
+        weights: How often the offers of sources come, where it differs.
         half: Whether the title tower has every other of its blocks alone.
         bias: The bias of a sigmoid at the start, where not that of the package.
     """
@@ -67,6 +70,7 @@ class Variant:
     weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     similar: Callable[["Facts", np.ndarray], np.ndarray] | None = None
     sources: tuple[str, ...] = ()
+    weights: dict[str, float] = field(default_factory=dict)
     half: bool = False
     bias: float | None = None
 
@@ -107,7 +111,7 @@ def same_category(facts: Facts, catalog_ids: np.ndarray) -> np.ndarray:
 TEACHER = "the teacher"  # replaced by its folder
 HARD = ["--similar_share", "0.25"]
 VARIANTS = {
-    "configured": Variant(),
+    "plain": Variant(),
     "mates masked": Variant(["--catalog_mates", "masked"]),
     "mates negative": Variant(["--catalog_mates", "negative"]),
     "no contrast within a modality": Variant(["--mate_contrast_weight", "0"]),
@@ -120,6 +124,10 @@ VARIANTS = {
     "sigmoid, bias of -10": Variant(["--loss", "sigmoid"], bias=-10.0),
     "half the title tower": Variant(half=True),
     "half the title tower, with a teacher": Variant(["--teacher", TEACHER], half=True),
+    "titles at a third of the rate": Variant(["--text_learning_rate", "1e-4"]),
+    "titles at a tenth of the rate": Variant(["--text_learning_rate", "3e-5"]),
+    "titles frozen": Variant([*FROZEN, r"^text_model\.", "--word_dropout", "0", "--shuffle_probability", "0"]),
+    "listings twice, electronics half as often": Variant(weights={"amazon": 2.0, "pricerunner": 0.25}),
     "fashion alone": Variant(sources=("fashion",)),
     "amazon alone": Variant(sources=("amazon",)),
     "pricerunner alone": Variant(["--cache_frozen_towers", "false"], sources=("pricerunner",)),  # there are no images
@@ -300,7 +308,8 @@ def run(name: str, seed: int, samples: int, folder: Path) -> None:
     arguments_of_teacher = ["--config", str(CONFIG), *COMMON, "--max_samples", str(2 * samples), "--seed", "0"]
     if variant.sources:
         samples = samples * sum(ROWS[source] for source in variant.sources) // sum(ROWS.values())
-    data = [json.dumps(SOURCES[source]) for source in variant.sources or SOURCES]
+    weights = WEIGHTS | variant.weights
+    data = [json.dumps(SOURCES[source] | {"weight": weights[source]}) for source in variant.sources or SOURCES]
     arguments = ["--config", str(CONFIG), *COMMON, "--train_data", *data, *variant.arguments, "--seed", str(seed)]
     arguments += ["--max_samples", str(samples)]
     if TEACHER in arguments:

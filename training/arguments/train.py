@@ -76,6 +76,12 @@ class TrainArguments(CardArguments):
     tower_learning_rate: float | None = option(
         "Peak learning rate of the towers; learning_rate if not given.", None, within="[0, 10]"
     )
+    text_learning_rate: float | None = option(
+        "Peak learning rate of the title tower, which forgets sooner; that of both towers if not given.",
+        None,
+        within="[0, 10]",
+        advanced=True,
+    )
     layer_decay: float = option(
         "Factor by which a tower's rate shrinks per block below its top.", 1.0, within="[0, 1]", advanced=True
     )

@@ -64,6 +64,7 @@ def build_optimizer(
     *,
     learning_rate: float,
     tower_learning_rate: float | None = None,
+    text_learning_rate: float | None = None,
     weight_decay: float = 0.1,
     no_weight_decay: Sequence[str] = (),
     layer_decay: float = 1.0,
@@ -76,6 +77,7 @@ def build_optimizer(
         model: The model, or a head on it.
         learning_rate: Peak rate of projections, temperature and head.
         tower_learning_rate: Peak rate of the towers; the same if not given.
+        text_learning_rate: Peak rate of the title tower; that of both if not given.
         weight_decay: Decay of matrices; vectors (biases, norms) and the temperature have none.
         no_weight_decay: Regular expressions of further parameters without decay.
         layer_decay: Factor by which the rate shrinks per block below the top of a tower. The last block, and what
@@ -93,18 +95,19 @@ def build_optimizer(
     if not 0.0 < layer_decay <= 1.0:
         raise ValueError(f"`layer_decay` is {layer_decay}; give a factor above 0 and at most 1, such as 0.75.")
     tower_rate = learning_rate if tower_learning_rate is None else tower_learning_rate
+    text_rate = tower_rate if text_learning_rate is None else text_learning_rate
     rates: dict[str, float] = {}
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    towers = ("vision_model", "text_model")
-    for tower in towers:
-        for name, depth in blocks_below_top(getattr(model.base_model, tower)).items() if layer_decay != 1.0 else ():
-            rates[f"{prefix}{tower}.{name}"] = tower_rate * layer_decay**depth
+    for tower, rate in (("vision_model", tower_rate), ("text_model", text_rate)):
+        module = getattr(model.base_model, tower)
+        depths = blocks_below_top(module) if layer_decay != 1.0 else {name: 0 for name, _ in module.named_parameters()}
+        for name, depth in depths.items():
+            rates[f"{prefix}{tower}.{name}"] = rate * layer_decay**depth
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_tower = name.startswith(tuple(f"{prefix}{tower}." for tower in towers))
             decays = parameter.ndim > 1 and not any(re.search(pattern, name) for pattern in no_weight_decay)
-            rate = rates.get(name, tower_rate if is_tower else learning_rate)
+            rate = rates.get(name, learning_rate)
             groups.setdefault((rate, decays), []).append(parameter)
     parameter_groups: list[dict[str, Any]] = [
         {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": weight_decay if decays else 0.0}

@@ -47,6 +47,7 @@ class OptimizerStep:
             model,
             learning_rate=arguments.learning_rate,
             tower_learning_rate=arguments.tower_learning_rate,
+            text_learning_rate=arguments.text_learning_rate,
             layer_decay=arguments.layer_decay,
             weight_decay=arguments.weight_decay,
             no_weight_decay=arguments.no_weight_decay,

@@ -59,6 +59,18 @@ def test_parameter_groups():
     assert named["vision_model.layernorm.weight"] == (1e-4, 0.0)
 
 
+def test_the_title_tower_has_a_rate_of_its_own(model):
+    rates = {"learning_rate": 7.0, "tower_learning_rate": 1.0, "text_learning_rate": 0.1}
+    for layer_decay, embeddings in ((1.0, 0.1), (0.5, 0.025)):
+        optimizer = build_optimizer(model, **rates, layer_decay=layer_decay)
+        rate = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+        named = {name: rate[id(parameter)] for name, parameter in model.named_parameters()}
+        assert named["text_model.encoder.layer.1.output.dense.weight"] == 0.1
+        assert named["text_model.embeddings.word_embeddings.weight"] == pytest.approx(embeddings)
+        assert named["vision_model.layernorm.weight"] == 1.0
+        assert named["text_projection.weight"] == named["logit_scale"] == 7.0
+
+
 def test_the_fused_optimizer_takes_the_steps_of_the_plain_one(model):
     plain_model = copy.deepcopy(model)
     optimizer = build_optimizer(model, learning_rate=1e-3, tower_learning_rate=1e-4)

@@ -169,10 +169,11 @@ def save_results(loop: TrainingLoop, result: RunResult, output_dir: Path) -> Non
     (output_dir / "report.json").write_text(json.dumps(describe(result), indent=2) + "\n", encoding="utf-8")
     draw_history(result.history, output_dir / "history.png")
     logger.info(loop.skips.report())
-    logger.info("%-26s %10s %10s", "held-out offers", "untrained", "trained")
+    width = max(map(len, result.trained))
+    logger.info("%-*s %10s %10s", width, "validation offers", "untrained", "trained")
     for name, value in result.trained.items():
         if name != "samples":
-            logger.info("%-26s %10.3f %10.3f", name, result.untrained[name], value)
+            logger.info("%-*s %10.3f %10.3f", width, name, result.untrained[name], value)
     logger.info(
         "%s samples in %.0f s (%.1f samples/s); model, report.json and history.png are in %s",
         result.samples,

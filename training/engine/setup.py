@@ -68,7 +68,7 @@ def open_accelerator(*, longest_wait: timedelta = LONGEST_WAIT, **settings: Any)
 
     Raises:
         NotImplementedError: it was launched in a way, or on a device, that cannot work.
-        ValueError: it was told to accumulate gradients.
+        ValueError: it was told to accumulate gradients, or it does not see the processes that were started.
     """
     for name, reason in _REFUSED_SETTINGS.items():
         if parse_flag_from_env(name):
@@ -86,6 +86,12 @@ def open_accelerator(*, longest_wait: timedelta = LONGEST_WAIT, **settings: Any)
         raise _refusal(kind.value, _REFUSED_TYPES.get(kind, "this package has not been tried on it"))
     if (device := accelerator.device.type) in _REFUSED_DEVICES:
         raise _refusal(f"the device {device!r}", _REFUSED_DEVICES[device])
+    # Without a GPU, accelerate takes each process for a run of its own: all would write to one folder.
+    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != accelerator.num_processes:
+        raise ValueError(
+            f"{launched} processes were started (`WORLD_SIZE`), but accelerate sees {accelerator.num_processes}; on "
+            "CPUs set `ACCELERATE_USE_CPU=true`, as in `ACCELERATE_USE_CPU=true torchrun --nproc_per_node N`."
+        )
     # `accelerate launch` sets a port where it is asked for several processes, and a rank where it starts them.
     was_asked = parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_PORT" in os.environ
     if was_asked and accelerator.num_processes == 1 and not {"RANK", "LOCAL_RANK"} & os.environ.keys():

@@ -82,6 +82,25 @@ def test_ranks_wait_for_hours(monkeypatch):
     assert given["timeout"] >= datetime.timedelta(hours=1)
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="accelerate sees processes with a GPU")
+def test_processes_that_accelerate_does_not_see_are_refused():
+    """`torchrun` on CPUs without `ACCELERATE_USE_CPU`: each process would be a run of its own in the same folder."""
+    code = (
+        "import sys; sys.path.insert(0, '.'); from training.engine.setup import open_accelerator; open_accelerator()"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no_python"]
+    result = subprocess.run(
+        [sys.executable, *launch, sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert "2 processes were started" in result.stderr and "ACCELERATE_USE_CPU=true torchrun" in result.stderr
+
+
 def test_processes_that_accelerate_does_not_start_are_told_of():
     """`accelerate launch --cpu --num_processes 2` starts one process."""
     code = (

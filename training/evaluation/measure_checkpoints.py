@@ -52,7 +52,7 @@ def evaluate(
     for name, load in models.items():
         model, processor = load()
         model.to(accelerator.device)
-        settings = {"batch_size": arguments.eval_batch_size, "num_workers": data.num_workers}
+        settings: dict[str, Any] = {"batch_size": arguments.eval_batch_size, "num_workers": data.num_workers}
         metrics[name] = retrieval_metrics(
             embed_dataset(model, processor, test_products, accelerator, **settings), accelerator
         )

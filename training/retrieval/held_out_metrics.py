@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -87,7 +88,7 @@ class HeldOutOffers:
         Returns:
             The metrics of [`retrieval_metrics`] of the pairs, and those of [`mate_recall`] of the titles.
         """
-        settings = {"batch_size": batch_size, "num_workers": num_workers}
+        settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
         metrics: dict[str, float] = {}
         if self.pairs is not None:
             offers = embed_dataset(model, processor, self.pairs, accelerator, **settings)

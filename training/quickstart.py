@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     print("4. searching among offers that training has not seen", flush=True)
     untrained = build_model(model_arguments, processor.tokenizer, seed=arguments.seed).eval()
     before, after = (
-        embed_dataset(candidate, processor, test_products, Accelerator(), batch_size=256, num_workers=0)
+        embed_dataset(candidate, processor, test_products, Accelerator(), batch_size=None, num_workers=0)
         for candidate in (untrained, model)
     )
     draw_search(test_products, after, output_dir / "neighbours.png")

@@ -1,7 +1,7 @@
 """Which negatives, which loss, which sources? Trains variants of `marketplace.yaml`, and prints one table.
 
     python tests/benchmarks/compare_variants.py --output outputs/variants
-    python tests/benchmarks/compare_variants.py --variants configured "mates negative" --seeds 0 1
+    python tests/benchmarks/compare_variants.py --variants plain "mates negative" --seeds 0 1
     python tests/benchmarks/compare_variants.py --finished   # the table of the runs that are done by now
 
 The image tower is frozen and its vectors are kept on disk, so that a run takes minutes; titles and both projections
@@ -291,6 +291,12 @@ def train(arguments: list[str]) -> Any:
     return contrastive_training.train(*parse_arguments((ModelArguments, DataArguments, TrainArguments), arguments))
 
 
+def train_data(variant: Variant) -> list[str]:
+    """Return the sources of a variant, as `--train_data` takes them."""
+    weights = WEIGHTS | variant.weights
+    return [json.dumps(SOURCES[source] | {"weight": weights[source]}) for source in variant.sources or SOURCES]
+
+
 def run(name: str, seed: int, samples: int, folder: Path) -> None:
     """Train and measure one variant with one seed, unless that was done."""
     result = folder / f"{name}, seed {seed}.json"
@@ -305,13 +311,12 @@ def run(name: str, seed: int, samples: int, folder: Path) -> None:
         similar_rows if (similar := variant.similar) is None
         else lambda titles, catalog_ids, number: similar(CURRENT.facts, catalog_ids)
     )  # fmt: skip
-    arguments_of_teacher = ["--config", str(CONFIG), *COMMON, "--max_samples", str(2 * samples), "--seed", "0"]
+    arguments_of_teacher = ["--config", str(CONFIG), *COMMON, "--train_data", *train_data(VARIANTS["plain"])]
+    arguments_of_teacher += ["--max_samples", str(2 * samples), "--seed", "0"]
     if variant.sources:
         samples = samples * sum(ROWS[source] for source in variant.sources) // sum(ROWS.values())
-    weights = WEIGHTS | variant.weights
-    data = [json.dumps(SOURCES[source] | {"weight": weights[source]}) for source in variant.sources or SOURCES]
-    arguments = ["--config", str(CONFIG), *COMMON, "--train_data", *data, *variant.arguments, "--seed", str(seed)]
-    arguments += ["--max_samples", str(samples)]
+    arguments = ["--config", str(CONFIG), *COMMON, "--train_data", *train_data(variant), *variant.arguments]
+    arguments += ["--seed", str(seed), "--max_samples", str(samples)]
     if TEACHER in arguments:
         teacher = str(folder / "teacher")
         if not (folder / "teacher" / "report.json").exists():

@@ -249,16 +249,19 @@ def _encode(modality: str, batches: Any, model: EClipModel, accelerator: Acceler
     return vectors
 
 
+def _titles(products: datasets.Dataset, rows: range) -> list[str | None]:
+    return products.select_columns("title").select(rows)["title"][:]
+
+
 def _by_length(products: datasets.Dataset, rows: range) -> list[int]:
     """Order rows by the lengths of their titles, so that little of a batch is padding."""
-    titles = products.select_columns("title").select(rows)["title"][:]
+    titles = _titles(products, rows)
     return sorted(rows, key=lambda row: len(titles[row - rows.start] or ""))
 
 
 def _titles_digest(products: datasets.Dataset, rows: range) -> str:
     """Return a name for the titles of rows, in their order."""
-    titles = products.select_columns("title").select(rows)["title"][:]
-    return hashlib.sha256(json.dumps(titles).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps(_titles(products, rows)).encode()).hexdigest()[:20]
 
 
 def _images_digest(products: datasets.Dataset, rows: range) -> str:

@@ -26,6 +26,12 @@ class TrainArguments(CardArguments):
     resume_from_checkpoint: str | None = option("'latest', or the folder of a checkpoint.", None)
     seed: int = option("Seed of new weights, the order of offers, augmentation and dropout.", 0, within="[0, inf)")
     num_epochs: float = option("Passes over the training offers.", 1.0, within="(0, 1e6]")
+    projection_epochs: float = option(
+        "Passes that train the projections alone first, on vectors that the towers encode once: new projections "
+        "then pull the towers about less.",
+        0.0,
+        within="[0, 1e6]",
+    )
     max_samples: int | None = option("Samples to train on, in place of num_epochs.", None, within="[1, inf)")
     batch_size: int = option("Offers in a batch over all ranks: each is contrasted with all others.", 256)
     batch_size_schedule: list[str] = option(

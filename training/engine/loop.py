@@ -9,6 +9,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,10 @@ class TrainingLoop:
         record: What the run is, for its checkpoints.
         teacher: Whose similarities are learned, too.
         adapters_of: Checkpoint that the model's adapters belong to, where they are saved alone and not merged.
+        before: Evaluations of the model before its first step; it is evaluated if there are none.
     """
+
+    description = "training"
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class TrainingLoop:
         record: RunRecord,
         teacher: Teacher | None = None,
         adapters_of: str | None = None,
+        before: Sequence[dict[str, float]] = (),
     ) -> None:
         """Prepare the model for training."""
         self.teacher = teacher
@@ -120,6 +125,7 @@ class TrainingLoop:
         self.step: OptimizerStep = self._make_step(model)
         self.bare_model = self.step.bare_model
         self.progress = Progress()
+        self.progress.history.extend(before)
         self.skips = SkipCounter(row_files(train_products))
         kept = {"optimizer": self.step.optimizer, **self._also_kept()}
         if self.step.average is not None:
@@ -164,7 +170,7 @@ class TrainingLoop:
         seed_rank(self.arguments.seed, self.accelerator.process_index)
         if resume_from is not None:
             self._resume(resume_from)
-        else:
+        elif not progress.history:
             self._evaluate()
         batches = WaitingTime(self._train_loader(start=progress.samples_seen))
         waited_before = progress.waiting_seconds
@@ -175,7 +181,7 @@ class TrainingLoop:
                 total=self.total_samples,
                 initial=progress.samples_seen,
                 unit="samples",
-                desc="training",
+                desc=self.description,
                 disable=not self.accelerator.is_main_process,
             ) as bar,
         ):
@@ -290,17 +296,21 @@ class TrainingLoop:
         self.accelerator.log(record | rates, step=progress.samples_seen)
 
     def _stop_if_asked(self, signals: list[int]) -> None:
-        """Write a checkpoint and end the process if a rank has got a signal."""
+        """End the process if a rank has got a signal."""
         number = max(signals)
         if not number:
             return
+        self._leave(signal.Signals(number).name)
+        raise SystemExit(128 + number)
+
+    def _leave(self, reason: str) -> None:
+        """Keep what there is of the run, which a signal ends."""
         self._save()
         logger.warning(
             "stopped by %s after %s samples, which a checkpoint holds; go on with `--resume_from_checkpoint latest`",
-            signal.Signals(number).name,
+            reason,
             self.progress.samples_seen,
         )
-        raise SystemExit(128 + number)
 
     def _count(self, ranks: list[Any]) -> tuple[int, int]:
         """Count the rows of all ranks, asked for and usable."""

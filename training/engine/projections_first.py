@@ -1,0 +1,143 @@
+"""The projections are trained before the towers are, on vectors that the towers encode once.
+
+New projections pull towers about that have nothing to learn from them yet: what the towers knew is bent, and the first
+part of a run is lost. With projections that fit, the towers begin where they are to go on (linear probing before
+fine-tuning, LP-FT: Kumar et al. 2022). Steps of projections alone cost next to nothing.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from datasets import IterableDataset
+
+from modeling_eclip import EClipModel, EClipProcessor
+from training.arguments.data import DataArguments
+from training.arguments.train import TrainArguments
+from training.data.fields import field_columns
+from training.engine.feature_cache import cache_frozen_towers
+from training.engine.loop import TrainingLoop
+from training.engine.run_record import RunRecord
+
+logger = logging.getLogger("training")
+
+
+class ProjectionLoop(TrainingLoop):
+    """Trains projections. It takes minutes at most, and so keeps no checkpoints: a run that is stopped begins anew."""
+
+    description = "training projections"
+
+    def _leave(self, reason: str) -> None:
+        logger.warning(
+            "stopped by %s while projections were trained, of which no checkpoint is kept; start anew", reason
+        )
+
+
+def check_projections_first(arguments: TrainArguments, products: Any) -> None:
+    """Refuse to train projections first on offers whose vectors cannot be kept.
+
+    Args:
+        arguments: The training arguments.
+        products: The training offers.
+
+    Raises:
+        ValueError: The offers are a stream, or draw one of several texts or images at each visit.
+    """
+    if not arguments.projection_epochs:
+        return
+    if isinstance(products, IterableDataset):
+        raise ValueError(
+            f"`projection_epochs` is {arguments.projection_epochs:g}, but streamed offers pass once and their vectors "
+            "are not kept; leave out `streaming`, or give 0."
+        )
+    for modality in ("text", "image"):
+        if field_columns(products.column_names, modality):
+            raise ValueError(
+                f"`projection_epochs` is {arguments.projection_epochs:g}, and `{modality}_columns` names several of "
+                "which each visit draws one, where one vector of an offer is kept; give 0, or one column."
+            )
+
+
+def train_projections(
+    model: EClipModel,
+    processor: EClipProcessor,
+    train_products: Any,
+    validation_products: Any,
+    *,
+    data: DataArguments,
+    arguments: TrainArguments,
+    accelerator: Accelerator,
+    record: RunRecord,
+    modalities: Sequence[str],
+) -> list[dict[str, float]]:
+    """Train the projections and the temperature for `projection_epochs`; all ranks call this together.
+
+    Args:
+        model: The model, frozen where it shall be; its projections are changed.
+        processor: Turns titles and images into inputs.
+        train_products: Map-style training offers.
+        validation_products: Held-out offers.
+        data: The data arguments.
+        arguments: The training arguments: rates and batches are those of the run.
+        accelerator: The process's accelerator.
+        record: What the run is.
+        modalities: The modalities that the offers have.
+
+    Returns:
+        Retrieval metrics of the held-out offers before and after.
+
+    Raises:
+        ValueError: No projection is to be trained.
+    """
+    towers = [parameter for tower in (model.vision_model, model.text_model) for parameter in tower.parameters()]
+    paused = [parameter for parameter in towers if parameter.requires_grad]
+    for parameter in paused:
+        parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"`projection_epochs` is {arguments.projection_epochs:g}, and `freeze` leaves no projection to train; "
+            "give 0, or freeze less."
+        )
+    products = cache_frozen_towers(
+        train_products,
+        model,
+        processor,
+        accelerator,
+        batch_size=arguments.eval_batch_size,
+        num_workers=data.num_workers,
+        modalities=modalities,
+    )
+    first = dataclasses.replace(
+        arguments,
+        num_epochs=arguments.projection_epochs,
+        max_samples=None,
+        batch_size_schedule=[],
+        eval_every_samples=None,
+        save_every_samples=None,
+        keep_patches=1.0,
+        ema_decay=None,
+        compile=False,
+        gradient_checkpointing=False,
+    )
+    loop = ProjectionLoop(
+        model,
+        processor,
+        products,
+        validation_products,
+        data=data,
+        arguments=first,
+        accelerator=accelerator,
+        record=record,
+    )
+    result = loop.run()
+    logger.info("projections: %s samples in %.0f s", result.samples, result.seconds)
+    accelerator.unwrap_model(loop.step.model, keep_fp32_wrapper=False)  # the towers' training wraps it once more
+    accelerator.free_memory()
+    for parameter in paused:
+        parameter.requires_grad_(True)
+    return [result.untrained, {**result.trained, "samples": 0}]
+
+
+__all__ = ["ProjectionLoop", "check_projections_first", "train_projections"]

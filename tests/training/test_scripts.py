@@ -49,7 +49,7 @@ def test_quickstart_then_evaluation(tmp_path):
 
 def test_launched_ranks_train_as_one(tmp_path):
     config = ["--config", "training/configs/quickstart.yaml", *SMALL, *TOWERS]
-    config += ["--save_every_samples", "32"]
+    config += ["--save_every_samples", "32", "--projection_epochs", "1"]
     histories = {}
     for ranks in ("1", "2", "3"):
         words = [*config, "--output_dir", str(tmp_path / ranks)]
@@ -60,9 +60,9 @@ def test_launched_ranks_train_as_one(tmp_path):
         else:
             run_script("training/train.py", words, int(ranks))
         histories[ranks] = json.loads((tmp_path / ranks / "report.json").read_text())["history"]
-    # Two steps between two evaluations, the same for any number of ranks: one batch in another order would show.
+    # Evaluations before and after the projections' training, two steps and another evaluation, the same for any number of ranks: one batch in another order would show.
     for ranks in ("2", "3"):
-        assert len(histories["1"]) == len(histories[ranks]) == 4
+        assert len(histories["1"]) == len(histories[ranks]) == 5
         for alone, shared in zip(histories["1"], histories[ranks], strict=True):
             assert alone == pytest.approx(shared, rel=1e-3)
     # Their dropout would not be the same: every rank draws, and resumes, with random numbers of its own.
@@ -77,7 +77,7 @@ def test_launched_ranks_train_as_one(tmp_path):
     resume = ["--output_dir", str(changed), "--resume_from_checkpoint", "latest"]
     run_script("training/train.py", [*config, *resume], 2)
     history = json.loads((changed / "report.json").read_text())["history"]
-    assert len(history) == 4
+    assert len(history) == 5
     for alone, shared in zip(histories["1"], history, strict=True):
         assert alone == pytest.approx(shared, rel=1e-3)
 

@@ -13,7 +13,7 @@ __all__ = ["FinetuneArguments"]
 class FinetuneArguments(TrainArguments):
     """How a task is learned: the training arguments, with defaults that suit tasks, and those of the task.
 
-    Streams and the contrast of mates belong to pre-training and have no effect here.
+    Streams, teachers, projections and the contrast of mates belong to pre-training and have no effect here.
     """
 
     section: ClassVar[str] = "run"

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
+import torch
 from accelerate import Accelerator
-from datasets import IterableDataset
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.data import DataArguments
@@ -47,7 +48,7 @@ def check_projections_first(arguments: TrainArguments, products: Any) -> None:
     """
     if not arguments.projection_epochs:
         return
-    if isinstance(products, IterableDataset):
+    if not isinstance(products, datasets.Dataset):
         raise ValueError(
             f"`projection_epochs` is {arguments.projection_epochs:g}, but streamed offers pass once and their vectors "
             "are not kept; leave out `streaming`, or give 0."
@@ -135,6 +136,7 @@ def train_projections(
     logger.info("projections: %s samples in %.0f s", result.samples, result.seconds)
     accelerator.unwrap_model(loop.step.model, keep_fp32_wrapper=False)  # the towers' training wraps it once more
     accelerator.free_memory()
+    model.to(memory_format=torch.contiguous_format)  # as a resumed run, which encodes nothing, has its weights
     for parameter in paused:
         parameter.requires_grad_(True)
     return [result.untrained, {**result.trained, "samples": 0}]

@@ -114,6 +114,10 @@ VARIANTS = {
     "plain": Variant(),
     "mates masked": Variant(["--catalog_mates", "masked"]),
     "mates negative": Variant(["--catalog_mates", "negative"]),
+    "labels of plain CLIP": Variant(
+        ["--catalog_mates", "negative", "--mates_share", "0", "--mate_contrast_weight", "0"]
+    ),
+    "projections first": Variant(["--projection_epochs", "5"]),
     "no contrast within a modality": Variant(["--mate_contrast_weight", "0"]),
     "similar titles count less": Variant(weigh=lambda cosines, same: (2 - 2 * cosines).clamp(0.05, 1)),
     "same category counts half": Variant(weigh=lambda cosines, same: 1 - 0.5 * same.float()),

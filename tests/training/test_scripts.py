@@ -60,7 +60,8 @@ def test_launched_ranks_train_as_one(tmp_path):
         else:
             run_script("training/train.py", words, int(ranks))
         histories[ranks] = json.loads((tmp_path / ranks / "report.json").read_text())["history"]
-    # Evaluations before and after the projections' training, two steps and another evaluation, the same for any number of ranks: one batch in another order would show.
+    # Evaluations before and after the projections' training, two steps, an evaluation: the same for any number of
+    # ranks. One batch in another order would show.
     for ranks in ("2", "3"):
         assert len(histories["1"]) == len(histories[ranks]) == 5
         for alone, shared in zip(histories["1"], histories[ranks], strict=True):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,11 @@ def test_other_settings_are_another_report(written):
     _, arguments, folder = written
     with pytest.raises(ValueError, match="`max_task_rows` is not what it was when .* was begun"):
         report(replace(arguments, max_task_rows=10))
+    # Not even a copy: its backbones would be taken for those of the other one.
+    other = folder.parent / "other.yaml"
+    other.write_text(Path(arguments.pretraining).read_text())
+    with pytest.raises(ValueError, match="`pretraining` is not what it was when .* was begun"):
+        report(replace(arguments, pretraining=str(other)))
 
 
 @pytest.mark.parametrize("task", ["matching", "clustering"])

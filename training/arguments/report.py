@@ -18,7 +18,7 @@ class ReportArguments:
     section: ClassVar[str] = "run"
 
     output_dir: str = option("Folder for runs, checkpoints, tables and plots.", "outputs/report")
-    pretraining: str = option("Configuration of the pre-training.", "training/configs/fashion.yaml")
+    pretraining: str = option("Configuration of the pre-training.", "training/configs/marketplace.yaml")
     pretraining_samples: int | None = option(
         "Samples of each pre-training; as its configuration says if not given.", None, within="[1, inf)", advanced=True
     )

@@ -141,7 +141,7 @@ def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path
     Raises:
         ValueError: a setting, or the content of a configuration, has changed.
     """
-    names = ("pretraining_samples", "pretraining_seeds", "max_task_rows")
+    names = ("pretraining", "pretraining_samples", "pretraining_seeds", "max_task_rows")
     settings: dict[str, Any] = {f"`{name}`": getattr(arguments, name) for name in names}
     for path_of in (arguments.pretraining, *(task.path for task in tasks)):
         settings[path_of] = Path(path_of).read_text(encoding="utf-8")

@@ -123,10 +123,10 @@ def _frozen_widths(products: Products | ProductPairs) -> dict[str, int]:
             values = (row[name] for row in rows.select_columns(name))
             first = next((value for value in values if value is not None), None)
             if first is None:
-                side, other = ("a title", "image") if name.startswith("text") else ("an image", "text")
+                side, other = ("a title", "images") if name.startswith("text") else ("an image", "titles")
                 raise ValueError(
                     f"column {name!r} holds nothing but nulls: no product has {side} that can be used. Check the "
-                    f"column that it is read from, or give {other} as `modality`."
+                    f"column that it is read from, or learn from {other} alone."
                 )
             widths[name] = len(first)
     return widths

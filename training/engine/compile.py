@@ -22,12 +22,21 @@ def compile_towers(model: EClipModel, backend: str = "inductor") -> None:
     Raises:
         ValueError: torch knows no such backend.
     """
-    known = torch.compiler.list_backends(exclude_tags=("experimental",))
-    if backend not in known:
-        raise ValueError(f"`compile_backend` is {backend!r}; torch has {known}.")
+    check_backend(backend)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_COMPILED_FORMS)
     model.vision_model.compile(backend=backend)
     model.text_model.compile(backend=backend, dynamic=True)
 
 
-__all__ = ["compile_towers"]
+def check_backend(backend: str) -> None:
+    """Refuse a backend that torch does not know.
+
+    Raises:
+        ValueError: it does not.
+    """
+    known = torch.compiler.list_backends(exclude_tags=("experimental",))
+    if backend not in known:
+        raise ValueError(f"`compile_backend` is {backend!r}; torch has {known}.")
+
+
+__all__ = ["check_backend", "compile_towers"]

@@ -21,7 +21,7 @@ from training.engine.loop import RunResult, TrainingLoop, describe
 from training.engine.lora import add_adapters, check_adapters, merge_adapters, quantised
 from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters, freeze_tower
-from training.engine.projections_first import check_projections_first, train_projections
+from training.engine.projections_first import train_projections
 from training.engine.setup import Run, start_run
 from training.engine.teacher import check_teacher, open_teacher, vector_files
 from training.hub.card_facts import publish_checkpoint
@@ -55,7 +55,6 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     with accelerator.main_process_first():
         train_products = load_split(data, "train", keeps_row_ids=bool(vector_files(arguments.teacher)))
         validation_products = load_split(data, "validation")
-    check_projections_first(arguments, train_products)
     check_catalogs(train_products, "training offers", data.max_catalog_share)
     tell_repeated_ids(train_products, "training offers")
     check_catalogs(validation_products, "held-out offers", data.max_catalog_share)
@@ -103,19 +102,6 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     if absent is not None:
         freeze_tower(model, absent)
     modalities = [modality for modality in ("image", "text") if modality != absent]
-    before: list[dict[str, float]] = []
-    if arguments.projection_epochs and resume_from is None:
-        before = train_projections(
-            model,
-            processor,
-            train_products,
-            validation_products,
-            data=data,
-            arguments=arguments,
-            accelerator=accelerator,
-            record=run.record,
-            modalities=modalities,
-        )
     teacher = None
     if arguments.teacher:
         teacher = open_teacher(
@@ -137,6 +123,21 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
             accelerator,
             batch_size=arguments.eval_batch_size,
             num_workers=data.num_workers,
+            modalities=modalities,
+        )
+    if arguments.report_to:
+        accelerator.init_trackers("e-clip", config={k: without_secrets(str(v)) for k, v in vars(arguments).items()})
+    before: list[dict[str, float]] = []
+    if arguments.projection_epochs and resume_from is None:
+        before = train_projections(
+            model,
+            processor,
+            train_products,
+            validation_products,
+            data=data,
+            arguments=arguments,
+            accelerator=accelerator,
+            record=run.record,
             modalities=modalities,
         )
     loop = TrainingLoop(
@@ -161,8 +162,6 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         accelerator.num_processes,
         accelerator.mixed_precision,
     )
-    if arguments.report_to:
-        accelerator.init_trackers("e-clip", config={k: without_secrets(str(v)) for k, v in vars(arguments).items()})
     result = loop.run(resume_from)
     if adapters_of is None:
         merge_adapters(loop.bare_model)

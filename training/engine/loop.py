@@ -92,6 +92,7 @@ class TrainingLoop:
     """
 
     description = "training"
+    is_last = True  # whether the run ends with it
 
     def __init__(
         self,
@@ -170,7 +171,9 @@ class TrainingLoop:
         seed_rank(self.arguments.seed, self.accelerator.process_index)
         if resume_from is not None:
             self._resume(resume_from)
-        elif not progress.history:
+        elif progress.history:
+            self._log({name: value for name, value in progress.history[-1].items() if name != "samples"})
+        else:
             self._evaluate()
         batches = WaitingTime(self._train_loader(start=progress.samples_seen))
         waited_before = progress.waiting_seconds
@@ -211,6 +214,8 @@ class TrainingLoop:
             self._stop_if_asked(gather_objects(interruption.number))
             # The last evaluation takes less time than another start would: a signal that comes now waits for its end.
             self._evaluate()
+            if not self.is_last:
+                self._stop_if_asked(gather_objects(interruption.number))
         trained = self._choose_weights()
         return RunResult(
             untrained=self._evaluations()[0],
@@ -293,7 +298,11 @@ class TrainingLoop:
         bar.set_postfix_str(f"loss {record['loss']:.3f}, {scale}waiting for data {waiting:.0%}", refresh=False)
         progress.history.append({"samples": progress.samples_seen} | record)
         rates = {"samples_per_second": bar.format_dict["rate"] or 0.0, "waiting_for_data": waiting}
-        self.accelerator.log(record | rates, step=progress.samples_seen)
+        self._log(record | rates)
+
+    def _log(self, values: dict[str, float]) -> None:
+        """Give the trackers values of now."""
+        self.accelerator.log(values, step=self.progress.samples_seen)
 
     def _stop_if_asked(self, signals: list[int]) -> None:
         """End the process if a rank has got a signal."""
@@ -330,7 +339,7 @@ class TrainingLoop:
                 num_workers=self.data.num_workers,
             )
         self.progress.history.append({"samples": self.progress.samples_seen} | metrics)
-        self.accelerator.log(metrics, step=self.progress.samples_seen)
+        self._log(metrics)
         if self.accelerator.is_main_process:
             told = {"text-to-image": "text_to_image_recall@1", "mates of titles,": "title_mates_recall@1"}
             found = ", ".join(f"{what} recall@1 {metrics[name]:.3f}" for what, name in told.items() if name in metrics)

@@ -5,6 +5,7 @@ part of a run is lost. With projections that fit, the towers begin where they ar
 fine-tuning, LP-FT: Kumar et al. 2022). Steps of projections alone cost next to nothing.
 """
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -18,8 +19,10 @@ from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.data import DataArguments
 from training.arguments.train import TrainArguments
 from training.data.fields import field_columns
+from training.engine.compile import check_backend
 from training.engine.feature_cache import cache_frozen_towers
 from training.engine.loop import TrainingLoop
+from training.engine.patch_dropout import PatchDropping
 from training.engine.run_record import RunRecord
 
 logger = logging.getLogger("training")
@@ -29,25 +32,29 @@ class ProjectionLoop(TrainingLoop):
     """Trains projections. It takes minutes at most, and so keeps no checkpoints: a run that is stopped begins anew."""
 
     description = "training projections"
+    is_last = False
 
     def _leave(self, reason: str) -> None:
         logger.warning(
             "stopped by %s while projections were trained, of which no checkpoint is kept; start anew", reason
         )
 
+    def _log(self, values: dict[str, float]) -> None:
+        """Tell the trackers nothing: they count steps from the towers' training."""
 
-def check_projections_first(arguments: TrainArguments, products: Any) -> None:
-    """Refuse to train projections first on offers whose vectors cannot be kept.
+
+def check_projections_first(model: EClipModel, arguments: TrainArguments, products: Any) -> None:
+    """Refuse what cannot be trained, now or when the towers' turn comes, before anything is encoded.
 
     Args:
+        model: The model, frozen where it shall be.
         arguments: The training arguments.
         products: The training offers.
 
     Raises:
-        ValueError: The offers are a stream, or draw one of several texts or images at each visit.
+        ValueError: The offers are a stream, or draw one of several texts or images at each visit; no projection is to
+            be trained; or the towers' training has settings that do not fit.
     """
-    if not arguments.projection_epochs:
-        return
     if not isinstance(products, datasets.Dataset):
         raise ValueError(
             f"`projection_epochs` is {arguments.projection_epochs:g}, but streamed offers pass once and their vectors "
@@ -59,6 +66,16 @@ def check_projections_first(arguments: TrainArguments, products: Any) -> None:
                 f"`projection_epochs` is {arguments.projection_epochs:g}, and `{modality}_columns` names several of "
                 "which each visit draws one, where one vector of an offer is kept; give 0, or one column."
             )
+    projections = [*model.text_projection.parameters(), *model.visual_projection.parameters()]
+    if not any(parameter.requires_grad for parameter in projections):
+        raise ValueError(
+            f"`projection_epochs` is {arguments.projection_epochs:g}, and `freeze` leaves no projection to train; "
+            "give 0, or freeze less."
+        )
+    if arguments.compile:
+        check_backend(arguments.compile_backend)
+    if arguments.keep_patches < 1:
+        PatchDropping(model, arguments.keep_patches).remove()
 
 
 def train_projections(
@@ -78,7 +95,7 @@ def train_projections(
     Args:
         model: The model, frozen where it shall be; its projections are changed.
         processor: Turns titles and images into inputs.
-        train_products: Map-style training offers.
+        train_products: Map-style training offers, with the vectors of towers that stay frozen or without.
         validation_products: Held-out offers.
         data: The data arguments.
         arguments: The training arguments: rates and batches are those of the run.
@@ -90,26 +107,25 @@ def train_projections(
         Retrieval metrics of the held-out offers before and after.
 
     Raises:
-        ValueError: No projection is to be trained.
+        ValueError: As for [`check_projections_first`].
     """
+    check_projections_first(model, arguments, train_products)
     towers = [parameter for tower in (model.vision_model, model.text_model) for parameter in tower.parameters()]
     paused = [parameter for parameter in towers if parameter.requires_grad]
     for parameter in paused:
         parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            f"`projection_epochs` is {arguments.projection_epochs:g}, and `freeze` leaves no projection to train; "
-            "give 0, or freeze less."
+    missing = [modality for modality in modalities if f"{modality}_pooler_output" not in train_products.column_names]
+    products = train_products
+    if missing:
+        products = cache_frozen_towers(
+            train_products,
+            model,
+            processor,
+            accelerator,
+            batch_size=arguments.eval_batch_size,
+            num_workers=data.num_workers,
+            modalities=missing,
         )
-    products = cache_frozen_towers(
-        train_products,
-        model,
-        processor,
-        accelerator,
-        batch_size=arguments.eval_batch_size,
-        num_workers=data.num_workers,
-        modalities=modalities,
-    )
     first = dataclasses.replace(
         arguments,
         num_epochs=arguments.projection_epochs,
@@ -123,7 +139,7 @@ def train_projections(
         gradient_checkpointing=False,
     )
     loop = ProjectionLoop(
-        model,
+        copy.copy(model),  # of the same weights: what accelerate marks and wraps, it wraps once, for good
         processor,
         products,
         validation_products,
@@ -134,12 +150,12 @@ def train_projections(
     )
     result = loop.run()
     logger.info("projections: %s samples in %.0f s", result.samples, result.seconds)
-    accelerator.unwrap_model(loop.step.model, keep_fp32_wrapper=False)  # the towers' training wraps it once more
     accelerator.free_memory()
-    model.to(memory_format=torch.contiguous_format)  # as a resumed run, which encodes nothing, has its weights
+    if not arguments.cache_frozen_towers:
+        model.to(memory_format=torch.contiguous_format)  # as a resumed run, which encodes nothing, has its weights
     for parameter in paused:
         parameter.requires_grad_(True)
     return [result.untrained, {**result.trained, "samples": 0}]
 
 
-__all__ = ["ProjectionLoop", "check_projections_first", "train_projections"]
+__all__ = ["ProjectionLoop", "train_projections"]

@@ -85,7 +85,7 @@ bench: $(INSTALLED) ## Measure against peers (PEER_PYTHON=an interpreter that ha
 	$(BIN)/python tests/benchmarks/bench.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(BENCH_ARGS)
 
 .PHONY: report
-report: $(INSTALLED) ## The paper's claim on real data: pre-train, learn five tasks, write outputs/report (more than three hours, resumable)
+report: $(INSTALLED) ## The paper's claim on real data: pre-train, learn five tasks, write outputs/report (hours, resumable)
 	$(BIN)/python training/report.py --config training/configs/report.yaml $(REPORT_ARGS)
 
 .PHONY: report-fast

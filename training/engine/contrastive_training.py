@@ -21,7 +21,7 @@ from training.engine.loop import RunResult, TrainingLoop, describe
 from training.engine.lora import add_adapters, check_adapters, merge_adapters, quantised
 from training.engine.nonfinite import check_weights
 from training.engine.optimization import freeze_parameters, freeze_tower
-from training.engine.projections_first import train_projections
+from training.engine.projections_first import check_projections_first, train_projections
 from training.engine.setup import Run, start_run
 from training.engine.teacher import check_teacher, open_teacher, vector_files
 from training.hub.card_facts import publish_checkpoint
@@ -102,6 +102,9 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     if absent is not None:
         freeze_tower(model, absent)
     modalities = [modality for modality in ("image", "text") if modality != absent]
+    has_projections_first = bool(arguments.projection_epochs) and resume_from is None
+    if has_projections_first:
+        check_projections_first(model, arguments, train_products)
     teacher = None
     if arguments.teacher:
         teacher = open_teacher(
@@ -128,7 +131,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
     if arguments.report_to:
         accelerator.init_trackers("e-clip", config={k: without_secrets(str(v)) for k, v in vars(arguments).items()})
     before: list[dict[str, float]] = []
-    if arguments.projection_epochs and resume_from is None:
+    if has_projections_first:
         before = train_projections(
             model,
             processor,

@@ -88,25 +88,18 @@ def cache_frozen_towers(
         )
         assert isinstance(offers, datasets.Dataset)
         return replace(products, products=offers)
-    if not isinstance(products, datasets.Dataset):
-        raise ValueError(
-            "`cache_frozen_towers` is true, but streamed offers pass once and are not kept; leave out `streaming`."
-        )
+    asked = "`cache_frozen_towers` is true"
     frozen = [
         modality
         for modality, tower in _TOWERS.items()
         if modality in modalities
         and not any(parameter.requires_grad for parameter in getattr(model, tower).parameters())
     ]
+    check_kept(products, frozen, asked, or_else=", or train that tower")
     if not frozen:
         raise ValueError(
-            "`cache_frozen_towers` is true, but parameters of both towers are trained; freeze a whole one, as by "
+            f"{asked}, but parameters of both towers are trained; freeze a whole one, as by "
             "`--freeze '^vision_model\\.'`, or leave it out."
-        )
-    if several := [one for one in frozen if field_columns(products.column_names, one)]:
-        raise ValueError(
-            f"`cache_frozen_towers` is true, and `{several[0]}_columns` names several of which each visit draws one; "
-            f"leave out one of the two, or train the {several[0]} tower."
         )
     columns = [
         cache_vectors(
@@ -122,6 +115,28 @@ def cache_frozen_towers(
         for modality in frozen
     ]
     return datasets.concatenate_datasets([products, *columns], axis=1)
+
+
+def check_kept(products: Any, modalities: Sequence[str], asked: str, or_else: str = "") -> None:
+    """Refuse offers of which no vectors can be kept, each once and for all visits.
+
+    Args:
+        products: Offers with the canonical columns.
+        modalities: The modalities whose vectors are to be kept.
+        asked: The option that asks for them, and its value, for the error.
+        or_else: A further remedy where an offer has several texts or images.
+
+    Raises:
+        ValueError: the offers are a stream, or one visit draws another of their texts or images than the next.
+    """
+    if not isinstance(products, datasets.Dataset):
+        raise ValueError(f"{asked}, but streamed offers pass once and are not kept; leave out `streaming`.")
+    for modality in modalities:
+        if field_columns(products.column_names, modality):
+            raise ValueError(
+                f"{asked}, and `{modality}_columns` names several of which each visit draws one; leave out one of "
+                f"the two{or_else}."
+            )
 
 
 def cache_vectors(
@@ -312,4 +327,4 @@ def _digest(model: EClipModel, modality: str, processor: EClipProcessor, others:
     return digest.hexdigest()[:20]
 
 
-__all__ = ["cache_frozen_towers", "cache_vectors"]
+__all__ = ["cache_frozen_towers", "cache_vectors", "check_kept"]

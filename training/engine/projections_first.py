@@ -11,16 +11,14 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.data import DataArguments
 from training.arguments.train import TrainArguments
-from training.data.fields import field_columns
 from training.engine.compile import check_backend
-from training.engine.feature_cache import cache_frozen_towers
+from training.engine.feature_cache import cache_frozen_towers, check_kept
 from training.engine.loop import TrainingLoop
 from training.engine.patch_dropout import PatchDropping
 from training.engine.run_record import RunRecord
@@ -55,23 +53,11 @@ def check_projections_first(model: EClipModel, arguments: TrainArguments, produc
         ValueError: The offers are a stream, or draw one of several texts or images at each visit; no projection is to
             be trained; or the towers' training has settings that do not fit.
     """
-    if not isinstance(products, datasets.Dataset):
-        raise ValueError(
-            f"`projection_epochs` is {arguments.projection_epochs:g}, but streamed offers pass once and their vectors "
-            "are not kept; leave out `streaming`, or give 0."
-        )
-    for modality in ("text", "image"):
-        if field_columns(products.column_names, modality):
-            raise ValueError(
-                f"`projection_epochs` is {arguments.projection_epochs:g}, and `{modality}_columns` names several of "
-                "which each visit draws one, where one vector of an offer is kept; give 0, or one column."
-            )
+    asked = f"`projection_epochs` is {arguments.projection_epochs:g}"
+    check_kept(products, ("text", "image"), asked)
     projections = [*model.text_projection.parameters(), *model.visual_projection.parameters()]
     if not any(parameter.requires_grad for parameter in projections):
-        raise ValueError(
-            f"`projection_epochs` is {arguments.projection_epochs:g}, and `freeze` leaves no projection to train; "
-            "give 0, or freeze less."
-        )
+        raise ValueError(f"{asked}, and `freeze` leaves no projection to train; give 0, or freeze less.")
     if arguments.compile:
         check_backend(arguments.compile_backend)
     if arguments.keep_patches < 1:
@@ -105,11 +91,7 @@ def train_projections(
 
     Returns:
         Retrieval metrics of the held-out offers before and after.
-
-    Raises:
-        ValueError: As for [`check_projections_first`].
     """
-    check_projections_first(model, arguments, train_products)
     towers = [parameter for tower in (model.vision_model, model.text_model) for parameter in tower.parameters()]
     paused = [parameter for parameter in towers if parameter.requires_grad]
     for parameter in paused:
@@ -158,4 +140,4 @@ def train_projections(
     return [result.untrained, {**result.trained, "samples": 0}]
 
 
-__all__ = ["ProjectionLoop", "train_projections"]
+__all__ = ["ProjectionLoop", "check_projections_first", "train_projections"]

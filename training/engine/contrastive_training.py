@@ -142,6 +142,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
             accelerator=accelerator,
             record=run.record,
             modalities=modalities,
+            teacher=teacher,
         )
     loop = TrainingLoop(
         model,

@@ -22,6 +22,7 @@ from training.engine.feature_cache import cache_frozen_towers, check_kept
 from training.engine.loop import TrainingLoop
 from training.engine.patch_dropout import PatchDropping
 from training.engine.run_record import RunRecord
+from training.engine.teacher import Teacher
 
 logger = logging.getLogger("training")
 
@@ -75,6 +76,7 @@ def train_projections(
     accelerator: Accelerator,
     record: RunRecord,
     modalities: Sequence[str],
+    teacher: Teacher | None = None,
 ) -> list[dict[str, float]]:
     """Train the projections and the temperature for `projection_epochs`; all ranks call this together.
 
@@ -88,6 +90,7 @@ def train_projections(
         accelerator: The process's accelerator.
         record: What the run is.
         modalities: The modalities that the offers have.
+        teacher: Whose similarities are learned, too, as in the towers' training.
 
     Returns:
         Retrieval metrics of the held-out offers before and after.
@@ -129,6 +132,7 @@ def train_projections(
         arguments=first,
         accelerator=accelerator,
         record=record,
+        teacher=teacher,
     )
     result = loop.run()
     logger.info("projections: %s samples in %.0f s", result.samples, result.seconds)

@@ -132,6 +132,19 @@ def test_trackers_count_from_the_towers_training(tmp_path, monkeypatch):
     assert told == [(0, recall), (16, ["loss"]), (32, ["loss"]), (32, recall)]
 
 
+def test_projections_learn_what_a_teacher_tells(tmp_path):
+    train(MODEL, DATA, train_arguments(tmp_path / "teacher", seed=1))
+    taught = {"teacher": str(tmp_path / "teacher"), "learning_rate": 1e-2, "max_samples": 16}
+    distances = []
+    for number, (epochs, weight) in enumerate(((0.0, 1.0), (20.0, 1e-6), (20.0, 100.0))):
+        arguments = {**taught, "projection_epochs": epochs, "teacher_weight": weight}
+        result = train(MODEL, DATA, train_arguments(tmp_path / f"run-{number}", **arguments))
+        # of the step before any weight of the towers has moved
+        distances.append(next(record["teacher_distance"] for record in result.history if "loss" in record))
+    untrained, hardly_taught, taught_most = distances
+    assert taught_most < 0.9 * min(untrained, hardly_taught), distances
+
+
 def test_titles_alone_and_adapters(tmp_path):
     catalogs = replace(DATA, image_column="none", mates_share=1.0)
     result = train(

@@ -46,7 +46,7 @@ COMMON = [
     *FROZEN, r"^text_model\.embeddings\.", "--cache_frozen_towers", "true", "--text_learning_rate", "3e-4",
     "--validation_data", "../shared/data/flipkart/validation.parquet", "--test_data", "--overwrite_output_dir", "true",
     "--num_workers", "0", "--save_every_samples", "1000000", "--eval_every_samples", "1000000",
-    "--projection_epochs", "0", "--batch_size", "128",  # a run is short: more steps count for more than more negatives
+    "--projection_epochs", "0", "--teacher", "", "--batch_size", "128",  # a run is short: more steps count for more than more negatives
 ]  # fmt: skip
 
 
@@ -110,6 +110,7 @@ def same_category(facts: Facts, catalog_ids: np.ndarray) -> np.ndarray:
 
 TEACHER = "the teacher"  # replaced by its folder
 HARD = ["--similar_share", "0.25"]
+PROJECTIONS_FIRST = ["--projection_epochs", "5"]
 VARIANTS = {
     "plain": Variant(),
     "mates masked": Variant(["--catalog_mates", "masked"]),
@@ -117,7 +118,10 @@ VARIANTS = {
     "labels of plain CLIP": Variant(
         ["--catalog_mates", "negative", "--mates_share", "0", "--mate_contrast_weight", "0"]
     ),
-    "projections first": Variant(["--projection_epochs", "5"]),
+    "projections first": Variant(PROJECTIONS_FIRST),
+    "projections first, titles held to the start": Variant(
+        [*PROJECTIONS_FIRST, "--teacher", "start", "--teacher_modalities", "text"]
+    ),
     "no contrast within a modality": Variant(["--mate_contrast_weight", "0"]),
     "similar titles count less": Variant(weigh=lambda cosines, same: (2 - 2 * cosines).clamp(0.05, 1)),
     "same category counts half": Variant(weigh=lambda cosines, same: 1 - 0.5 * same.float()),

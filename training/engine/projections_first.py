@@ -76,7 +76,7 @@ def train_projections(
     accelerator: Accelerator,
     record: RunRecord,
     modalities: Sequence[str],
-    teacher: Teacher | None = None,
+    teacher: Teacher | None,
 ) -> list[dict[str, float]]:
     """Train the projections and the temperature for `projection_epochs`; all ranks call this together.
 
@@ -90,7 +90,7 @@ def train_projections(
         accelerator: The process's accelerator.
         record: What the run is.
         modalities: The modalities that the offers have.
-        teacher: Whose similarities are learned, too, as in the towers' training.
+        teacher: Whose similarities are learned, too, as in the towers' training; `None` for nobody's.
 
     Returns:
         Retrieval metrics of the held-out offers before and after.

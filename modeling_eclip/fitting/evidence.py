@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
 from ..fusion_eclip import BoostedTrees, PairEvidence
-from .lexical import document_frequencies, inverse_document_frequencies
+from ..processing_eclip import lexical_ids
+from .lexical import inverse_document_frequencies
 
 __all__ = ["fit_evidence", "fit_idf", "weigh_evidence"]
 
@@ -20,18 +22,24 @@ logger = logging.getLogger(__name__)
 
 _FEWEST_POSITIVES = 20  # below, trees learn the pairs by heart
 _STRENGTHS = (0.01, 1.0)
-_BLOCK_PAIRS = 4096  # trees take some kilobytes for each
+_BLOCK_PAIRS = _BLOCK_TITLES = 4096  # each takes some kilobytes
 
 
-def fit_idf(evidence: PairEvidence, lexical: torch.Tensor) -> None:
+def fit_idf(evidence: PairEvidence, titles: Iterable[str | None]) -> None:
     """Learn from titles how rare n-grams are: before [`fit_evidence`], whose features depend on it.
+
+    It takes no labels, so all titles of a catalog of products can be given, also where few pairs are labelled.
 
     Args:
         evidence: What weighs the evidence, a head's `evidence`.
-        lexical: Hashed n-grams of `N` titles, each title once, shape `(N, L)`.
+        titles: Titles; each counts once, however often it comes, and an absent one does not.
     """
-    idf = inverse_document_frequencies(document_frequencies(lexical), len(lexical))
-    evidence.idf.copy_(torch.from_numpy(idf))
+    different = list(dict.fromkeys(title for title in titles if title))
+    frequencies = np.zeros(len(evidence.idf), dtype=np.int64)
+    for start in range(0, len(different), _BLOCK_TITLES):
+        lexical = lexical_ids(different[start : start + _BLOCK_TITLES])
+        frequencies += lexical.flatten().bincount(minlength=len(frequencies)).numpy()
+    evidence.idf.copy_(torch.from_numpy(inverse_document_frequencies(frequencies, len(different))))
 
 
 def fit_evidence(

@@ -11,7 +11,7 @@ from ..processing_eclip import LEXICAL_PADDING
 from .fusion import fit_scales
 from .linear import choose_regression, score_answers, write_regression
 
-__all__ = ["document_frequencies", "fit_lexical", "inverse_document_frequencies", "trim_lexical"]
+__all__ = ["fit_lexical", "inverse_document_frequencies", "trim_lexical"]
 
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 _BLOCK_ROWS = 4096
@@ -89,11 +89,6 @@ def _choose_scales(deep: torch.Tensor, wide: torch.Tensor, labels: torch.Tensor)
 def trim_lexical(lexical: torch.Tensor) -> torch.Tensor:
     """Cut hashed n-grams to those of the longest title: a tenth of the width, as a rule."""
     return lexical[:, : max(int((lexical < LEXICAL_PADDING).any(dim=0).sum()), 1)]
-
-
-def document_frequencies(lexical: torch.Tensor) -> np.ndarray:
-    """Count the titles that have each n-gram, shape `(N, L)` to `(LEXICAL_PADDING + 1,)`."""
-    return lexical.flatten().bincount(minlength=LEXICAL_PADDING + 1).numpy()
 
 
 def inverse_document_frequencies(frequencies: np.ndarray, num_documents: int) -> np.ndarray:

@@ -129,8 +129,7 @@ def test_few_pairs_are_not_learned_by_heart():
 
 def test_rare_ngrams_weigh_more():
     evidence = PairEvidence()
-    ids = lexical_ids(["red shoe", "red mug", "red lamp x9"])
-    fit_idf(evidence, ids)
+    fit_idf(evidence, ["red shoe", "red mug", None, "red mug", "", "red lamp x9"])
     red, shoe = (lexical_ids([word])[0, 0].item() for word in ("red", "shoe"))
     assert evidence.idf[red].item() == pytest.approx(np.log(4 / 4) + 1)
     assert evidence.idf[shoe].item() == pytest.approx(np.log(4 / 2) + 1)

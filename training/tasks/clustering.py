@@ -12,7 +12,7 @@ from scipy.sparse import csr_array, hstack
 from sklearn.neighbors import NearestNeighbors
 
 from modeling_eclip import EClipConfig, EClipForProductClustering, ProductEmbeds
-from modeling_eclip.fitting.evidence import fit_evidence, fit_idf, weigh_evidence
+from modeling_eclip.fitting.evidence import fit_evidence, weigh_evidence
 from modeling_eclip.fitting.thresholds import calibrate
 from modeling_eclip.fusion_eclip import select_products
 from modeling_eclip.processing_eclip import lexical_ids
@@ -28,7 +28,7 @@ from training.plots.tasks import draw_bars, draw_group_sizes
 from training.tasks.answers import AnsweredSplit, Mistake, TaskAnswers
 from training.tasks.baseline import JUDGED, TEXT_SHARES, BaselineData
 from training.tasks.best_weights import BestWeights
-from training.tasks.features import Represented, answer, on_device, unique_titles
+from training.tasks.features import Represented, answer, on_device
 from training.tasks.label_share import choose_labelled
 from training.tasks.labels import TaskLabels
 from training.tasks.lexical_baseline import LexicalBaseline
@@ -120,7 +120,6 @@ class ClusteringTask(Task):
         head.evidence.is_fitted.fill_(False)
         self.fit_decisions(head, validation)
         by_vectors = self.score(self.metrics(head, validation))
-        fit_idf(head.evidence, unique_titles(train))
         given = []
         for rows in (train, validation):
             pairs, labels = _labelled_pairs(head, rows, seed=self.arguments.seed)
@@ -248,7 +247,7 @@ def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[flo
     """
     tables = dict(given.splits) | {"train": given.splits["train"].select(given.rows)}
     views = dict(given.views) | {"train": {name: of[given.rows] for name, of in given.views["train"].items()}}
-    baseline = LexicalBaseline(tables["train"]["title"])
+    baseline = LexicalBaseline(given.splits["train"]["title"])
     pairs, features, labels = {}, {}, {}
     for split, table in tables.items():
         lexical, catalogs = lexical_ids(table["title"]), np.asarray(table["catalog_id"])

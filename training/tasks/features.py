@@ -25,7 +25,7 @@ from training.data.skipped_rows import SkipCounter
 from training.retrieval.offer_embeddings import encode_all, share_of
 from training.tasks.labels import TaskLabels
 
-__all__ = ["Represented", "answer", "on_device", "read_rows", "represent", "unique_titles"]
+__all__ = ["Represented", "answer", "on_device", "read_rows", "represent"]
 
 logger = logging.getLogger(__name__)
 
@@ -188,11 +188,3 @@ def on_device(device: torch.device | str, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
     return type(value)(**{name: on_device(device, part) for name, part in value.items()})
-
-
-def unique_titles(rows: Represented) -> torch.Tensor:
-    """Return the n-grams of the titles of products, or of pairs of them, each title once."""
-    sides = [side.lexical for side in (rows.embeds, rows.right) if side is not None and side.lexical is not None]
-    lexical = torch.cat(sides).numpy()
-    _, first = np.unique(lexical.view(f"V{lexical.strides[0]}").ravel(), return_index=True)
-    return torch.from_numpy(lexical[np.sort(first)])

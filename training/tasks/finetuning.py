@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from modeling_eclip import EClipProcessor
+from modeling_eclip.fitting.evidence import fit_idf
 from training.arguments.data import DataArguments
 from training.arguments.finetune import FinetuneArguments
 from training.arguments.model import ModelArguments
@@ -120,7 +122,7 @@ def _finetune(
     task, rows, train_labels = choose_rows(task_class, train_products, validation_products, data, arguments)
     start = model_arguments if resume_from is None else ModelArguments(checkpoint=str(resume_from))
     table = train_products.products if isinstance(train_products, ProductPairs) else train_products
-    processor = build_processor(start, (row["title"] for row in table.select_columns("title")))
+    processor = build_processor(start, _titles(table))
     processor.fields = trained_fields(data)
     fields = task.config_fields(train_labels)
     processor.lexical_features = bool(fields["lexical_rows"])
@@ -131,6 +133,8 @@ def _finetune(
     freeze_unused(head)
     if not arguments.join or getattr(head, "evidence", None) is not None:
         forget_lexical(head)  # a joined classifier keeps its n-grams, which were fitted beside the same titles
+    if getattr(head, "evidence", None) is not None:
+        fit_idf(head.evidence, _titles(table))  # of all products: how rare words are takes no labels
     num_weights = head.num_parameters()
     parts = Parts(head, processor, train_products, validation_products, task, train_labels, accelerator)
     if arguments.join:
@@ -315,6 +319,11 @@ def _cached(
         num_workers=data.num_workers,
         modalities=modalities_of(arguments.modality),
     )
+
+
+def _titles(table: Any) -> Iterator[str | None]:
+    """Read the titles of a table or stream, one at a time."""
+    return (row["title"] for row in table.select_columns("title"))
 
 
 def _select(products: Any, rows: np.ndarray) -> Any:

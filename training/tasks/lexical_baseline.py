@@ -7,7 +7,6 @@ import torch
 
 from modeling_eclip.fitting.evidence import fit_evidence, fit_idf, weigh_evidence
 from modeling_eclip.fusion_eclip import PairEvidence, ProductEmbeds, select_products
-from modeling_eclip.processing_eclip import lexical_ids
 
 __all__ = ["LexicalBaseline"]
 
@@ -24,7 +23,7 @@ class LexicalBaseline:
     def __init__(self, titles: Sequence[str | None]) -> None:
         """Learn how rare n-grams are."""
         self.evidence = PairEvidence()
-        fit_idf(self.evidence, lexical_ids(sorted({title for title in titles if title})))
+        fit_idf(self.evidence, titles)
 
     def features(
         self, lexical: torch.Tensor, left: np.ndarray, right: np.ndarray, cosines: np.ndarray

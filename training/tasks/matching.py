@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 
 from modeling_eclip import EClipForProductMatching
-from modeling_eclip.fitting.evidence import fit_evidence, fit_idf
+from modeling_eclip.fitting.evidence import fit_evidence
 from modeling_eclip.fitting.linear import fit_classifier
 from modeling_eclip.fusion_eclip import ProductEmbeds, select_products
 from modeling_eclip.processing_eclip import lexical_ids
@@ -24,7 +24,7 @@ from training.engine.build import load_split
 from training.metrics.product_matching.product_matching import ProductMatching
 from training.tasks.answers import AnsweredSplit, TaskAnswers
 from training.tasks.baseline import JUDGED, BaselineData, calibrated
-from training.tasks.features import Represented, answer, on_device, unique_titles
+from training.tasks.features import Represented, answer, on_device
 from training.tasks.lexical_baseline import LexicalBaseline
 from training.tasks.task import register_task
 from training.tasks.yes_or_no_task import YesOrNoTask
@@ -104,7 +104,6 @@ class MatchingTask(YesOrNoTask):
         if not vectors_learned:
             head.classifier.load_state_dict(start)
         if head.evidence is not None:
-            fit_idf(head.evidence, unique_titles(train))
             evidence = pair_evidence(head, train)
             if vectors_learned:
                 evidence[:, 3] = self._held_out_logits(head, train, chosen)
@@ -113,7 +112,6 @@ class MatchingTask(YesOrNoTask):
     def fit_lexical(self, head: Any, train: Represented, validation: Represented) -> None:
         """Fit what weighs the evidence, beside vectors that were trained."""
         head.evidence.is_fitted.fill_(False)
-        fit_idf(head.evidence, unique_titles(train))
         self._fit_evidence(head, pair_evidence(head, train), train, validation)
 
     def _fit_evidence(self, head: Any, evidence: torch.Tensor, train: Represented, validation: Represented) -> None:

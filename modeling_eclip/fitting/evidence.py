@@ -49,6 +49,7 @@ def fit_evidence(
     validation_features: torch.Tensor,
     validation_labels: torch.Tensor,
     *,
+    itself: torch.Tensor | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Fit what weighs the evidence of pairs; what has the best average precision on validation stays.
@@ -63,6 +64,8 @@ def fit_evidence(
         labels: 1 for one product, 0 for two; others do not count, shape `(N,)`.
         validation_features: Those of the held-out pairs.
         validation_labels: Their labels.
+        itself: Those of products with themselves, shape `(M, F)`, which the trees learn, too: no other pair is as
+            alike, labelled pairs have none of them, and trees know nothing beyond what they saw.
         seed: Seed of the trees.
 
     Returns:
@@ -71,6 +74,7 @@ def fit_evidence(
     rows, held_out_rows = (labels >= 0) & (labels <= 1), (validation_labels >= 0) & (validation_labels <= 1)
     x, y = features[rows].cpu().numpy().astype(np.float64), labels[rows].cpu().numpy()
     held_out, truth = validation_features[held_out_rows].float().cpu(), validation_labels[held_out_rows].cpu().numpy()
+    alike = np.empty((0, x.shape[1])) if itself is None else itself.cpu().numpy().astype(np.float64)
     evidence.is_fitted.fill_(False)
     before = {name: value.clone() for name, value in evidence.state_dict().items()}
     if len(np.unique(y)) < 2 or len(np.unique(truth)) < 2:
@@ -86,7 +90,7 @@ def fit_evidence(
             kept = name, {key: value.clone() for key, value in evidence.state_dict().items()}
 
     for suffix, hidden in (("", 0), (" without vectors", 4)):
-        seen = x.copy()
+        seen = np.concatenate([x, alike])
         seen[:, :hidden] = np.nan
         if np.isnan(seen).all():
             continue
@@ -94,13 +98,13 @@ def fit_evidence(
         for strength in _STRENGTHS:
             name = f"linear, C = {strength:g}{suffix}"
             _clear(evidence)
-            _write_linear(evidence, seen, y, strength)
+            _write_linear(evidence, seen[: len(x)], y, strength)
             offer(name)
             linears.append((found[name], evidence.weight.clone(), evidence.bias.clone(), evidence.mean.clone()))
         if y.sum() < _FEWEST_POSITIVES or (1 - y).sum() < _FEWEST_POSITIVES:
             continue
         _clear(evidence)
-        _write_trees(evidence, seen, y, seed)
+        _write_trees(evidence, seen, np.concatenate([y, np.ones(len(alike), dtype=y.dtype)]), seed)
         offer(f"trees{suffix}")
         _, weight, bias, mean = max(linears, key=lambda linear: linear[0])
         evidence.mean.copy_(mean)

@@ -5,7 +5,7 @@ import torch
 from ..processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING
 from .neighbors import unique_pairs
 
-__all__ = ["RARE_KINDS", "shared_ngram_pairs"]
+__all__ = ["RARE_KINDS", "shared_ngram_neighbors", "shared_ngram_pairs"]
 
 RARE_KINDS = ("words", "word pairs", "closed up")  # codes are found in titles closed up, however they are spelt
 # More titles than this share an n-gram that tells nothing; it also bounds the pairs that are weighed.
@@ -15,15 +15,30 @@ _MAX_TITLES = 32
 def shared_ngram_pairs(lexical: torch.Tensor, num_neighbors: int) -> torch.Tensor:
     """List the pairs of products whose titles share most of what is rare.
 
+    Args:
+        lexical: Hashed n-grams of `N` titles, as [`ProductEmbeds`] holds them, shape `(N, L)`.
+        num_neighbors: As for [`shared_ngram_neighbors`]; a pair stays if either product is a neighbour of the other.
+
+    Returns:
+        Pairs of row numbers as [`unique_pairs`] returns them, int64, shape `(P, 2)` with `P <= N * num_neighbors`.
+    """
+    neighbors = shared_ngram_neighbors(lexical, num_neighbors)
+    rows, places = (neighbors >= 0).nonzero(as_tuple=True)
+    return unique_pairs(torch.stack([rows, neighbors[rows, places]], dim=1), len(lexical))
+
+
+def shared_ngram_neighbors(lexical: torch.Tensor, num_neighbors: int) -> torch.Tensor:
+    """Find, for each product, those whose titles share with its title most of what is rare.
+
     A pair weighs the sum of the inverse document frequencies, `log(N / titles that have it)`, of the n-grams that both
     titles have and at most 32 titles in all.
 
     Args:
         lexical: Hashed n-grams of `N` titles, as [`ProductEmbeds`] holds them, shape `(N, L)`.
-        num_neighbors: Pairs that are kept per product, the heaviest; a pair stays if either product keeps it.
+        num_neighbors: Neighbours of each product.
 
     Returns:
-        Pairs of row numbers as [`unique_pairs`] returns them, int64, shape `(P, 2)` with `P <= N * num_neighbors`.
+        Row numbers, the heaviest pair first, -1 where there are fewer, int64, shape `(N, num_neighbors)`.
     """
     num_rows = len(lexical)
     wanted = torch.zeros(len(LEXICAL_KINDS) + 1, dtype=torch.bool, device=lexical.device)
@@ -51,4 +66,7 @@ def shared_ngram_pairs(lexical: torch.Tensor, num_neighbors: int) -> torch.Tenso
     order = order[products[order].argsort(stable=True)]
     products, others = products[order].contiguous(), others[order]
     rank = torch.arange(len(order), device=lexical.device) - torch.searchsorted(products, products)
-    return unique_pairs(torch.stack([products, others], dim=1)[rank < num_neighbors], num_rows)
+    is_kept = rank < num_neighbors
+    neighbors = others.new_full((num_rows, num_neighbors), -1)
+    neighbors[products[is_kept], rank[is_kept]] = others[is_kept]
+    return neighbors

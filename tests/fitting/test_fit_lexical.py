@@ -123,8 +123,23 @@ def test_vectors_stay_where_nothing_is_better():
 def test_few_pairs_are_not_learned_by_heart():
     train, labels = make_evidence(30, 0)
     held_out, held_out_labels = make_evidence(100, 1)
-    found = fit_evidence(PairEvidence(), train, labels, held_out, held_out_labels)
+    found = fit_evidence(PairEvidence(), train, labels, held_out, held_out_labels, itself=train[:20])
     assert not any("trees" in name for name in found)
+
+
+def test_trees_learn_products_with_themselves():
+    train, labels = make_evidence(1000, 0)
+    held_out, held_out_labels = make_evidence(500, 1)
+    alike = train[:200].clone()
+    alike[:, 20] = 50  # more alike than any labelled pair
+    found, scores = {}, {}
+    for name, itself in (("without", None), ("with", alike)):
+        evidence = PairEvidence()
+        found[name] = fit_evidence(evidence, train, labels, held_out, held_out_labels, itself=itself)
+        scores[name] = evidence(alike).mean().item()
+    assert scores["with"] > scores["without"] + 1
+    linear = [{key: value for key, value in of.items() if "trees" not in key} for of in found.values()]
+    assert linear[0] == linear[1]  # in which there is no more to learn from them
 
 
 def test_rare_ngrams_weigh_more():

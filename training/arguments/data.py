@@ -92,7 +92,10 @@ class DataArguments:
     id_column: str | None = option("Column of the offer's id; rows are numbered if not given.", None)
     exclude_rows: list[str] = option("Training rows to leave out, as column=value.", [], advanced=True)
     max_train_rows: int | None = option(
-        "Maximum number of training rows; all if not given.", None, within="[1, inf)", advanced=True
+        "Maximum number of training rows, the first; of sources with a mapping, the first of each. All if not given.",
+        None,
+        within="[1, inf)",
+        advanced=True,
     )
     max_skipped_share: float = option(
         "Stop if more than this share of the rows can't be used.", 0.05, within="[0, 1]", advanced=True

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from modeling_eclip.processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING, lexical_ids
-from modeling_eclip.retrieval.shared_ngrams import RARE_KINDS, shared_ngram_pairs
+from modeling_eclip.retrieval.shared_ngrams import RARE_KINDS, shared_ngram_neighbors
 from training.data.catalog_ids import NO_CATALOG
 
 __all__ = ["SIMILAR_ROWS", "similar_rows"]
@@ -26,28 +26,22 @@ def similar_rows(titles: Sequence[str | None], catalog_ids: np.ndarray, number: 
         number: Offers that are looked for, for each.
 
     Returns:
-        Rows, int64, shape `(N, number)`, -1 where there are fewer. Found by [`shared_ngram_pairs`], so that memory and
-        time grow with `N` alone.
+        Rows, the most similar first, int64, shape `(N, number)`, -1 where there are fewer. Found by
+        [`shared_ngram_neighbors`], so that memory and time grow with `N` alone.
     """
     parts = [_rare_kinds(titles[start : start + _ROWS_AT_ONCE]) for start in range(0, len(titles), _ROWS_AT_ONCE)]
     width = max((part.shape[1] for part in parts), default=0)
     padded = [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=LEXICAL_PADDING) for part in parts]
-    # More pairs than are wanted, since many are of one catalog.
-    left, right = shared_ngram_pairs(torch.cat(padded), 2 * number).numpy().T
-    is_other = (catalog_ids[left] != catalog_ids[right]) | (catalog_ids[left] == NO_CATALOG)
-    left, right = left[is_other], right[is_other]
-    rows, others = np.concatenate([left, right]), np.concatenate([right, left])
-    order = np.argsort(rows, kind="stable")
-    rows, others = rows[order], others[order]
-    places = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    found = np.full((len(titles), number), -1, dtype=np.int64)
-    is_kept = places < number
-    found[rows[is_kept], places[is_kept]] = others[is_kept]
-    return found
+    # More than are wanted, since many are of one catalog.
+    found = shared_ngram_neighbors(torch.cat(padded), 2 * number).numpy()
+    of_found = np.where(found < 0, NO_CATALOG, catalog_ids[found])
+    is_other = (found >= 0) & ((of_found != catalog_ids[:, None]) | (of_found == NO_CATALOG))
+    order = np.argsort(~is_other, axis=1, kind="stable")[:, :number]
+    return np.take_along_axis(np.where(is_other, found, -1), order, axis=1)
 
 
 def _rare_kinds(titles: Sequence[str | None]) -> torch.Tensor:
-    """Return the n-grams of titles that [`shared_ngram_pairs`] reads, at the start of each row."""
+    """Return the n-grams of titles that [`shared_ngram_neighbors`] reads, at the start of each row."""
     lexical = torch.as_tensor(lexical_ids([title or "" for title in titles]))
     kinds = torch.tensor([LEXICAL_KINDS.index(kind) for kind in RARE_KINDS])
     is_read = torch.isin(lexical >> LEXICAL_BITS, kinds)

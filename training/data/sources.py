@@ -68,7 +68,7 @@ def load_sources(
 
     Args:
         sources: The sources.
-        max_rows: As for [`load_products`].
+        max_rows: As for [`load_products`]; of sources with columns of their own, each has its share of the rows.
         max_catalog_share: Largest share of the offers of a source, where there are several, that one catalog may hold.
         streaming: As for [`load_products`]; for one plain source only.
         keeps_row_ids: Whether ids of rows stay as they are written, for others to find them by; ids of two sources may
@@ -124,8 +124,13 @@ def load_sources(
         )
         sizes.check(f"source {source.name}", max_catalog_share)
         tables.append(table)
-    joined = datasets.concatenate_datasets(_with_common_types(tables))
-    return joined if max_rows is None else joined.take(min(max_rows, len(joined)))
+    tables = _with_common_types(tables)
+    if max_rows is not None:
+        # Of each source its share, so that a small trial of a mixture is a mixture.
+        ends = np.cumsum([0, *map(len, tables)])
+        shares = np.diff(np.round(ends * min(1.0, max_rows / max(ends[-1], 1))).astype(np.int64))
+        tables = [table.take(share) for table, share in zip(tables, shares.tolist(), strict=True)]
+    return datasets.concatenate_datasets(tables)
 
 
 def _files_of_pairs(source: ProductSource) -> list[str]:

@@ -107,6 +107,12 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         check_projections_first(model, arguments, train_products)
     teacher = None
     if arguments.teacher:
+        learned = [modality for modality in arguments.teacher_modalities if modality in modalities]
+        if not learned:
+            raise ValueError(
+                f"`teacher_modalities` is {arguments.teacher_modalities}, and no offer of `train_data` has that; give "
+                f"{modalities}, or no `teacher`."
+            )
         teacher = open_teacher(
             arguments.teacher,
             train_products,
@@ -116,7 +122,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
             seed=arguments.seed,
             batch_size=arguments.eval_batch_size,
             num_workers=data.num_workers,
-            modalities=[modality for modality in arguments.teacher_modalities if modality in modalities],
+            modalities=learned,
         )
     if arguments.cache_frozen_towers:
         train_products = cache_frozen_towers(

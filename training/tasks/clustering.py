@@ -120,15 +120,16 @@ class ClusteringTask(Task):
         head.evidence.is_fitted.fill_(False)
         self.fit_decisions(head, validation)
         by_vectors = self.score(self.metrics(head, validation))
-        given = []
-        for rows in (train, validation):
-            pairs, labels = _labelled_pairs(head, rows, seed=self.arguments.seed)
-            with torch.no_grad():
-                given += [head.pair_evidence(on_device(head.device, rows.embeds), pairs).cpu(), labels]
-        fit_evidence(head.evidence, *given, seed=self.arguments.seed)
+        seed = self.arguments.seed
+        pairs, labels = _labelled_pairs(head, train, seed=seed)
+        held_out_pairs, held_out_labels = _labelled_pairs(head, validation, seed=seed)
+        itself = torch.arange(len(train.labels))[: int(labels.sum()), None].expand(-1, 2)
+        evidence, alike = _evidence(head, train, pairs), _evidence(head, train, itself)
+        held_out = _evidence(head, validation, held_out_pairs)
+        fit_evidence(head.evidence, evidence, labels, held_out, held_out_labels, itself=alike, seed=seed)
         if not head.scores_pairs:
             return
-        head.config.calibration = calibrate(weigh_evidence(head.evidence, given[2]), given[3])
+        head.config.calibration = calibrate(weigh_evidence(head.evidence, held_out), held_out_labels)
         self.fit_decisions(head, validation)
         if self.score(self.metrics(head, validation)) < by_vectors:
             head.evidence.is_fitted.fill_(False)
@@ -226,17 +227,19 @@ class ClusteringTask(Task):
         return TaskAnswers(self.metric, groups.numpy().astype(np.int64), given.catalogs, given.catalogs), score
 
 
+@torch.no_grad()
+def _evidence(head: Any, rows: Represented, pairs: torch.Tensor) -> torch.Tensor:
+    """Return what a head weighs of pairs of products, shape `(P, F)`; on the CPU."""
+    return head.pair_evidence(on_device(head.device, rows.embeds), pairs).cpu()
+
+
 def _labelled_pairs(head: Any, rows: Represented, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """List the pairs of products worth comparing, and whether they are of one catalog; some of them, if too many."""
     pairs = product_pairs(rows.embeds, head.config.cluster_neighbors)
     catalogs = rows.labels[pairs]
     labels = ((catalogs[:, 0] == catalogs[:, 1]) & (catalogs[:, 0] >= 0)).long()
     chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(pairs))[:_MAX_PAIRS]).sort().values
-    pairs, labels = pairs[chosen], labels[chosen]
-    # Offers with themselves, too: no other pair is as alike, and trees know nothing beyond what they saw.
-    itself = torch.arange(len(rows.labels))[: int(labels.sum())]
-    pairs = torch.cat([pairs, torch.stack([itself, itself], dim=1)])
-    return pairs, torch.cat([labels, torch.ones_like(itself)])
+    return pairs[chosen], labels[chosen]
 
 
 def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[float, torch.Tensor]:

@@ -117,13 +117,10 @@ class MatchingTask(YesOrNoTask):
     def _fit_evidence(self, head: Any, evidence: torch.Tensor, train: Represented, validation: Represented) -> None:
         held_out = pair_evidence(head, validation)
         seed = self.arguments.seed
-        # Products with themselves, too: labelled pairs have none of them, and trees know nothing beyond what they saw.
         positives = int((train.labels == 1).sum())
         rows = np.random.default_rng(seed).permutation(len(train.labels))[:positives]
-        itself = replace(train, right=train.embeds)
-        evidence = torch.cat([evidence, pair_evidence(head, itself, rows)])
-        labels = torch.cat([train.labels, torch.ones(len(rows), dtype=train.labels.dtype)])
-        fit_evidence(head.evidence, evidence, labels, held_out, validation.labels, seed=seed)
+        itself = pair_evidence(head, replace(train, right=train.embeds), rows)
+        fit_evidence(head.evidence, evidence, train.labels, held_out, validation.labels, itself=itself, seed=seed)
 
     def _held_out_logits(self, head: Any, train: Represented, strengths: Mapping[str, float]) -> torch.Tensor:
         """Let the vectors answer about each third of the pairs by classifiers that were fitted to the other two."""

@@ -171,9 +171,9 @@ def test_missing_file_and_stray_words_are_errors(capsys):
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["quickstart", "fashion", "base"])
+@pytest.mark.parametrize("name", ["quickstart", "fashion", "base", "marketplace"])
 def test_shipped_configurations_parse(name, monkeypatch):
-    monkeypatch.setattr(parser, "check_checkpoint", lambda *arguments: None)  # `fashion` names folders beside a clone
+    monkeypatch.setattr(parser, "check_checkpoint", lambda *arguments: None)  # some name folders beside a clone
     model, data, train = parse_arguments(TRAIN, ["--config", f"training/configs/{name}.yaml"])
     assert train.output_dir == f"outputs/{name}"
     assert data.train_data

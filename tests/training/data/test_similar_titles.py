@@ -35,6 +35,15 @@ def test_no_more_than_asked_for_are_kept():
     assert all(place not in row for place, row in enumerate(found))
 
 
+def test_the_most_similar_come_first_wherever_they_are():
+    alone = [f"filler{place}" for place in range(19)]
+    shares_all = "alpha bravo charlie delta echo"
+    titles = [shares_all, *alone, f"{shares_all} foxtrot", *[f"foxtrot other{place}" for place in range(16)]]
+    found = similar_rows(titles, np.full(len(titles), -1), 8)[20]
+    assert found[0] == 0
+    assert set(found[1:]) < set(range(21, 37))
+
+
 def test_batches_hold_similar_offers_and_streams_are_refused(tmp_path):
     products = load_split(replace(DATA, toy_offers=400), "train")
     processor = build_processor(MODEL, products["title"])

@@ -79,6 +79,11 @@ def test_what_a_source_lacks_is_null(files, caplog):
     assert has_images(table.select(rows)).tolist() == has_images(table)[rows].tolist()
 
 
+def test_a_few_rows_of_a_mixture_are_of_all_its_sources(files):
+    for number, counts in ((6, [2, 3, 1]), (13, [5, 6, 2]), (100, [5, 6, 2])):
+        assert np.bincount(load(entries(files), max_train_rows=number)["source:number"]).tolist() == counts
+
+
 def test_a_source_without_images_has_no_columns_of_several(files):
     names = load(entries(files)[:1] + [entry(files / "site.parquet", title_column="name", image_column="none")])
     assert not field_columns(names.column_names)

@@ -177,6 +177,10 @@ def test_the_start_is_the_model_as_training_began(tmp_path):
         checkpoint.rename(tmp_path / checkpoint.name)
     resumed = train(begun, DATA, train_arguments(tmp_path / "moving", resume_from_checkpoint="latest", **moving))
     assert distances(resumed) == whole
+    titles = replace(DATA, image_column="none", mates_share=1.0)
+    absent = {"teacher": "start", "teacher_modalities": ["image"], "mate_contrast_weight": 0.5}
+    with pytest.raises(ValueError, match=r"is \['image'\], and no offer of `train_data` has that; give \['text'\]"):
+        train(begun, titles, train_arguments(tmp_path / "titles", **absent))
 
 
 def test_what_cannot_teach_is_refused(tmp_path):

@@ -283,15 +283,18 @@ class EClipForProductMatching(EClipYesOrNoModel):
         return torch.cat(logits)
 
     def candidates(self, embeds: ProductEmbeds, num_neighbors: int | None = None) -> torch.Tensor:
-        """List the pairs worth comparing: nearest neighbours by title, by image and by both. Needs the package.
+        """List the pairs worth comparing: near by title, by image or by both, or of titles that share something rare.
+
+        It needs the package.
 
         Args:
             embeds: `N` products.
-            num_neighbors: Nearest neighbours per product and modality; `config.cluster_neighbors` if not given.
+            num_neighbors: Nearest neighbours per product and modality, and pairs per product by rare n-grams;
+                `config.cluster_neighbors` if not given.
 
         Returns:
             Pairs of row numbers, the smaller first, each pair once and in ascending order, int64, shape `(P, 2)` with
-            `P` at most `3 N num_neighbors`. Products without a common modality are not among them.
+            `P` at most `4 N num_neighbors`. Products without a common modality are not among them.
 
         Raises:
             ImportError: the package is not installed; or, beyond 20,000 products on a CPU, faiss is not.

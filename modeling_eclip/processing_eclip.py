@@ -28,7 +28,7 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", 
 
 # What a title says literally: its hashed n-grams, of these kinds in this order.
 LEXICAL_KINDS = ("words", "word pairs", "3-grams", "words with digits", "numbers", "codes", "closed up", "first word")
-LEXICAL_BITS = 16  # of the hash of an n-gram; its kind stands above them
+LEXICAL_BITS = 18  # of the hash of an n-gram; its kind stands above them
 LEXICAL_PADDING = len(LEXICAL_KINDS) << LEXICAL_BITS
 LEXICAL_LENGTH, _MAX_LEXICAL_CHARACTERS = 1024, 320
 # Vowel signs and the like, of which Python's \w knows nothing; without the selectors of how emoji look.
@@ -258,7 +258,7 @@ def lexical_ids(titles: Sequence[str | None]) -> torch.Tensor:
         titles: `B` titles, of which 320 characters are read; `None` for an offer without one.
 
     Returns:
-        `kind << 16 | hash` of each n-gram once, ascending, then padding; int32, shape `(B, 1024)`.
+        `kind << 18 | hash` of each n-gram once, ascending, then padding; int32, shape `(B, 1024)`.
     """
     rows = torch.full((len(titles), LEXICAL_LENGTH), LEXICAL_PADDING, dtype=torch.int32)
     for row, title in enumerate(titles):

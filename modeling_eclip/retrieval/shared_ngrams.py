@@ -31,7 +31,8 @@ def shared_ngram_neighbors(lexical: torch.Tensor, num_neighbors: int) -> torch.T
     """Find, for each product, those whose titles share with its title most of what is rare.
 
     A pair weighs the sum of the inverse document frequencies, `log(N / titles that have it)`, of the n-grams that both
-    titles have and at most 32 titles in all.
+    titles have and at most 32 titles in all. N-grams are hashed, so that beyond some 200,000 titles few of those of
+    titles closed up are as rare, and words and their pairs are what is left.
 
     Args:
         lexical: Hashed n-grams of `N` titles, as [`ProductEmbeds`] holds them, shape `(N, L)`.

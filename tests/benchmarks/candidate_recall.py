@@ -1,20 +1,26 @@
 """Which true pairs of offers are among those that are compared: `candidate_recall.py --checkpoint FOLDER`.
 
 Candidates are nearest neighbours by the title tower's vectors, pairs that share rare n-grams, or both. For each, this
-prints the candidates per offer, and the share of the pairs of one product that are among them.
+prints the candidates per offer, and the share of the pairs of one product that are among them; and at last what it
+takes to weigh a pair.
 """
 
 import argparse
+import time
 
 import torch
 from accelerate import Accelerator
 
 from modeling_eclip import EClipConfig, EClipForProductMatching, EClipProcessor, ProductEmbeds
+from modeling_eclip.fusion_eclip import select_products
+from modeling_eclip.processing_eclip import lexical_ids
 from modeling_eclip.retrieval.neighbors import product_pairs
 from modeling_eclip.retrieval.shared_ngrams import shared_ngram_pairs
 from training.arguments.data import DataArguments
 from training.engine.build import load_split
 from training.tasks.features import represent
+
+_TIMED_ROWS = 4096
 
 
 def true_pairs(catalog_ids: torch.Tensor) -> set[tuple[int, int]]:
@@ -60,6 +66,19 @@ def main() -> None:
         for name, pairs in found.items():
             recall = len(wanted & set(map(tuple, pairs.tolist()))) / len(wanted)
             print(f"| {number} | {name} | {len(pairs) / len(offers.labels):.1f} | {recall:.3f} |", flush=True)
+    torch.set_num_threads(1)
+    timed = found["both"][:_TIMED_ROWS]
+    titles = offers.titles[:_TIMED_ROWS]
+    with torch.no_grad():
+        started = time.perf_counter()
+        head.evidence(head.pair_evidence(select_products(embeds, timed[:, 0]), select_products(embeds, timed[:, 1])))
+        weighed = time.perf_counter()
+        lexical_ids(titles)
+        hashed = time.perf_counter()
+    print(
+        f"\nOn one thread a pair is weighed in {(weighed - started) / len(timed) * 1e6:.0f} us, and the n-grams of a "
+        f"title are hashed in {(hashed - weighed) / len(titles) * 1e6:.0f} us."
+    )
 
 
 if __name__ == "__main__":

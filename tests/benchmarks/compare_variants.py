@@ -46,7 +46,7 @@ COMMON = [
     *FROZEN, r"^text_model\.embeddings\.", "--cache_frozen_towers", "true", "--text_learning_rate", "3e-4",
     "--validation_data", "../shared/data/flipkart/validation.parquet", "--test_data", "--overwrite_output_dir", "true",
     "--num_workers", "0", "--save_every_samples", "1000000", "--eval_every_samples", "1000000",
-    "--projection_epochs", "0", "--teacher", "", "--teacher_modalities", "text", "image",
+    "--projection_epochs", "0", "--teacher", "", "--teacher_modalities", "text", "image", "--teacher_weight", "1",
     "--batch_size", "128",  # a run is short: more steps count for more than more negatives
 ]  # fmt: skip
 

@@ -74,6 +74,8 @@ MODEL = ModelArguments(
     projection_dim=16,
     max_title_length=16,
 )  # fmt: skip
+MODEL_SETTINGS = {name: value for name, value in vars(MODEL).items() if value not in ("", None, [])}
+"""The same for a configuration file."""
 
 # 60 generated offers: about 48 to train on, three batches of 16.
 DATA = DataArguments(train_data=["toy"], toy_offers=60, num_workers=0)

@@ -19,6 +19,7 @@ __all__ = [
     "check_vectors",
     "nearest_neighbors",
     "pair_similarities",
+    "pairs_of_neighbors",
     "product_pairs",
     "unique_pairs",
 ]
@@ -98,9 +99,20 @@ def candidate_pairs(embeds: torch.Tensor, num_neighbors: int, *, exact: bool | N
         Pairs of row numbers, the smaller first, each pair once and in ascending order, int64, shape `(P, 2)` with
         `P <= N * num_neighbors`.
     """
-    neighbors = nearest_neighbors(embeds, num_neighbors, exact=exact)[1]
-    rows = torch.arange(len(embeds), device=neighbors.device).repeat_interleave(neighbors.shape[1])
-    return unique_pairs(torch.stack([rows, neighbors.flatten()], dim=1), len(embeds))
+    return pairs_of_neighbors(nearest_neighbors(embeds, num_neighbors, exact=exact)[1])
+
+
+def pairs_of_neighbors(neighbors: torch.Tensor) -> torch.Tensor:
+    """List the pairs of rows of which at least one is a neighbour of the other.
+
+    Args:
+        neighbors: Neighbours of each of `N` rows, -1 where there are fewer, int64, shape `(N, K)`.
+
+    Returns:
+        Pairs of row numbers as [`unique_pairs`] returns them, int64, shape `(P, 2)` with `P <= N * K`.
+    """
+    rows = torch.arange(len(neighbors), device=neighbors.device).repeat_interleave(neighbors.shape[1])
+    return unique_pairs(torch.stack([rows, neighbors.flatten()], dim=1), len(neighbors))
 
 
 def product_pairs(embeds: ProductEmbeds, num_neighbors: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import torch
 
 from ..processing_eclip import LEXICAL_BITS, LEXICAL_KINDS, LEXICAL_PADDING
-from .neighbors import unique_pairs
+from .neighbors import pairs_of_neighbors
 
 __all__ = ["RARE_KINDS", "shared_ngram_neighbors", "shared_ngram_pairs"]
 
@@ -22,9 +22,7 @@ def shared_ngram_pairs(lexical: torch.Tensor, num_neighbors: int) -> torch.Tenso
     Returns:
         Pairs of row numbers as [`unique_pairs`] returns them, int64, shape `(P, 2)` with `P <= N * num_neighbors`.
     """
-    neighbors = shared_ngram_neighbors(lexical, num_neighbors)
-    rows, places = (neighbors >= 0).nonzero(as_tuple=True)
-    return unique_pairs(torch.stack([rows, neighbors[rows, places]], dim=1), len(lexical))
+    return pairs_of_neighbors(shared_ngram_neighbors(lexical, num_neighbors))
 
 
 def shared_ngram_neighbors(lexical: torch.Tensor, num_neighbors: int) -> torch.Tensor:

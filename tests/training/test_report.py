@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from conftest import MODEL
+from conftest import MODEL, MODEL_SETTINGS
 from PIL import Image
 from transformers import CLIPConfig
 
@@ -45,9 +45,8 @@ def configs(tmp_path_factory):
     """A pre-training and a task on the generated products, both tiny."""
     folder = tmp_path_factory.mktemp("configs")
     toy = {"train_data": ["toy"], "toy_offers": 150, "num_workers": 0}
-    model = {name: value for name, value in vars(MODEL).items() if value not in ("", None, [])}
     pretraining = folder / "pretraining.yaml"
-    pretraining.write_text(yaml.safe_dump({**toy, **model, "batch_size": 32, "max_samples": 64}))
+    pretraining.write_text(yaml.safe_dump({**toy, **MODEL_SETTINGS, "batch_size": 32, "max_samples": 64}))
     task = folder / "toy.yaml"
     task.write_text(yaml.safe_dump({**toy, "num_epochs": 1}))
     return pretraining, task

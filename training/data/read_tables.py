@@ -11,7 +11,7 @@ All other columns are kept, since labels are in them. Titles are not cleaned her
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -27,7 +27,7 @@ from training.data.open_sources import open_source
 from training.data.parquet_stream import ParquetBlocks, StreamedProducts, TableBlocks
 from training.data.row_places import RowFiles, remember_files
 
-__all__ = ["Products", "load_products"]
+__all__ = ["Products", "load_products", "read_titles"]
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,11 @@ def load_products(
             "Check the sources, the split and the rules."
         )
     return products
+
+
+def read_titles(products: Products) -> Iterator[str | None]:
+    """Reads the titles of a table or stream, one at a time, and nothing else of it."""
+    return (row["title"] for row in products.select_columns("title"))
 
 
 def _joined(tables: Sequence[datasets.Dataset], sources: Sequence[str], max_rows: int | None) -> datasets.Dataset:

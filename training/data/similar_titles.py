@@ -34,7 +34,7 @@ def similar_rows(titles: Sequence[str | None], catalog_ids: np.ndarray, number: 
     padded = [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=LEXICAL_PADDING) for part in parts]
     # More than are wanted, since many are of one catalog.
     found = shared_ngram_neighbors(torch.cat(padded), 2 * number).numpy()
-    of_found = np.where(found < 0, NO_CATALOG, catalog_ids[found])
+    of_found = catalog_ids[found]
     is_other = (found >= 0) & ((of_found != catalog_ids[:, None]) | (of_found == NO_CATALOG))
     order = np.argsort(~is_other, axis=1, kind="stable")[:, :number]
     return np.take_along_axis(np.where(is_other, found, -1), order, axis=1)

@@ -13,6 +13,7 @@ from training.arguments.train import TrainArguments
 from training.data.catalogs import check_catalogs, tell_repeated_ids
 from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
+from training.data.read_tables import read_titles
 from training.data.sides import check_sides
 from training.engine.adapter_files import base_of, load_adapters, needs_base, with_settings_of
 from training.engine.build import build_model, build_processor, load_split, on_checkpoint, source_of, trained_fields
@@ -72,8 +73,7 @@ def _train(run: Run, model_arguments: ModelArguments, data: DataArguments, argum
         model_arguments = on_checkpoint(model_arguments, base or str(resume_from))
         if base is not None:
             model_arguments = with_settings_of(resume_from, model_arguments)
-    titles = (row["title"] for row in train_products.select_columns("title"))
-    processor = build_processor(model_arguments, titles)
+    processor = build_processor(model_arguments, read_titles(train_products))
     processor.fields = trained_fields(data)
     new = {"seed": arguments.seed, "batch_size": arguments.batch_size}
     if not arguments.merge and needs_base(model_arguments):

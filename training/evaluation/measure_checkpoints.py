@@ -12,6 +12,7 @@ from training.arguments.evaluation import EvaluationArguments
 from training.arguments.model import ModelArguments
 from training.data.catalogs import check_catalogs
 from training.data.files import write_json
+from training.data.read_tables import read_titles
 from training.engine.adapter_files import load_eclip
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.setup import open_accelerator
@@ -74,8 +75,7 @@ def load_untrained(model_arguments: ModelArguments, data: DataArguments, seed: i
     """Return what builds the model that a training of the same configuration starts from."""
 
     def load() -> tuple[EClipModel, EClipProcessor]:
-        titles = (row["title"] for row in load_split(data, "train").select_columns("title"))
-        processor = build_processor(model_arguments, titles)
+        processor = build_processor(model_arguments, read_titles(load_split(data, "train")))
         return build_model(model_arguments, processor.tokenizer, seed=seed).eval(), processor
 
     return load

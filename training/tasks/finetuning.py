@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from training.data.fields import field_columns
 from training.data.files import without_secrets
 from training.data.fingerprint import data_fingerprint
 from training.data.pairs import ProductPairs
-from training.data.read_tables import Products
+from training.data.read_tables import Products, read_titles
 from training.engine.adapter_files import save_model
 from training.engine.build import build_processor, on_checkpoint, source_of, trained_fields
 from training.engine.feature_cache import cache_frozen_towers
@@ -122,7 +121,7 @@ def _finetune(
     task, rows, train_labels = choose_rows(task_class, train_products, validation_products, data, arguments)
     start = model_arguments if resume_from is None else ModelArguments(checkpoint=str(resume_from))
     table = train_products.products if isinstance(train_products, ProductPairs) else train_products
-    processor = build_processor(start, _titles(table))
+    processor = build_processor(start, read_titles(table))
     processor.fields = trained_fields(data)
     fields = task.config_fields(train_labels)
     processor.lexical_features = bool(fields["lexical_rows"])
@@ -131,10 +130,11 @@ def _finetune(
     else:
         head = build_head(task_class, start, processor.tokenizer, fields, seed=arguments.seed)
     freeze_unused(head)
-    if not arguments.join or getattr(head, "evidence", None) is not None:
+    evidence = getattr(head, "evidence", None)
+    if not arguments.join or evidence is not None:
         forget_lexical(head)  # a joined classifier keeps its n-grams, which were fitted beside the same titles
-    if getattr(head, "evidence", None) is not None:
-        fit_idf(head.evidence, _titles(table))  # of all products: how rare words are takes no labels
+    if evidence is not None:
+        fit_idf(evidence, read_titles(table))  # of all products: how rare words are takes no labels
     num_weights = head.num_parameters()
     parts = Parts(head, processor, train_products, validation_products, task, train_labels, accelerator)
     if arguments.join:
@@ -319,11 +319,6 @@ def _cached(
         num_workers=data.num_workers,
         modalities=modalities_of(arguments.modality),
     )
-
-
-def _titles(table: Any) -> Iterator[str | None]:
-    """Read the titles of a table or stream, one at a time."""
-    return (row["title"] for row in table.select_columns("title"))
 
 
 def _select(products: Any, rows: np.ndarray) -> Any:

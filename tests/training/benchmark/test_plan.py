@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import MODEL
+from conftest import MODEL_SETTINGS
 
 from training.arguments.parser import parse_arguments
 from training.arguments.report import ReportArguments
@@ -21,8 +21,7 @@ def test_shipped_configurations_parse_with_their_tasks(name):
 
 
 def test_plain_clip_is_trained_without_what_catalogs_give(tmp_path, monkeypatch):
-    model = {name: value for name, value in vars(MODEL).items() if value not in ("", None, [])}
-    config = {"train_data": ["toy"], **model, "mates_share": 0.5, "mate_contrast_weight": 0.4}
+    config = {"train_data": ["toy"], **MODEL_SETTINGS, "mates_share": 0.5, "mate_contrast_weight": 0.4}
     (tmp_path / "pretraining.yaml").write_text(yaml.safe_dump(config))
     arguments = ReportArguments(
         output_dir=str(tmp_path), pretraining=str(tmp_path / "pretraining.yaml"), tasks=["unused"]

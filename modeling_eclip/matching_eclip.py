@@ -285,12 +285,9 @@ class EClipForProductMatching(EClipYesOrNoModel):
     def candidates(self, embeds: ProductEmbeds, num_neighbors: int | None = None) -> torch.Tensor:
         """List the pairs worth comparing: near by title, by image or by both, or of titles that share something rare.
 
-        It needs the package.
-
         Args:
             embeds: `N` products.
-            num_neighbors: Nearest neighbours per product and modality, and pairs per product by rare n-grams;
-                `config.cluster_neighbors` if not given.
+            num_neighbors: Pairs per product by each modality and by rare n-grams; `config.cluster_neighbors` if `None`.
 
         Returns:
             Pairs of row numbers, the smaller first, each pair once and in ascending order, int64, shape `(P, 2)` with

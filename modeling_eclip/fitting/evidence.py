@@ -64,8 +64,8 @@ def fit_evidence(
         labels: 1 for one product, 0 for two; others do not count, shape `(N,)`.
         validation_features: Those of the held-out pairs.
         validation_labels: Their labels.
-        itself: Those of products with themselves, shape `(M, F)`, which the trees learn, too: no other pair is as
-            alike, labelled pairs have none of them, and trees know nothing beyond what they saw.
+        itself: Those of products with themselves, shape `(M, F)`, which are learned as one product, too: no other pair
+            is as alike, and labelled pairs have none of them. They are not counted where too few labels are refused.
         seed: Seed of the trees.
 
     Returns:
@@ -75,6 +75,7 @@ def fit_evidence(
     x, y = features[rows].cpu().numpy().astype(np.float64), labels[rows].cpu().numpy()
     held_out, truth = validation_features[held_out_rows].float().cpu(), validation_labels[held_out_rows].cpu().numpy()
     alike = np.empty((0, x.shape[1])) if itself is None else itself.cpu().numpy().astype(np.float64)
+    y_seen = np.concatenate([y, np.ones(len(alike), dtype=y.dtype)])
     evidence.is_fitted.fill_(False)
     before = {name: value.clone() for name, value in evidence.state_dict().items()}
     if len(np.unique(y)) < 2 or len(np.unique(truth)) < 2:
@@ -98,13 +99,13 @@ def fit_evidence(
         for strength in _STRENGTHS:
             name = f"linear, C = {strength:g}{suffix}"
             _clear(evidence)
-            _write_linear(evidence, seen[: len(x)], y, strength)
+            _write_linear(evidence, seen, y_seen, strength)
             offer(name)
             linears.append((found[name], evidence.weight.clone(), evidence.bias.clone(), evidence.mean.clone()))
         if y.sum() < _FEWEST_POSITIVES or (1 - y).sum() < _FEWEST_POSITIVES:
             continue
         _clear(evidence)
-        _write_trees(evidence, seen, np.concatenate([y, np.ones(len(alike), dtype=y.dtype)]), seed)
+        _write_trees(evidence, seen, y_seen, seed)
         offer(f"trees{suffix}")
         _, weight, bias, mean = max(linears, key=lambda linear: linear[0])
         evidence.mean.copy_(mean)

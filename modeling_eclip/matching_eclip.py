@@ -287,7 +287,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
 
         Args:
             embeds: `N` products.
-            num_neighbors: Pairs per product by each modality and by rare n-grams; `config.cluster_neighbors` if `None`.
+            num_neighbors: Pairs per product by modality and by rare n-grams; `config.cluster_neighbors` if not given.
 
         Returns:
             Pairs of row numbers, the smaller first, each pair once and in ascending order, int64, shape `(P, 2)` with

@@ -205,7 +205,7 @@ class EClipForProductClustering(EClipTaskModel):
         assert self.evidence is not None
         mapped = self.product_projection(products)
         joined = self.product_projection.join(mapped)
-        for block in pairs.split(2048):
+        for block in pairs.split(512):
             left, right = block.unbind(dim=1)
             unknown = joined.new_full((len(block),), torch.nan)
             cosines = {"text": unknown, "image": unknown, "cross": unknown}

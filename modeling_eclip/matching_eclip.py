@@ -303,8 +303,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
         """Compare the title of one product with the image of the other one, in the shared space.
 
         Returns:
-            Mean cosines, float32, shape `(B,)`; and which pairs have a title and an image to compare, bool, shape
-            `(B,)`.
+            Mean cosines, float32, and which pairs have a title and an image to compare, bool; shape `(B,)` each.
         """
         total = has_any = None
         for titles, images in ((left, right), (right, left)):

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 _FEWEST_POSITIVES = 20  # below, trees learn the pairs by heart
 _STRENGTHS = (0.01, 1.0)
-_BLOCK_PAIRS = _BLOCK_TITLES = 4096  # each takes some kilobytes
+_BLOCK_TITLES = 4096  # each takes some kilobytes
+_BLOCK_PAIRS = 512  # what the trees look up stays in a core's cache
 
 
 def fit_idf(evidence: PairEvidence, titles: Iterable[str | None]) -> None:
@@ -173,9 +174,9 @@ def write_trees(trees: BoostedTrees, boosting: HistGradientBoostingClassifier) -
         buffer.zero_()
     for number, (predictor,) in enumerate(boosting._predictors):
         nodes = predictor.nodes
-        own = np.arange(len(nodes))
+        first, own = number * trees.value.shape[1], np.arange(len(nodes))
         is_leaf = nodes["is_leaf"].astype(bool)
-        left, right = (np.where(is_leaf, own, nodes[side].astype(np.int64)) for side in ("left", "right"))
+        left, right = (first + np.where(is_leaf, own, nodes[side].astype(np.int64)) for side in ("left", "right"))
         unknown = np.where(nodes["missing_go_to_left"].astype(bool), left, right)
         size = slice(0, len(nodes))
         trees.feature[number, size] = torch.from_numpy(np.where(is_leaf, 0, nodes["feature_idx"]).astype(np.int32))

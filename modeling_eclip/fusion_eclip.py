@@ -340,9 +340,8 @@ class BoostedTrees(nn.Module):
         first_nodes, rows = (torch.arange(n, device=features.device).int() for n in (_NUM_TREES, len(features)))
         nodes = (first_nodes * _NUM_NODES).repeat(len(features))
         starts = (rows * features.shape[1]).repeat_interleave(_NUM_TREES)  # of each pair's features
-        features = features.float().flatten()
         for _ in range(_MAX_DEPTH):  # flat tables are several times as fast to look up
-            asked = features.index_select(0, starts + self.feature.flatten().index_select(0, nodes))
+            asked = features.float().flatten().index_select(0, starts + self.feature.flatten().index_select(0, nodes))
             turn = (asked > self.threshold.flatten().index_select(0, nodes)).int().masked_fill(asked.isnan(), 2)
             nodes = self.next_node.flatten().index_select(0, 3 * nodes + turn)
         return self.value.flatten().index_select(0, nodes).view(-1, _NUM_TREES).sum(dim=1)

@@ -23,7 +23,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_eclip import EClipConfig
-from .fusion_eclip import PairEvidence, ProductEmbeds, apply_linear, select_products
+from .fusion_eclip import BLOCK_PAIRS, PairEvidence, ProductEmbeds, apply_linear, select_products
 from .modeling_eclip import find_catalog_mates, normalize, similarity_logits
 from .representation_eclip import EClipTaskModel, import_from_package, modality_widths
 
@@ -205,10 +205,9 @@ class EClipForProductClustering(EClipTaskModel):
         assert self.evidence is not None
         mapped = self.product_projection(products)
         joined = self.product_projection.join(mapped)
-        for block in pairs.split(512):
+        for block in pairs.split(BLOCK_PAIRS):
             left, right = block.unbind(dim=1)
-            unknown = joined.new_full((len(block),), torch.nan)
-            cosines = {"text": unknown, "image": unknown, "cross": unknown}
+            cosines = dict.fromkeys(("text", "image", "cross"), joined.new_full((len(block),), torch.nan))
             for modality, vectors in mapped.items():
                 has = vectors.any(dim=1)
                 cosine = (vectors[left] * vectors[right]).sum(dim=1)

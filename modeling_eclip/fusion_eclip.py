@@ -36,6 +36,7 @@ EVIDENCE = (
 )  # fmt: skip
 """What [`PairEvidence`] knows of a pair, in the order of its features."""
 _NUM_TREES, _NUM_NODES, _MAX_DEPTH = 300, 29, 6  # of boosted trees
+BLOCK_PAIRS = 512  # weighed at a time: what the trees look up stays in a core's cache
 
 
 @dataclass
@@ -337,11 +338,11 @@ class BoostedTrees(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Sum the trees' answers, shape `(P, F)` to `(P,)`."""
-        first_nodes, rows = (torch.arange(n, device=features.device).int() for n in (_NUM_TREES, len(features)))
-        nodes = (first_nodes * _NUM_NODES).repeat(len(features))
-        starts = (rows * features.shape[1]).repeat_interleave(_NUM_TREES)  # of each pair's features
+        nodes = torch.arange(0, self.value.numel(), _NUM_NODES, device=features.device).int().repeat(len(features))
+        rows = torch.arange(len(features), device=features.device).int().repeat_interleave(_NUM_TREES)
+        starts, features = rows * features.shape[1], features.float().flatten()
         for _ in range(_MAX_DEPTH):  # flat tables are several times as fast to look up
-            asked = features.float().flatten().index_select(0, starts + self.feature.flatten().index_select(0, nodes))
+            asked = features.index_select(0, starts + self.feature.flatten().index_select(0, nodes))
             turn = (asked > self.threshold.flatten().index_select(0, nodes)).int().masked_fill(asked.isnan(), 2)
             nodes = self.next_node.flatten().index_select(0, 3 * nodes + turn)
         return self.value.flatten().index_select(0, nodes).view(-1, _NUM_TREES).sum(dim=1)
@@ -395,6 +396,6 @@ def select_products(embeds: ProductEmbeds, rows: torch.Tensor) -> ProductEmbeds:
 
 
 __all__ = [
-    "EVIDENCE", "IGNORED_LABEL", "BoostedTrees", "LateFusionClassifier", "LexicalLinear", "PairEvidence",
-    "ProductEmbeds", "apply_linear", "lexical_overlap", "mean_cross_entropy", "select_products",
+    "BLOCK_PAIRS", "EVIDENCE", "IGNORED_LABEL", "BoostedTrees", "LateFusionClassifier", "LexicalLinear",
+    "PairEvidence", "ProductEmbeds", "apply_linear", "lexical_overlap", "mean_cross_entropy", "select_products",
 ]  # fmt: skip

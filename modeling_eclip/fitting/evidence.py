@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
-from ..fusion_eclip import BoostedTrees, PairEvidence
+from ..fusion_eclip import BLOCK_PAIRS, BoostedTrees, PairEvidence
 from ..processing_eclip import lexical_ids
 from .lexical import inverse_document_frequencies
 
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 _FEWEST_POSITIVES = 20  # below, trees learn the pairs by heart
 _STRENGTHS = (0.01, 1.0)
 _BLOCK_TITLES = 4096  # each takes some kilobytes
-_BLOCK_PAIRS = 512  # what the trees look up stays in a core's cache
 
 
 def fit_idf(evidence: PairEvidence, titles: Iterable[str | None]) -> None:
@@ -123,7 +122,7 @@ def fit_evidence(
 @torch.no_grad()
 def weigh_evidence(evidence: PairEvidence, features: torch.Tensor) -> torch.Tensor:
     """Answer about many pairs, some at a time: features of shape `(P, F)` to log odds on the CPU, shape `(P,)`."""
-    blocks = features.split(_BLOCK_PAIRS)
+    blocks = features.split(BLOCK_PAIRS)
     return torch.cat([evidence(block.to(evidence.weight.device)).cpu() for block in blocks])
 
 

@@ -1,5 +1,6 @@
 """Heads on a split: predictions against labels, by hand; and the command from checkpoints to plots."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -22,6 +23,7 @@ from modeling_eclip.representation_eclip import EClipYesOrNoModel
 from modeling_eclip.toy.catalog import toy_catalog
 from training import evaluate_tasks
 from training.arguments.data import DataArguments
+from training.arguments.evaluation import EvaluationArguments
 from training.data.columns import CANONICAL_FEATURES
 from training.data.pairs import ProductPairs
 from training.engine.build import build_model, build_processor
@@ -327,6 +329,39 @@ def test_a_checkpoint_without_a_head_matches_and_groups(checkpoints, run, task):
     assert report["modality"] == "text" and math.isfinite(report["metrics"][metric]["value"])
 
 
+def test_titles_without_images_are_measured_without_a_task(checkpoints, run, tmp_path):
+    """Mates of titles are looked for, as in training, and pairs are told apart by titles alone."""
+    folder = str(checkpoints / "base")
+    rows = pq.read_table(checkpoints / "test.parquet").to_pylist()
+    rows = [rows[0]] + sorted(rows[1:], key=lambda row: row["catalog_id"] != rows[0]["catalog_id"])[:4]
+    pairs = [
+        {"left": a["offer_id"], "right": b["offer_id"], "label": int(a["catalog_id"] == b["catalog_id"])}
+        for a, b in itertools.combinations(rows, 2)
+    ]
+    assert {pair["label"] for pair in pairs} == {0, 1}
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
+    words = ["--image_column", "none", "--checkpoint", folder, "--pair_id_column", "offer_id"]
+    metrics = run(*words, "--test_pairs", str(tmp_path / "pairs.parquet"))[folder]
+    assert set(metrics) >= {"title_mates_recall@1", "title_mates_chance@1", "matching_embeds_text"}
+    assert not any("image" in name or "both" in name for name in metrics)
+    # With the images, the same titles are told apart as well.
+    both = run(*words[2:], "--test_pairs", str(tmp_path / "pairs.parquet"))[folder]
+    assert both["matching_embeds_text"] == pytest.approx(metrics["matching_embeds_text"])
+    assert "text_to_image_recall@1" in both and "matching_embeds_both" in both
+
+
+def test_pairs_of_titles_are_measured_without_a_task_or_a_table(checkpoints, tmp_path):
+    pairs = {"left": ["red mug", "red mug", "blue lamp"], "right": ["red mug", "blue lamp", "lamp, blue"]}
+    pq.write_table(pa.table(pairs | {"label": [1, 0, 1]}), tmp_path / "pairs.parquet")
+    data = DataArguments(test_pairs=str(tmp_path / "pairs.parquet"), pair_id_column="title", num_workers=0)
+    base = {"base": measure_checkpoints.load_checkpoint(str(checkpoints / "base"))}
+    (metrics,) = measure_checkpoints.evaluate(base, data, EvaluationArguments()).values()
+    assert set(metrics) == {"matching_features_text", "matching_embeds_text"}
+    assert 0 < metrics["matching_embeds_text"] <= 1
+    with pytest.raises(ValueError, match="`test_data` is empty"):
+        measure_checkpoints.evaluate(base, replace(data, test_pairs=None), EvaluationArguments())
+
+
 @pytest.mark.parametrize("task", ["category", "attributes"])
 def test_classes_by_their_names(checkpoints, run, task):
     folder = str(checkpoints / "base")
@@ -381,6 +416,11 @@ def test_pairs_of_the_test_split(checkpoints, tmp_path):
     pairs = load_evaluated_split(find_task("matching"), data, "test", seed=0)
     assert list(pairs.labels) == [1, 0, 1]
     assert [pairs.products["row_id"][row] for row in pairs.left] == ids[:3]
+    # A source with columns of its own: its ids are still those that the pairs are given by.
+    source = json.dumps({"files": offers, "title_column": "title"})
+    own = replace(data, pairs_data=[], test_data=[source], catalog_id_column=["catalog_id"])
+    named = load_evaluated_split(find_task("matching"), own, "test", seed=0)
+    assert (named.left == pairs.left).all() and (named.right == pairs.right).all()
     # Without pairs they are made of catalogs; and any split is one.
     data = replace(DATA, validation_data=[str(checkpoints / "validation.parquet")])
     made = load_evaluated_split(find_task("matching"), data, "validation", seed=0)

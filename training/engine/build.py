@@ -35,8 +35,7 @@ def load_split(arguments: DataArguments, split: str, *, keeps_row_ids: bool = Fa
 
     Args:
         arguments: The data arguments.
-        split: `"train"`, `"validation"`, `"test"`, or `"pairs"` for the offers that labelled pairs are of. Only
-            training offers are streamed, cut or filtered by rules.
+        split: `"train"`, `"validation"` or `"test"`. Only training offers are streamed, cut or filtered by rules.
         keeps_row_ids: Whether ids of rows stay as they are written, since others find them by these.
 
     Returns:
@@ -48,8 +47,7 @@ def load_split(arguments: DataArguments, split: str, *, keeps_row_ids: bool = Fa
     columns = ProductColumns(
         title=parse_fields("text_columns", arguments.text_columns) or arguments.title_column,
         image=parse_fields("image_columns", arguments.image_columns) or arguments.image_column,
-        # Labelled pairs replace the catalogs: they tell which offers are of one product.
-        catalog_id=() if split == "pairs" else tuple(arguments.catalog_id_column),
+        catalog_id=tuple(arguments.catalog_id_column),
         row_id=arguments.pair_id_column if _has_labelled_pairs(arguments, split) else arguments.id_column,
     )
     is_held_out = split == "validation" and bool(arguments.validation_share)
@@ -62,7 +60,7 @@ def load_split(arguments: DataArguments, split: str, *, keeps_row_ids: bool = Fa
     rules = arguments.exclude_rows if training else []
     products = load_sources(
         [_product_source(source, columns, rules) for source in parse_sources(f"{part}_data", sources)],
-        split=getattr(arguments, f"{'test' if part == 'pairs' else part}_split"),
+        split=getattr(arguments, f"{part}_split"),
         streaming=training and arguments.streaming,
         max_rows=arguments.max_train_rows if training else None,
         max_catalog_share=arguments.max_catalog_share,
@@ -99,7 +97,8 @@ def _product_source(source: Source, columns: ProductColumns, exclude_rows: list[
 
 
 def _has_labelled_pairs(arguments: DataArguments, split: str) -> bool:
-    return split == "pairs" or getattr(arguments, f"{split}_pairs") is not None and split != "test"
+    """Tell whether pairs name the rows of a split; those of the test split may be of other offers than it."""
+    return getattr(arguments, f"{split}_pairs") is not None and not (split == "test" and arguments.pairs_data)
 
 
 def trained_fields(data: DataArguments) -> dict[str, list[list[Any]]] | None:

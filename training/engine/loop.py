@@ -146,7 +146,7 @@ class TrainingLoop:
 
     def _make_step(self, model: PreTrainedModel) -> OptimizerStep:
         """Return the object that takes the steps."""
-        self.held_out = HeldOutOffers.of(self.validation_products)
+        self.held_out = HeldOutOffers.of(self.validation_products, "validation")
         return TrainingStep(model, self.arguments, self.accelerator, self.total_samples, self.teacher)
 
     def _also_kept(self) -> dict[str, Any]:

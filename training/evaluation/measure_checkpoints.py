@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.data import DataArguments
 from training.arguments.evaluation import EvaluationArguments
 from training.arguments.model import ModelArguments
 from training.data.catalogs import check_catalogs
 from training.data.files import write_json
+from training.data.pairs import ProductPairs
 from training.data.read_tables import read_titles
+from training.data.sources import has_images
 from training.engine.adapter_files import load_eclip
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.setup import open_accelerator
@@ -23,8 +27,9 @@ from training.evaluation.task_evaluation import (
     load_task_head,
     load_zero_shot_head,
 )
-from training.retrieval.offer_embeddings import embed_dataset
-from training.retrieval.retrieval_metrics import matching_metrics, retrieval_metrics
+from training.retrieval.held_out_metrics import HeldOutOffers
+from training.retrieval.offer_embeddings import embed_dataset, embed_titles
+from training.retrieval.retrieval_metrics import matching_metrics
 from training.tasks.registry import find_task
 
 logger = logging.getLogger("training")
@@ -35,7 +40,7 @@ Loader = Callable[[], tuple[EClipModel, EClipProcessor]]
 def evaluate(
     models: dict[str, Loader], data: DataArguments, arguments: EvaluationArguments
 ) -> dict[str, dict[str, float]]:
-    """Measure every model on every task that the data allows.
+    """Measure every model without a head on what the data allows: retrieval, and pairs where some are named.
 
     Args:
         models: Per name what loads the model and its processor.
@@ -46,20 +51,28 @@ def evaluate(
         `{name: {metric: value}}`.
     """
     accelerator = open_accelerator(mixed_precision=arguments.eval_mixed_precision)
-    test_products = load_split(data, "test")
-    check_catalogs(test_products, "test offers", data.max_catalog_share)
-    pair_products = load_split(data, "pairs") if data.test_pairs else None
-    metrics = {}
+    held_out: HeldOutOffers | None = None
+    pairs: ProductPairs | None = None
+    if data.test_data or not data.test_pairs:
+        test_products = load_split(data, "test")
+        assert isinstance(test_products, datasets.Dataset)  # training offers alone are streamed
+        check_catalogs(test_products, "test offers", data.max_catalog_share)
+        held_out = HeldOutOffers.of(test_products, "test")
+    if data.test_pairs:
+        found = load_evaluated_split(find_task("matching"), data, "test", arguments.seed)
+        assert isinstance(found, ProductPairs)
+        pairs = found
+    metrics: dict[str, dict[str, float]] = {}
     for name, load in models.items():
         model, processor = load()
         model.to(accelerator.device)
         settings: dict[str, Any] = {"batch_size": arguments.eval_batch_size, "num_workers": data.num_workers}
-        metrics[name] = retrieval_metrics(
-            embed_dataset(model, processor, test_products, accelerator, **settings), accelerator
-        )
-        if pair_products is not None and data.test_pairs:
-            offers = embed_dataset(model, processor, pair_products, accelerator, **settings)
-            metrics[name] |= matching_metrics(offers, data.test_pairs, encoding=data.encoding)
+        metrics[name] = {}
+        if held_out is not None:
+            metrics[name] |= held_out.measure(model, processor, accelerator, **settings)
+        if pairs is not None:
+            embed = embed_dataset if has_images(pairs.products).any() else embed_titles
+            metrics[name] |= matching_metrics(embed(model, processor, pairs.products, accelerator, **settings), pairs)
     return metrics
 
 

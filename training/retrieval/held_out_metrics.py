@@ -1,4 +1,4 @@
-"""What is measured on held-out offers during pre-training: retrieval, by what the offers have."""
+"""What is measured on held-out offers without a task: retrieval, by what the offers have."""
 
 import logging
 from dataclasses import dataclass
@@ -33,11 +33,12 @@ class HeldOutOffers:
     titles: datasets.Dataset | None
 
     @classmethod
-    def of(cls, products: datasets.Dataset) -> "HeldOutOffers":
+    def of(cls, products: datasets.Dataset, split: str) -> "HeldOutOffers":
         """Find what can be measured, and tell it.
 
         Args:
             products: The offers.
+            split: Their split, for the error.
 
         Raises:
             ValueError: nothing can be.
@@ -49,7 +50,7 @@ class HeldOutOffers:
         num_with_mates = int(sizes[sizes > 1].sum())
         if not both.any() and not num_with_mates:
             raise ValueError(
-                f"nothing can be measured on `validation_data`: none of its {len(products)} offers has a title and an "
+                f"nothing can be measured on `{split}_data`: none of its {len(products)} offers has a title and an "
                 "image, and no two titles share a catalog; name other data, or the right columns."
             )
         looks_for_mates = num_with_mates > 0 and (has_text & ~has_image).any()
@@ -94,6 +95,6 @@ class HeldOutOffers:
             offers = embed_dataset(model, processor, self.pairs, accelerator, **settings)
             metrics |= retrieval_metrics(offers, accelerator)
         if self.titles is not None:
-            embeds, catalog_ids = embed_titles(model, processor, self.titles, accelerator, **settings)
-            metrics |= mate_recall(embeds, catalog_ids)
+            titles = embed_titles(model, processor, self.titles, accelerator, **settings)
+            metrics |= mate_recall(titles.text_embeds, titles.catalog_ids)
         return metrics

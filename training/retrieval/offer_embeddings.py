@@ -24,14 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class OfferEmbeddings:
-    """Embeddings of `N` offers, on the CPU in float32.
+class TitleEmbeddings:
+    """Embeddings of the titles of `N` offers, on the CPU in float32.
 
     Args:
         text_embeds: Projected titles, of unit length, shape `(N, projection_dim)`.
-        image_embeds: Projected images, of unit length, shape `(N, projection_dim)`.
         text_features: The title tower's vectors before the projection, shape `(N, text width)`.
-        image_features: The image tower's vectors before the projection, shape `(N, vision width)`.
         catalog_ids: Catalog of each offer, int64, shape `(N,)`, -1 for an offer that is alone.
         row_ids: Id of each offer.
         positions: Its row in the table.
@@ -39,13 +37,24 @@ class OfferEmbeddings:
     """
 
     text_embeds: torch.Tensor
-    image_embeds: torch.Tensor
     text_features: torch.Tensor
-    image_features: torch.Tensor
     catalog_ids: torch.Tensor
     row_ids: list[str]
     positions: list[int]
     titles: list[str]
+
+
+@dataclass
+class OfferEmbeddings(TitleEmbeddings):
+    """Embeddings of the titles and the images of `N` offers, on the CPU in float32.
+
+    Args:
+        image_embeds: Projected images, of unit length, shape `(N, projection_dim)`.
+        image_features: The image tower's vectors before the projection, shape `(N, vision width)`.
+    """
+
+    image_embeds: torch.Tensor
+    image_features: torch.Tensor
 
 
 def embed_dataset(
@@ -87,20 +96,16 @@ def embed_titles(
     *,
     batch_size: int | None,
     num_workers: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embed the titles of a table, whether there are images or not; arguments as for [`embed_dataset`].
-
-    Returns:
-        Projected titles, of unit length, shape `(N, projection_dim)`, and their catalog ids, int64, shape `(N,)`.
-    """
+) -> TitleEmbeddings:
+    """Embed the titles of a table, whether there are images or not; arguments as for [`embed_dataset`]."""
     settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
     loader = share_of(accelerator, products, processor, modality="text", **settings)
 
     def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
-        return {"text_embeds": model(**inputs).text_embeds}
+        output = model(**inputs)
+        return {"text_embeds": output.text_embeds, "text_features": output.text_model_output.pooler_output}
 
-    columns = encode_all(model, encode, loader, accelerator, SkipCounter(row_files(products)))
-    return columns["text_embeds"], columns["catalog_ids"]
+    return TitleEmbeddings(**encode_all(model, encode, loader, accelerator, SkipCounter(row_files(products))))
 
 
 def share_of(accelerator: Accelerator, *arguments: Any, batch_size: int | None, **settings: Any) -> Any:
@@ -217,4 +222,12 @@ def encode_all(
     return columns
 
 
-__all__ = ["OfferEmbeddings", "embed_dataset", "embed_offers", "embed_titles", "encode_all", "share_of"]
+__all__ = [
+    "OfferEmbeddings",
+    "TitleEmbeddings",
+    "embed_dataset",
+    "embed_offers",
+    "embed_titles",
+    "encode_all",
+    "share_of",
+]

@@ -1,5 +1,6 @@
 """Metrics of embeddings without training on a task: retrieval by title and by image, and matching by similarity."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +11,10 @@ from modeling_eclip.modeling_eclip import normalize
 from modeling_eclip.retrieval.neighbors import nearest_neighbors
 from modeling_eclip.retrieval.ranking import ranking_metrics
 from training.data.catalog_ids import stable_id
-from training.data.pairs import find_pairs
-from training.retrieval.offer_embeddings import OfferEmbeddings
+from training.data.pairs import ProductPairs
+from training.retrieval.offer_embeddings import OfferEmbeddings, TitleEmbeddings
+
+logger = logging.getLogger(__name__)
 
 
 def retrieval_metrics(offers: OfferEmbeddings, accelerator: Accelerator | None = None) -> dict[str, float]:
@@ -73,35 +76,46 @@ def mate_recall(
     return metrics
 
 
-def matching_metrics(offers: OfferEmbeddings, pairs_path: str, *, encoding: str = "utf-8") -> dict[str, float]:
+def matching_metrics(offers: TitleEmbeddings, pairs: ProductPairs) -> dict[str, float]:
     """Measure how well cosine similarity tells pairs of offers of one product from pairs of two.
 
-    Measured on the towers' vectors and on the projected ones, from titles, from images, and from both (the mean of the
-    two similarities).
+    Measured on the towers' vectors and on the projected ones, from titles and, where images are embedded, too, from
+    images and from both (the mean of the two similarities).
 
     Args:
-        offers: Embedded offers, with the ids that the pairs are given by.
-        pairs_path: Table with `left` and `right`, ids of offers, and `label`, 1 for the same product.
-        encoding: Encoding of a CSV or JSON file.
+        offers: Embedded offers of the pairs' table, with images or without.
+        pairs: The labelled pairs. Those with an offer that is not embedded are left out, and counted.
 
     Returns:
         `{"matching_<features or embeds>_<text, image or both>": average precision}`.
 
     Raises:
-        ValueError: a column is missing, no pair is of embedded offers, or several offers have the id of one.
+        ValueError: no pair is of embedded offers.
     """
-    left, right, labels = (
-        torch.from_numpy(found) for found in find_pairs(pairs_path, offers.row_ids, encoding=encoding)
-    )
+    places = torch.full((len(pairs.products),), -1)
+    places[offers.positions] = torch.arange(len(offers.positions))
+    left, right = places[pairs.left], places[pairs.right]
+    usable = (left >= 0) & (right >= 0)
+    if not usable.any():
+        raise ValueError(
+            f"none of the {len(pairs)} pairs of `test_pairs` is of two offers that could be embedded; look at the "
+            "titles and images of the offers that they name."
+        )
+    if not usable.all():
+        logger.warning(
+            "%s of %s pairs are left out: an offer of theirs could not be embedded", int((~usable).sum()), len(pairs)
+        )
+    left, right, labels = left[usable], right[usable], pairs.labels[usable.numpy()]
     metrics = {}
     for kind in ("features", "embeds"):
         similarities = {}
-        for modality in ("text", "image"):
+        for modality in ("text", "image") if isinstance(offers, OfferEmbeddings) else ("text",):
             vectors = normalize(getattr(offers, f"{modality}_{kind}"))
             similarities[modality] = (vectors[left] * vectors[right]).sum(dim=-1)
-        similarities["both"] = (similarities["text"] + similarities["image"]) / 2
+        if "image" in similarities:
+            similarities["both"] = (similarities["text"] + similarities["image"]) / 2
         for modality, similarity in similarities.items():
-            score = average_precision_score(labels.numpy(), similarity.numpy())
+            score = average_precision_score(labels, similarity.numpy())
             metrics[f"matching_{kind}_{modality}"] = float(score)
     return metrics
 

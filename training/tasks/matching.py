@@ -73,9 +73,10 @@ class MatchingTask(YesOrNoTask):
         """Find the products of `test_pairs` in `pairs_data`, or in `test_data` where that is empty."""
         if split != "test" or not data.test_pairs:
             return data
-        found = replace(data, test_data=data.pairs_data or data.test_data, id_column=data.pair_id_column)
+        if not data.pairs_data:
+            return data
         # The training offers' columns of catalogs need not be there, and the pairs say which offers are one product.
-        return replace(found, catalog_id_column=[]) if data.pairs_data else found
+        return replace(data, test_data=data.pairs_data, pairs_data=[], catalog_id_column=[])
 
     @classmethod
     def draws_rows(cls, data: DataArguments) -> bool:

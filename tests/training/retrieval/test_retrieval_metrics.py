@@ -1,13 +1,15 @@
 """Retrieval and matching metrics, on embeddings set by hand."""
 
+import dataclasses
 import math
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import datasets
+import numpy as np
 import pytest
 import torch
 
-from training.retrieval.offer_embeddings import OfferEmbeddings
+from training.data.pairs import ProductPairs
+from training.retrieval.offer_embeddings import OfferEmbeddings, TitleEmbeddings
 from training.retrieval.retrieval_metrics import matching_metrics, retrieval_metrics
 
 # Offers a and b are alike in their titles, c and d in their images.
@@ -28,30 +30,33 @@ def offers(titles=("one", "two", "three", "four")):
     )
 
 
-def pairs_file(tmp_path, rows, names=("left", "right", "label")):
-    columns = zip(*rows, strict=True)
-    table = pa.table({name: list(values) for name, values in zip(names, columns, strict=True)})
-    pq.write_table(table, tmp_path / "pairs.parquet")
-    return str(tmp_path / "pairs.parquet")
+def pairs_of(rows, num_offers=4):
+    left, right, labels = (np.array(column) for column in zip(*rows, strict=True))
+    table = datasets.Dataset.from_dict({"row_id": [str(place) for place in range(num_offers)]})
+    return ProductPairs(table, left, right, labels)
 
 
-def test_average_precision_by_modality(tmp_path):
-    # Titles put the pair (10, 11) first, images the pair (12, 13): average precision is 1 for the one, for the other
+def test_average_precision_by_modality():
+    # Titles put the pair (0, 1) first, images the pair (2, 3): average precision is 1 for the one, for the other
     # 1/2 (the true pair comes second of two).
-    path = pairs_file(tmp_path, [(10, 11, 1), (12, 13, 0)])
-    metrics = matching_metrics(offers(), path)
+    pairs = pairs_of([(0, 1, 1), (2, 3, 0)])
+    metrics = matching_metrics(offers(), pairs)
     assert metrics["matching_features_text"] == metrics["matching_embeds_text"] == 1.0
     assert metrics["matching_features_image"] == metrics["matching_embeds_image"] == 0.5
+    assert "matching_embeds_both" in metrics
+    titles = {field.name: getattr(offers(), field.name) for field in dataclasses.fields(TitleEmbeddings)}
+    alone = matching_metrics(TitleEmbeddings(**titles), pairs)
+    assert alone == {name: metrics[name] for name in ("matching_features_text", "matching_embeds_text")}
 
 
-def test_pairs_of_unknown_offers(tmp_path, caplog):
-    path = pairs_file(tmp_path, [(10, 11, 1), (12, 13, 0), (10, 99, 1)])
-    matching_metrics(offers(), path)
-    assert "1 of 3 pairs" in caplog.text
-    with pytest.raises(ValueError, match="set `pair_id_column` to the column"):
-        matching_metrics(offers(), pairs_file(tmp_path, [(1, 2, 1)]))
-    with pytest.raises(ValueError, match="no column 'label'"):
-        matching_metrics(offers(), pairs_file(tmp_path, [(1, 2, 1)], names=("left", "right", "same")))
+def test_pairs_of_offers_that_are_not_embedded(caplog):
+    # The table has rows 0 and 3, too, which could not be embedded.
+    embedded = dataclasses.replace(offers(), positions=[1, 2, 4, 5])
+    metrics = matching_metrics(embedded, pairs_of([(1, 2, 1), (4, 5, 0), (1, 3, 1), (0, 2, 0)], num_offers=6))
+    assert metrics == matching_metrics(offers(), pairs_of([(0, 1, 1), (2, 3, 0)]))
+    assert "2 of 4 pairs are left out" in caplog.text
+    with pytest.raises(ValueError, match="none of the 2 pairs of `test_pairs`"):
+        matching_metrics(embedded, pairs_of([(0, 3, 1), (0, 1, 0)], num_offers=6))
 
 
 def test_equal_titles_count_as_right():

@@ -234,9 +234,9 @@ class EClipForProductClustering(EClipTaskModel):
         Returns:
             The joins of `modeling_eclip.retrieval`, of which `groups(threshold)` makes groups.
         """
-        neighbors = import_from_package("retrieval.neighbors", "`cluster`")
+        candidates = import_from_package("retrieval.product_pairs", "`cluster`")
         linkage = import_from_package("retrieval.pair_linkage", "`cluster`")
-        pairs = neighbors.product_pairs(products, self.config.cluster_neighbors)
+        pairs = candidates.product_pairs(products, self.config.cluster_neighbors)
         scores = self.pair_probabilities(products, pairs)
         return linkage.pair_linkage(pairs, scores, len(next(iter(products.modalities.values()))[0]))
 

@@ -296,8 +296,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
         Raises:
             ImportError: the package is not installed; or, beyond 20,000 products on a CPU, faiss is not.
         """
-        neighbors = import_from_package("retrieval.neighbors", "`candidates`")
-        return neighbors.product_pairs(embeds, num_neighbors or self.config.cluster_neighbors)
+        package = import_from_package("retrieval.product_pairs", "`candidates`")
+        return package.product_pairs(embeds, num_neighbors or self.config.cluster_neighbors)
 
     def _cross_modal_cosines(self, left: ProductEmbeds, right: ProductEmbeds) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare the title of one product with the image of the other one, in the shared space.

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from modeling_eclip import EClipConfig, EClipForProductMatching, EClipProcessor, ProductEmbeds
 from modeling_eclip.fusion_eclip import select_products
 from modeling_eclip.processing_eclip import lexical_ids
-from modeling_eclip.retrieval.neighbors import product_pairs
+from modeling_eclip.retrieval.product_pairs import product_pairs
 from modeling_eclip.retrieval.shared_ngrams import shared_ngram_pairs
 from training.arguments.data import DataArguments
 from training.engine.build import load_split

@@ -7,8 +7,8 @@ from scipy.spatial.distance import squareform
 
 from modeling_eclip import ProductEmbeds
 from modeling_eclip.processing_eclip import lexical_ids
-from modeling_eclip.retrieval.neighbors import product_pairs
 from modeling_eclip.retrieval.pair_linkage import pair_linkage
+from modeling_eclip.retrieval.product_pairs import product_pairs
 from modeling_eclip.retrieval.shared_ngrams import shared_ngram_pairs
 
 

@@ -17,8 +17,9 @@ from modeling_eclip.fitting.thresholds import calibrate
 from modeling_eclip.fusion_eclip import select_products
 from modeling_eclip.processing_eclip import lexical_ids
 from modeling_eclip.retrieval.linkage import average_linkage
-from modeling_eclip.retrieval.neighbors import product_pairs, unique_pairs
+from modeling_eclip.retrieval.neighbors import unique_pairs
 from modeling_eclip.retrieval.pair_linkage import pair_linkage
+from modeling_eclip.retrieval.product_pairs import product_pairs
 from modeling_eclip.retrieval.shared_ngrams import shared_ngram_pairs
 from training.arguments.data import DataArguments
 from training.data.read_tables import Products

@@ -33,7 +33,8 @@ def main(checkpoint: str, path: str, num_offers: int = 2000, num_drawn: int = 48
 
     offers = catalog["test"]
     with torch.no_grad():
-        groups = head.cluster(head.answer(embeds["test"]).embeds).tolist()
+        outputs = head.answer(embeds["test"])
+    groups = head.cluster(outputs.embeds, products=outputs.products).tolist()
     labels = catalogs_of(offers).tolist()
     score = adjusted_rand_score(labels, groups)
     print(f"{len(offers)} offers of {len(set(labels))} products: {len(set(groups))} groups", end="")

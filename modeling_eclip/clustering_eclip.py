@@ -15,6 +15,7 @@ Notable choices:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,8 +101,6 @@ class EClipForProductClustering(EClipTaskModel):
     Args:
         config: The configuration; its `cluster_threshold` and `cluster_neighbors` count in the groups.
     """
-
-    _keep_in_fp32_modules_strict = ["evidence"]
 
     def __init__(self, config: EClipConfig):
         """Build the maps."""
@@ -234,11 +233,9 @@ class EClipForProductClustering(EClipTaskModel):
         Returns:
             The joins of `modeling_eclip.retrieval`, of which `groups(threshold)` makes groups.
         """
-        candidates = import_from_package("retrieval.product_pairs", "`cluster`")
-        linkage = import_from_package("retrieval.pair_linkage", "`cluster`")
-        pairs = candidates.product_pairs(products, self.config.cluster_neighbors)
-        scores = self.pair_probabilities(products, pairs)
-        return linkage.pair_linkage(pairs, scores, len(next(iter(products.modalities.values()))[0]))
+        linkage = import_from_package("retrieval.product_linkage", "`cluster`")
+        score = partial(self.pair_probabilities, products)
+        return linkage.join_products(products, score, self.config.cluster_neighbors)
 
     @torch.no_grad()
     def fit_threshold(
@@ -275,7 +272,8 @@ class EClipForProductClustering(EClipTaskModel):
     def fit_fusion(self, embeds: ProductEmbeds, labels: torch.Tensor) -> float:
         """Fit the weight of each modality, and the threshold with it, on held-out products.
 
-        The best is kept of the learned weights, and of titles counting for 0, 1, ... 10 tenths of the similarity.
+        The best is kept of the learned weights, and of titles counting for 0, 1, ... 10 tenths of the similarity. A
+        head that scores pairs has learned with its weights: of it the threshold alone is fitted.
 
         Args:
             embeds: `N` products; those with both modalities count.
@@ -289,8 +287,8 @@ class EClipForProductClustering(EClipTaskModel):
         """
         mapped = self.product_projection(embeds)
         scale = self.product_projection.fusion_scale
-        if scale is None:
-            return self.fit_threshold(self.product_projection.join(mapped), labels)
+        if scale is None or self.scores_pairs:
+            return self.fit_threshold(self.product_projection.join(mapped), labels, products=embeds)
         counted = torch.stack([vectors.any(dim=1).to(labels.device) for vectors in mapped.values()]).all(dim=0)
         mapped = {name: vectors[counted.to(vectors.device)] for name, vectors in mapped.items()}
         # As learned comes first: it stays unless another is better.

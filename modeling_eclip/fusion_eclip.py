@@ -330,11 +330,11 @@ class BoostedTrees(nn.Module):
     def __init__(self) -> None:
         """Build trees that all answer zero."""
         super().__init__()
-        shape = (_NUM_TREES, _NUM_NODES)
+        shape, exact = (_NUM_TREES, _NUM_NODES), torch.float32  # a rounded threshold sends pairs to the other side
         self.register_buffer("feature", torch.zeros(shape, dtype=torch.int32))  # that a node asks for
-        self.register_buffer("threshold", torch.zeros(shape))  # up to which it goes left
+        self.register_buffer("threshold", torch.zeros(shape, dtype=exact))  # up to which it goes left
         self.register_buffer("next_node", torch.zeros(*shape, 3, dtype=torch.int32))  # left, right, where not known
-        self.register_buffer("value", torch.zeros(shape))  # of leaves, their own children
+        self.register_buffer("value", torch.zeros(shape, dtype=exact))  # of leaves, their own children
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Sum the trees' answers, shape `(P, F)` to `(P,)`."""
@@ -351,7 +351,8 @@ class BoostedTrees(nn.Module):
 class PairEvidence(nn.Module):
     """Weighs the answer of the vectors, their cosines, and what titles say literally: a linear part and trees.
 
-    It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer.
+    It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer. It
+    is loaded in float32, whatever the rest of the head is in.
     """
 
     idf: torch.Tensor
@@ -363,10 +364,10 @@ class PairEvidence(nn.Module):
     def __init__(self) -> None:
         """Build it, not fitted."""
         super().__init__()
-        self.register_buffer("idf", torch.zeros(LEXICAL_PADDING + 1))
-        self.register_buffer("mean", torch.zeros(len(EVIDENCE)))  # stands for what is not known
-        self.register_buffer("weight", torch.zeros(len(EVIDENCE)))
-        self.register_buffer("bias", torch.zeros(1))
+        self.register_buffer("idf", torch.zeros(LEXICAL_PADDING + 1, dtype=torch.float32))
+        self.register_buffer("mean", torch.zeros(len(EVIDENCE), dtype=torch.float32))  # stands for what is not known
+        self.register_buffer("weight", torch.zeros(len(EVIDENCE), dtype=torch.float32))
+        self.register_buffer("bias", torch.zeros(1, dtype=torch.float32))
         self.register_buffer("is_fitted", torch.zeros(1, dtype=torch.bool))
         self.trees = BoostedTrees()
 

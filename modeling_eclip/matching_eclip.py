@@ -117,9 +117,6 @@ class EClipForProductMatching(EClipYesOrNoModel):
         config: The configuration; its `calibration` and `decision_threshold` count in the answers.
     """
 
-    # A threshold that is rounded sends pairs to the other side of a tree.
-    _keep_in_fp32_modules_strict = ["evidence"]
-
     def __init__(self, config: EClipConfig):
         """Build the classifier of pairs."""
         super().__init__(config)
@@ -191,9 +188,10 @@ class EClipForProductMatching(EClipYesOrNoModel):
         vectors, loss = self._vector_answer(embeds, right, None if labels is None else labels.long())
         logits = vectors[:, 3]
         if self.evidence is not None:
-            weighed = self.evidence(self.evidence.features(vectors.detach(), embeds, right))
-            is_weighed = self.evidence.is_fitted & ~vectors[:, :2].isnan().all(dim=1)
-            logits = torch.where(is_weighed, weighed, logits)
+            features = self.evidence.features(vectors.detach(), embeds, right)
+            # Where titles have no words, as an emoji has none, there is nothing literal to weigh.
+            is_weighed = self.evidence.is_fitted & ~features[:, vectors.shape[1] :].isnan().all(dim=1)
+            logits = torch.where(is_weighed, self.evidence(features), logits)
         return MatchingOutput(loss=loss, logits=logits, products=embeds, right_products=right)
 
     @torch.no_grad()

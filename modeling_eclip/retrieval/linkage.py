@@ -25,10 +25,10 @@ import torch
 
 from .neighbors import check_vectors, nearest_neighbors, pair_similarities, unique_pairs
 
-__all__ = ["Joins", "average_linkage", "number_groups"]
+__all__ = ["ROUNDING", "Joins", "average_linkage", "connect_pairs", "number_groups"]
 
 # Rounding error of a similarity in float32, so that copies of a product reach a threshold of 1.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Joins:
             Number of each product's group, int64, shape `(N,)`: groups are numbered from 0 in the order of their first
             products.
         """
-        joined = self.similarities >= threshold - _ROUNDING
+        joined = self.similarities >= threshold - ROUNDING
         parents = torch.arange(self.num_products, device=self.kept.device)
         parents[self.absorbed[joined]] = self.kept[joined]
         return number_groups(_find_roots(parents))
@@ -138,8 +138,8 @@ def average_linkage(
         similarities, neighbors = nearest_neighbors(means, num_neighbors, exact=exact)
         # A group whose last neighbour is similar enough may have more such neighbours.
         is_cut_off = torch.zeros(num_products, dtype=torch.bool, device=embeds.device)
-        is_cut_off[rows] = (similarities[:, -1] >= threshold - _ROUNDING) & (len(rows) - 1 > num_neighbors)
-        near = similarities >= threshold - _ROUNDING
+        is_cut_off[rows] = (similarities[:, -1] >= threshold - ROUNDING) & (len(rows) - 1 > num_neighbors)
+        near = similarities >= threshold - ROUNDING
         pairs = torch.stack([rows.unsqueeze(1).expand_as(neighbors)[near], rows[neighbors[near]]], dim=1)
         pairs = unique_pairs(pairs, num_products)
         joins = _join_pairs(sums, sizes, pairs, threshold)
@@ -163,7 +163,7 @@ def _join_pairs(
     num_products = len(sizes)
     similarities = _average_similarities(sums, sizes, pairs)
     # Joined at once: copies of one product are equally similar to each other and would be joined one by one.
-    roots = _connect(pairs[similarities >= 1 - _ROUNDING], num_products)
+    roots = connect_pairs(pairs[similarities >= 1 - ROUNDING], num_products)
     absorbed = (roots != torch.arange(num_products, device=roots.device)).nonzero().flatten()
     joins = []
     if len(absorbed):
@@ -173,7 +173,7 @@ def _join_pairs(
         pairs = unique_pairs(roots[pairs], num_products)
         similarities = _average_similarities(sums, sizes, pairs)
     while True:
-        near = similarities >= threshold - _ROUNDING
+        near = similarities >= threshold - ROUNDING
         pairs, similarities = pairs[near], similarities[near]
         if len(pairs) == 0:
             return joins
@@ -193,8 +193,16 @@ def _join_pairs(
         similarities = torch.cat([similarities[~touched], _average_similarities(sums, sizes, new_pairs)])
 
 
-def _connect(pairs: torch.Tensor, num_products: int) -> torch.Tensor:
-    """Find the first product of each product's connected component; shape `(N,)`."""
+def connect_pairs(pairs: torch.Tensor, num_products: int) -> torch.Tensor:
+    """Find the first product of each product's connected component.
+
+    Args:
+        pairs: Pairs of row numbers, int64, shape `(P, 2)`.
+        num_products: `N`.
+
+    Returns:
+        Its row number, int64, shape `(N,)`.
+    """
     roots = torch.arange(num_products, device=pairs.device)
     while True:
         low, high = roots[pairs].amin(dim=1), roots[pairs].amax(dim=1)

@@ -11,7 +11,14 @@ from .linkage import Joins
 __all__ = ["pair_linkage"]
 
 
-def pair_linkage(pairs: torch.Tensor, similarities: torch.Tensor, num_products: int, threshold: float = 0.0) -> Joins:
+def pair_linkage(
+    pairs: torch.Tensor,
+    similarities: torch.Tensor,
+    num_products: int,
+    threshold: float = 0.0,
+    *,
+    copies: torch.Tensor | None = None,
+) -> Joins:
     """Join products into groups.
 
     Args:
@@ -19,13 +26,19 @@ def pair_linkage(pairs: torch.Tensor, similarities: torch.Tensor, num_products: 
         similarities: Of each pair, such as the probability that both are one product, from 0, shape `(P,)`.
         num_products: `N`.
         threshold: Similarity from which groups are joined.
+        copies: For each product the first that it is a copy of, itself for that one and for one without copies, int64,
+            shape `(N,)`. Copies are joined first, and pairs are of those first ones alone.
 
     Returns:
         The joins, in the order in which they were made.
     """
-    sizes = torch.ones(num_products, dtype=torch.float64, device=pairs.device)
-    left, right, sums = pairs[:, 0], pairs[:, 1], similarities.double()
-    made = []
+    rows = torch.arange(num_products, device=pairs.device)
+    firsts = rows if copies is None else copies
+    sizes = firsts.bincount(minlength=num_products).double()
+    left, right = pairs[:, 0], pairs[:, 1]
+    sums = similarities.double() * sizes[left] * sizes[right]
+    is_copy = firsts != rows
+    made = [(firsts[is_copy], rows[is_copy], torch.ones(int(is_copy.sum()), device=pairs.device))]
     while len(sums):
         means = sums / (sizes[left] * sizes[right])
         order = means.argsort(descending=True, stable=True)
@@ -40,7 +53,7 @@ def pair_linkage(pairs: torch.Tensor, similarities: torch.Tensor, num_products: 
         kept, absorbed = left[joins], right[joins]
         made.append((kept, absorbed, means[joins].float()))
         sizes[kept] += sizes[absorbed]
-        parents = torch.arange(num_products, device=pairs.device)
+        parents = rows.clone()
         parents[absorbed] = kept
         left, right = parents[left], parents[right]
         between = left != right
@@ -48,8 +61,5 @@ def pair_linkage(pairs: torch.Tensor, similarities: torch.Tensor, num_products: 
         keys, group = keys.unique(return_inverse=True)
         sums = torch.zeros(len(keys), dtype=torch.float64, device=pairs.device).index_add(0, group, sums[between])
         left, right = keys // num_products, keys % num_products
-    if not made:
-        nothing = pairs[:0, 0]
-        return Joins(num_products, nothing, nothing, similarities[:0].float())
     kept, absorbed, values = (torch.cat(parts) for parts in zip(*made, strict=True))
     return Joins(num_products, kept, absorbed, values)

@@ -19,6 +19,7 @@ from modeling_eclip.processing_eclip import lexical_ids
 from modeling_eclip.retrieval.linkage import average_linkage
 from modeling_eclip.retrieval.neighbors import unique_pairs
 from modeling_eclip.retrieval.pair_linkage import pair_linkage
+from modeling_eclip.retrieval.product_linkage import score_linked_pairs
 from modeling_eclip.retrieval.product_pairs import product_pairs
 from modeling_eclip.retrieval.shared_ngrams import shared_ngram_pairs
 from training.arguments.data import DataArguments
@@ -252,25 +253,35 @@ def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[flo
     tables = dict(given.splits) | {"train": given.splits["train"].select(given.rows)}
     views = dict(given.views) | {"train": {name: of[given.rows] for name, of in given.views["train"].items()}}
     baseline = LexicalBaseline(given.splits["train"]["title"])
+    lexical = {split: lexical_ids(table["title"]) for split, table in tables.items()}
+    joined = {split: _joined(of, way) for split, of in views.items()}
+
+    def features_of(split: str, found: torch.Tensor) -> torch.Tensor:
+        left, right = found.numpy().T
+        cosines = joined[split][left].multiply(joined[split][right]).sum(axis=1)
+        return baseline.features(lexical[split], left, right, np.asarray(cosines, dtype=np.float32).ravel())
+
     pairs, features, labels = {}, {}, {}
     for split, table in tables.items():
-        lexical, catalogs = lexical_ids(table["title"]), np.asarray(table["catalog_id"])
-        joined = _joined(views[split], way)
-        near = _near_pairs(joined, EClipConfig().cluster_neighbors)
-        alike = shared_ngram_pairs(lexical, EClipConfig().cluster_neighbors)
-        found = unique_pairs(torch.cat([near, alike]), len(lexical))
+        near = _near_pairs(joined[split], EClipConfig().cluster_neighbors)
+        alike = shared_ngram_pairs(lexical[split], EClipConfig().cluster_neighbors)
+        found = unique_pairs(torch.cat([near, alike]), len(table))
         if split == "train":
             found = found[torch.from_numpy(np.random.default_rng(given.seed).permutation(len(found))[:_MAX_PAIRS])]
-        left, right = found.numpy().T
-        cosines = np.asarray(joined[left].multiply(joined[right]).sum(axis=1), dtype=np.float32).ravel()
-        pairs[split], features[split] = found, baseline.features(lexical, left, right, cosines)
-        labels[split] = ((catalogs[left] == catalogs[right]) & (catalogs[left] >= 0)).astype(np.int64)
-    scores = baseline.fit(features, labels, seed=given.seed)
-    slope, intercept = calibrate(scores["validation"], torch.from_numpy(labels["validation"]))
-    joins = {
-        split: pair_linkage(pairs[split], torch.sigmoid(slope * scores[split] + intercept), len(tables[split]))
-        for split in JUDGED
-    }
+        pairs[split], features[split] = found, features_of(split, found)
+        catalogs = np.asarray(table["catalog_id"])[found.numpy()]
+        labels[split] = ((catalogs[:, 0] == catalogs[:, 1]) & (catalogs[:, 0] >= 0)).astype(np.int64)
+    baseline.fit(features, labels, seed=given.seed)
+    slope, intercept = calibrate(baseline.score(features["validation"]), torch.from_numpy(labels["validation"]))
+    joins = {}
+    for split in JUDGED:
+
+        def probabilities(found: torch.Tensor, split: str = split) -> torch.Tensor:
+            return torch.sigmoid(slope * baseline.score(features_of(split, found)) + intercept)
+
+        joins[split] = pair_linkage(
+            *score_linked_pairs(pairs[split], probabilities, len(tables[split])), len(tables[split])
+        )
     threshold, score = joins["validation"].best_threshold(torch.tensor(tables["validation"]["catalog_id"]))
     return score, joins["test"].groups(threshold)
 

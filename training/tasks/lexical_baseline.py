@@ -50,23 +50,26 @@ class LexicalBaseline:
             ]
         )
 
-    def fit(
-        self, features: Mapping[str, torch.Tensor], labels: Mapping[str, np.ndarray], *, seed: int
-    ) -> dict[str, torch.Tensor]:
-        """Learn from the pairs of `"train"`, and score those of all splits.
+    def fit(self, features: Mapping[str, torch.Tensor], labels: Mapping[str, np.ndarray], *, seed: int) -> None:
+        """Learn from the pairs of `"train"` what is best on those of `"validation"`.
 
         Args:
             features: What `features` gives, by split.
-            labels: 1 for one product, 0 for two, of `"train"` and `"validation"`.
+            labels: 1 for one product, 0 for two, by split.
             seed: Seed of the trees.
-
-        Returns:
-            Log odds by split, shape `(P,)`; the mean cosines where nothing is better.
         """
         train, held_out = (
             (features[split], torch.from_numpy(np.asarray(labels[split]))) for split in ("train", "validation")
         )
         fit_evidence(self.evidence, *train, *held_out, seed=seed)
-        if not self.evidence.is_fitted:
-            return {split: of[:, 3] for split, of in features.items()}
-        return {split: weigh_evidence(self.evidence, of) for split, of in features.items()}
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the log odds that the two of each pair are one product, or the mean cosines where nothing is better.
+
+        Args:
+            features: What `features` gives, shape `(P, F)`.
+
+        Returns:
+            Shape `(P,)`.
+        """
+        return weigh_evidence(self.evidence, features) if self.evidence.is_fitted else features[:, 3]

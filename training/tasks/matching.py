@@ -210,8 +210,8 @@ def _score_literally(given: BaselineData, cosines: Mapping[str, np.ndarray]) -> 
         split: baseline.features(lexical_ids(titles[split]), of.left, of.right, means[split])
         for split, of in pairs.items()
     }
-    scored = baseline.fit(features, {split: of.labels for split, of in pairs.items()}, seed=given.seed)
-    return {split: scored[split] for split in JUDGED}
+    baseline.fit(features, {split: of.labels for split, of in pairs.items()}, seed=given.seed)
+    return {split: baseline.score(features[split]) for split in JUDGED}
 
 
 def _products_of_pairs(pairs: ProductPairs) -> np.ndarray:

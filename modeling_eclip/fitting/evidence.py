@@ -78,8 +78,14 @@ def fit_evidence(
     y_seen = np.concatenate([y, np.ones(len(alike), dtype=y.dtype)])
     evidence.is_fitted.fill_(False)
     before = {name: value.clone() for name, value in evidence.state_dict().items()}
-    if len(np.unique(y)) < 2 or len(np.unique(truth)) < 2:
-        return {}
+    for split, of in (("training", y), ("validation", truth)):
+        if len(np.unique(of)) < 2:
+            logger.warning(
+                "what titles say literally is not weighed, and vectors answer alone: %s has no labelled pair of %s",
+                split,
+                "one product" if len(of) == 0 or not of.any() else "two products",
+            )
+            return {}
     found = {"vectors": average_precision_score(truth, held_out[:, 3].numpy())}
     kept: tuple[str, dict[str, torch.Tensor]] = ("vectors", before)
 

@@ -113,7 +113,7 @@ def fit_linear(
     """
     classes = np.unique(labels)
     if len(classes) < 2:
-        logger.warning("the %s labelled training rows are of %s: that is the answer", len(labels), classes)
+        logger.warning("the %s labelled training rows are all of class %s: nothing is learned", len(labels), classes)
         with torch.no_grad():
             linear.weight.zero_()
             linear.bias.zero_()

@@ -65,7 +65,10 @@ def train_title_tokenizer(
     usable = _usable(titles)
     first = next(usable, None)
     if first is None:
-        raise ValueError("titles: not one title with text to learn from. Check the mapping of the title column.")
+        raise ValueError(
+            "titles: not one title with text to learn from. Check the mapping of the title column, or name a "
+            "`text_tower` or a `checkpoint`, which have one."
+        )
     tokenizer.train_from_iterator(chain([first], usable), trainer)
     cls_id, sep_id = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     tokenizer.post_processor = processors.TemplateProcessing(

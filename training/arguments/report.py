@@ -60,6 +60,8 @@ class ReportArguments:
         for name, values in known.items():
             if unknown := [value for value in getattr(self, name) if value not in values]:
                 raise ValueError(f"`{name}` holds {unknown[0]!r}; give some of {', '.join(values)}.")
+        if not self.methods and not self.baseline:
+            raise ValueError(f"`methods` and `baseline` are empty; give some methods of {', '.join(_METHODS)}.")
         check_ranges(self)
         if not self.label_shares:
             raise ValueError("`label_shares` is empty; give shares above 0 and at most 1.")

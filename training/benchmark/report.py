@@ -95,7 +95,7 @@ class Stopwatch:
     def __init__(self, path: Path) -> None:
         """Read the time so far."""
         self.path = path
-        self._before = float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
+        self._before = float(_read_whole(path)) if path.is_file() else 0.0
         self._started = time.perf_counter()
 
     @property
@@ -146,13 +146,21 @@ def check_settings(arguments: ReportArguments, tasks: Sequence[TaskConfig], path
     for path_of in (arguments.pretraining, *(task.path for task in tasks)):
         settings[path_of] = Path(path_of).read_text(encoding="utf-8")
     settings |= {f"`trained_modalities` of {task.task}, {task.data}": list(task.trained_modalities) for task in tasks}
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = _read_whole(path) if path.is_file() else {}
     for name, value in settings.items():
         if name in before and before[name] != as_written(value):
             raise ValueError(
                 f"{name} is not what it was when {path.parent} was begun; give another `output_dir`, or remove that."
             )
     write_json(before | settings, path)
+
+
+def _read_whole(path: Path) -> Any:
+    """Read a JSON file that an earlier run left."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, or give another `output_dir`.") from error
 
 
 def plan_tasks(arguments: ReportArguments) -> list[TaskConfig]:

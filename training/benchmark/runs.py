@@ -3,10 +3,14 @@
 Its answers are kept. A run that is kept is not computed again, so that a report goes on where it was stopped.
 """
 
+import json
+import logging
 import math
 import shutil
 import tempfile
 import time
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +34,8 @@ from training.tasks.answers import TaskAnswers
 from training.tasks.finetuning import finetune
 from training.tasks.heads import load_head
 from training.tasks.registry import find_task
+
+logger = logging.getLogger("training")
 
 __all__ = [
     "CLASSICAL",
@@ -195,7 +201,7 @@ def compute_group(group: RunGroup, folder: Path) -> None:
         (folder / directory).mkdir(parents=True, exist_ok=True)
     runs = [run for modality in group.on.modalities for run in group.runs(modality)]
     for run in runs:
-        if not run_file(run, folder).is_file():
+        if not is_computed(run, folder):
             try:
                 _compute(group, run, folder)
             except ValueError as error:
@@ -218,6 +224,20 @@ def run_file(run: Run, folder: Path) -> Path:
 def outcomes_file(run: Run, folder: Path) -> Path:
     """Return the file of what a run answered."""
     return folder / "runs" / f"{run.name}.npz"
+
+
+def is_computed(run: Run, folder: Path) -> bool:
+    """Tell whether a run is there and whole; what is damaged is told, and computed anew."""
+    path = run_file(run, folder)
+    if not path.is_file():
+        return False
+    try:
+        Outcomes.load(outcomes_file(run, folder))
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        logger.warning("%s is damaged and computed anew: %s", path, error)
+        return False
+    return isinstance(told, dict) and {name: told.get(name) for name in asdict(run)} == asdict(run)
 
 
 def _compute(group: RunGroup, run: Run, folder: Path) -> None:

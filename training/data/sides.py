@@ -49,15 +49,17 @@ def check_sides(products: Any, config: EClipConfig, mate_contrast_weight: float)
     if not learns.any():
         raise ValueError(
             f"training offers: {told}. None has anything to learn from: titles without images learn from titles of "
-            "their catalog alone. Give a `mate_contrast_weight` above 0 and a column of ids that offers share, "
-            "or data with titles and images."
+            "their catalog alone, images without titles from its images. Give a `mate_contrast_weight` above 0 and a "
+            "column of ids that offers share, or data with titles and images."
         )
     idle = (has["text"] | has["image"]) & ~learns
     if idle.any():
         logger.warning(
             "%s training offers lack a side and have no catalog mate to learn from%s: they are others' negatives only",
             f"{idle.sum():,}",
-            "" if mate_contrast_weight else " (`mate_contrast_weight` is 0: titles are not compared with titles)",
+            ""
+            if mate_contrast_weight
+            else " (`mate_contrast_weight` is 0: titles are not compared with titles, nor images with images)",
         )
     return next((name for name, rows in has.items() if not rows.any()), None)
 

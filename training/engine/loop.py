@@ -341,7 +341,8 @@ class TrainingLoop:
         self.progress.history.append({"samples": self.progress.samples_seen} | metrics)
         self._log(metrics)
         if self.accelerator.is_main_process:
-            told = {"text-to-image": "text_to_image_recall@1", "mates of titles,": "title_mates_recall@1"}
+            told = {"text-to-image": "text_to_image_recall@1"}
+            told |= {f"mates of {one}s,": f"{one}_mates_recall@1" for one in ("title", "image")}
             found = ", ".join(f"{what} recall@1 {metrics[name]:.3f}" for what, name in told.items() if name in metrics)
             tqdm.write(f"after {self.progress.samples_seen} samples: {found}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from accelerate import Accelerator
 
 from modeling_eclip import EClipModel, EClipProcessor
 from training.arguments.data import DataArguments
@@ -16,7 +17,7 @@ from training.data.catalogs import check_catalogs
 from training.data.files import write_json
 from training.data.pairs import ProductPairs
 from training.data.read_tables import read_titles
-from training.data.sources import has_images
+from training.data.sources import has_images, has_titles
 from training.engine.adapter_files import load_eclip
 from training.engine.build import build_model, build_processor, load_split
 from training.engine.setup import open_accelerator
@@ -28,7 +29,7 @@ from training.evaluation.task_evaluation import (
     load_zero_shot_head,
 )
 from training.retrieval.held_out_metrics import HeldOutOffers
-from training.retrieval.offer_embeddings import embed_dataset, embed_titles
+from training.retrieval.offer_embeddings import ModalityEmbeddings, OfferEmbeddings, embed_dataset, embed_modality
 from training.retrieval.retrieval_metrics import matching_metrics
 from training.tasks.registry import find_task
 
@@ -71,9 +72,24 @@ def evaluate(
         if held_out is not None:
             metrics[name] |= held_out.measure(model, processor, accelerator, **settings)
         if pairs is not None:
-            embed = embed_dataset if has_images(pairs.products).any() else embed_titles
-            metrics[name] |= matching_metrics(embed(model, processor, pairs.products, accelerator, **settings), pairs)
+            metrics[name] |= matching_metrics(_embed_pairs(model, processor, pairs, accelerator, settings), pairs)
     return metrics
+
+
+def _embed_pairs(
+    model: EClipModel,
+    processor: EClipProcessor,
+    pairs: ProductPairs,
+    accelerator: Accelerator,
+    settings: dict[str, Any],
+) -> OfferEmbeddings | ModalityEmbeddings:
+    """Embed the offers of pairs by title and image, or by the one that there is."""
+    products = pairs.products
+    has_text, has_image = has_titles(products), has_images(products)
+    if (has_text & has_image).any():
+        return embed_dataset(model, processor, products, accelerator, **settings)
+    modality = "text" if has_text.any() else "image"
+    return embed_modality(model, processor, products, accelerator, modality, **settings)
 
 
 def load_checkpoint(folder: str) -> Loader:

@@ -12,12 +12,14 @@ from accelerate import Accelerator
 from modeling_eclip import EClipModel, EClipProcessor
 from training.data.catalog_ids import NO_CATALOG
 from training.data.sources import column_values, has_images, has_titles
-from training.retrieval.offer_embeddings import embed_dataset, embed_titles
+from training.retrieval.offer_embeddings import embed_dataset, embed_modality
 from training.retrieval.retrieval_metrics import mate_recall, retrieval_metrics
 
 __all__ = ["HeldOutOffers"]
 
 logger = logging.getLogger(__name__)
+
+_WORDS = {"text": "titles", "image": "images"}
 
 
 @dataclass
@@ -26,11 +28,12 @@ class HeldOutOffers:
 
     Args:
         pairs: Those with title and image: the image of a title is looked for, and the other way round.
-        titles: All titles, where some have no image and some have catalog mates: those are looked for.
+        alone: By `"text"` or `"image"` all titles, or images, where some have no partner and some have catalog mates:
+            those are looked for.
     """
 
     pairs: datasets.Dataset | None
-    titles: datasets.Dataset | None
+    alone: dict[str, datasets.Dataset]
 
     @classmethod
     def of(cls, products: datasets.Dataset, split: str) -> "HeldOutOffers":
@@ -43,29 +46,33 @@ class HeldOutOffers:
         Raises:
             ValueError: nothing can be.
         """
-        has_text, has_image = has_titles(products), has_images(products)
-        both = has_text & has_image
-        ids = column_values(products, "catalog_id")[has_text]
-        sizes = np.unique(ids[ids != NO_CATALOG], return_counts=True)[1]
-        num_with_mates = int(sizes[sizes > 1].sum())
-        if not both.any() and not num_with_mates:
+        has = {"text": has_titles(products), "image": has_images(products)}
+        both = has["text"] & has["image"]
+        num_with_mates = {}
+        for modality, rows in has.items():
+            ids = column_values(products, "catalog_id")[rows]
+            sizes = np.unique(ids[ids != NO_CATALOG], return_counts=True)[1]
+            num_with_mates[modality] = int(sizes[sizes > 1].sum())
+        if not both.any() and not any(num_with_mates.values()):
             raise ValueError(
                 f"nothing can be measured on `{split}_data`: none of its {len(products)} offers has a title and an "
-                "image, and no two titles share a catalog; name other data, or the right columns."
+                "image, and no two titles, or images, share a catalog; name other data, or the right columns."
             )
-        looks_for_mates = num_with_mates > 0 and (has_text & ~has_image).any()
         if both.any() and not both.all():
             logger.info("held-out offers: retrieval between titles and images of the %s that have both", both.sum())
-        if looks_for_mates:
+        alone = {}
+        for modality, rows in has.items():
+            if not num_with_mates[modality] or not (rows & ~both).any():
+                continue
             logger.info(
-                "held-out offers: recall of catalog mates among %s titles, for %s that have some",
-                has_text.sum(),
-                num_with_mates,
+                "held-out offers: recall of catalog mates among %s %s, for %s that have some",
+                rows.sum(),
+                _WORDS[modality],
+                num_with_mates[modality],
             )
-        return cls(
-            products if both.all() else products.select(np.flatnonzero(both)) if both.any() else None,
-            products.select(np.flatnonzero(has_text)) if looks_for_mates else None,
-        )
+            alone[modality] = products.select(np.flatnonzero(rows))
+        pairs = products if both.all() else products.select(np.flatnonzero(both)) if both.any() else None
+        return cls(pairs, alone)
 
     @torch.no_grad()
     def measure(
@@ -87,14 +94,14 @@ class HeldOutOffers:
             num_workers: Processes that decode images.
 
         Returns:
-            The metrics of [`retrieval_metrics`] of the pairs, and those of [`mate_recall`] of the titles.
+            The metrics of [`retrieval_metrics`] of the pairs, and those of [`mate_recall`] of what is alone.
         """
         settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
         metrics: dict[str, float] = {}
         if self.pairs is not None:
             offers = embed_dataset(model, processor, self.pairs, accelerator, **settings)
             metrics |= retrieval_metrics(offers, accelerator)
-        if self.titles is not None:
-            titles = embed_titles(model, processor, self.titles, accelerator, **settings)
-            metrics |= mate_recall(titles.text_embeds, titles.catalog_ids)
+        for modality, products in self.alone.items():
+            embeddings = embed_modality(model, processor, products, accelerator, modality, **settings)
+            metrics |= mate_recall(embeddings.embeds, embeddings.catalog_ids, of=_WORDS[modality][:-1])
         return metrics

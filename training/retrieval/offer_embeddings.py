@@ -24,12 +24,33 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class TitleEmbeddings:
-    """Embeddings of the titles of `N` offers, on the CPU in float32.
+class ModalityEmbeddings:
+    """Embeddings of the titles, or of the images, of `N` offers, on the CPU in float32.
+
+    Args:
+        modality: `"text"` or `"image"`.
+        embeds: Projected vectors, of unit length, shape `(N, projection_dim)`.
+        features: The tower's vectors before the projection, shape `(N, tower width)`.
+        catalog_ids: Catalog of each offer, int64, shape `(N,)`, -1 for an offer that is alone.
+        positions: Its row in the table.
+    """
+
+    modality: str
+    embeds: torch.Tensor
+    features: torch.Tensor
+    catalog_ids: torch.Tensor
+    positions: list[int]
+
+
+@dataclass
+class OfferEmbeddings:
+    """Embeddings of `N` offers, on the CPU in float32.
 
     Args:
         text_embeds: Projected titles, of unit length, shape `(N, projection_dim)`.
+        image_embeds: Projected images, of unit length, shape `(N, projection_dim)`.
         text_features: The title tower's vectors before the projection, shape `(N, text width)`.
+        image_features: The image tower's vectors before the projection, shape `(N, vision width)`.
         catalog_ids: Catalog of each offer, int64, shape `(N,)`, -1 for an offer that is alone.
         row_ids: Id of each offer.
         positions: Its row in the table.
@@ -37,24 +58,13 @@ class TitleEmbeddings:
     """
 
     text_embeds: torch.Tensor
+    image_embeds: torch.Tensor
     text_features: torch.Tensor
+    image_features: torch.Tensor
     catalog_ids: torch.Tensor
     row_ids: list[str]
     positions: list[int]
     titles: list[str]
-
-
-@dataclass
-class OfferEmbeddings(TitleEmbeddings):
-    """Embeddings of the titles and the images of `N` offers, on the CPU in float32.
-
-    Args:
-        image_embeds: Projected images, of unit length, shape `(N, projection_dim)`.
-        image_features: The image tower's vectors before the projection, shape `(N, vision width)`.
-    """
-
-    image_embeds: torch.Tensor
-    image_features: torch.Tensor
 
 
 def embed_dataset(
@@ -88,24 +98,41 @@ def embed_dataset(
     return offers
 
 
-def embed_titles(
+def embed_modality(
     model: EClipModel,
     processor: EClipProcessor,
     products: Products,
     accelerator: Accelerator,
+    modality: str,
     *,
     batch_size: int | None,
     num_workers: int,
-) -> TitleEmbeddings:
-    """Embed the titles of a table, whether there are images or not; arguments as for [`embed_dataset`]."""
+) -> ModalityEmbeddings:
+    """Embed the titles of a table, or its images, whether there is the other one or not.
+
+    Args:
+        model: As for [`embed_dataset`], and so are the other arguments.
+        processor: Turns titles or images into inputs.
+        products: The offers.
+        accelerator: The process's accelerator.
+        modality: `"text"` or `"image"`.
+        batch_size: Offers embedded at a time, as for [`share_of`].
+        num_workers: Processes that decode images.
+
+    Returns:
+        The embeddings.
+    """
     settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
-    loader = share_of(accelerator, products, processor, modality="text", **settings)
+    loader = share_of(accelerator, products, processor, modality=modality, **settings)
+    tower = "vision" if modality == "image" else "text"
 
     def encode(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         output = model(**inputs)
-        return {"text_embeds": output.text_embeds, "text_features": output.text_model_output.pooler_output}
+        return {"embeds": output[f"{modality}_embeds"], "features": output[f"{tower}_model_output"].pooler_output}
 
-    return TitleEmbeddings(**encode_all(model, encode, loader, accelerator, SkipCounter(row_files(products))))
+    columns = encode_all(model, encode, loader, accelerator, SkipCounter(row_files(products)))
+    names = ("embeds", "features", "catalog_ids", "positions")
+    return ModalityEmbeddings(modality, **{name: columns[name] for name in names})
 
 
 def share_of(accelerator: Accelerator, *arguments: Any, batch_size: int | None, **settings: Any) -> Any:
@@ -223,11 +250,11 @@ def encode_all(
 
 
 __all__ = [
+    "ModalityEmbeddings",
     "OfferEmbeddings",
-    "TitleEmbeddings",
     "embed_dataset",
+    "embed_modality",
     "embed_offers",
-    "embed_titles",
     "encode_all",
     "share_of",
 ]

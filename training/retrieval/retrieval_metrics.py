@@ -12,7 +12,7 @@ from modeling_eclip.retrieval.neighbors import nearest_neighbors
 from modeling_eclip.retrieval.ranking import ranking_metrics
 from training.data.catalog_ids import stable_id
 from training.data.pairs import ProductPairs
-from training.retrieval.offer_embeddings import OfferEmbeddings, TitleEmbeddings
+from training.retrieval.offer_embeddings import ModalityEmbeddings, OfferEmbeddings
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +48,18 @@ def retrieval_metrics(offers: OfferEmbeddings, accelerator: Accelerator | None =
 
 
 def mate_recall(
-    embeds: torch.Tensor, catalog_ids: torch.Tensor, ranks: Sequence[int] = (1, 5, 10)
+    embeds: torch.Tensor, catalog_ids: torch.Tensor, ranks: Sequence[int] = (1, 5, 10), *, of: str = "title"
 ) -> dict[str, float]:
-    """Measure how often a catalog mate is among the nearest other titles, over the titles that have mates.
+    """Measure how often a catalog mate is among the nearest other titles, or images, over those that have mates.
 
     Args:
-        embeds: Titles, of unit length, shape `(N, D)`.
+        embeds: Titles, or images, of unit length, shape `(N, D)`.
         catalog_ids: Their catalogs, int64, shape `(N,)`, negative for one that is alone.
         ranks: The `k` of each recall@k.
+        of: What they are, `"title"` or `"image"`.
 
     Returns:
-        `{"title_mates_recall@k": ..., "title_mates_chance@k": ...}`; chance is that of random vectors.
+        `{"<of>_mates_recall@k": ..., "<of>_mates_chance@k": ...}`; chance is that of random vectors.
     """
     ids, groups, counts = torch.unique(catalog_ids, return_inverse=True, return_counts=True)
     num_mates = torch.where(ids[groups] < 0, 0, counts[groups] - 1)
@@ -71,19 +72,19 @@ def mate_recall(
         missed = torch.ones_like(mates)
         for drawn in range(min(k, num_others)):
             missed *= (num_others - mates - drawn).clamp_min(0) / (num_others - drawn)
-        metrics[f"title_mates_recall@{k}"] = float(are_mates[:, :k].any(1).double().mean())
-        metrics[f"title_mates_chance@{k}"] = float(1 - missed.mean())
+        metrics[f"{of}_mates_recall@{k}"] = float(are_mates[:, :k].any(1).double().mean())
+        metrics[f"{of}_mates_chance@{k}"] = float(1 - missed.mean())
     return metrics
 
 
-def matching_metrics(offers: TitleEmbeddings, pairs: ProductPairs) -> dict[str, float]:
+def matching_metrics(offers: OfferEmbeddings | ModalityEmbeddings, pairs: ProductPairs) -> dict[str, float]:
     """Measure how well cosine similarity tells pairs of offers of one product from pairs of two.
 
-    Measured on the towers' vectors and on the projected ones, from titles and, where images are embedded, too, from
-    images and from both (the mean of the two similarities).
+    Measured on the towers' vectors and on the projected ones, from titles, from images, and from both (the mean of the
+    two similarities), or from the one that there is.
 
     Args:
-        offers: Embedded offers of the pairs' table, with images or without.
+        offers: Embedded offers of the pairs' table.
         pairs: The labelled pairs. Those with an offer that is not embedded are left out, and counted.
 
     Returns:
@@ -108,11 +109,15 @@ def matching_metrics(offers: TitleEmbeddings, pairs: ProductPairs) -> dict[str, 
     left, right, labels = left[usable], right[usable], pairs.labels[usable.numpy()]
     metrics = {}
     for kind in ("features", "embeds"):
+        if isinstance(offers, OfferEmbeddings):
+            views = {modality: getattr(offers, f"{modality}_{kind}") for modality in ("text", "image")}
+        else:
+            views = {offers.modality: getattr(offers, kind)}
         similarities = {}
-        for modality in ("text", "image") if isinstance(offers, OfferEmbeddings) else ("text",):
-            vectors = normalize(getattr(offers, f"{modality}_{kind}"))
-            similarities[modality] = (vectors[left] * vectors[right]).sum(dim=-1)
-        if "image" in similarities:
+        for modality, vectors in views.items():
+            unit = normalize(vectors)
+            similarities[modality] = (unit[left] * unit[right]).sum(dim=-1)
+        if len(similarities) == 2:
             similarities["both"] = (similarities["text"] + similarities["image"]) / 2
         for modality, similarity in similarities.items():
             score = average_precision_score(labels, similarity.numpy())

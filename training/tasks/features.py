@@ -4,6 +4,7 @@
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,7 @@ from modeling_eclip.modeling_eclip import IMAGE_INPUTS
 from modeling_eclip.representation_eclip import EClipTaskModel
 from training.data.pairs import ProductPairs
 from training.data.read_tables import Products
-from training.data.row_places import row_files
+from training.data.row_places import RowFiles, row_files
 from training.data.skipped_rows import SkipCounter
 from training.retrieval.offer_embeddings import encode_all, share_of
 from training.tasks.labels import TaskLabels
@@ -45,7 +46,7 @@ class Represented:
         titles: Title of each product; of pairs, both.
         right: Of pairs, the second of each.
         label_table: Of products whose labels were read, the columns of the labels of the whole table.
-        skips: Counts the products that could not be used.
+        skips: Counts the products that could not be used; of pairs, the pairs.
     """
 
     embeds: ProductEmbeds
@@ -131,10 +132,13 @@ def represent(
         embeds = head.represent(**given)
         return {"labels": read, **{name: getattr(embeds, name) for name in _FIELDS}}
 
-    skips = SkipCounter(row_files(products))
+    skips = _Reasons(row_files(products))
     columns = encode_all(head, encode, loader, accelerator, skips, description=description)
-    if skips.num_skipped and accelerator.is_main_process:
-        logger.warning("%s: %s", description, skips.report())
+    lost: SkipCounter = skips
+    if isinstance(products, ProductPairs):
+        lost = _lost_pairs(products, skips)
+    if lost.num_skipped and accelerator.is_main_process:
+        logger.warning("%s: %s", description, lost.report())
     if "lexical" in columns:
         columns["lexical"] = trim_lexical(columns["lexical"]).contiguous()
     names = [name for name in _FIELDS if name in columns]
@@ -144,7 +148,7 @@ def represent(
         embeds = ProductEmbeds(**{name: columns[name] for name in names})
         numbers = columns.get("labels", columns["catalog_ids"])
         label_table = products.select_columns(labels.columns) if labels is not None else None
-        return Represented(embeds, numbers, row_ids, rows, titles, label_table=label_table, skips=skips)
+        return Represented(embeds, numbers, row_ids, rows, titles, label_table=label_table, skips=lost)
 
     # Which place in `columns` each row of the table has; -1 for one that could not be used.
     place_of = np.full(len(products.products), -1)
@@ -159,8 +163,34 @@ def represent(
         np.flatnonzero(whole),
         [f"{titles[one]} | {titles[other]}" for one, other in zip(left, right, strict=True)],
         ProductEmbeds(**{name: columns[name][right] for name in names}),
-        skips=skips,
+        skips=lost,
     )
+
+
+class _Reasons(SkipCounter):
+    """Counts rows that could not be used, and remembers the reason of each."""
+
+    def __init__(self, files: Sequence[RowFiles]) -> None:
+        super().__init__(files)
+        self.reason_of: dict[str, str] = {}
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        super().add(batch)
+        self.reason_of |= dict(batch["skipped"])
+
+
+def _lost_pairs(pairs: ProductPairs, products: _Reasons) -> SkipCounter:
+    """Count the pairs of which a product could not be used, by its reason, as batches of pairs count them."""
+    lost = SkipCounter(pairs.row_files)
+    lost.passed_over = products.passed_over
+    row_ids, reason_of = pairs.products["row_id"][:], products.reason_of
+    skipped = []
+    if reason_of:
+        for sides in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
+            unusable = [row_ids[row] for row in sides if row_ids[row] in reason_of]
+            skipped += [(row_id, reason_of[row_id]) for row_id in unusable[:1]]
+    lost.add({"num_rows": len(pairs), "skipped": skipped})
+    return lost
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 The threshold is chosen in `choose_threshold`: by the best F1 here, by a target recall in `training.tasks.adult`.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from training.tasks.features import Represented, answer
 from training.tasks.task import Intervals, PlotFile
 
 __all__ = ["YesOrNoTask"]
+
+logger = logging.getLogger("training")
 
 
 class YesOrNoTask(ClassifierTask):
@@ -43,6 +46,13 @@ class YesOrNoTask(ClassifierTask):
     def fit_decisions(self, head: Any, validation: Represented) -> None:
         """Calibrate, and set the threshold."""
         logits = answer(head, validation).logits
+        for label, word in enumerate(self.words):
+            if not (validation.labels == label).any():
+                logger.warning(
+                    "validation has no row of %r: probabilities are not calibrated, and its threshold means little; "
+                    "name `validation_data`, or pairs, of both kinds",
+                    word,
+                )
         head.config.calibration = calibrate(logits, validation.labels)
         head.config.decision_threshold = self.choose_threshold(head.probabilities(logits), validation.labels)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from modeling_eclip import EClipConfig
 from training.arguments.data import DataArguments
+from training.arguments.model import ModelArguments
 from training.data.columns import CANONICAL_FEATURES
 from training.data.fields import field_columns
 from training.data.fingerprint import data_fingerprint
@@ -196,6 +198,8 @@ def test_mates_among_titles():
     assert (metrics["title_mates_recall@1"], metrics["title_mates_recall@2"]) == (0.0, 1.0)
     assert metrics["title_mates_chance@1"] == pytest.approx(1 / 3)
     assert metrics["title_mates_chance@2"] == pytest.approx(2 / 3)
+    images = mate_recall(embeds, torch.tensor([4, -1, 4, -1]), ranks=(2,), of="image")
+    assert set(images) == {"image_mates_recall@2", "image_mates_chance@2"} and images["image_mates_recall@2"] == 1.0
 
 
 def test_an_empty_place_among_the_nearest_is_no_mate(monkeypatch):
@@ -232,6 +236,26 @@ def test_a_run_on_all_sources_resumes_and_one_on_titles_leaves_the_image_tower(f
     first, last = saved_weights(tmp_path / "titles/checkpoint-16"), saved_weights(tmp_path / "titles")
     changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
     assert changed == {"text_model", "text_projection", "logit_scale"}
+
+
+def test_a_run_on_images_alone_leaves_the_title_tower(tmp_path):
+    toy = DataArguments(train_data=["toy"], validation_data=["toy"], toy_offers=80, num_workers=0)
+    settings = {"mate_contrast_weight": 0.5, "save_every_samples": 16}
+    both = train(MODEL, toy, train_arguments(tmp_path / "both", **settings))
+    assert "image_mates_recall@1" not in both.trained
+    images = replace(toy, title_column="none")
+    with pytest.raises(ValueError, match="not one title with text.*name a `text_tower`"):
+        train(MODEL, images, train_arguments(tmp_path / "new", **settings))
+    started = ModelArguments(checkpoint=str(tmp_path / "both"))
+    with pytest.raises(ValueError, match="images without titles from its images"):
+        train(started, images, train_arguments(tmp_path / "none"))
+    result = train(started, images, train_arguments(tmp_path / "images", **settings))
+    assert result.trained["image_mates_recall@1"] >= 0 and "text_to_image_recall@1" not in result.trained
+    assert result.skips["reasons"] == {}
+    assert (tmp_path / "images" / "history.png").is_file()
+    first, last = saved_weights(tmp_path / "images/checkpoint-16"), saved_weights(tmp_path / "images")
+    changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
+    assert changed == {"vision_model", "visual_projection", "logit_scale"}
 
 
 def pairs_file(folder, rows, name="pairs.csv"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.data.pairs import ProductPairs
-from training.retrieval.offer_embeddings import OfferEmbeddings, TitleEmbeddings
+from training.retrieval.offer_embeddings import ModalityEmbeddings, OfferEmbeddings
 from training.retrieval.retrieval_metrics import matching_metrics, retrieval_metrics
 
 # Offers a and b are alike in their titles, c and d in their images.
@@ -44,9 +44,10 @@ def test_average_precision_by_modality():
     assert metrics["matching_features_text"] == metrics["matching_embeds_text"] == 1.0
     assert metrics["matching_features_image"] == metrics["matching_embeds_image"] == 0.5
     assert "matching_embeds_both" in metrics
-    titles = {field.name: getattr(offers(), field.name) for field in dataclasses.fields(TitleEmbeddings)}
-    alone = matching_metrics(TitleEmbeddings(**titles), pairs)
-    assert alone == {name: metrics[name] for name in ("matching_features_text", "matching_embeds_text")}
+    for modality, vectors in (("text", TEXTS), ("image", IMAGES)):
+        alone = ModalityEmbeddings(modality, vectors, 3 * vectors, offers().catalog_ids, [0, 1, 2, 3])
+        names = [f"matching_{kind}_{modality}" for kind in ("features", "embeds")]
+        assert matching_metrics(alone, pairs) == {name: metrics[name] for name in names}
 
 
 def test_pairs_of_offers_that_are_not_embedded(caplog):

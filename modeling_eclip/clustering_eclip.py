@@ -167,10 +167,12 @@ class EClipForProductClustering(EClipTaskModel):
             products.
 
         Raises:
-            ValueError: the vectors are not those of this head, or are not finite; or the products are missing.
+            ValueError: the threshold is no similarity, vectors do not fit or are not finite, or products are missing.
             ImportError: the package is not installed; or, beyond 20,000 products on a CPU, faiss is not.
         """
         threshold = float(self.config.cluster_threshold if threshold is None else threshold)
+        if not -1 <= threshold <= 1:
+            raise ValueError(f"`threshold` is {threshold}; give a similarity, from -1 to 1.")
         if self.scores_pairs:
             if products is None:
                 raise ValueError("`products` is None, and this head scores pairs of them; give `outputs.products`.")

@@ -351,8 +351,7 @@ class BoostedTrees(nn.Module):
 class PairEvidence(nn.Module):
     """Weighs the answer of the vectors, their cosines, and what titles say literally: a linear part and trees.
 
-    It is fitted by `modeling_eclip.fitting.fit_evidence`, not trained by gradients; until then the vectors answer. It
-    is loaded in float32, whatever the rest of the head is in.
+    Fitted by `modeling_eclip.fitting.fit_evidence`, not by gradients; until then vectors answer. Always in float32.
     """
 
     idf: torch.Tensor

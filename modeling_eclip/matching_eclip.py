@@ -274,8 +274,8 @@ class EClipForProductMatching(EClipYesOrNoModel):
         width += 0 if embeds.lexical is None else 4 * embeds.lexical.shape[1]
         block_size = max(_BLOCK_NUMBERS // (4 * width), 1)
         logits = [torch.empty(0, device=next(iter(embeds.modalities.values()))[0].device)]
-        for block in pairs.split(block_size):
-            output = self.answer(select_products(embeds, block[:, 0]), right=select_products(embeds, block[:, 1]))
+        for left, right in (block.unbind(dim=1) for block in pairs.split(block_size)):
+            output = self.answer(select_products(embeds, left), right=select_products(embeds, right))
             assert output.logits is not None
             logits.append(output.logits)
         return torch.cat(logits)
@@ -295,7 +295,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
             ImportError: the package is not installed; or, beyond 20,000 products on a CPU, faiss is not.
         """
         package = import_from_package("retrieval.product_pairs", "`candidates`")
-        return package.product_pairs(embeds, num_neighbors or self.config.cluster_neighbors)
+        return package.product_pairs(embeds, self.config.cluster_neighbors if num_neighbors is None else num_neighbors)
 
     def _cross_modal_cosines(self, left: ProductEmbeds, right: ProductEmbeds) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare the title of one product with the image of the other one, in the shared space.

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from modeling_eclip import ClusteringOutput, EClipForProductClustering, EClipModel, ProductEmbeds, mate_contrast_loss
+from modeling_eclip.processing_eclip import lexical_ids
 
 CATALOGS = torch.tensor([3, 3, 7, 7, -1, -1])
 
@@ -216,8 +217,24 @@ def test_half_precision():
     torch.testing.assert_close(output.embeds, expected, rtol=0, atol=0.05)
 
 
+def test_a_head_that_scores_pairs_keeps_its_weights():
+    head, products = make_head(lexical_rows=64), make_products(text=[0, 3, 90, 93], image=[0, 3, 90, 93])
+    with torch.no_grad():
+        head.product_projection.fusion_scale.copy_(torch.tensor([0.9, 0.4]))
+        head.evidence.is_fitted.fill_(True)
+        head.evidence.weight[3], head.evidence.bias[0] = 4, -2
+    products.lexical = lexical_ids(["red mug", "mug red", "blue lamp", "lamp blue"])
+    assert head.fit_fusion(products, torch.tensor([0, 0, 1, 1])) == 1.0
+    torch.testing.assert_close(head.product_projection.fusion_scale.detach(), torch.tensor([0.9, 0.4]))
+    outputs = head.answer(products)
+    assert head.cluster(outputs.embeds, products=outputs.products).tolist() == [0, 0, 1, 1]
+
+
 def test_errors():
     head = make_head()
+    for threshold in (2.0, float("nan"), -1.5):
+        with pytest.raises(ValueError, match="`threshold` is .*; give a similarity, from -1 to 1"):
+            head.cluster(torch.eye(3, 64), threshold)
     with pytest.raises(ValueError, match=r"`embeds` has shape \(3, 16\); give what `forward` returns .* \(N, 64\)"):
         head.cluster(torch.zeros(3, 16))
     with pytest.raises(ValueError, match="no two products"):

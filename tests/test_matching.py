@@ -279,6 +279,8 @@ def test_errors():
     head, pairs = make_head(), make_pairs(2)
     with pytest.raises(ValueError, match=r"`input_ids` has shape \(4, 7\); give pairs, of shape \(B, 2, ...\)"):
         head(**make_inputs(4))
+    with pytest.raises(ValueError, match="`num_neighbors` is 0"):
+        head.candidates(head.represent(**make_inputs(3)), 0)
     with pytest.raises(ValueError, match="`right` is None"):
         head.answer(_represent(head, pairs, 0))
     with pytest.raises(ValueError, match="has neither title nor image"):

@@ -15,7 +15,14 @@ from conftest import ROOT, TRANSFORMER, VIT, WITHOUT_PACKAGE
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, ViTImageProcessorPil
 
-from modeling_eclip import EClipConfig, EClipForCategoryClassification, EClipModel, EClipProcessor, embed_products
+from modeling_eclip import (
+    EClipConfig,
+    EClipForCategoryClassification,
+    EClipForProductClustering,
+    EClipModel,
+    EClipProcessor,
+    embed_products,
+)
 from modeling_eclip.fitting.tokenizer import train_title_tokenizer
 from modeling_eclip.toy import toy_catalog
 
@@ -287,6 +294,19 @@ def test_cluster_draws_its_groups(checkpoint, tmp_path, capsys):
     score = load_example("cluster").main(checkpoint, str(tmp_path / "groups.png"), num_offers=300)
     assert -0.5 <= score <= 1 and "adjusted Rand index" in capsys.readouterr().out
     assert min(Image.open(tmp_path / "groups.png").size) > 100
+
+
+def test_cluster_takes_a_head_that_has_learned_to_score_pairs(checkpoint, tmp_path):
+    head = EClipForProductClustering.from_pretrained(checkpoint, lexical_rows=64)
+    with torch.no_grad():
+        head.evidence.is_fitted.fill_(True)
+        head.evidence.weight[3], head.evidence.bias[0] = 20, -15
+    head.save_pretrained(tmp_path / "head")
+    processor = EClipProcessor.from_pretrained(checkpoint)
+    processor.lexical_features = True
+    processor.save_pretrained(tmp_path / "head")
+    score = load_example("cluster").main(str(tmp_path / "head"), str(tmp_path / "groups.png"), num_offers=300)
+    assert 0 < score <= 1
 
 
 def test_recognise_finds_some(checkpoint, capsys):

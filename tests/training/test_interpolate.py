@@ -8,7 +8,7 @@ from call_script import call_script
 from conftest import make_config, make_inputs
 from transformers import CLIPConfig, CLIPModel
 
-from modeling_eclip import EClipModel, EClipProcessor
+from modeling_eclip import EClipConfig, EClipForAdultRecognition, EClipModel, EClipProcessor
 from training.arguments.model import ModelArguments
 from training.engine.build import build_processor
 from training.engine.interpolate import interpolate_models
@@ -96,3 +96,17 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     with pytest.raises(SystemExit, match="not finite.*it is not saved"):
         call_script(main, [str(tmp_path / "start"), str(tmp_path / "trained"), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_what_would_be_mixed_without_sense_is_refused(folders):
+    head = EClipForAdultRecognition(EClipConfig.from_pretrained(folders / "trained"))
+    head.save_pretrained(folders / "head")
+    with pytest.raises(SystemExit, match="head is of EClipForAdultRecognition, whose own weights would be lost"):
+        call_script(main, [str(folders / "start"), str(folders / "head"), str(folders / "out")])
+    arguments = ModelArguments(
+        vision_config=json.dumps({"model_type": "vit", "image_size": 32}), text_config="{}", vocab_size=300
+    )
+    build_processor(arguments, ["other words, other pieces of words"] * 3).save_pretrained(folders / "start")
+    with pytest.raises(SystemExit, match="tokenizers of different vocabularies"):
+        call_script(main, [str(folders / "start"), str(folders / "trained"), str(folders / "out")])
+    assert not (folders / "out").exists()

@@ -129,13 +129,25 @@ def test_goes_on_where_it_was_stopped(written):
     runs = sorted((folder / "runs").glob("*.json"))
     lost = [path for path in runs if "both-eclip-1" in path.name or "text-eclip-0.5-1" in path.name]
     times = {path: path.stat().st_mtime_ns for path in runs if path not in lost}
-    assert lost
-    for path in lost:
-        path.unlink()
+    assert len(lost) >= 3
+    # Damaged ones are as good as lost.
+    lost[0].unlink()
+    lost[1].write_text("")
+    outcomes = lost[2].with_suffix(".npz")
+    outcomes.write_bytes(outcomes.read_bytes()[:100])
     again = report(replace(arguments, jobs=1))  # how many compute at a time is no part of what is reported
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert all(path.is_file() for path in lost)
+    assert all(json.loads(path.read_text())["task"] == "category" for path in lost)
     assert again == rows
+
+
+@pytest.mark.parametrize("name", ["seconds.json", "settings.json"])
+def test_a_damaged_file_of_a_report_is_named(written, tmp_path, name):
+    _, arguments, folder = written
+    shutil.copytree(folder, tmp_path / "report", ignore=shutil.ignore_patterns("runs", "checkpoints", "pretraining"))
+    (tmp_path / "report" / name).write_text("{")
+    with pytest.raises(ValueError, match=f"{name} is damaged .*; remove it"):
+        report(replace(arguments, output_dir=str(tmp_path / "report")))
 
 
 def test_pretrains_rivals_without_what_the_method_adds(configs, tmp_path):

@@ -136,10 +136,18 @@ def plain_sources(entries: Sequence[str]) -> list[str]:
     return [file for source in parse_sources("sources", entries) for file in source.files]
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that comes twice, of which JSON would keep the last without a word."""
+    keys = [key for key, _ in pairs]
+    if repeated := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"the key {repeated[0]!r} comes twice")
+    return dict(pairs)
+
+
 def _parse(field: str, entry: str) -> Source:
     place = f"`{field}` has {entry!r}"
     try:
-        content = json.loads(entry)
+        content = json.loads(entry, object_pairs_hook=_without_repeats)
     except ValueError as error:
         raise ValueError(f'{place}, which is no JSON object ({error}); write {{"files": ..., ...}}.') from error
     known = [one.name for one in fields(Source) if one.name != "is_plain"]

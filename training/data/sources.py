@@ -113,15 +113,21 @@ def load_sources(
             )
         assert isinstance(table, datasets.Dataset)  # none is streamed
         sizes = CatalogSizes.of(column_values(table, "catalog_id"))
+        with_title, with_image = has_titles(table).sum(), has_images(table).sum()
         logger.info(
             "source %s, %s: %s with a title, %s with an image; %s; weight %g",
             number,
             source.name,
-            f"{has_titles(table).sum():,}",
-            f"{has_images(table).sum():,}",
+            f"{with_title:,}",
+            f"{with_image:,}",
             sizes,
             source.weight,
         )
+        if not with_title and not with_image:
+            raise ValueError(
+                f"source {source.name}: none of its {len(table):,} rows has a title or an image; name its "
+                "`title_column` or its `image_column`, or leave it out."
+            )
         sizes.check(f"source {source.name}", max_catalog_share)
         tables.append(table)
     tables = _with_common_types(tables)

@@ -60,6 +60,14 @@ def load_model(checkpoint: str) -> EClipModel:
     return load_eclip(checkpoint)
 
 
+def _vocabulary(checkpoint: str) -> dict[str, int] | None:
+    """Return the numbers of an e-CLIP's tokens; `None` for one that was saved without its tokenizer."""
+    try:
+        return EClipProcessor.from_pretrained(checkpoint).tokenizer.get_vocab()
+    except (OSError, ValueError):
+        return None
+
+
 def interpolate_checkpoints(arguments: InterpolateArguments) -> None:
     """Write the model between two checkpoints, with the processor of the trained one.
 
@@ -67,11 +75,23 @@ def interpolate_checkpoints(arguments: InterpolateArguments) -> None:
         arguments: The checkpoints, the share and the folder.
 
     Raises:
-        ValueError: The two are of different architectures, or the result has values that are not finite.
+        ValueError: One is a head, the two are of different architectures or number tokens in their own ways, or the
+            result has values that are not finite.
     """
-    model = interpolate_models(load_model(arguments.start), load_model(arguments.checkpoint), arguments.share)
+    ends = (arguments.start, arguments.checkpoint)
+    models = [load_model(end) for end in ends]
+    for end, model in zip(ends, models, strict=True):
+        if heads := [name for name in model.config.architectures or [] if name.startswith("EClipFor")]:
+            raise ValueError(f"{end} is of {heads[0]}, whose own weights would be lost; give models without a head.")
+    vocabularies = [_vocabulary(end) for end in ends]
+    if None not in vocabularies and vocabularies[0] != vocabularies[1]:
+        raise ValueError(
+            f"{ends[0]} and {ends[1]} have tokenizers of different vocabularies: vectors of different words would be "
+            "mixed; give two checkpoints of one training."
+        )
+    start, trained = models
+    model = interpolate_models(start, trained, arguments.share)
     check_weights(model, "not saved")
     model.save_pretrained(arguments.output_dir)
     EClipProcessor.from_pretrained(arguments.checkpoint).save_pretrained(arguments.output_dir)
-    ends = (arguments.start, arguments.checkpoint)
     logger.info("the model %s of the way from %s to %s is in %s", arguments.share, *ends, arguments.output_dir)

@@ -96,10 +96,19 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, arguments: Fi
         )
     if model_arguments.load_in_4bit:
         raise ValueError("`load_in_4bit` is true, but heads are trained on whole weights; leave it to train.py.")
+    if unused := _without_effect(arguments, data):
+        logger.info("without effect here, since it belongs to pre-training or to --method full: %s", ", ".join(unused))
     if task_class.contrasts_mates and not data.mates_share:
         data = replace(data, mates_share=1.0)
     with start_run(arguments, (model_arguments, data, arguments)) as run:
         return _finetune(run, task_class, model_arguments, data, arguments)
+
+
+def _without_effect(arguments: FinetuneArguments, data: DataArguments) -> list[str]:
+    """Name the options that are given and change nothing."""
+    names = ["teacher", "projection_epochs", "mate_contrast_weight"]
+    found = [name for name in names if getattr(arguments, name)]
+    return found + (["similar_share"] if arguments.method == "linear" and data.similar_share else [])
 
 
 def _finetune(

@@ -101,7 +101,7 @@ def test_the_same_id_in_two_sources_is_two_products(files):
     assert len(set(table["row_id"])) == len(table)
     assert table["row_id"][5] == f"{files / 'site.parquet'}: 0"
     # Files of one mapping are of one space, and so are entries that are plain text.
-    pictures = {"image_column": "none", "title_column": "none"}
+    pictures = {"image_column": "none"}
     together = json.dumps({"files": [str(files / "shop.parquet"), str(files / "pictures.parquet")], **pictures})
     found = np.asarray(load([entries(files)[1], together])["catalog_id"])
     assert found[6] == found[-1] != -1
@@ -305,3 +305,14 @@ def test_a_source_of_pairs_has_nothing_but_files_and_a_weight(tmp_path, fields, 
     path = pairs_file(tmp_path, [("a", "b", "1")])
     with pytest.raises(ValueError, match=message):
         DataArguments(train_data=[json.dumps({"files": path} | fields)])
+
+
+def test_a_key_that_comes_twice_is_refused():
+    with pytest.raises(ValueError, match="the key 'files' comes twice"):
+        DataArguments(train_data=['{"files": "a.csv", "files": "b.csv"}'])
+
+
+def test_a_source_without_any_title_or_image_is_told_at_once(tmp_path, files):
+    (tmp_path / "empty.csv").write_text("title,image,catalog_id\n,,1\n,,1\n")
+    with pytest.raises(ValueError, match="empty.csv: none of its 2 rows has a title or an image"):
+        load([entry(str(tmp_path / "empty.csv")), str(files / "shop.parquet")])

@@ -2,8 +2,9 @@
 
     python examples/cluster.py outputs/quickstart outputs/groups.png
 
-Needs a checkpoint, such as `make quickstart` leaves. What is fitted on other offers is the similarity from which
-offers are joined, and how much the title counts. To learn it: `training/finetune.py --task clustering`.
+Needs a checkpoint, such as `make quickstart` leaves; the head's weights, which are listed as new, start from those of
+the vectors. Fitted, on other offers, are the similarity from which offers are joined, and how much the title counts.
+To learn more: `training/finetune.py --task clustering`.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     python examples/match.py outputs/quickstart
 
-Needs a checkpoint, such as `make quickstart` leaves. What is fitted on other offers is the threshold alone. To learn
-matching: `accelerate launch training/finetune.py --checkpoint CHECKPOINT --task matching`.
+Needs a checkpoint, such as `make quickstart` leaves; the head's weights, which are listed as new, start from cosines.
+Fitted, on other offers, is the threshold alone. To learn more: `training/finetune.py --task matching`.
 """
 
 import sys

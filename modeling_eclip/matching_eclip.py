@@ -260,6 +260,7 @@ class EClipForProductMatching(EClipYesOrNoModel):
             features[f"has_{modality}"] = has_one & has_other
         return ProductEmbeds(**features)
 
+    @torch.no_grad()
     def score_pairs(self, embeds: ProductEmbeds, pairs: torch.Tensor) -> torch.Tensor:
         """Compare many pairs of products that are represented once.
 

@@ -167,6 +167,7 @@ def test_pairs_are_scored_from_products_that_are_represented_once(monkeypatch):
         monkeypatch.setattr("modeling_eclip.matching_eclip._BLOCK_NUMBERS", 2 * 4 * 64)
         torch.testing.assert_close(head.score_pairs(embeds, pairs), scores)
         assert head.score_pairs(embeds, pairs[:0]).shape == (0,)
+    assert not head.score_pairs(embeds, pairs).requires_grad  # of a whole catalogue no graph is kept
 
 
 def test_candidates_come_from_titles_and_images_and_both():

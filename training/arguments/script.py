@@ -36,6 +36,7 @@ def script() -> Iterator[None]:
         SystemExit: With exit code 2 after a mistake, with 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's: a line for each of its operators
     try:
         yield
     except KeyboardInterrupt:

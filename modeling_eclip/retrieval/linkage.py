@@ -29,6 +29,8 @@ __all__ = ["ROUNDING", "Joins", "average_linkage", "connect_pairs", "number_grou
 
 # Rounding error of a similarity in float32, so that copies of a product reach a threshold of 1.
 ROUNDING = 1e-6
+# An adjusted Rand index that is less by so much is as good: validation splits are too small to tell them apart.
+_AS_GOOD = 0.005
 
 
 @dataclass
@@ -63,15 +65,17 @@ class Joins:
         return number_groups(_find_roots(parents))
 
     def best_threshold(self, catalog_ids: torch.Tensor, min_precision: float = 0.0) -> tuple[float, float]:
-        """Find the threshold whose groups agree best with catalogs, by the adjusted Rand index.
+        """Find the highest threshold whose groups agree with catalogs as well as any, by the adjusted Rand index.
+
+        An index within .005 of the best is as good. Of more products there are more wrong pairs for each right one, so
+        that a threshold which is fitted on some should rather be too high than too low for many.
 
         Args:
             catalog_ids: Catalog of each product, int64, shape `(N,)`; negative for a product that is alone.
             min_precision: Share of the pairs in a group that are to be of one catalog, one more counted as wrong.
 
         Returns:
-            The threshold, midway between two joins and the highest of equally good ones; and the index. 1 and 0 where
-            no groups are better than none.
+            The threshold, midway between two joins, and its index. 1 and 0 where no groups are better than none.
 
         Raises:
             ValueError: shapes that do not fit, or no two products are of one catalog.
@@ -89,7 +93,7 @@ class Joins:
         order = self.similarities.argsort(descending=True, stable=True)
         heights = [1.0, *self.similarities[order].tolist()]
         joined_pairs = joined_true_pairs = 0
-        best_score, best_threshold = 0.0, 1.0
+        found = [(0.0, 1.0)]  # indices and thresholds, which descend
         for step, pair in enumerate(zip(self.kept[order].tolist(), self.absorbed[order].tolist(), strict=True)):
             small, large = sorted((_find_root(parents, one) for one in pair), key=lambda root: sizes[root])
             joined_pairs += sizes[small] * sizes[large]
@@ -105,9 +109,12 @@ class Joins:
             # A threshold cannot separate joins of equal similarity.
             is_last = below < heights[step + 1] or step + 2 == len(heights)
             is_precise = joined_true_pairs >= min_precision * (joined_pairs + 1)
-            if score > best_score and is_last and is_precise:
-                best_score, best_threshold = score, (heights[step + 1] + below) / 2
-        return best_threshold, best_score
+            if is_last and is_precise:
+                found.append((score, (heights[step + 1] + below) / 2))
+        best = max(score for score, _ in found)
+        enough = best - _AS_GOOD if best > _AS_GOOD else best
+        score, threshold = next(one for one in found if one[0] >= enough)
+        return threshold, score
 
 
 def average_linkage(

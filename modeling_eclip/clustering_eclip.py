@@ -174,8 +174,8 @@ class EClipForProductClustering(EClipTaskModel):
         if not -1 <= threshold <= 1:
             raise ValueError(f"`threshold` is {threshold}; give a similarity, from -1 to 1.")
         if self.scores_pairs:
-            if products is None:
-                raise ValueError("`products` is None, and this head scores pairs of them; give `outputs.products`.")
+            if products is None or len(next(iter(products.values()))) != len(embeds):
+                raise ValueError("this head scores pairs of `products`; give `outputs.products`, of the same rows.")
             return self.join_pairs(products).groups(threshold)
         clusters = import_from_package("retrieval.clusters", "`cluster`")
         return clusters.cluster_embeds(

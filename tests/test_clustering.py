@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from modeling_eclip import ClusteringOutput, EClipForProductClustering, EClipModel, ProductEmbeds, mate_contrast_loss
+from modeling_eclip.fusion_eclip import select_products
 from modeling_eclip.processing_eclip import lexical_ids
 
 CATALOGS = torch.tensor([3, 3, 7, 7, -1, -1])
@@ -228,6 +229,9 @@ def test_a_head_that_scores_pairs_keeps_its_weights():
     torch.testing.assert_close(head.product_projection.fusion_scale.detach(), torch.tensor([0.9, 0.4]))
     outputs = head.answer(products)
     assert head.cluster(outputs.embeds, products=outputs.products).tolist() == [0, 0, 1, 1]
+    for others in (None, select_products(products, torch.tensor([0, 1]))):
+        with pytest.raises(ValueError, match="give `outputs.products`, of the same rows"):
+            head.cluster(outputs.embeds, products=others)
 
 
 def test_errors():

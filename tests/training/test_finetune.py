@@ -389,7 +389,7 @@ def test_every_other_task_by_every_method(base, tmp_path, task, method):
         assert head.config.cluster_threshold != type(head.config)().cluster_threshold
         assert head.cluster(output.embeds, products=output.products).tolist() in ([0, 0], [0, 1])
         if head.scores_pairs:
-            with pytest.raises(ValueError, match="`products` is None"):
+            with pytest.raises(ValueError, match="give `outputs.products`"):
                 head.cluster(output.embeds)
     elif task == "attributes":
         assert all(row.keys() == {"colour", "pattern"} for row in head.decode(output.logits))

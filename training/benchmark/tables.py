@@ -79,8 +79,8 @@ def write_report(
     lines = [
         "# What the backbone is worth",
         "",
-        "Every value is measured on test products that no training has seen. It is the mean of "
-        f"{len(groups[0].seeds)} seeds, which choose the labels to learn from and the order of training; where "
+        "Every value is measured on test products that no training has seen. It is the mean over seeds, "
+        f"{len(groups[0].seeds)} here, which choose the labels to learn from and the order of training; where "
         "nothing depends on the seed, one run stands for all. Brackets hold 95 % intervals, over the choice of test "
         f"products and of seeds; ± is the standard deviation over the seeds. The best value of a row is bold. "
         f"The report took {seconds / 60:.0f} minutes.",

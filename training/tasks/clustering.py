@@ -261,16 +261,17 @@ def _group_literally(given: BaselineData, way: Mapping[str, float]) -> tuple[flo
         cosines = joined[split][left].multiply(joined[split][right]).sum(axis=1)
         return baseline.features(lexical[split], left, right, np.asarray(cosines, dtype=np.float32).ravel())
 
-    pairs, features, labels = {}, {}, {}
+    pairs, labels = {}, {}
     for split, table in tables.items():
         near = _near_pairs(joined[split], EClipConfig().cluster_neighbors)
         alike = shared_ngram_pairs(lexical[split], EClipConfig().cluster_neighbors)
         found = unique_pairs(torch.cat([near, alike]), len(table))
         if split == "train":
             found = found[torch.from_numpy(np.random.default_rng(given.seed).permutation(len(found))[:_MAX_PAIRS])]
-        pairs[split], features[split] = found, features_of(split, found)
+        pairs[split] = found
         catalogs = np.asarray(table["catalog_id"])[found.numpy()]
         labels[split] = ((catalogs[:, 0] == catalogs[:, 1]) & (catalogs[:, 0] >= 0)).astype(np.int64)
+    features = {split: features_of(split, pairs[split]) for split in ("train", "validation")}
     baseline.fit(features, labels, seed=given.seed)
     slope, intercept = calibrate(baseline.score(features["validation"]), torch.from_numpy(labels["validation"]))
     joins = {}

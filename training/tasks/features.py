@@ -134,9 +134,7 @@ def represent(
 
     skips = _Reasons(row_files(products))
     columns = encode_all(head, encode, loader, accelerator, skips, description=description)
-    lost: SkipCounter = skips
-    if isinstance(products, ProductPairs):
-        lost = _lost_pairs(products, skips)
+    lost = _lost_pairs(products, skips) if isinstance(products, ProductPairs) else skips
     if lost.num_skipped and accelerator.is_main_process:
         logger.warning("%s: %s", description, lost.report())
     if "lexical" in columns:
@@ -183,9 +181,9 @@ def _lost_pairs(pairs: ProductPairs, products: _Reasons) -> SkipCounter:
     """Count the pairs of which a product could not be used, by its reason, as batches of pairs count them."""
     lost = SkipCounter(pairs.row_files)
     lost.passed_over = products.passed_over
-    row_ids, reason_of = pairs.products["row_id"][:], products.reason_of
-    skipped = []
+    reason_of, skipped = products.reason_of, []
     if reason_of:
+        row_ids = pairs.products["row_id"][:]
         for sides in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
             unusable = [row_ids[row] for row in sides if row_ids[row] in reason_of]
             skipped += [(row_id, reason_of[row_id]) for row_id in unusable[:1]]

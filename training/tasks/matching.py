@@ -71,9 +71,7 @@ class MatchingTask(YesOrNoTask):
     @classmethod
     def evaluated_data(cls, data: DataArguments, split: str) -> DataArguments:
         """Find the products of `test_pairs` in `pairs_data`, or in `test_data` where that is empty."""
-        if split != "test" or not data.test_pairs:
-            return data
-        if not data.pairs_data:
+        if split != "test" or not data.test_pairs or not data.pairs_data:
             return data
         # The training offers' columns of catalogs need not be there, and the pairs say which offers are one product.
         return replace(data, test_data=data.pairs_data, pairs_data=[], catalog_id_column=[])

@@ -19,7 +19,7 @@ __all__ = ["HeldOutOffers"]
 
 logger = logging.getLogger(__name__)
 
-_WORDS = {"text": "titles", "image": "images"}
+_WORDS = {"text": "title", "image": "image"}
 
 
 @dataclass
@@ -65,7 +65,7 @@ class HeldOutOffers:
             if not num_with_mates[modality] or not (rows & ~both).any():
                 continue
             logger.info(
-                "held-out offers: recall of catalog mates among %s %s, for %s that have some",
+                "held-out offers: recall of catalog mates among %s %ss, for %s that have some",
                 rows.sum(),
                 _WORDS[modality],
                 num_with_mates[modality],
@@ -103,5 +103,5 @@ class HeldOutOffers:
             metrics |= retrieval_metrics(offers, accelerator)
         for modality, products in self.alone.items():
             embeddings = embed_modality(model, processor, products, accelerator, modality, **settings)
-            metrics |= mate_recall(embeddings.embeds, embeddings.catalog_ids, of=_WORDS[modality][:-1])
+            metrics |= mate_recall(embeddings.embeds, embeddings.catalog_ids, of=_WORDS[modality])
         return metrics

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from modeling_eclip import ProductEmbeds
 from modeling_eclip.fitting.fusion import fit_fusion
-from modeling_eclip.fusion_eclip import LateFusionClassifier, mean_cross_entropy
+from modeling_eclip.fusion_eclip import LateFusionClassifier, mean_cross_entropy, select_products
 from training.arguments.finetune import FinetuneArguments
 from training.tasks.classifier_task import ClassifierTask
 from training.tasks.features import Represented
@@ -137,6 +137,21 @@ def test_fitting_finds_what_independent_evidence_asks_for():
     bias = classifier.fusion_bias.data
     torch.testing.assert_close(bias - bias[1], -(torch.tensor(prior) / 0.1).log(), rtol=0, atol=0.15)
     assert classifier.fusion_scale.requires_grad
+
+
+def test_products_of_classes_without_training_rows_do_not_make_the_fusion_unsure():
+    classifier, embeds, labels = noisy_answers(400, {"text": 1.5, "image": 1.0})
+    counts = torch.tensor([50, 50, 50, 0])
+    known = labels != 3
+    fit_fusion(classifier, select_products(embeds, known), labels[known], counts)
+    expected = {name: value.clone() for name, value in classifier.state_dict().items()}
+    fit_fusion(classifier, embeds, labels, counts)
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    fit_fusion(classifier, embeds, torch.full_like(labels, 3), counts)  # nothing to fit by: all stays
+    assert torch.equal(classifier.fusion_scale, expected["fusion_scale"])
+    fit_fusion(classifier, embeds, labels, class_counts=torch.tensor([50, 50, 50, 50]))
+    assert not torch.equal(classifier.fusion_scale, expected["fusion_scale"])
 
 
 def test_fitting_turns_noise_off_and_joins_no_worse_than_the_better_modality():

@@ -22,6 +22,7 @@ def fit_fusion(
 
     Three numbers are fitted, so that a small validation set will do: two scales, and how much of the classes'
     frequency, which both modalities have counted, is taken back. Nothing changes for one modality, or no labels.
+    Products of classes that were not there in training do not count, as in [`fit_lexical`].
 
     Args:
         classifier: The classifier, whose fusion is replaced.
@@ -39,13 +40,15 @@ def fit_fusion(
             counted = counted & has_modality.to(counted.device)
         text, image = (modality_logits[name].to(counted.device)[counted].double() for name in ("text", "image"))
         labels = labels.to(counted.device)[counted]
-        if not len(labels):
-            return
         prior = torch.zeros(text.shape[1], dtype=torch.float64, device=text.device)
         if class_counts is not None:
+            class_counts = class_counts.to(prior)
+            known = class_counts[labels] > 0
+            text, image, labels = text[known], image[known], labels[known]
             # One more of each, so that a class without products is rare, not impossible.
-            counts = class_counts.to(prior) + 1
-            prior = (counts / counts.sum()).log()
+            prior = ((class_counts + 1) / (class_counts + 1).sum()).log()
+        if not len(labels):
+            return
     found = fit_scales(text, image, labels, prior)
     if found is None:
         return

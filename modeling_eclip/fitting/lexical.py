@@ -28,7 +28,9 @@ def fit_lexical(
 ) -> None:
     """Fit the n-grams of titles, and how much they and the titles' vectors count.
 
-    The classifier of the vectors is fitted already, and only scaled: the scales of both are fitted on validation.
+    The classifier of the vectors is fitted already, and only scaled: the scales of both are fitted on validation, over
+    products of classes that training has seen. The others, most of them where labels are few, would only make all
+    answers less sure, and sums over several classes wrong.
 
     Args:
         classifier: The classifier; nothing happens where it reads no n-grams.
@@ -64,9 +66,10 @@ def fit_lexical(
     with torch.no_grad():
         deep_logits = classifier.modality_logits(select_products(validation, held_out))["text"]
         wide_logits = torch.from_numpy(held_out_titles @ answer.weight.numpy().T + answer.bias.numpy())
+        known = torch.isin(held_out_labels, torch.from_numpy(classes))
         best = (1.0, 0.0)  # the vectors alone, where nothing tells what is better
-        if len(held_out_labels):
-            best = _choose_scales(deep_logits.double(), wide_logits.double(), held_out_labels)
+        if known.any():
+            best = _choose_scales(deep_logits[known].double(), wide_logits[known].double(), held_out_labels[known])
         deep.weight.mul_(best[0])
         deep.bias.mul_(best[0]).add_(best[1] * answer.bias)
         wide.weight.copy_(best[1] * answer.weight.T)

@@ -10,7 +10,7 @@ from modeling_eclip import ProductEmbeds
 from modeling_eclip.fitting.evidence import fit_evidence, fit_idf, write_trees
 from modeling_eclip.fitting.lexical import fit_lexical
 from modeling_eclip.fitting.linear import fit_classifier
-from modeling_eclip.fusion_eclip import EVIDENCE, BoostedTrees, LateFusionClassifier, PairEvidence
+from modeling_eclip.fusion_eclip import EVIDENCE, BoostedTrees, LateFusionClassifier, PairEvidence, select_products
 from modeling_eclip.processing_eclip import lexical_ids
 
 KINDS = ["shoe", "mug", "lamp"]
@@ -67,6 +67,27 @@ def test_a_class_or_a_title_that_is_missing_is_no_trouble():
     before = classifier.text.weight.clone()
     fit_lexical(classifier, train, labels, held_out, held_out_labels)
     assert torch.equal(classifier.text.weight, before) and not classifier.lexical.weight.any()
+
+
+def test_products_of_classes_without_training_rows_do_not_make_answers_unsure():
+    train, labels = make_products(60, 0)
+    labels[labels == 2] = -100
+    held_out, held_out_labels = make_products(200, 1)
+    known = held_out_labels < 2
+    fitted = []
+    for rows in (known, torch.ones_like(known)):
+        classifier = LateFusionClassifier({"text": 8}, 3, lexical_rows=512)
+        products = select_products(held_out, rows), held_out_labels[rows]
+        fit_classifier(classifier, train, labels, *products)
+        fit_lexical(classifier, train, labels, *products)
+        fitted.append(classifier)
+    for name, value in fitted[0].state_dict().items():
+        torch.testing.assert_close(fitted[1].state_dict()[name], value)
+    # Nine titles in ten name their class.
+    assert fitted[1](select_products(held_out, known))[0].softmax(dim=1).amax(dim=1).median() > 0.8
+    held_out_labels[:] = 2  # nothing to choose by: the vectors alone answer
+    fit_lexical(classifier, train, labels, held_out, held_out_labels)
+    assert not classifier.lexical.weight.any()
 
 
 def test_trees_answer_as_scikit_learn_does():

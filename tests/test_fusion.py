@@ -180,8 +180,11 @@ def test_scales_stay_small_where_a_few_products_are_told_apart_without_a_mistake
     everywhere = torch.ones(len(labels), dtype=torch.bool)
     embeds = ProductEmbeds(**modalities, has_text=everywhere, has_image=everywhere)
     fit_fusion(classifier, embeds, labels)
-    assert 1 < classifier.fusion_scale.max() < 1000
+    assert 0.5 < classifier.fusion_scale.min() < classifier.fusion_scale.max() < 1
     assert (classifier(embeds)[0].argmax(dim=1) == labels).all()
+    often = torch.arange(len(labels)).repeat(1000)  # so many products may say that the answers are too unsure
+    fit_fusion(classifier, select_products(embeds, often), labels[often])
+    assert 2 < classifier.fusion_scale.max() < 1000
 
 
 def test_fitting_without_labelled_products_changes_nothing():

@@ -9,8 +9,6 @@ from ..fusion_eclip import IGNORED_LABEL, LateFusionClassifier, ProductEmbeds
 
 __all__ = ["fit_fusion", "fit_scales"]
 
-_HELD = 1e-4  # how strongly what is fitted is held where it starts
-
 
 def fit_fusion(
     classifier: LateFusionClassifier,
@@ -63,6 +61,9 @@ def fit_scales(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Fit `scale * one + scale * other - strength * prior` by cross entropy.
 
+    The scales have a log-normal prior around one half, the strength a normal one around zero, both of standard deviation
+    1. So a few products change little, and make no answer sure.
+
     Args:
         one: Logits of an expert, float64, shape `(N, classes)`.
         other: Those of another one.
@@ -83,7 +84,8 @@ def fit_scales(
             scales = log_scales.exp()
             loss = F.cross_entropy(scales[0] * one + scales[1] * other - strength * prior, labels)
             # A handful of products may be told apart without a mistake, and then no scale is large enough.
-            loss = loss + _HELD * ((log_scales - math.log(0.5)).square().sum() + strength.square())
+            distance = (log_scales - math.log(0.5)).square().sum() + strength.square()
+            loss = loss + distance / (2 * len(labels))
             loss.backward()
             return loss
 

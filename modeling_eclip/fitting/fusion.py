@@ -61,8 +61,8 @@ def fit_scales(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Fit `scale * one + scale * other - strength * prior` by cross entropy.
 
-    The scales have a log-normal prior around one half, the strength a normal one around zero, both of standard deviation
-    1. So a few products change little, and make no answer sure.
+    The scales have a log-normal prior around one half, the strength a normal one around zero, of standard deviation 1.
+    So a few products change little, and make no answer sure.
 
     Args:
         one: Logits of an expert, float64, shape `(N, classes)`.

@@ -20,33 +20,33 @@ def fit_fusion(
 
     Three numbers are fitted, so that a small validation set will do: two scales, and how much of the classes'
     frequency, which both modalities have counted, is taken back. Nothing changes for one modality, or no labels.
-    Products of classes that were not there in training do not count, as in [`fit_lexical`].
 
     Args:
         classifier: The classifier, whose fusion is replaced.
         embeds: The products; those with both modalities count.
         labels: Their classes, int64, shape `(N,)`; -100 for a product that does not count.
-        class_counts: How often each class was there in training, shape `(num_classes,)`; `None` fits the two
-            scales alone.
+        class_counts: How often each class was there in training, shape `(num_classes,)`; products of classes that
+            were not there do not count, as in [`fit_lexical`]. `None` fits the two scales alone, over all products.
     """
     if classifier.text is None or classifier.image is None:
         return
     with torch.no_grad():
         modality_logits = classifier.modality_logits(embeds)
-        counted = labels.to(modality_logits["text"].device) != IGNORED_LABEL
+        labels = labels.to(modality_logits["text"].device)
+        counted = labels != IGNORED_LABEL
+        if class_counts is not None:
+            counted = counted & torch.isin(labels, class_counts.nonzero().to(labels.device))
         for _, has_modality in embeds.modalities.values():
             counted = counted & has_modality.to(counted.device)
         text, image = (modality_logits[name].to(counted.device)[counted].double() for name in ("text", "image"))
-        labels = labels.to(counted.device)[counted]
-        prior = torch.zeros(text.shape[1], dtype=torch.float64, device=text.device)
-        if class_counts is not None:
-            class_counts = class_counts.to(prior)
-            known = class_counts[labels] > 0
-            text, image, labels = text[known], image[known], labels[known]
-            # One more of each, so that a class without products is rare, not impossible.
-            prior = ((class_counts + 1) / (class_counts + 1).sum()).log()
+        labels = labels[counted]
         if not len(labels):
             return
+        prior = torch.zeros(text.shape[1], dtype=torch.float64, device=text.device)
+        if class_counts is not None:
+            # One more of each, so that a class without products is rare, not impossible.
+            counts = class_counts.to(prior) + 1
+            prior = (counts / counts.sum()).log()
     found = fit_scales(text, image, labels, prior)
     if found is None:
         return
@@ -83,7 +83,8 @@ def fit_scales(
             optimizer.zero_grad()
             scales = log_scales.exp()
             loss = F.cross_entropy(scales[0] * one + scales[1] * other - strength * prior, labels)
-            # A handful of products may be told apart without a mistake, and then no scale is large enough.
+            # What the prior of the scales costs, by product. Without it no scale is large enough for a handful of
+            # products that are told apart without a mistake.
             distance = (log_scales - math.log(0.5)).square().sum() + strength.square()
             loss = loss + distance / (2 * len(labels))
             loss.backward()
